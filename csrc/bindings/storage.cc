@@ -1,0 +1,7 @@
+#include "bindings/bindings.h"
+
+namespace remoe::bindings {
+
+void RegisterStorage(pybind11::module_& module) {}
+
+}  // namespace remoe::bindings
