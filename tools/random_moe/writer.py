@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, TypeAlias
@@ -49,28 +49,32 @@ def write(
     seed: int,
     n_split: int = 1,
     metadata: Mapping[str, Value] | None = None,
+    durable: bool = False,
     advance: Callable[[int], None] = lambda n_bytes: None,
 ) -> list[Path]:
     """Write `layout` with random weights and return the files in order.
 
     With `n_split` above one the files are named as llama.cpp's splitter names them, tensors
-    shared out evenly, all metadata in the first. `advance` hears of every chunk's bytes. The
-    files appear under their names only when complete. Raises WriteError.
+    shared out evenly, all metadata in the first. The files appear under their names only when
+    complete; `durable` waits until they are on the disk. `advance` hears of every chunk's bytes.
+    Raises WriteError.
     """
     names = [path] if n_split == 1 else [_shard(path, i, n_split) for i in range(n_split)]
     if len(layout.tensors) < n_split:
         raise WriteError(f"{path}: {len(layout.tensors)} tensors cannot fill {n_split} files")
     _check_space(path, tensor_bytes(layout, table))
-    bounds = [len(layout.tensors) * i // n_split for i in range(n_split + 1)]
+    tensors = list(enumerate(layout.tensors))
+    bounds = [len(tensors) * i // n_split for i in range(n_split + 1)]
     with ExitStack() as stack:
         partial = []
         for i, name in enumerate(names):
             temporary = name.with_name(f".{name.name}.part")
             stack.callback(temporary.unlink, missing_ok=True)
             partial.append(temporary)
+            header = _header(layout, metadata or {}, i, n_split)
+            own = tensors[bounds[i] : bounds[i + 1]]
             try:
-                _write_shard(temporary, layout, table, seed, metadata, (i, n_split),
-                             range(bounds[i], bounds[i + 1]), advance)  # fmt: skip
+                _write_shard(temporary, header, own, table, seed, durable, advance)
             except OSError as error:
                 raise WriteError(f"{name}: {error.strerror}; nothing was kept") from error
         for temporary, name in zip(partial, names, strict=True):
@@ -102,50 +106,53 @@ def _check_space(path: Path, need: int) -> None:
         )
 
 
+def _header(layout: Layout, metadata: Mapping[str, Value], index: int, n_split: int) -> GGUFWriter:
+    header = GGUFWriter(None, layout.arch)
+    if index == 0:
+        _add_metadata(header, layout, metadata)
+    else:
+        header.kv_data[0].clear()
+    if n_split > 1:
+        header.add_uint16(Keys.Split.LLM_KV_SPLIT_NO, index)
+        header.add_uint16(Keys.Split.LLM_KV_SPLIT_COUNT, n_split)
+        header.add_int32(Keys.Split.LLM_KV_SPLIT_TENSORS_COUNT, len(layout.tensors))
+    return header
+
+
 def _write_shard(
     path: Path,
-    layout: Layout,
+    header: GGUFWriter,
+    tensors: Sequence[tuple[int, Tensor]],
     table: Formats,
     seed: int,
-    metadata: Mapping[str, Value] | None,
-    split: tuple[int, int],
-    indices: range,
+    durable: bool,
     advance: Callable[[int], None],
 ) -> None:
-    index, n_split = split
-    writer = GGUFWriter(None, layout.arch)
-    if index == 0:
-        _add_metadata(writer, layout, metadata or {})
-    else:
-        writer.kv_data[0].clear()
-    if n_split > 1:
-        writer.add_uint16(Keys.Split.LLM_KV_SPLIT_NO, index)
-        writer.add_uint16(Keys.Split.LLM_KV_SPLIT_COUNT, n_split)
-        writer.add_int32(Keys.Split.LLM_KV_SPLIT_TENSORS_COUNT, len(layout.tensors))
-    for tensor in (layout.tensors[i] for i in indices):
-        writer.add_tensor_info(
+    for _, tensor in tensors:
+        header.add_tensor_info(
             tensor.name,
             tuple(reversed(tensor.ne)),
             np.dtype(np.float32),
             _n_bytes(tensor, table),
             raw_dtype=tensor_format(tensor, table),
         )
-    writer.write_header_to_file(path)
+    header.write_header_to_file(path)
     try:
-        writer.write_kv_data_to_file()
-        writer.write_ti_data_to_file()
-        assert writer.fout is not None
-        file = writer.fout[0]
+        header.write_kv_data_to_file()
+        header.write_ti_data_to_file()
+        assert header.fout is not None
+        file = header.fout[0]
         _pad(file)
-        for i in indices:
-            for chunk in _chunks(layout.tensors[i], table, seed, i):
+        for index, tensor in tensors:
+            for chunk in _chunks(tensor, table, seed, index):
                 file.write(chunk.data)
                 advance(chunk.nbytes)
             _pad(file)
-        file.flush()
-        os.fsync(file.fileno())
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
     finally:
-        writer.close()
+        header.close()
 
 
 def _pad(file: IO[bytes]) -> None:
