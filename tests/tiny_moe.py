@@ -39,8 +39,8 @@ WIDE_SHAPE = replace(
 )
 
 OWN_SIZES: dict[str, dict[str, Any]] = {
-    "qwen2moe": {"n_expert": 12, "n_expert_used": 4},
-    "qwen3moe": {"n_expert": 12, "n_expert_used": 4},
+    "qwen2moe": {"n_expert": 10, "n_expert_used": 4},
+    "qwen3moe": {"n_expert": 10, "n_expert_used": 4},
     "deepseek2": {"rope_dim": 16, "head_dim": 48},
     "deepseek2-v3": {
         "rope_dim": 16, "head_dim": 48, "q_lora": 64, "n_expert_used": 3,
@@ -51,7 +51,7 @@ OWN_SIZES: dict[str, dict[str, Any]] = {
     "glm4moe": {"weights_norm": True},
     "dots1": {"weights_norm": True, "n_expert": 12, "n_expert_used": 3},
     "bailingmoe2": {"weights_norm": True, "weights_scale": 2.5},
-    "llama4": {"n_layer": 4, "n_expert": 16, "n_expert_used": 1},
+    "llama4": {"n_layer": 4, "n_expert": 12, "n_expert_used": 1},
     "lfm2moe": {"n_layer": 4, "n_expert_used": 3, "attention_layers": (2,)},
 }  # fmt: skip
 
