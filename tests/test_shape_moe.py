@@ -17,7 +17,7 @@ import shape_moe
 import stock
 import tiny_moe
 from random_moe import writer
-from random_moe.architectures import layout
+from random_moe.build import build
 from random_moe.published import PUBLISHED
 from random_moe.vocabulary import MIN_VOCAB, vocabulary
 
@@ -154,7 +154,7 @@ def test_an_old_file_survives_a_failed_write(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     path.write_bytes(b"precious")
     shape = tiny_moe.shape_of("olmoe", "Q4_0")
-    plan = layout("olmoe", replace(shape, n_vocab=MIN_VOCAB - 1))
+    plan = build("olmoe", replace(shape, n_vocab=MIN_VOCAB - 1))
     table = shape_moe.formats("q4_0")
     with pytest.raises(ValueError, match="byte-level vocabulary needs"):
         writer.write(path, plan, table, seed=0)

@@ -69,7 +69,7 @@ def test_every_expert_tensor_matters(models: Path, arch: str) -> None:
     path = tiny(models, arch, "Q4_0")
     before = stock.run(path, PROMPT, n_greedy=0).logits
     ranges = expert_ranges(path)
-    assert len(ranges) >= 6
+    assert len(ranges) >= 4
     for name, (offset, n_bytes, _) in ranges.items():
         after = stock.run(zeroed(path, offset, n_bytes), PROMPT, n_greedy=0).logits
         assert np.isfinite(after).all(), name
@@ -152,9 +152,23 @@ def test_merged_gate_up_experts_load_and_matter(tmp_path: Path, arch: str, quant
         assert np.abs(after - before).max() > 0.05, name
 
 
-def test_merged_gate_up_is_refused_where_llama_cpp_has_none(tmp_path: Path) -> None:
+@pytest.mark.parametrize("arch", tiny_moe.SCALED_ARCHS)
+def test_expert_scales_load_and_matter(models: Path, tmp_path: Path, arch: str) -> None:
+    scaled = tiny_moe.make(tmp_path / "m.gguf", arch, "Q4_0", expert_scales=True)
+    scales = [t for t in GGUFReader(scaled).tensors if t.name.endswith("_exps.scale")]
+    assert len(scales) == len(expert_ranges(scaled))
+    before = stock.run(scaled, PROMPT, n_greedy=0).logits
+    for tensor in scales:
+        offset, n_bytes = int(tensor.data_offset), int(tensor.n_bytes)
+        after = stock.run(zeroed(scaled, offset, n_bytes), PROMPT, n_greedy=0).logits
+        assert np.abs(after - before).max() > 0.05, tensor.name
+
+
+def test_what_llama_cpp_does_not_load_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no merged gate and up experts for olmoe"):
         tiny_moe.make(tmp_path / "m.gguf", "olmoe", "F16", merged_gate_up=True)
+    with pytest.raises(ValueError, match="no expert scales for olmoe"):
+        tiny_moe.make(tmp_path / "m.gguf", "olmoe", "F16", expert_scales=True)
     assert list(tmp_path.iterdir()) == []
 
 
