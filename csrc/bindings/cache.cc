@@ -166,7 +166,8 @@ struct LogArrays {
 };
 
 py::dict Simulate(const py::dict& columns, int n_layers, int n_experts, int n_slots,
-                  const std::string& policy, size_t first_counted) {
+                  const std::string& policy, size_t first_counted,
+                  const std::optional<py::bytes>& profile) {
   const Geometry geometry = MakeGeometry(n_layers, n_experts, n_slots);
   const LogArrays arrays(columns);
   const EventLog log = arrays.Log();
@@ -262,7 +263,8 @@ void RegisterCache(py::module_& module) {
   module.def("policy_names", &PolicyNames);
   module.def("live_policy_names", &LivePolicyNames);
   module.def("simulate", &Simulate, py::arg("columns"), py::arg("n_layers"), py::arg("n_experts"),
-             py::arg("n_slots"), py::arg("policy"), py::arg("first_counted") = 0);
+             py::arg("n_slots"), py::arg("policy"), py::arg("first_counted") = 0,
+             py::arg("profile") = py::none());
   module.def("parse_trace", &ParseTraceBytes, py::arg("data"), py::arg("path"));
   module.def("to_prob8", py::vectorize([](float p) { return ToProb8(p); }), py::arg("p"));
   module.def("from_prob8", py::vectorize([](uint8_t code) { return FromProb8(code); }),
