@@ -168,9 +168,9 @@ ARCHITECTURES: dict[str, Architecture] = {
         extra=lambda layout: layout.put(Keys.LLM.LOGIT_SCALE, 0.5),
     ),
     "afmoe": Architecture(
-        "afmoe", qk_norm="head", scaled_embedding=True, gate="apart", more_norms=(T.ATTN_POST_NORM, T.FFN_POST_NORM),
-        window=True, selection_bias=True, shared="count", dense_lead=True, gating=SIGMOID,
-        weighting=True,
+        "afmoe", qk_norm="head", scaled_embedding=True, gate="apart",
+        more_norms=(T.ATTN_POST_NORM, T.FFN_POST_NORM), window=True,
+        selection_bias=True, shared="count", dense_lead=True, gating=SIGMOID, weighting=True,
     ),
     "exaone-moe": Architecture(
         "exaone-moe", qk_norm="head", window=True, selection_bias=True, shared="count",
