@@ -34,15 +34,18 @@ class Architecture:
     sinks: bool = False
     gate: str = ""  # gates the attention's output: "apart", or "fused" with the queries
     half_rope: bool = False
+    rope_factors: bool = False
     window: bool = False
     latent: str = ""  # multi-head latent attention: "split" into k_b and v_b, or old "whole" kv_b
     other: str = ""  # in layers that are not attention: "convolution", "delta" or "mamba"
+    delta_parts: bool = False  # beta and alpha of a delta net are two matrices
     alone: bool = False  # a layer mixes tokens or has experts, never both
     # Normalisation and output
     ffn_norm: T | None = T.FFN_NORM
     more_norms: tuple[T, ...] = ()
     norm_bias: bool = False  # biases beside every normalisation weight and the output
     output_norm: T = T.OUTPUT_NORM
+    scaled_embedding: bool = False  # the graph multiplies it by the root of its length
     tied_output: bool = False  # the loader asks for no output matrix
     # Experts
     expert_length: str = "own"  # beside the dense length, "equal" to it, or "none"
@@ -52,7 +55,8 @@ class Architecture:
     merged_gate_up: bool = False  # the loader takes gate and up as one tensor, too
     scales: bool = False  # a factor per expert may come with each matrix
     chunks: bool = False  # small experts that groups of experts share
-    beside: bool = False  # a dense feed-forward of the embedding's length beside the experts
+    beside: str = ""  # dense feed-forward beside the experts: "square", or of the "own" length
+    router_scale: bool = False  # a factor per element of the router's input
     shared: str = ""  # shared expert: "count" of experts, "length", or "equal" to one expert
     shared_router: bool = False
     dense_lead: bool = False
@@ -77,6 +81,20 @@ def _dbrx(layout: Layout) -> None:
 def _grok(layout: Layout) -> None:
     layout.put(Keys.LLM.EMBEDDING_SCALE, 1.0)
     layout.put(Keys.LLM.LOGIT_SCALE, 1.0)
+
+
+def _qwen35(layout: Layout) -> None:
+    layout.put(Keys.LLM.FULL_ATTENTION_INTERVAL, 2)
+    part = layout.shape.head_dim // 8
+    layout.put(Keys.Rope.DIMENSION_SECTIONS, [part, part, 2 * part, 0])
+
+
+def _gemma4(layout: Layout) -> None:
+    s = layout.shape
+    layout.put(Keys.Attention.SLIDING_WINDOW_PATTERN, [i % 2 == 0 for i in range(s.n_layer)])
+    layout.put(Keys.Attention.KEY_LENGTH_SWA, s.head_dim)
+    layout.put(Keys.Attention.VALUE_LENGTH_SWA, s.head_dim)
+    layout.put(Keys.LLM.EMBD_LENGTH_PER_LAYER_INP, 0)
 
 
 ARCHITECTURES: dict[str, Architecture] = {
@@ -150,9 +168,9 @@ ARCHITECTURES: dict[str, Architecture] = {
         extra=lambda layout: layout.put(Keys.LLM.LOGIT_SCALE, 0.5),
     ),
     "afmoe": Architecture(
-        "afmoe", qk_norm="head", gate="apart", more_norms=(T.ATTN_POST_NORM, T.FFN_POST_NORM),
-        window=True, selection_bias=True, shared="count", dense_lead=True, gating=SIGMOID,
-        weighting=True,
+        "afmoe", qk_norm="head", scaled_embedding=True, gate="apart",
+        more_norms=(T.ATTN_POST_NORM, T.FFN_POST_NORM), window=True,
+        selection_bias=True, shared="count", dense_lead=True, gating=SIGMOID, weighting=True,
     ),
     "exaone-moe": Architecture(
         "exaone-moe", qk_norm="head", window=True, selection_bias=True, shared="count",
@@ -168,6 +186,27 @@ ARCHITECTURES: dict[str, Architecture] = {
         "grok", more_norms=(T.ATTN_OUT_NORM, T.LAYER_OUT_NORM), extra=_grok
     ),
     "arctic": Architecture(
-        "arctic", more_norms=(T.FFN_NORM_EXP,), expert_length="none", beside=True
+        "arctic", more_norms=(T.FFN_NORM_EXP,), expert_length="none", beside="square"
+    ),
+    "mistral3": Architecture("mistral3", expert_length="none", scales=True),
+    "granitehybrid": Architecture(
+        "granitehybrid", other="mamba", expert_length="none", shared="length", extra=_granite
+    ),
+    "qwen35moe": Architecture(
+        "qwen35moe", qk_norm="head", gate="fused", ffn_norm=T.ATTN_POST_NORM, other="delta",
+        delta_parts=True, shared="length", shared_router=True, merged_gate_up=True,
+        extra=_qwen35,
+    ),
+    "hy_v3": Architecture(
+        "hy_v3", qk_norm="head", shared="length", gating=SIGMOID, weighting=True,
+        merged_gate_up=True,
+    ),
+    "gemma4": Architecture(
+        "gemma4", qk_norm="head", scaled_embedding=True, window=True, rope_factors=True,
+        more_norms=(
+            T.ATTN_POST_NORM, T.FFN_POST_NORM, T.FFN_PRE_NORM_2, T.FFN_POST_NORM_1,
+            T.FFN_POST_NORM_2,
+        ),
+        beside="own", router_scale=True, merged_gate_up=True, scales=True, extra=_gemma4,
     ),
 }  # fmt: skip

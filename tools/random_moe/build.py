@@ -32,8 +32,10 @@ def build(
     _metadata(out, row)
     tied = row.tied_output or shape.tied_output
     # A tied matrix is the output too, and must not blow the logits up.
-    gain = 2.0 if tied else sqrt(shape.n_embd)
+    gain = 1.0 if tied or row.scaled_embedding else sqrt(shape.n_embd)
     out.matrix(T.TOKEN_EMBD, None, shape.n_embd, shape.n_vocab, role="embedding", gain=gain)
+    if row.rope_factors:
+        out.plain(T.ROPE_FREQS, None, shape.head_dim // 2, std=0.1, mean=1.0)
     for layer in range(shape.n_layer):
         _norm(out, row, T.ATTN_NORM, layer)
         if not (row.alone and _only_experts(shape, layer)):
@@ -113,7 +115,7 @@ def _feed_forward(out: Layout, row: Architecture, layer: int, merged_gate_up: bo
         _dense(out, layer, s.n_ff)
         return
     if row.beside:
-        _dense(out, layer, s.n_embd)
+        _dense(out, layer, s.n_embd if row.beside == "square" else s.n_ff)
     _router(out, row, layer)
     _experts(out, row, layer, merged_gate_up)
     if row.chunks:
@@ -133,6 +135,9 @@ def _router(out: Layout, row: Architecture, layer: int) -> None:
     s = out.shape
     # Gain two spreads the routing; plain, as real files keep routers in F32.
     out.matrix(T.FFN_GATE_INP, layer, s.n_embd, s.n_expert, role="plain", gain=2.0)
+    if row.router_scale:
+        root = sqrt(s.n_embd)  # what the graph divides by
+        out.plain(T.FFN_GATE_INP, layer, s.n_embd, std=0.1 * root, mean=root, suffix="scale")
     if row.selection_bias:
         out.bias(T.FFN_EXP_PROBS_B, layer, s.n_expert)
     if row.expert_bias:

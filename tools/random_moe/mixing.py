@@ -9,6 +9,7 @@ from gguf import Keys
 
 from .architectures import Architecture
 from .layout import Layout
+from .shape import Shape
 
 
 def metadata(out: Layout, row: Architecture) -> None:
@@ -37,7 +38,7 @@ def metadata(out: Layout, row: Architecture) -> None:
         out.put(Keys.ShortConv.L_CACHE, s.n_conv)
     elif row.other:
         out.put(Keys.SSM.CONV_KERNEL, s.n_conv)
-        out.put(Keys.SSM.INNER_SIZE, s.ssm_inner)
+        out.put(Keys.SSM.INNER_SIZE, _inner(s))
         out.put(Keys.SSM.STATE_SIZE, s.ssm_state)
         out.put(Keys.SSM.TIME_STEP_RANK, s.ssm_heads)
         out.put(Keys.SSM.GROUP_COUNT, s.ssm_groups)
@@ -46,7 +47,8 @@ def metadata(out: Layout, row: Architecture) -> None:
 def tensors(out: Layout, row: Architecture, layer: int) -> None:
     """Add what `layer` mixes tokens with."""
     if row.other and layer not in out.shape.attention_layers:
-        {"convolution": _convolution, "delta": _delta, "mamba": _mamba}[row.other](out, layer)
+        kinds = {"convolution": _convolution, "delta": _delta, "mamba": _mamba}
+        kinds[row.other](out, row, layer)
     elif row.latent:
         _latent_attention(out, row, layer)
     else:
@@ -113,14 +115,14 @@ def _latent_attention(out: Layout, row: Architecture, layer: int) -> None:
     out.matrix(T.ATTN_OUT, layer, s.n_head * s.value_dim, s.n_embd)
 
 
-def _convolution(out: Layout, layer: int) -> None:
+def _convolution(out: Layout, row: Architecture, layer: int) -> None:
     s = out.shape
     out.plain(T.SHORTCONV_CONV, layer, s.n_conv, s.n_embd, std=1.0 / sqrt(s.n_conv))
     out.matrix(T.SHORTCONV_INPROJ, layer, s.n_embd, 3 * s.n_embd)
     out.matrix(T.SHORTCONV_OUTPROJ, layer, s.n_embd, s.n_embd)
 
 
-def _delta(out: Layout, layer: int) -> None:
+def _delta(out: Layout, row: Architecture, layer: int) -> None:
     """Add a gated delta net: `ssm_groups` key heads, `ssm_heads` value heads of `ssm_state`."""
     s = out.shape
     keys, values = s.ssm_state * s.ssm_groups, s.ssm_state * s.ssm_heads
@@ -129,20 +131,29 @@ def _delta(out: Layout, layer: int) -> None:
     out.plain(T.SSM_CONV1D, layer, s.n_conv, 2 * keys + values, std=1.0 / sqrt(s.n_conv))
     out.bias(T.SSM_DT, layer, s.ssm_heads)
     out.plain(T.SSM_A, layer, s.ssm_heads, std=0.1, mean=-1.0, suffix="")
-    out.matrix(T.SSM_BETA_ALPHA, layer, s.n_embd, 2 * s.ssm_heads)
+    if row.delta_parts:
+        out.matrix(T.SSM_BETA, layer, s.n_embd, s.ssm_heads)
+        out.matrix(T.SSM_ALPHA, layer, s.n_embd, s.ssm_heads)
+    else:
+        out.matrix(T.SSM_BETA_ALPHA, layer, s.n_embd, 2 * s.ssm_heads)
     out.norm(T.SSM_NORM, layer, s.ssm_state)
     out.matrix(T.SSM_OUT, layer, values, s.n_embd)
 
 
-def _mamba(out: Layout, layer: int) -> None:
+def _inner(s: Shape) -> int:
+    return s.ssm_inner or 2 * s.n_embd
+
+
+def _mamba(out: Layout, row: Architecture, layer: int) -> None:
     """Add a Mamba-2 mixer."""
     s = out.shape
-    mixed = s.ssm_inner + 2 * s.ssm_groups * s.ssm_state
-    out.matrix(T.SSM_IN, layer, s.n_embd, s.ssm_inner + mixed + s.ssm_heads)
+    inner = _inner(s)
+    mixed = inner + 2 * s.ssm_groups * s.ssm_state
+    out.matrix(T.SSM_IN, layer, s.n_embd, inner + mixed + s.ssm_heads)
     out.plain(T.SSM_CONV1D, layer, s.n_conv, mixed, std=1.0 / sqrt(s.n_conv))
     out.bias(T.SSM_CONV1D, layer, mixed)
     out.bias(T.SSM_DT, layer, s.ssm_heads)
     out.plain(T.SSM_A, layer, 1, s.ssm_heads, std=0.1, mean=-1.0, suffix="")
     out.plain(T.SSM_D, layer, 1, s.ssm_heads, std=0.1, mean=1.0, suffix="")
-    out.norm(T.SSM_NORM, layer, s.ssm_inner // s.ssm_groups, s.ssm_groups)
-    out.matrix(T.SSM_OUT, layer, s.ssm_inner, s.n_embd)
+    out.norm(T.SSM_NORM, layer, inner // s.ssm_groups, s.ssm_groups)
+    out.matrix(T.SSM_OUT, layer, inner, s.n_embd)

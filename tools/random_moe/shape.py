@@ -43,7 +43,7 @@ class Shape:
     # Layers without attention (lfm2moe, qwen3next, nemotron_h_moe): those that have it, and sizes
     attention_layers: tuple[int, ...] = ()
     n_conv: int = 3
-    ssm_inner: int = 128
+    ssm_inner: int = 0  # 0: twice the embedding
     ssm_state: int = 32
     ssm_heads: int = 4
     ssm_groups: int = 2
