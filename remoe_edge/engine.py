@@ -86,7 +86,7 @@ class Engine:
 
         file = _core.ModelFile.open(str(self.path))
         self._model: StreamedModel | None = None
-        if file.expert_layers():
+        if file.expert_layers:
             self._model = _core.StreamedModel.open(
                 str(self.path),
                 backend=io_backend,

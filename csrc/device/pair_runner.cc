@@ -38,10 +38,10 @@ int PairRunner::External(ggml_tensor* tensor) {
   return static_cast<int>(externals_.size()) - 1;
 }
 
-// Half of a merged gate and up product: the same rows and columns, fewer of each column's values.
+// Half of what a merged gate and up product gave: the same rows and columns, fewer of each column's values.
 bool PairRunner::IsHalf(const ggml_tensor* view) const {
   const ggml_tensor* whole = view->view_src;
-  return whole == view->src[0] && StepOf(whole) >= 0 && ExpertProduct(whole) != nullptr &&
+  return whole == view->src[0] && StepOf(whole) >= 0 &&
          view->ne[0] < whole->ne[0] && view->ne[1] == whole->ne[1] && view->ne[2] == whole->ne[2] &&
          view->nb[1] == whole->nb[1] && view->nb[2] == whole->nb[2];
 }
