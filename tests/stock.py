@@ -52,87 +52,136 @@ class Result:
 
 
 class StockError(Exception):
-    """Carry what the process said before it failed."""
+    """Carry what llama.cpp said before it refused or died."""
 
 
+class _Refused(Exception):
+    """Say in the process what could not be done."""
+
+
+class _Process:
+    """Own the process that computes; one request at a time, a line each way.
+
+    It is started by the first request, again by the first after it died, and ends with us: its
+    standard input closes.
+    """
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[str] | None = None
+        self._folder = tempfile.TemporaryDirectory(prefix="stock-")
+        self._log = Path(self._folder.name) / "log"
+
+    def ask(self, model: Path, settings: Settings) -> Result:
+        if self._process is None:
+            self._process = self._start()
+        answer = Path(self._folder.name) / "answer.npz"
+        request = {"model": str(model), "answer": str(answer), "settings": asdict(settings)}
+        said = self._log.stat().st_size
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None
+        assert stdout is not None
+        stdin.write(json.dumps(request) + "\n")
+        stdin.flush()
+        failure = stdout.readline().strip()
+        if not failure:
+            failure = f"exit {self._process.wait()}"
+            self._process = None
+        if failure != DONE:
+            tail = self._log.read_bytes()[said:].decode(errors="replace").splitlines()[-12:]
+            raise StockError("\n".join([f"{model}: {failure}", *tail]))
+        with np.load(answer) as data:
+            return Result(data["logits"], tuple(data["tokens"].tolist()))
+
+    def _start(self) -> subprocess.Popen[str]:
+        with self._log.open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, __file__],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env={**os.environ, **ENVIRONMENT},
+            )
+
+
+DONE = "done"
+_process = _Process()
 _results: dict[tuple[str, int, int, Settings], Result] = {}
 
 
-def run(model: Path, prompt: Sequence[int], n_greedy: int = 8, **settings: Any) -> Result:
+def run(
+    model: Path, prompt: Sequence[int], n_greedy: int = 8, *, fresh: bool = False, **settings: Any
+) -> Result:
     """Run stock llama.cpp on `prompt` and `n_greedy` greedy steps.
 
-    Equal runs of a session are computed once. Keywords are the other fields of `Settings`.
-    Raises StockError when llama.cpp refuses the model or dies.
+    Equal runs of a session are computed once, unless `fresh`. Other keywords are fields of
+    `Settings`. Raises StockError when llama.cpp refuses the model or dies.
     """
     chosen = Settings(prompt=tuple(prompt), n_greedy=n_greedy, **settings)
     status = model.stat()
     key = (str(model.resolve()), status.st_mtime_ns, status.st_ino, chosen)
-    if key not in _results:
-        _results[key] = _spawn(model, chosen)
+    if fresh or key not in _results:
+        _results[key] = _process.ask(model, chosen)
     return _results[key]
-
-
-def _spawn(model: Path, settings: Settings) -> Result:
-    with tempfile.TemporaryDirectory() as folder:
-        answer = Path(folder) / "answer.npz"
-        request = {"model": str(model), "answer": str(answer), "settings": asdict(settings)}
-        process = subprocess.run(
-            [sys.executable, __file__],
-            input=json.dumps(request),
-            capture_output=True,
-            text=True,
-            env={**os.environ, **ENVIRONMENT},
-        )
-        if process.returncode != 0:
-            tail = process.stderr.strip().splitlines()[-12:]
-            raise StockError(f"{model}: exit {process.returncode}\n" + "\n".join(tail))
-        with np.load(answer) as data:
-            return Result(data["logits"], tuple(data["tokens"].tolist()))
 
 
 def _compute(model_path: str, settings: Settings) -> tuple[npt.NDArray[np.float32], list[int]]:
     import llama_cpp as lib
 
-    lib.llama_backend_init()
-    model_params = lib.llama_model_default_params()
-    model_params.n_gpu_layers = 0
-    model_params.use_extra_bufts = settings.use_extra_bufts
-    model = lib.llama_model_load_from_file(model_path.encode(), model_params)
+    params = lib.llama_model_default_params()
+    params.n_gpu_layers = 0
+    params.use_extra_bufts = settings.use_extra_bufts
+    model = lib.llama_model_load_from_file(model_path.encode(), params)
     if not model:
-        raise SystemExit("llama.cpp refused the model")
+        raise _Refused("llama.cpp refused the model")
+    try:
+        return _continue(lib, model, settings)
+    finally:
+        lib.llama_model_free(model)
+
+
+def _continue(
+    lib: Any, model: Any, settings: Settings
+) -> tuple[npt.NDArray[np.float32], list[int]]:
     params = lib.llama_context_default_params()
-    params.n_ctx = settings.n_ctx
-    params.n_batch = settings.n_ctx
+    params.n_ctx = params.n_batch = settings.n_ctx
     params.n_ubatch = settings.n_ubatch
     params.n_threads = params.n_threads_batch = settings.n_threads
     context = lib.llama_init_from_model(model, params)
     if not context:
-        raise SystemExit("llama.cpp made no context")
+        raise _Refused("llama.cpp made no context")
     n_vocab = lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(model))
 
     def decode(tokens: Sequence[int]) -> npt.NDArray[np.float32]:
         array = (lib.llama_token * len(tokens))(*tokens)
         status = lib.llama_decode(context, lib.llama_batch_get_one(array, len(tokens)))
         if status != 0:
-            raise SystemExit(f"llama_decode returned {status}")
-        return np.ctypeslib.as_array(lib.llama_get_logits_ith(context, -1), (n_vocab,)).copy()
+            raise _Refused(f"llama_decode returned {status}")
+        logits = lib.llama_get_logits_ith(context, -1)
+        return np.array(np.ctypeslib.as_array(logits, (n_vocab,)), dtype=np.float32)
 
-    rows = [decode(settings.prompt)]
-    tokens: list[int] = []
-    for _ in range(settings.n_greedy):
-        tokens.append(int(rows[-1].argmax()))
-        rows.append(decode(tokens[-1:]))
-    lib.llama_free(context)
-    lib.llama_model_free(model)
+    try:
+        rows = [decode(settings.prompt)]
+        tokens: list[int] = []
+        for _ in range(settings.n_greedy):
+            tokens.append(int(rows[-1].argmax()))
+            rows.append(decode(tokens[-1:]))
+    finally:
+        lib.llama_free(context)
     return np.stack(rows), tokens
 
 
 def _main() -> None:
-    request = json.load(sys.stdin)
-    chosen = request["settings"]
-    chosen["prompt"] = tuple(chosen["prompt"])
-    logits, tokens = _compute(request["model"], Settings(**chosen))
-    np.savez(request["answer"], logits=logits, tokens=np.array(tokens, dtype=np.int64))
+    for line in sys.stdin:
+        request = json.loads(line)
+        chosen = request["settings"]
+        chosen["prompt"] = tuple(chosen["prompt"])
+        try:
+            logits, tokens = _compute(request["model"], Settings(**chosen))
+            np.savez(request["answer"], logits=logits, tokens=np.array(tokens, dtype=np.int64))
+            print(DONE, flush=True)
+        except _Refused as refused:
+            print(refused, flush=True)
 
 
 if __name__ == "__main__":

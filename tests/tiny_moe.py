@@ -17,12 +17,14 @@ from gguf import GGMLQuantizationType
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
 
 from random_moe import writer
-from random_moe.architectures import ARCHITECTURES, layout
+from random_moe.architectures import ARCHITECTURES
 from random_moe.blocks import FLOATS, NARROW
+from random_moe.build import build
 from random_moe.shape import Shape
 
 ARCHS = tuple(ARCHITECTURES)
 MERGED_ARCHS = tuple(name for name, row in ARCHITECTURES.items() if row.merged_gate_up)
+SCALED_ARCHS = tuple(name for name, row in ARCHITECTURES.items() if row.scales)
 QUANTS = ("F32", "F16", "Q8_0", "Q4_0", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "MXFP4")
 
 N_VOCAB = 320
@@ -39,8 +41,8 @@ WIDE_SHAPE = replace(
 )
 
 OWN_SIZES: dict[str, dict[str, Any]] = {
-    "qwen2moe": {"n_expert": 12, "n_expert_used": 4},
-    "qwen3moe": {"n_expert": 12, "n_expert_used": 4},
+    "qwen2moe": {"n_expert": 10, "n_expert_used": 4},
+    "qwen3moe": {"n_expert": 10, "n_expert_used": 4},
     "deepseek2": {"rope_dim": 16, "head_dim": 48},
     "deepseek2-v3": {
         "rope_dim": 16, "head_dim": 48, "q_lora": 64, "n_expert_used": 3,
@@ -51,7 +53,12 @@ OWN_SIZES: dict[str, dict[str, Any]] = {
     "glm4moe": {"weights_norm": True},
     "dots1": {"weights_norm": True, "n_expert": 12, "n_expert_used": 3},
     "bailingmoe2": {"weights_norm": True, "weights_scale": 2.5},
-    "llama4": {"n_layer": 4, "n_expert": 16, "n_expert_used": 1},
+    "llama4": {"n_layer": 4, "n_expert": 12, "n_expert_used": 1},
+    "granitehybrid": {"attention_layers": (1,), "n_conv": 4},
+    "qwen35moe": {"attention_layers": (1,), "n_conv": 4, "ssm_inner": 128},
+    "qwen3next": {"attention_layers": (1,), "n_conv": 4, "ssm_inner": 128},
+    "grovemoe": {"n_layer": 2},
+    "nemotron_h_moe": {"n_layer": 5, "attention_layers": (2,), "n_conv": 4, "weights_norm": True},
     "lfm2moe": {"n_layer": 4, "n_expert_used": 3, "attention_layers": (2,)},
 }  # fmt: skip
 
@@ -72,6 +79,7 @@ def make(
     *,
     n_split: int = 1,
     merged_gate_up: bool = False,
+    expert_scales: bool = False,
     seed: int = 0,
     **sizes: Any,
 ) -> Path:
@@ -82,6 +90,11 @@ def make(
     """
     expert = GGMLQuantizationType[quant]
     dense = expert if expert in FLOATS else GGMLQuantizationType.Q8_0
-    model = layout(arch, shape_of(arch, quant, **sizes), merged_gate_up=merged_gate_up)
+    model = build(
+        arch,
+        shape_of(arch, quant, **sizes),
+        merged_gate_up=merged_gate_up,
+        expert_scales=expert_scales,
+    )
     table = writer.formats(expert, dense)
     return writer.write(path, model, table, seed=seed, n_split=n_split)[0]

@@ -27,7 +27,8 @@ from rich.progress import (
 )
 
 from random_moe import writer
-from random_moe.architectures import Layout, Value, layout
+from random_moe.build import build
+from random_moe.layout import Layout, Value
 from random_moe.published import PUBLISHED, Published
 from random_moe.vocabulary import MIN_VOCAB
 
@@ -55,7 +56,7 @@ def cut(model: Published, n_layer: int | None, n_vocab: int | None) -> Layout:
     """Return the layout of `model`, shortened where a number is given."""
     shape = model.shape
     shape = replace(shape, n_layer=n_layer or shape.n_layer, n_vocab=n_vocab or shape.n_vocab)
-    return layout(model.arch, shape)
+    return build(model.arch, shape)
 
 
 def generate(

@@ -144,6 +144,10 @@ void RegisterEngine(py::module_& module) {
                              [](const StreamedModel& model) {
                                return model.store() ? model.store()->cache().geometry().n_slots : 0;
                              })
+      .def_property_readonly("policy",
+                             [](const StreamedModel& model) {
+                               return model.store() ? model.store()->policy_name() : "";
+                             })
       .def_property_readonly("io",
                              [](const StreamedModel& model) {
                                py::dict dict;

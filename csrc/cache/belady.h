@@ -25,7 +25,9 @@ class BeladyPolicy : public Policy {
   void OnEventEnd(const Event& event) override {
     for (int i = 0; i < event.n; i++) {
       const ExpertId id = static_cast<ExpertId>(event.layer) * n_experts_ + event.experts[i];
-      heap_.Push(id, -static_cast<double>(event.next_use[i]));
+      // Unknown (not a replay) counts as never: the oracle then is an odd LRU, not a crash.
+      const int64_t next = event.next_use != nullptr ? event.next_use[i] : kNever;
+      heap_.Push(id, -static_cast<double>(next));
     }
   }
   ExpertId Victim(const EvictableList&) override { return heap_.top(); }

@@ -71,6 +71,7 @@ void Executor::Split(ggml_cgraph* graph) {
 
 bool Executor::ReadIds(const ggml_tensor* ids, int n_experts) {
   const int64_t k = ids->ne[0], n_tokens = ids->ne[1];
+  k_ = static_cast<size_t>(k);
   ids_.resize(k * n_tokens);
   experts_.clear();
   index_of_.assign(n_experts, -1);
@@ -109,70 +110,115 @@ ggml_status Executor::RunSegment(ggml_cgraph* graph, const Segment& segment) {
                                 Format("the router of layer %d chose an expert that does not exist",
                                        model->layers()[origin.layer].block)));
   }
-  const int n_tokens = static_cast<int>(ids->ne[1]);
-  if (!model->Continues(origin)) {
-    const Status status = model->BeginEvent(origin, experts_, n_tokens);
-    if (!status.ok()) return Refuse(model, status);
+  if (model->Continues(origin)) {
+    MarkUsed(segment, model);
+    return RunOpenEvent(graph, segment, model);
   }
+  const size_t n_slots = static_cast<size_t>(store->cache().geometry().n_slots);
+  if (experts_.size() <= n_slots) return RunEvent(graph, segment, origin, false);
+
+  // More experts than slots: in waves. Lowering the batch instead would change how the dense products
+  // round, and with them the output.
+  if (!pairs_.Prepare(ggml_graph_nodes(graph), segment.begin, segment.end)) {
+    return Refuse(model, Status(Code::kBudgetTooSmall,
+                                Format("layer %d needs %zu experts at once for this batch and the cache "
+                                       "has %zu slots: lower --ubatch or raise --cache",
+                                       model->layers()[origin.layer].block, experts_.size(), n_slots)));
+  }
+  const std::vector<uint16_t> all = OrderedForWaves(*store, origin.layer);
+  for (size_t begin = 0; begin < all.size(); begin += n_slots) {
+    experts_.assign(all.begin() + begin, all.begin() + std::min(all.size(), begin + n_slots));
+    std::fill(index_of_.begin(), index_of_.end(), -1);
+    for (size_t i = 0; i < experts_.size(); i++) index_of_[experts_[i]] = static_cast<int32_t>(i);
+    const ggml_status status = RunEvent(graph, segment, origin, begin > 0);
+    if (status != GGML_STATUS_SUCCESS) return status;
+  }
+  return GGML_STATUS_SUCCESS;
+}
+
+// Residents first: what later waves bring in must not push them out before they are used.
+std::vector<uint16_t> Executor::OrderedForWaves(const ExpertStore& store, int layer) const {
+  std::vector<uint16_t> ordered = experts_;
+  std::stable_partition(ordered.begin(), ordered.end(), [&](uint16_t expert) {
+    return store.cache().SlotOf(layer, expert) != kNoSlot;
+  });
+  return ordered;
+}
+
+void Executor::MarkUsed(const Segment& segment, StreamedModel* model) {
   for (const ggml_tensor* product : segment.products) model->MarkUsed(*OriginOf(product->src[0]));
+}
 
-  const int k = static_cast<int>(ids->ne[0]);
+ggml_status Executor::RunEvent(ggml_cgraph* graph, const Segment& segment,
+                               const TensorOrigin& origin, bool later_wave) {
+  const int n_tokens = static_cast<int>(segment.products.front()->src[2]->ne[1]);
+  const Status status = origin.model->BeginEvent(origin, experts_, n_tokens, later_wave);
+  if (!status.ok()) return Refuse(origin.model, status);
+  MarkUsed(segment, origin.model);
+  return RunOpenEvent(graph, segment, origin.model);
+}
+
+ggml_status Executor::RunOpenEvent(ggml_cgraph* graph, const Segment& segment,
+                                   StreamedModel* model) {
+  ExpertStore* store = model->store();
   const std::vector<Placement>& placements = store->placements();
-  slots_.resize(ids_.size());
-  for (size_t i = 0; i < ids_.size(); i++) slots_[i] = placements[index_of_[ids_[i]]].slot;
-
-  ggml_tensor** nodes = ggml_graph_nodes(graph);
+  slots_.assign(ids_.size(), kNoSlot);
+  size_t present = 0;
+  for (size_t i = 0; i < ids_.size(); i++) {
+    const int32_t index = index_of_[ids_[i]];
+    if (index < 0) continue;  // of another wave
+    slots_[i] = placements[index].slot;
+    present++;
+  }
+  const bool whole = store->missing_to_come() == 0 && present == ids_.size();
+  ggml_status status;
   Status failure;
-  int waiting = store->missing_to_come();
-  if (waiting > 0 && pairs_.Prepare(nodes, segment.begin, segment.end)) {
-    std::vector<Pair> pairs;
-    std::vector<bool> ready(placements.size(), false);
-    for (size_t i = 0; i < placements.size(); i++) ready[i] = placements[i].hit;
-    std::vector<int> arrived;
-    while (true) {
-      pairs.clear();
-      for (int t = 0; t < n_tokens; t++) {
-        for (int i = 0; i < k; i++) {
-          const int32_t at = t * k + i;
-          if (ready[index_of_[ids_[at]]]) pairs.push_back({t, i, ids_[at], slots_[at]});
-        }
-      }
-      // An expert's pairs side by side: its weights are walked through once.
-      std::stable_sort(pairs.begin(), pairs.end(),
-                       [](const Pair& a, const Pair& b) { return a.slot < b.slot; });
-      if (!pairs.empty()) {
-        const ggml_status status = pairs_.Run(pairs.data(), static_cast<int>(pairs.size()));
-        if (status != GGML_STATUS_SUCCESS) {
-          (void)model->EndEvent();
-          return status;
-        }
-      }
-      if (waiting == 0) {
-        model->EndIfComplete();
-        return GGML_STATUS_SUCCESS;
-      }
-      arrived.clear();
-      failure = store->WaitArrived(&arrived);
-      if (!failure.ok()) break;
-      waiting -= static_cast<int>(arrived.size());
-      std::fill(ready.begin(), ready.end(), false);
-      for (const int index : arrived) ready[index] = true;
-    }
+  if (!whole && pairs_.Prepare(ggml_graph_nodes(graph), segment.begin, segment.end)) {
+    status = RunPairs(store, &failure);
   } else {
     std::vector<int> arrived;
-    while (waiting > 0 && failure.ok()) {
-      arrived.clear();
-      failure = store->WaitArrived(&arrived);
-      waiting -= static_cast<int>(arrived.size());
-    }
-    if (failure.ok()) {
-      const ggml_status status = ComputeWhole(graph, segment, *model);
-      model->EndIfComplete();
-      return status;
-    }
+    while (store->missing_to_come() > 0 && failure.ok()) failure = store->WaitArrived(&arrived);
+    status = failure.ok() ? ComputeWhole(graph, segment, *model) : GGML_STATUS_FAILED;
+  }
+  if (status == GGML_STATUS_SUCCESS) {
+    model->EndIfComplete();
+    return status;
   }
   (void)model->EndEvent();
-  return Refuse(model, failure);
+  return failure.ok() ? status : Refuse(model, failure);
+}
+
+// Residents at once, then each group of experts as it arrives.
+ggml_status Executor::RunPairs(ExpertStore* store, Status* failure) {
+  const std::vector<Placement>& placements = store->placements();
+  ready_.assign(placements.size(), false);
+  for (size_t i = 0; i < placements.size(); i++) ready_[i] = placements[i].hit;
+  std::vector<int> arrived;
+  while (true) {
+    CollectReadyPairs();
+    if (!work_.empty()) {
+      const ggml_status status = pairs_.Run(work_.data(), static_cast<int>(work_.size()));
+      if (status != GGML_STATUS_SUCCESS) return status;
+    }
+    if (store->missing_to_come() == 0) return GGML_STATUS_SUCCESS;
+    arrived.clear();
+    *failure = store->WaitArrived(&arrived);
+    if (!failure->ok()) return GGML_STATUS_FAILED;
+    std::fill(ready_.begin(), ready_.end(), false);
+    for (const int index : arrived) ready_[index] = true;
+  }
+}
+
+void Executor::CollectReadyPairs() {
+  work_.clear();
+  for (size_t i = 0; i < ids_.size(); i++) {
+    const int32_t index = index_of_[ids_[i]];
+    if (index < 0 || !ready_[index]) continue;
+    work_.push_back({static_cast<int32_t>(i / k_), static_cast<int32_t>(i % k_), ids_[i], slots_[i]});
+  }
+  // An expert's pairs side by side: its weights are walked through once.
+  std::stable_sort(work_.begin(), work_.end(),
+                   [](const Pair& a, const Pair& b) { return a.slot < b.slot; });
 }
 
 ggml_status Executor::ComputeWhole(ggml_cgraph* graph, const Segment& segment,

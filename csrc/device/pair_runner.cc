@@ -38,6 +38,14 @@ int PairRunner::External(ggml_tensor* tensor) {
   return static_cast<int>(externals_.size()) - 1;
 }
 
+// Half of what a merged gate and up product gave: the same rows and columns, fewer of each column's values.
+bool PairRunner::IsHalf(const ggml_tensor* view) const {
+  const ggml_tensor* whole = view->view_src;
+  return whole == view->src[0] && StepOf(whole) >= 0 &&
+         view->ne[0] < whole->ne[0] && view->ne[1] == whole->ne[1] && view->ne[2] == whole->ne[2] &&
+         view->nb[1] == whole->nb[1] && view->nb[2] == whole->nb[2];
+}
+
 bool PairRunner::Prepare(ggml_tensor** nodes, int begin, int end) {
   steps_.clear();
   externals_.clear();
@@ -46,6 +54,9 @@ bool PairRunner::Prepare(ggml_tensor** nodes, int begin, int end) {
   for (int i = begin; i < end; i++) {
     ggml_tensor* node = nodes[i];
     if (node->op == GGML_OP_NONE) continue;
+    // A view computes nothing: one that is no half of a merged product is left out, and only a step that
+    // needs it makes the piece unfit.
+    if (node->op == GGML_OP_VIEW && !IsHalf(node)) continue;
     Step step;
     step.node = node;
     if (ExpertProduct(node) != nullptr) {
@@ -55,7 +66,8 @@ bool PairRunner::Prepare(ggml_tensor** nodes, int begin, int end) {
       if (step.operand[1] < 0) {
         const ggml_tensor* input = node->src[1];
         if (input->type != GGML_TYPE_F32 || input->nb[0] != sizeof(float) || input->ne[3] != 1 ||
-            input->ne[2] != ids_->ne[1]) {
+            input->ne[2] != ids_->ne[1] ||
+            (input->view_src != nullptr && StepOf(input->view_src) >= 0)) {
           return false;
         }
         External(node->src[1]);
@@ -65,10 +77,6 @@ bool PairRunner::Prepare(ggml_tensor** nodes, int begin, int end) {
       if (step.operand[0] < 0) return false;
       switch (node->op) {
         case GGML_OP_VIEW:
-          // Halves of a merged gate and up product.
-          if (node->view_src != node->src[0] || steps_[step.operand[0]].node->op == GGML_OP_VIEW) {
-            return false;
-          }
           break;
         case GGML_OP_ADD_ID:
           if (node->src[2] != ids_ || StepOf(node->src[1]) >= 0) return false;

@@ -41,6 +41,7 @@ class PairRunner {
     int operand[2] = {-1, -1};  // step that makes src[0], src[1] (products: src[1] alone); -1: external
   };
   int StepOf(const ggml_tensor* tensor) const;
+  bool IsHalf(const ggml_tensor* view) const;
   int External(ggml_tensor* tensor);
   ggml_status RunGroup(const Pair* pairs, int n);
 

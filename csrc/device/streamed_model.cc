@@ -254,10 +254,10 @@ TensorOrigin* StreamedModel::FindOrigin(const std::string& tensor_name) {
 }
 
 Status StreamedModel::BeginEvent(const TensorOrigin& origin, const std::vector<uint16_t>& experts,
-                                 int n_tokens) {
+                                 int n_tokens, bool later_wave) {
   REMOE_RETURN_IF_ERROR(EndEvent());
   // Layers come in order within a step, so one that does not follow starts the next.
-  if (origin.layer <= last_layer_) step_++;
+  if (origin.layer <= last_layer_ && !later_wave) step_++;
   last_layer_ = origin.layer;
   used_matrices_ = 0;
   Event event;

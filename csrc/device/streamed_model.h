@@ -71,7 +71,9 @@ class StreamedModel {
   const ggml_tensor& view(const TensorOrigin& origin) const { return views_[origin.layer][origin.matrix]; }
   TensorOrigin* FindOrigin(const std::string& tensor_name);
   // Makes the experts of one layer's step resident and pins them until the next event begins.
-  Status BeginEvent(const TensorOrigin& origin, const std::vector<uint16_t>& experts, int n_tokens);
+  // `later_wave`: more of the experts of the step that the last event belonged to.
+  Status BeginEvent(const TensorOrigin& origin, const std::vector<uint16_t>& experts, int n_tokens,
+                    bool later_wave);
   // Whether `origin` still belongs to the open event: same layer, a matrix not yet used in it.
   bool Continues(const TensorOrigin& origin) const;
   void MarkUsed(const TensorOrigin& origin) { used_matrices_ |= 1u << origin.matrix; }

@@ -53,7 +53,8 @@ void FileReader::Stop() {
 Operation::Next FileReader::Advance(Operation& operation, int64_t result) {
   const OpenFile& file = files_[static_cast<size_t>(operation.file())];
   const uint64_t offset = operation.offset();
-  result = faults_.Apply(operation.file(), offset, operation.iovecs(), operation.n_iovecs(), result);
+  result =
+      faults_.Apply(operation.file(), offset, operation.iovecs(), operation.n_iovecs(), result);
   if (result > 0) file.DropCache(offset, static_cast<uint64_t>(result));
   return operation.Advance(result, file);
 }

@@ -1,5 +1,6 @@
-// FileReader: what the backends have in common: the open files, the queue, the faults and the notes.
-// A backend adds the threads that take operations from the queue, carry them out and finish them.
+// FileReader: what the backends have in common: the open files, the queue, the faults and the
+// notes. A backend adds the threads that take operations from the queue, carry them out and finish
+// them.
 //
 // Thread-safe as Reader says. A backend's destructor calls Stop() before it joins its threads.
 #ifndef REMOE_STORAGE_FILE_READER_H_

@@ -16,8 +16,8 @@ namespace {
 
 constexpr size_t kProofBytes = 4096;
 
-// Reads one page the way experts will be read. 0 if that works, else errno: some file systems accept
-// the flag at open and refuse the read.
+// Reads one page the way experts will be read. 0 if that works, else errno: some file systems
+// accept the flag at open and refuse the read.
 int ProveDirect(int fd, uint64_t offset) {
   const std::unique_ptr<void, decltype(&std::free)> page(
       std::aligned_alloc(kProofBytes, kProofBytes), &std::free);
@@ -61,8 +61,9 @@ Result<OpenFile> OpenFile::Open(const std::string& path, const OpenFileOptions& 
       return file;
     }
     if (fd >= 0) ::close(fd);
-    file.note_ = Format("O_DIRECT refused by %s: %s; reading through the page cache, dropped behind",
-                        path.c_str(), std::generic_category().message(refusal).c_str());
+    file.note_ =
+        Format("O_DIRECT refused by %s: %s; reading through the page cache, dropped behind",
+               path.c_str(), std::generic_category().message(refusal).c_str());
   }
   // Advice: a kernel that does not take it still reads right.
   (void)::posix_fadvise(file.fd_, 0, 0, POSIX_FADV_RANDOM);
@@ -116,8 +117,9 @@ Status OpenFile::CheckUnchanged() const {
     return Status::Io("cannot stat " + path_, errno);
   }
   if (now.st_ino != opened_.st_ino || now.st_dev != opened_.st_dev) {
-    return Status(Code::kIo, path_ + " was replaced by another file while it was in use; "
-                                     "load it again");
+    return Status(Code::kIo, path_ +
+                                 " was replaced by another file while it was in use; "
+                                 "load it again");
   }
   return Status::Ok();
 }

@@ -1,8 +1,8 @@
 // OpenFile: one regular file, open for random reads that stay out of the page cache.
 //
-// O_DIRECT is used where a test read proves it; elsewhere reads are buffered and the caller drops the
-// cache behind each one with DropCache(). The file's identity at open is kept, so that a file that is
-// replaced, modified or cut short under a running engine can be told from a failing disk.
+// O_DIRECT is used where a test read proves it; elsewhere reads are buffered and the caller drops
+// the cache behind each one with DropCache(). The file's identity at open is kept, so that a file
+// that is replaced, modified or cut short under a running engine can be told from a failing disk.
 //
 // Owns the descriptor. Immutable once open; safe to share between threads.
 #ifndef REMOE_STORAGE_OPEN_FILE_H_
@@ -18,8 +18,8 @@
 namespace remoe {
 
 struct OpenFileOptions {
-  bool direct = true;         // try O_DIRECT
-  uint64_t proof_offset = 0;  // of the page that proves it; a multiple of 4096
+  bool direct = true;          // try O_DIRECT
+  uint64_t proof_offset = 0;   // of the page that proves it; a multiple of 4096
   bool refuse_direct = false;  // tests only: behave as a file system without it
 };
 
@@ -43,8 +43,8 @@ class OpenFile {
   uint64_t CurrentBytes() const;
   // Tells the kernel that the pages of this span will not be read again. Buffered files only.
   void DropCache(uint64_t offset, uint64_t n_bytes) const;
-  // kIo if the path now names another file, or the file was modified. A file that was only unlinked is
-  // unchanged: its bytes are still there.
+  // kIo if the path now names another file, or the file was modified. A file that was only unlinked
+  // is unchanged: its bytes are still there.
   Status CheckUnchanged() const;
 
  private:

@@ -93,10 +93,10 @@ Operation::Next Operation::Advance(int64_t result, const OpenFile& file) {
   if (result == -EINTR) return Next::kAgain;
   const uint64_t left = end_ - offset_;
   if (result < 0 && (result != -EAGAIN || ++n_stalls_ > kMaxStalls)) {
-    return Fail(Status::Io(Format("cannot read %llu bytes at offset %llu of %s",
-                                  static_cast<unsigned long long>(left),
-                                  static_cast<unsigned long long>(offset_), file.path().c_str()),
-                           static_cast<int>(-result)));
+    return Fail(Status::Io(
+        Format("cannot read %llu bytes at offset %llu of %s", static_cast<unsigned long long>(left),
+               static_cast<unsigned long long>(offset_), file.path().c_str()),
+        static_cast<int>(-result)));
   }
   if (result < 0) {
     std::this_thread::yield();
@@ -113,11 +113,11 @@ Operation::Next Operation::Advance(int64_t result, const OpenFile& file) {
     return Next::kAgain;
   }
   if (moved == 0 || file.CurrentBytes() < end_) {
-    return Fail(Status(Code::kIo, Format("%s was truncated: it ends before byte %llu (at open it had "
-                                         "%llu bytes)",
-                                         file.path().c_str(),
-                                         static_cast<unsigned long long>(end_),
-                                         static_cast<unsigned long long>(file.n_bytes()))));
+    return Fail(
+        Status(Code::kIo, Format("%s was truncated: it ends before byte %llu (at open it had "
+                                 "%llu bytes)",
+                                 file.path().c_str(), static_cast<unsigned long long>(end_),
+                                 static_cast<unsigned long long>(file.n_bytes()))));
   }
   if (++n_stalls_ > kMaxStalls) {
     return Fail(Status(Code::kIo, Format("reads at offset %llu of %s deliver less than a page, "
@@ -146,8 +146,8 @@ std::vector<std::unique_ptr<Operation>> PlanOperations(const std::shared_ptr<Bat
     const uint64_t step = RoundUp((read.n_bytes + n_pieces - 1) / n_pieces);
     for (uint64_t begin = read.offset; begin < end;) {
       const uint64_t cut = std::min(end, RoundDown(begin) + step);
-      pieces.push_back(std::make_unique<Operation>(
-          batch, item, begin, cut, files[static_cast<size_t>(read.file)].direct()));
+      pieces.push_back(std::make_unique<Operation>(batch, item, begin, cut,
+                                                   files[static_cast<size_t>(read.file)].direct()));
       begin = cut;
     }
   }

@@ -1,7 +1,8 @@
-// Operation: one request made of the system: a span of one file and the buffers it lands in. A batch of
-// reads is cut into pieces, so that lanes share a long one, and pieces that meet at a page boundary are
-// joined into one operation with several buffers; a read is done when every operation that carries a
-// part of it is. Advance() is the retry logic of all backends: it judges the result of one attempt.
+// Operation: one request made of the system: a span of one file and the buffers it lands in. A
+// batch of reads is cut into pieces, so that lanes share a long one, and pieces that meet at a page
+// boundary are joined into one operation with several buffers; a read is done when every operation
+// that carries a part of it is. Advance() is the retry logic of all backends: it judges the result
+// of one attempt.
 //
 // Plain values, owned by one thread at a time; a Batch's fields are guarded by the queue's mutex.
 #ifndef REMOE_STORAGE_OPERATION_H_
@@ -36,7 +37,8 @@ class Operation {
 
   // REQUIRES: `end` lies beyond `offset`. Both are rounded to pages when the file is read directly.
   Operation(std::shared_ptr<Batch> batch, int item, uint64_t offset, uint64_t end, bool direct);
-  // An operation that has failed before it started, so that its read fails on an I/O thread like others.
+  // An operation that has failed before it started, so that its read fails on an I/O thread like
+  // others.
   Operation(std::shared_ptr<Batch> batch, int item, Status failure);
 
   // Appends `next`, which starts at the page boundary where this one ends.
@@ -78,8 +80,8 @@ class Operation {
   Status status_;
 };
 
-// Cuts and joins the reads of `batch` and sets each item's n_pending. In the order of the reads; reads
-// that make no sense become failed operations.
+// Cuts and joins the reads of `batch` and sets each item's n_pending. In the order of the reads;
+// reads that make no sense become failed operations.
 std::vector<std::unique_ptr<Operation>> PlanOperations(const std::shared_ptr<Batch>& batch,
                                                        const std::vector<OpenFile>& files,
                                                        uint64_t piece_bytes);

@@ -35,7 +35,8 @@ void PreadReader::RunLane() {
         if (result < 0) result = -errno;
       } while (Advance(*operation, result) == Operation::Next::kAgain);
     }
-    queue().Finish(std::move(operation));
+    queue().Release(*operation);
+    queue().Settle(std::move(operation));
   }
 }
 

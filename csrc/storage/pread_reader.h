@@ -1,5 +1,6 @@
-// PreadReader: a pool of lanes, each a thread that blocks in preadv. The backend that is always there.
-// There are background_depth more lanes than depth, so that background reads take none from demand.
+// PreadReader: a pool of lanes, each a thread that blocks in preadv. The backend that is always
+// there. There are background_depth more lanes than depth, so that background reads take none from
+// demand.
 //
 // Thread-safe as Reader says.
 #ifndef REMOE_STORAGE_PREAD_READER_H_

@@ -51,8 +51,7 @@ std::unique_ptr<Operation> ReadQueue::Pop() {
   }
 }
 
-std::vector<Batch::Item> ReadQueue::SettleLocked(const Operation& operation,
-                                                 const Status& status) {
+std::vector<Batch::Item> ReadQueue::SettleLocked(const Operation& operation, const Status& status) {
   std::vector<Batch::Item> ended;
   for (const int index : operation.items()) {
     Batch::Item& item = operation.batch()->items[static_cast<size_t>(index)];
@@ -72,16 +71,22 @@ std::vector<Batch::Item> ReadQueue::SettleLocked(const Operation& operation,
   return ended;
 }
 
-void ReadQueue::Finish(std::unique_ptr<Operation> operation) {
+void ReadQueue::Release(const Operation& operation) {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    --(operation.background() ? n_background_ : n_demand_);
+    counts_.operations += operation.n_attempts();
+    counts_.device_bytes += operation.moved_bytes();
+  }
+  work_.notify_one();
+}
+
+void ReadQueue::Settle(std::unique_ptr<Operation> operation) {
   std::vector<Batch::Item> ended;
   {
     const std::lock_guard<std::mutex> lock(mutex_);
-    --(operation->background() ? n_background_ : n_demand_);
-    counts_.operations += operation->n_attempts();
-    counts_.device_bytes += operation->moved_bytes();
     ended = SettleLocked(*operation, operation->status());
   }
-  work_.notify_one();
   for (const Batch::Item& item : ended) operation->batch()->done(item.read, item.status);
   operation.reset();
   const std::lock_guard<std::mutex> lock(mutex_);

@@ -21,8 +21,7 @@ namespace remoe {
 
 class ReadQueue {
  public:
-  ReadQueue(int depth, int background_depth)
-      : depth_(depth), background_depth_(background_depth) {}
+  ReadQueue(int depth, int background_depth) : depth_(depth), background_depth_(background_depth) {}
 
   void Push(std::vector<std::unique_ptr<Operation>> operations);
 
@@ -30,8 +29,10 @@ class ReadQueue {
   std::unique_ptr<Operation> TryPop();
   // Waits for one; null once the queue is closed and empty.
   std::unique_ptr<Operation> Pop();
-  // Takes back an operation that came from TryPop or Pop and has ended.
-  void Finish(std::unique_ptr<Operation> operation);
+  // An operation that came from TryPop or Pop has ended: first Release() lets another one start in
+  // its place, then Settle() takes it back and tells whoever waits for it.
+  void Release(const Operation& operation);
+  void Settle(std::unique_ptr<Operation> operation);
 
   int CancelBackground();
   void Promote(uint64_t tag);

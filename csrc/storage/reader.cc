@@ -5,6 +5,7 @@
 #include "base/format.h"
 #include "storage/open_file.h"
 #include "storage/pread_reader.h"
+#include "storage/uring_reader.h"
 
 namespace remoe {
 namespace {
@@ -12,11 +13,11 @@ namespace {
 constexpr int kMaxDepth = 256;
 
 Status Check(const ReaderOptions& options) {
-  const bool known = options.backend == "auto" || options.backend == "io_uring" ||
-                     options.backend == "pread";
+  const bool known =
+      options.backend == "auto" || options.backend == "io_uring" || options.backend == "pread";
   if (!known) {
-    return Status(Code::kInvalidArgument, "unknown storage backend \"" + options.backend +
-                                              "\": auto, io_uring or pread");
+    return Status(Code::kInvalidArgument,
+                  "unknown storage backend \"" + options.backend + "\": auto, io_uring or pread");
   }
   if (options.depth < 0 || options.depth > kMaxDepth || options.background_depth < 1 ||
       options.background_depth > kMaxDepth) {
@@ -40,15 +41,20 @@ Result<std::unique_ptr<Reader>> OpenReader(const std::vector<std::string>& paths
   REMOE_RETURN_IF_ERROR(Check(options));
   std::vector<OpenFile> files;
   for (const std::string& path : paths) {
-    auto file = OpenFile::Open(
-        path, {options.direct, options.proof_offset, options.faults.refuse_direct});
+    auto file =
+        OpenFile::Open(path, {options.direct, options.proof_offset, options.faults.refuse_direct});
     if (!file.ok()) return file.status();
     files.push_back(std::move(file.value()));
   }
-  if (options.backend == "io_uring") {
-    return Status(Code::kNotSupported, "io_uring is not built in");
+  std::string note;
+  if (options.backend != "pread") {
+    auto reader = OpenUringReader(&files, options);
+    if (reader.ok() || options.backend == "io_uring") return reader;
+    note = reader.status().message() + "; reading with pread lanes";
   }
-  return std::unique_ptr<Reader>(std::make_unique<PreadReader>(std::move(files), options));
+  auto reader = std::make_unique<PreadReader>(std::move(files), options);
+  if (!note.empty()) reader->AddNote(note);
+  return std::unique_ptr<Reader>(std::move(reader));
 }
 
 }  // namespace remoe

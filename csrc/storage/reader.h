@@ -1,10 +1,10 @@
 // Reader: many reads in flight against a set of open files, completed on the reader's own threads.
 //
-// Submit() returns at once; `done` is called exactly once for each read, on an I/O thread, in any order,
-// several at a time. Reads land in place: the caller's buffer is congruent to the file (dest % kPage ==
-// offset % kPage) and the caller owns the bytes from dest rounded down to kPage up to dest + n_bytes
-// rounded up, which O_DIRECT may overwrite. EINTR and short reads are finished by the reader; a file
-// that ends early is kIo naming path and offset.
+// Submit() returns at once; `done` is called exactly once for each read, on an I/O thread, in any
+// order, several at a time. Reads land in place: the caller's buffer is congruent to the file (dest
+// % kPage == offset % kPage) and the caller owns the bytes from dest rounded down to kPage up to
+// dest + n_bytes rounded up, which O_DIRECT may overwrite. EINTR and short reads are finished by
+// the reader; a file that ends early is kIo naming path and offset.
 //
 // Thread-safe: any method from any thread; `done` may Submit, but not Drain. The destructor drops
 // background reads that have not started and waits for the rest.
@@ -25,24 +25,27 @@ namespace remoe {
 constexpr uint64_t kPage = 4096;
 
 struct Read {
-  int file = 0;          // index into the reader's files
-  uint64_t offset = 0;   // bytes
+  int file = 0;         // index into the reader's files
+  uint64_t offset = 0;  // bytes
   uint64_t n_bytes = 0;
   uint8_t* dest = nullptr;
-  uint64_t tag = 0;      // the caller's
+  uint64_t tag = 0;         // the caller's
   bool background = false;  // starts only while no demand read waits; see CancelBackground
 };
 
 using ReadDone = std::function<void(const Read&, const Status&)>;
 
 struct ReaderOptions {
-  std::string backend = "auto";  // "auto", "io_uring" or "pread"; a named one that is missing is an error
-  bool direct = true;            // try O_DIRECT; where the file system refuses: buffered, cache dropped behind
-  int depth = 0;                 // demand reads in flight; 0: the default of the backend
-  int background_depth = 2;      // background reads in flight, beside those
+  std::string backend =
+      "auto";  // "auto", "io_uring" or "pread"; a named one that is missing is an error
+  bool direct =
+      true;       // try O_DIRECT; where the file system refuses: buffered, cache dropped behind
+  int depth = 0;  // demand reads in flight; 0: the default of the backend
+  int background_depth = 2;        // background reads in flight, beside those
   uint64_t piece_bytes = 1 << 20;  // a longer read is shared out in pieces, a multiple of kPage
-  uint64_t proof_offset = 0;     // of the page that proves O_DIRECT, in every file; a multiple of kPage
-  FaultPlan faults;              // tests only
+  uint64_t proof_offset =
+      0;             // of the page that proves O_DIRECT, in every file; a multiple of kPage
+  FaultPlan faults;  // tests only
 };
 
 struct ReaderCounts {
@@ -50,8 +53,9 @@ struct ReaderCounts {
   uint64_t bytes = 0;         // asked for and delivered
   uint64_t device_bytes = 0;  // moved, with the rounding to pages and what was moved again
   uint64_t errors = 0;
-  uint64_t operations = 0;    // requests made of the system after joining and cutting, retries included
-  uint64_t cancelled = 0;     // background reads dropped; neither reads nor errors
+  uint64_t operations =
+      0;  // requests made of the system after joining and cutting, retries included
+  uint64_t cancelled = 0;         // background reads dropped; neither reads nor errors
   uint64_t background_bytes = 0;  // those of `bytes` that were read in the background
 };
 
@@ -63,8 +67,8 @@ class Reader {
   // Blocks until nothing is in flight or queued, and every `done` has returned.
   virtual void Drain() = 0;
   // Drops what background reads have not started, and returns the number of reads that this ends.
-  // `done` is called with kCancelled: by the calling thread, before this returns, for a read of which
-  // nothing has started; by an I/O thread, later, for one that is half in flight.
+  // `done` is called with kCancelled: by the calling thread, before this returns, for a read of
+  // which nothing has started; by an I/O thread, later, for one that is half in flight.
   virtual int CancelBackground() = 0;
   // Turns the background reads with this tag into demand reads: now somebody waits for them.
   virtual void Promote(uint64_t tag) = 0;
@@ -81,7 +85,8 @@ class Reader {
   virtual std::vector<std::string> notes() const = 0;
 };
 
-// Opens `paths` and starts the reader. Fails with kIo naming the path that cannot be opened or read.
+// Opens `paths` and starts the reader. Fails with kIo naming the path that cannot be opened or
+// read.
 Result<std::unique_ptr<Reader>> OpenReader(const std::vector<std::string>& paths,
                                            const ReaderOptions& options);
 

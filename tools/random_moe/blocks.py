@@ -110,9 +110,10 @@ def _blocks(
     words = rng.integers(0, 2**64, size=(n_bytes + 7) // 8, dtype=np.uint64)
     data = words.view(np.uint8)[:n_bytes].reshape(n_blocks, block_bytes)
     if quant == Q.MXFP4:
-        # Two neighbouring exponents around the wanted scale; 4/3 puts their rms there.
-        exponent = MXFP4_BIAS + int(np.round(np.log2(scale * 4 / 3)))
-        data[:, 0] = exponent - (data[:, 0] & 1)
+        # Two neighbouring exponents, mixed so that the mean square comes out as asked.
+        low = np.floor(np.log2(scale))
+        share = ((scale / 2**low) ** 2 - 1) / 3
+        data[:, 0] = MXFP4_BIAS + int(low) + (rng.random(n_blocks) < share)
         return data.reshape(-1)
     block = BLOCKS[quant]
     scales = rng.uniform(0.75, 1.25, n_blocks).astype(np.float32) * np.float32(scale)

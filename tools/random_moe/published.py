@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from gguf import Keys
 
-from .architectures import Value
+from .layout import Value
 from .shape import Shape
 
 

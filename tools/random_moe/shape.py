@@ -39,7 +39,12 @@ class Shape:
     n_group_used: int = 0
     weights_scale: float = 1.0
     weights_norm: bool = False
-    # Short convolutions (lfm2moe): the attention layers among them
+    n_chunk: int = 2  # experts that share one small expert (grovemoe)
+    # Layers without attention (lfm2moe, qwen3next, nemotron_h_moe): those that have it, and sizes
     attention_layers: tuple[int, ...] = ()
     n_conv: int = 3
+    ssm_inner: int = 0  # 0: twice the embedding
+    ssm_state: int = 32
+    ssm_heads: int = 4
+    ssm_groups: int = 2
     tied_output: bool = False

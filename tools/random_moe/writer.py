@@ -13,7 +13,7 @@ import numpy as np
 from gguf import GGMLQuantizationType, GGUFWriter, Keys
 
 from . import blocks
-from .architectures import Layout, Tensor, Value
+from .layout import Layout, Tensor, Value
 from .vocabulary import CHAT_TEMPLATE, vocabulary
 
 Formats: TypeAlias = Mapping[str, GGMLQuantizationType]
