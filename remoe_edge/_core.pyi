@@ -5,7 +5,7 @@ from typing import Any, final
 # --- gguf -----------------------------------------------------------------------------------------
 
 def type_traits(ggml_type: int) -> tuple[str, int, int] | None:
-    """Return a ggml type's name, weights per block and bytes per block; None for an unknown type."""
+    """Return a ggml type's name, weights and bytes per block; None for an unknown type."""
 
 @final
 class Tensor:
@@ -30,7 +30,7 @@ class Tensor:
 
 @final
 class ExpertMatrix:
-    """One matrix of a layer's experts; expert e lies at `offset + e * expert_bytes` of its shard."""
+    """One matrix of a layer's experts; expert e is at `offset + e * expert_bytes` of its shard."""
 
     @property
     def matrix(self) -> str:
@@ -66,8 +66,8 @@ class ModelFile:
     def open(path: str | os.PathLike[str]) -> ModelFile:
         """Read and check the headers of a GGUF or, given the first shard, of all shards.
 
-        Raises ModelError for a damaged or hostile file, UnsupportedError for a version or byte order
-        that cannot be read, InputError for something that is no file, ReadError from storage.
+        Raises ModelError for a damaged or hostile file, UnsupportedError for a version or byte
+        order that cannot be read, InputError for something that is no file, ReadError from storage.
         """
 
     @property

@@ -10,6 +10,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -82,15 +83,15 @@ class TemporaryFolder {
     std::FILE* file = std::fopen(path.c_str(), "wb");
     std::fwrite(bytes.data(), 1, bytes.size(), file);
     std::fclose(file);
-    files_.push_back(path);
+    files_.insert(path);
     return path;
   }
   const std::string& path() const { return path_; }
-  void Adopt(const std::string& path) { files_.push_back(path); }  // removed at the end too
+  void Adopt(const std::string& path) { files_.insert(path); }  // removed at the end too
 
  private:
   std::string path_;
-  std::vector<std::string> files_;
+  std::set<std::string> files_;
 };
 
 }  // namespace remoe::testing
