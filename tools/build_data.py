@@ -44,6 +44,11 @@ def main() -> None:
     parser.add_argument("--chat-length", type=int, default=1025)
     parser.add_argument("--generated", type=int, default=1500, help="problems per generator")
     parser.add_argument("--code-bytes", type=int, default=70_000_000)
+    parser.add_argument("--domain-bytes", type=int, nargs="*", default=[],
+                        help=f"keep at most this much training text of {', '.join(DOMAINS)}")
+    parser.add_argument("--heldout-bytes", type=int, default=700_000, help="at most, per domain")
+    parser.add_argument("--chat-scale", type=float, default=1.0, help="times the conversations")
+    parser.add_argument("--tokenizer", type=Path, help="take this one instead of training it")
     args = parser.parse_args()
     started = time.monotonic()
 
@@ -59,16 +64,22 @@ def main() -> None:
     for domain in DOMAINS:
         rng.shuffle(train[domain])
         rng.shuffle(held[domain])
-    say("training the tokenizer")
-    sample = [d.text[:60_000] for domain in DOMAINS for d in _first_bytes(train[domain], 5_000_000)]
-    tokenizer = train_bpe(sample, args.vocab)
+        held[domain] = _first_bytes(held[domain], args.heldout_bytes)
+    for domain, limit in zip(DOMAINS, args.domain_bytes, strict=False):
+        train[domain] = _first_bytes(train[domain], limit)
+    if args.tokenizer:
+        tokenizer = Tokenizer.from_file(str(args.tokenizer))
+    else:
+        say("training the tokenizer")
+        sample = [d.text[:60_000] for x in DOMAINS for d in _first_bytes(train[x], 5_000_000)]
+        tokenizer = train_bpe(sample, args.vocab)
     tokenizer.save(str(args.work / "tokenizer.json"))
 
     report: dict[str, dict[str, int]] = {}
     for domain, row in _write_domains(args.work, tokenizer, train, held):
         report[domain] = row
         say(f"{domain}: {row}")
-    rows = _write_chat(args.work, tokenizer, train, talks, args.chat_length)
+    rows = _write_chat(args, tokenizer, train, talks)
     say(f"chat: {rows}")
     outputs = {
         p.relative_to(args.work).as_posix(): sha256(p)
@@ -192,13 +203,15 @@ def _write_text(path: Path, documents: list[Document]) -> None:
 
 
 def _write_chat(
-    work: Path, tokenizer: Tokenizer, train: dict[str, list[Document]],
-    talks: dict[str, list[Conversation]], length: int,
+    args: argparse.Namespace, tokenizer: Tokenizer, train: dict[str, list[Document]],
+    talks: dict[str, list[Conversation]],
 ) -> dict[str, int]:
     """Write packed ChatML rows: conversations whose documents are on the training side."""
     rng = random.Random(20)
     limits = {"dictionary": 30_000, "docs": 25_000, "code": 15_000, "prose": 12_000,
               "passages": 20_000, "problems": 30_000, "dialogue": 30_000}
+    limits = {k: int(v * args.chat_scale) for k, v in limits.items()}
+    length = args.chat_length
     chosen: list[Conversation] = []
     counts: dict[str, int] = {}
     kept = {d: {x.key for x in train[d]} for d in talks}
@@ -219,7 +232,7 @@ def _write_chat(
         for talk in chosen
     ]
     rows = pack_rows(encoded, length, tokenizer.token_to_id(END_OF_TEXT))
-    rows.astype("<u2").tofile(work / "chat.bin")
+    rows.astype("<u2").tofile(args.work / "chat.bin")
     return {**counts, "rows": len(rows), "row_length": length, "tokens": int(rows.size),
             "tokens_with_loss": int((rows < 1 << 15).sum())}
 

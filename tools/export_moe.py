@@ -41,6 +41,9 @@ def main() -> None:
     if args.untrained:
         model = MoeModel(MoeConfig())
         model.start(20)
+        for p_name, parameter in model.named_parameters():  # no zeros: bytes as real ones
+            if parameter.dim() >= 2:
+                torch.nn.init.normal_(parameter, 0.0, parameter.shape[-1] ** -0.5)
     else:
         model = load_model(args.checkpoint)
     args.out.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,8 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from moe.bigram_start import bigram_counts, start_from_bigrams
 from moe.batches import Mixture, Stream
 from moe.config import MoeConfig
 from moe.evaluate import evaluate, token_bytes
@@ -31,7 +34,6 @@ from moe.schedule import Schedule
 # Shares of every batch. Small domains are seen more often than their size alone would ask.
 BASE_SHARES = {"passages": 0.25, "docs": 0.18, "code": 0.15, "prose": 0.14,
                "dictionary": 0.09, "problems": 0.06, "dialogue": 0.13}
-CHAT_SHARE = 0.75  # of the dialogue stage; the rest is base text, so that English stays
 
 
 def parse() -> argparse.Namespace:
@@ -44,6 +46,7 @@ def parse() -> argparse.Namespace:
     p.add_argument("--steps", type=int, help="end after this many steps of the stage")
     p.add_argument("--plan-seconds", type=float, help="seconds from now until the rate is down")
     p.add_argument("--max-seconds", type=float, help="checkpoint and leave after this long")
+    p.add_argument("--save-seconds", type=float, default=240, help="between checkpoints")
     p.add_argument("--rows", type=int, default=128, help="sequences per step")
     p.add_argument("--micro-rows", type=int, default=128, help="sequences per pass")
     p.add_argument("--lr", type=float, default=3e-3, help="AdamW: embeddings, output, norms, routers")
@@ -51,7 +54,11 @@ def parse() -> argparse.Namespace:
     p.add_argument("--warmup", type=int, default=150)
     p.add_argument("--decay-share", type=float, default=0.35)
     p.add_argument("--balance", type=float, default=0.005, help="weight of the balance loss")
-    p.add_argument("--capacity-factor", type=float, default=1.5)
+    p.add_argument("--capacity-factor", type=float, help="0: drop nothing; default 1.5 on cuda, 0 on cpu")
+    p.add_argument("--length", type=int, help="tokens per sequence; default the model's context")
+    p.add_argument("--threads", type=int, default=2, help="cpu: batches halves side by side")
+    p.add_argument("--bigram-steps", type=int, default=400, help="0: start embeddings at random")
+    p.add_argument("--chat-share", type=float, help="chat rows in a batch; default 0 base, 0.75 chat")
     p.add_argument("--seed", type=int, default=20)
     p.add_argument("--no-compile", action="store_true")
     p.add_argument("--eval-tokens", type=int, default=200_000, help="per domain, at the end")
@@ -62,6 +69,10 @@ def parse() -> argparse.Namespace:
     args = p.parse_args()
     if args.steps is None and args.plan_seconds is None:
         p.error("give --steps or --plan-seconds")
+    if args.capacity_factor is None:
+        args.capacity_factor = 1.5 if args.device == "cuda" else 0.0
+    if args.chat_share is None:
+        args.chat_share = 0.75 if args.stage == "chat" else 0.0
     return args
 
 
@@ -71,21 +82,27 @@ def say(text: str) -> None:
 
 
 class Step:
-    """Forward and backward of one batch, compiled where that works, halved where it must."""
+    """Forward and backward of one batch.
 
-    def __init__(self, model: MoeModel, args: argparse.Namespace, device: torch.device) -> None:
+    On a GPU: bfloat16, compiled where that works, in smaller passes where memory asks for it.
+    On a CPU: float32, one single-threaded pass per thread, for small kernels scale badly.
+    """
+
+    def __init__(
+        self, model: MoeModel, args: argparse.Namespace, device: torch.device,
+        pool: ThreadPoolExecutor | None,
+    ) -> None:
         self.model, self.device = model, device
         self.capacity, self.balance = args.capacity_factor, args.balance
         self.micro = min(args.micro_rows, args.rows)
-        self.run = self._forward
-        if device.type == "cuda" and not args.no_compile:
-            self.run = torch.compile(self._forward)
-            self.compiled = True
-        else:
-            self.compiled = False
+        self.compiled = device.type == "cuda" and not args.no_compile
+        self.run = torch.compile(self._forward) if self.compiled else self._forward
+        self.pool = pool
+        if pool is not None:
+            self.micro = min(self.micro, -(-args.rows // args.threads))
 
     def _forward(self, ids: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             hidden, loads = self.model(ids, self.capacity)
             logits = self.model.output(hidden)
         loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=-100)
@@ -113,31 +130,48 @@ class Step:
             torch.cuda.empty_cache()
 
     def _accumulate(self, ids: Tensor, targets: Tensor) -> Tensor:
-        total = torch.zeros(3, device=self.device)
+        parameters = list(self.model.parameters())
         weights = (targets != -100).float().sum()
-        for first in range(0, len(ids), self.micro):
+
+        def one_pass(first: int) -> tuple[tuple[Tensor, ...], Tensor]:
             part = slice(first, first + self.micro)
             loss, balance, dropped = self.run(ids[part], targets[part])
             share = (targets[part] != -100).float().sum() / weights
-            (loss * share + balance * (self.balance * self.micro / len(ids))).backward()
-            total += torch.stack([loss.detach() * share, balance.detach() * self.micro / len(ids),
-                                  dropped * self.micro / len(ids)])
-        return total
+            even = len(ids[part]) / len(ids)
+            total = loss * share + balance * (self.balance * even)
+            figures = torch.stack([loss.detach() * share, balance.detach() * even, dropped * even])
+            return torch.autograd.grad(total, parameters), figures
+
+        starts = range(0, len(ids), self.micro)
+        # In order of the passes, whichever thread ends first: sums repeat bit by bit.
+        results = self.pool.map(one_pass, starts) if self.pool else map(one_pass, starts)
+        summed = torch.zeros(3, device=self.device)
+        for gradients, figures in results:
+            summed += figures
+            for p, g in zip(parameters, gradients, strict=True):
+                p.grad = g if p.grad is None else p.grad.add_(g)
+        return summed
 
 
 def mixture(args: argparse.Namespace, config: MoeConfig, device: torch.device) -> Mixture:
     """Open the streams of the stage."""
-    base = [
-        (Stream(args.data / "train" / f"{d}.bin", config.context, device, False, args.seed), share)
-        for d, share in BASE_SHARES.items()
-        if (args.data / "train" / f"{d}.bin").exists()
+    length = args.length or config.context
+    parts = [
+        (Stream(path, length, device, False, args.seed), share * (1 - args.chat_share))
+        for path, share in base_streams(args.data).items()
     ]
-    if args.stage == "base":
-        return Mixture(base, args.rows)
-    chat = Stream(args.data / "chat.bin", config.context, device, True, args.seed)
-    total = sum(share for _, share in base)
-    parts = [(s, share / total * (1 - CHAT_SHARE)) for s, share in base]
-    return Mixture([(chat, CHAT_SHARE), *parts], args.rows)
+    if args.chat_share:
+        chat = Stream(args.data / "chat.bin", length, device, True, args.seed, config.context + 1)
+        parts.append((chat, args.chat_share))
+    return Mixture(parts, args.rows)
+
+
+def base_streams(data: Path) -> dict[Path, float]:
+    """Return the base streams and their shares, which add up to 1."""
+    found = {data / "train" / f"{d}.bin": s for d, s in BASE_SHARES.items()}
+    found = {p: s for p, s in found.items() if p.exists()}
+    total = sum(found.values())
+    return {p: s / total for p, s in found.items()}
 
 
 def main() -> None:
@@ -160,7 +194,14 @@ def main() -> None:
     model = MoeModel(config)
     model.start(args.seed)
     model.to(device)
-    optimiser = Optimiser(model, args.lr, args.muon_lr)
+    if not state and args.bigram_steps:
+        counts = bigram_counts(base_streams(args.data), config.vocab)
+        loss = start_from_bigrams(model, counts, args.bigram_steps, seed=args.seed)
+        say(f"bigram start: {loss:.3f} nats per token")
+    pool = None
+    if device.type == "cpu":
+        pool = ThreadPoolExecutor(args.threads, initializer=lambda: torch.set_num_threads(1))
+    optimiser = Optimiser(model, args.lr, args.muon_lr, pool=pool)
     step, history = 0, []
     schedule = Schedule(args.warmup, args.steps or 10**9, args.decay_share)
     if state:
@@ -173,13 +214,20 @@ def main() -> None:
                 schedule.total = state["total"]
         say(f"{previous}: going on from step {step}")
     size = sum(p.numel() for p in model.parameters())
-    say(f"{size / 1e6:.1f}M parameters, {args.device}, {args.rows} x {config.context} tokens a step")
+    say(f"{size / 1e6:.1f}M parameters, {args.device}, {args.rows} x {args.length or config.context} tokens a step")
 
-    run = _train(args, config, model, optimiser, schedule, step, history, started, device)
-    torch.save({"config": asdict(config), "model": model.state_dict(), "optimiser": optimiser.state_dict(),
-                "step": run["step"], "total": schedule.total, "history": history}, checkpoint)
-    config.save(args.out / "config.json")
-    (args.out / "history.json").write_text(json.dumps(history) + "\n")
+    def save(at: int) -> None:
+        fresh = checkpoint.with_suffix(".new")
+        torch.save({"config": asdict(config), "model": model.state_dict(),
+                    "optimiser": optimiser.state_dict(), "step": at, "total": schedule.total,
+                    "history": history}, fresh)
+        fresh.replace(checkpoint)  # whole or not at all
+        config.save(args.out / "config.json")
+        (args.out / "history.json").write_text(json.dumps(history) + "\n")
+
+    forward_backward = Step(model, args, device, pool)
+    run = _train(args, config, forward_backward, optimiser, schedule, step, history, started, device, save)
+    save(int(run["step"]))
     _draw(history, args.out / "loss.png")
     say(f"{checkpoint}: step {run['step']} of {schedule.total}, {run['tokens_per_s']:.0f} tokens/s")
     if not args.no_eval:
@@ -193,15 +241,17 @@ def main() -> None:
 
 
 def _train(
-    args: argparse.Namespace, config: MoeConfig, model: MoeModel, optimiser: Optimiser,
+    args: argparse.Namespace, config: MoeConfig, forward_backward: Step, optimiser: Optimiser,
     schedule: Schedule, step: int, history: list[dict[str, float]], started: float, device: torch.device,
+    save: Callable[[int], None],
 ) -> dict[str, float]:
     from rich.console import Console
     from rich.progress import Progress, TimeElapsedColumn
 
     data = mixture(args, config, device)
-    forward_backward = Step(model, args, device)
-    tokens = args.rows * config.context
+    saved = started
+    tokens = args.rows * (args.length or config.context)
+    tokens_before = history[-1]["tokens"] if history else 0
     pace: tuple[int, float] | None = None  # step and time from which speed is measured
     speed = 0.0
     console = Console(stderr=True)
@@ -227,12 +277,15 @@ def _train(
                 if args.plan_seconds and not schedule.in_decay(step):
                     schedule.total = step + max(1, int((args.plan_seconds - elapsed) / seconds))
             history.append({"stage": args.stage, "step": step, "loss": loss, "balance": balance,
-                            "dropped": dropped, "lr": scale, "tokens": step * tokens, "seconds": elapsed})
+                            "dropped": dropped, "lr": scale, "tokens": tokens_before + (step - first) * tokens, "seconds": elapsed})
             if step % (args.log_every * 5) == 0 or step - first <= args.log_every:
                 say(f"{args.stage} {step}/{schedule.total} loss {loss:.4f} balance {balance:.3f} "
                     f"dropped {dropped:.4f} rate {scale:.3f} {speed / 1e3:.1f}k tokens/s {elapsed:.0f} s")
             if loss != loss:
                 sys.exit(f"step {step}: the loss is not a number; lower --lr and --muon-lr")
+            if time.monotonic() - saved > args.save_seconds:
+                save(step)
+                saved = time.monotonic()
             if args.max_seconds and elapsed > args.max_seconds:
                 break
     return {"step": step, "tokens_per_s": speed}
@@ -245,12 +298,10 @@ def _draw(history: list[dict[str, float]], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(7, 4))
-    offset = 0.0
     for stage in ("base", "chat"):
         rows = [h for h in history if h["stage"] == stage]
         if rows:
-            axes.plot([(offset + h["tokens"]) / 1e6 for h in rows], [h["loss"] for h in rows], label=stage)
-            offset += rows[-1]["tokens"]
+            axes.plot([h["tokens"] / 1e6 for h in rows], [h["loss"] for h in rows], label=stage)
     axes.set_xlabel("million tokens")
     axes.set_ylabel("training loss, nats per token")
     axes.set_ylim(top=min(6.0, max(h["loss"] for h in history)) if history else None)

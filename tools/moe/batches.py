@@ -14,10 +14,14 @@ TOKEN_MASK = (1 << 15) - 1
 class Stream:
     """One token stream kept on the device, cut into windows in a new order every epoch."""
 
-    def __init__(self, path: Path, length: int, device: torch.device, rows: bool, seed: int) -> None:
+    def __init__(
+        self, path: Path, length: int, device: torch.device, rows: bool, seed: int, row_length: int = 0
+    ) -> None:
         data = np.fromfile(path, dtype="<u2").view(np.int16)
-        if rows:  # packed rows: windows must start where rows start
-            self.windows = len(data) // (length + 1)
+        self.row_length = row_length
+        if rows:  # packed rows: windows start where rows start, and every `length` after
+            self.per_row = (row_length - 1) // length
+            self.windows = len(data) // row_length * self.per_row
         else:
             self.windows = (len(data) - length - 1) // length
         if self.windows < 1:
@@ -40,7 +44,8 @@ class Stream:
             rng = np.random.default_rng((self.seed, epoch))
             order = rng.permutation(self.windows)
             if self.rows:
-                starts = order * (self.length + 1)
+                row, part = np.divmod(order, self.per_row)
+                starts = row * self.row_length + part * self.length
             else:
                 # A new phase each epoch, so that windows are not cut at the same places.
                 starts = order * self.length + int(rng.integers(0, self.length))
@@ -50,29 +55,34 @@ class Stream:
 
 
 class Mixture:
-    """Streams drawn in fixed shares, every batch mixing all of them."""
+    """Streams drawn in fixed shares: every batch mixes them, and so does every stretch of rows."""
 
     def __init__(self, streams: list[tuple[Stream, float]], rows_per_batch: int) -> None:
-        total = sum(share for _, share in streams)
+        shares = np.array([share for _, share in streams])
         self.streams = [s for s, _ in streams]
-        self.ends = np.cumsum([share / total for _, share in streams])
+        self.ends = np.cumsum(shares / shares.sum())
         self.rows = rows_per_batch
-        if min(share / total for _, share in streams) * rows_per_batch < 1:
-            raise ValueError(f"{rows_per_batch} rows per batch are too few for the smallest share")
+        self._given = (0, np.zeros(len(streams), dtype=np.int64))  # rows so far, by stream
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Return (inputs, targets), each [rows, length] int64; targets without loss are -100."""
-        low = np.round(np.concatenate([[0.0], self.ends]) * self.rows * step)
-        high = np.round(np.concatenate([[0.0], self.ends]) * self.rows * (step + 1))
-        parts = []
-        taken = (high - low).astype(np.int64)
-        counts = np.diff(taken)
-        for i, stream in enumerate(self.streams):
-            # Windows this stream gave before this step, from the same rounding.
-            before = int(low[i + 1] - low[i])
-            if counts[i]:
-                parts.append(stream.take(before, int(counts[i])))
-        windows = torch.cat(parts).long() & 0xFFFF
+        first = step * self.rows
+        if self._given[0] != first:
+            self._given = (first, self._counts(0, first))
+        before = self._given[1]
+        counts = self._counts(first, first + self.rows)
+        self._given = (first + self.rows, before + counts)
+        windows = torch.cat([
+            stream.take(int(b), int(n))
+            for stream, b, n in zip(self.streams, before, counts, strict=True) if n
+        ])
+        windows = windows.long() & 0xFFFF
         ids = windows & TOKEN_MASK
         targets = torch.where(windows[:, 1:] > TOKEN_MASK, -100, ids[:, 1:])
         return ids[:, :-1].contiguous(), targets
+
+    def _counts(self, low: int, high: int) -> np.ndarray:
+        """Count each stream's rows among rows low .. high, dealt by the golden ratio."""
+        place = (np.arange(low, high) * 0.6180339887498949 + 0.5) % 1.0
+        which = np.minimum(np.searchsorted(self.ends, place, side="right"), len(self.ends) - 1)
+        return np.bincount(which, minlength=len(self.streams))

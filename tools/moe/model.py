@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .config import MoeConfig
 from .dispatch import FromSlots, ToSlots, plan
+from .sorted_experts import SortedExperts
 
 
 class RouterLoad(NamedTuple):
@@ -29,9 +30,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        h = x.float()
-        h = h * torch.rsqrt(h.pow(2).mean(-1, keepdim=True) + self.eps)
-        return (h * self.weight.float()).to(x.dtype)
+        return F.rms_norm(x.float(), x.shape[-1:], self.weight.float(), self.eps).to(x.dtype)
 
 
 def rope_table(config: MoeConfig, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -94,6 +93,11 @@ class Experts(nn.Module):
             probs = F.linear(x.float(), self.router.weight.float()).softmax(-1)
         weight, chosen = probs.topk(c.top_k, dim=-1)
         weight = weight / weight.sum(-1, keepdim=True)
+        if x.device.type == "cpu" and not capacity_factor:
+            counts = torch.bincount(chosen.reshape(-1), minlength=c.experts)
+            out = SortedExperts.apply(x, weight, chosen, self.gate, self.up, self.down)
+            balance = c.experts * (counts.float() / chosen.numel() * probs.mean(0)).sum()
+            return out, RouterLoad(balance, x.new_zeros(()), counts)
         if capacity_factor:
             capacity = -(-int(tokens * c.top_k * capacity_factor) // (c.experts * 32)) * 32
         else:
@@ -148,15 +152,16 @@ class MoeModel(nn.Module):
         self.register_buffer("sin", sin, persistent=False)
 
     def start(self, seed: int) -> None:
-        """Draw fresh weights: normal, smaller where a matrix writes into the stream."""
+        """Draw fresh weights; what writes into the stream starts silent, at zero."""
         generator = torch.Generator().manual_seed(seed)
-        into_stream = (2 * self.config.layers) ** -0.5
         for name, p in self.named_parameters():
             if p.dim() == 1:
                 continue
-            scale = 0.02 if name.startswith(("embed", "output")) else p.shape[-1] ** -0.5
+            scale = 0.02 if name.startswith("output") else p.shape[-1] ** -0.5
+            if name.startswith("embed"):
+                scale = 1.0
             if name.endswith(("attention.o.weight", "experts.down")):
-                scale *= into_stream
+                scale = 0.0
             with torch.no_grad():
                 p.copy_(torch.randn(p.shape, generator=generator) * scale)
 
@@ -172,6 +177,21 @@ class MoeModel(nn.Module):
             x, load = block(x, cos, sin, capacity_factor)
             loads.append(load)
         return self.norm(x), loads
+
+    @torch.no_grad()
+    def routes(self, ids: Tensor) -> list[Tensor]:
+        """Return each layer's chosen experts, [tokens, k], best first."""
+        found: list[Tensor] = []
+
+        def note(module: nn.Module, args: tuple[Tensor, ...], out: object) -> None:
+            logits = F.linear(args[0].float(), module.router.weight.float())
+            found.append(logits.topk(self.config.top_k, dim=-1).indices)
+
+        hooks = [block.experts.register_forward_hook(note) for block in self.blocks]
+        self(ids)
+        for hook in hooks:
+            hook.remove()
+        return found
 
     def logits(self, ids: Tensor) -> Tensor:
         """Return float32 logits [batch, length, vocab], no pair dropped."""

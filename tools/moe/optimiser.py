@@ -8,13 +8,14 @@ orthogonalised matrix by matrix, in one batch.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 
-def orthogonalised(g: Tensor, steps: int = 5) -> Tensor:
+def orthogonalised(g: Tensor, steps: int = 4) -> Tensor:
     """Return roughly U V^T of each matrix of g = U S V^T; g is [..., rows, columns]."""
     a, b, c = 3.4445, -4.7750, 2.0315
     x = g.bfloat16() if g.is_cuda else g.float()
@@ -32,8 +33,10 @@ class Optimiser:
     """Steps a model's parameters; `lr` is multiplied by `scale` at every step."""
 
     def __init__(
-        self, model: nn.Module, lr: float, muon_lr: float, decay: float = 0.1, momentum: float = 0.95
+        self, model: nn.Module, lr: float, muon_lr: float, decay: float = 0.1, momentum: float = 0.95,
+        pool: ThreadPoolExecutor | None = None,
     ) -> None:
+        self.pool = pool
         self.muon_lr, self.decay, self.momentum = muon_lr, decay, momentum
         named = dict(model.named_parameters())
         self.matrices = {
@@ -59,25 +62,36 @@ class Optimiser:
             group["lr"] = self.lr * scale
         self.adam.step()
         lr = self.muon_lr * scale
-        # Equal shapes go through one batched orthogonalisation: fewer, larger kernels.
-        by_shape: dict[tuple[int, ...], list[str]] = {}
-        for name, p in self.matrices.items():
-            by_shape.setdefault(tuple(p.shape), []).append(name)
-        for shape, names in by_shape.items():
-            directions = []
-            for name in names:
-                g = self.matrices[name].grad
-                assert g is not None
-                buffer = self.buffers[name]
-                buffer.lerp_(g.to(buffer.dtype), 1 - self.momentum)
-                directions.append(g.lerp(buffer.to(g.dtype), self.momentum))
-            update = orthogonalised(torch.stack(directions))
-            factor = 0.2 * max(shape[-2], shape[-1]) ** 0.5
-            for name, u in zip(names, update, strict=True):
-                p = self.matrices[name]
-                p.mul_(1 - lr * self.decay)
-                p.add_(u.to(p.dtype), alpha=-lr * factor)
+        if self.pool is not None:
+            list(self.pool.map(lambda name: self._muon([name], lr), self.matrices))
+        else:
+            # Equal shapes go through one batched orthogonalisation: fewer, larger kernels.
+            by_shape: dict[tuple[int, ...], list[str]] = {}
+            for name, p in self.matrices.items():
+                by_shape.setdefault(tuple(p.shape), []).append(name)
+            for names in by_shape.values():
+                self._muon(names, lr)
         self.zero_grad()
+
+    @torch.no_grad()
+    def _muon(self, names: list[str], lr: float) -> None:
+        parameters = [self.matrices[name] for name in names]
+        shape = parameters[0].shape
+        factor = 0.2 * max(shape[-2], shape[-1]) ** 0.5
+        directions = []
+        for name, p in zip(names, parameters, strict=True):
+            assert p.grad is not None
+            buffer = self.buffers[name]
+            buffer.lerp_(p.grad, 1 - self.momentum)
+            directions.append(p.grad.lerp_(buffer, self.momentum))
+        if len(directions) == 1:  # on a CPU, a few matrices at a time stay in cache
+            pieces = directions[0].split(16) if directions[0].dim() == 3 else [directions[0]]
+            update = [torch.cat([orthogonalised(piece) for piece in pieces])]
+        else:
+            update = list(orthogonalised(torch.stack(directions)))
+        for p, u in zip(parameters, update, strict=True):
+            p.mul_(1 - lr * self.decay)
+            p.add_(u.to(p.dtype), alpha=-lr * factor)
 
     def zero_grad(self) -> None:
         """Forget all gradients."""
