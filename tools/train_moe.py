@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -53,11 +54,13 @@ def parse() -> argparse.Namespace:
     p.add_argument("--muon-lr", type=float, default=5e-3, help="Muon: attention and experts")
     p.add_argument("--warmup", type=int, default=150)
     p.add_argument("--decay-share", type=float, default=0.35)
+    p.add_argument("--active-layers", type=int, help="train only the first layers, the rest silent; "
+                   "grow by resuming with more")
     p.add_argument("--balance", type=float, default=0.005, help="weight of the balance loss")
     p.add_argument("--capacity-factor", type=float, help="0: drop nothing; default 1.5 on cuda, 0 on cpu")
     p.add_argument("--length", type=int, help="tokens per sequence; default the model's context")
     p.add_argument("--threads", type=int, default=2, help="cpu: batches halves side by side")
-    p.add_argument("--bigram-steps", type=int, default=400, help="0: start embeddings at random")
+    p.add_argument("--bigram-steps", type=int, default=200, help="0: start embeddings at random")
     p.add_argument("--chat-share", type=float, help="chat rows in a batch; default 0 base, 0.75 chat")
     p.add_argument("--seed", type=int, default=20)
     p.add_argument("--no-compile", action="store_true")
@@ -140,7 +143,7 @@ class Step:
             even = len(ids[part]) / len(ids)
             total = loss * share + balance * (self.balance * even)
             figures = torch.stack([loss.detach() * share, balance.detach() * even, dropped * even])
-            return torch.autograd.grad(total, parameters), figures
+            return torch.autograd.grad(total, parameters, allow_unused=True), figures
 
         starts = range(0, len(ids), self.micro)
         # In order of the passes, whichever thread ends first: sums repeat bit by bit.
@@ -149,6 +152,8 @@ class Step:
         for gradients, figures in results:
             summed += figures
             for p, g in zip(parameters, gradients, strict=True):
+                if g is None:  # a layer that does not take part yet
+                    continue
                 p.grad = g if p.grad is None else p.grad.add_(g)
         return summed
 
@@ -198,6 +203,7 @@ def main() -> None:
         counts = bigram_counts(base_streams(args.data), config.vocab)
         loss = start_from_bigrams(model, counts, args.bigram_steps, seed=args.seed)
         say(f"bigram start: {loss:.3f} nats per token")
+    model.active = args.active_layers or config.layers
     pool = None
     if device.type == "cpu":
         pool = ThreadPoolExecutor(args.threads, initializer=lambda: torch.set_num_threads(1))
@@ -225,6 +231,7 @@ def main() -> None:
         config.save(args.out / "config.json")
         (args.out / "history.json").write_text(json.dumps(history) + "\n")
 
+    model.train()
     forward_backward = Step(model, args, device, pool)
     run = _train(args, config, forward_backward, optimiser, schedule, step, history, started, device, save)
     save(int(run["step"]))
@@ -232,6 +239,7 @@ def main() -> None:
     say(f"{checkpoint}: step {run['step']} of {schedule.total}, {run['tokens_per_s']:.0f} tokens/s")
     if not args.no_eval:
         model.eval()
+        model.active = config.layers
         sizes = token_bytes(args.data / "tokenizer.json")
         for path in sorted((args.data / "heldout").glob("*.bin")):
             r = evaluate(model, path, sizes, device, args.eval_tokens, autocast=device.type == "cuda")
@@ -281,7 +289,7 @@ def _train(
             if step % (args.log_every * 5) == 0 or step - first <= args.log_every:
                 say(f"{args.stage} {step}/{schedule.total} loss {loss:.4f} balance {balance:.3f} "
                     f"dropped {dropped:.4f} rate {scale:.3f} {speed / 1e3:.1f}k tokens/s {elapsed:.0f} s")
-            if loss != loss:
+            if math.isnan(loss):
                 sys.exit(f"step {step}: the loss is not a number; lower --lr and --muon-lr")
             if time.monotonic() - saved > args.save_seconds:
                 save(step)

@@ -30,7 +30,7 @@ def bigram_counts(streams: dict[Path, float], vocab: int) -> Tensor:
 
 
 def start_from_bigrams(
-    model: MoeModel, counts: Tensor, steps: int = 400, rows: int = 512, seed: int = 20
+    model: MoeModel, counts: Tensor, steps: int = 200, rows: int = 512, seed: int = 20
 ) -> float:
     """Fit embed and output to `counts`; return the last steps' mean loss in nats."""
     c = model.config

@@ -145,6 +145,7 @@ class MoeModel(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = RMSNorm(config.embed, config.norm_eps)
         self.output = nn.Linear(config.embed, config.vocab, bias=False)
+        self.active = config.layers  # later layers are skipped: exact while they are silent
         self.cos: Tensor
         self.sin: Tensor
         cos, sin = rope_table(config, 2 * config.context, torch.device("cpu"))
@@ -173,7 +174,7 @@ class MoeModel(nn.Module):
         length = ids.shape[1]
         cos, sin = self.cos[:length], self.sin[:length]
         loads = []
-        for block in self.blocks:
+        for block in self.blocks[: self.active]:
             x, load = block(x, cos, sin, capacity_factor)
             loads.append(load)
         return self.norm(x), loads

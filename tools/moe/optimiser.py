@@ -62,13 +62,14 @@ class Optimiser:
             group["lr"] = self.lr * scale
         self.adam.step()
         lr = self.muon_lr * scale
+        due = [name for name, p in self.matrices.items() if p.grad is not None]
         if self.pool is not None:
-            list(self.pool.map(lambda name: self._muon([name], lr), self.matrices))
+            list(self.pool.map(lambda name: self._muon([name], lr), due))
         else:
             # Equal shapes go through one batched orthogonalisation: fewer, larger kernels.
             by_shape: dict[tuple[int, ...], list[str]] = {}
-            for name, p in self.matrices.items():
-                by_shape.setdefault(tuple(p.shape), []).append(name)
+            for name in due:
+                by_shape.setdefault(tuple(self.matrices[name].shape), []).append(name)
             for names in by_shape.values():
                 self._muon(names, lr)
         self.zero_grad()
