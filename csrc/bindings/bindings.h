@@ -1,0 +1,22 @@
+// One register function per concept; each lives in the file of that name.
+#ifndef REMOE_BINDINGS_BINDINGS_H_
+#define REMOE_BINDINGS_BINDINGS_H_
+
+#include <pybind11/pybind11.h>
+
+#include "base/status.h"
+
+namespace remoe::bindings {
+
+void RegisterGguf(pybind11::module_& module);
+void RegisterStorage(pybind11::module_& module);
+void RegisterCache(pybind11::module_& module);
+void RegisterEngine(pybind11::module_& module);
+
+// Throws the remoe_edge.errors exception that fits the code. Returns when the status is ok.
+// REQUIRES: the GIL is held.
+void ThrowIfError(const Status& status);
+
+}  // namespace remoe::bindings
+
+#endif  // REMOE_BINDINGS_BINDINGS_H_

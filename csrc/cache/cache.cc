@@ -1,0 +1,102 @@
+#include "cache/cache.h"
+
+#include <algorithm>
+
+#include "base/format.h"
+
+namespace remoe {
+
+Cache::Cache(const Geometry& geometry, std::unique_ptr<Policy> policy)
+    : geometry_(geometry), policy_(std::move(policy)), evictable_(geometry.total()),
+      slot_of_(geometry.total(), kNoSlot) {
+  free_.reserve(geometry.n_slots);
+  event_experts_.reserve(geometry.n_experts);
+  event_next_use_.reserve(geometry.n_experts);
+  Clear();
+}
+
+void Cache::Clear() {
+  for (int id = 0; id < geometry_.total(); id++) {
+    if (slot_of_[id] == kNoSlot) continue;
+    evictable_.Remove(id);
+    policy_->OnEvict(id);
+    slot_of_[id] = kNoSlot;
+  }
+  resident_ = 0;
+  free_.clear();
+  // Lowest slots first, so that a small working set stays in few pages.
+  for (SlotId slot = geometry_.n_slots - 1; slot >= 0; slot--) free_.push_back(slot);
+}
+
+Status Cache::Begin(const Event& event, std::vector<Placement>* placements) {
+  if (event.n > geometry_.n_slots) {
+    return Status(Code::kBudgetTooSmall,
+                  Format("one step needs %d experts of layer %d at once and the cache has %d slots",
+                         event.n, event.layer, geometry_.n_slots));
+  }
+  event_ = event;
+  event_experts_.assign(event.experts, event.experts + event.n);
+  event_.experts = event_experts_.data();
+  if (event.next_use != nullptr) {
+    event_next_use_.assign(event.next_use, event.next_use + event.n);
+    event_.next_use = event_next_use_.data();
+  }
+  counts_.events++;
+  policy_->OnEvent(event);
+
+  // Pin every hit before the first victim is named: an event never evicts what it uses.
+  placements->resize(event.n);
+  for (int i = 0; i < event.n; i++) {
+    const ExpertId id = Id(event.layer, event.experts[i]);
+    Placement& placement = (*placements)[i];
+    placement = {event.experts[i], slot_of_[id], slot_of_[id] != kNoSlot};
+    if (!placement.hit) continue;
+    evictable_.Remove(id);
+    policy_->OnHit(id);
+    counts_.hits++;
+  }
+  for (Placement& placement : *placements) {
+    if (placement.hit) continue;
+    counts_.misses++;
+    const ExpertId id = Id(event.layer, placement.expert);
+    policy_->OnMiss(id);
+    if (free_.empty()) {
+      const ExpertId victim = policy_->Victim(evictable_);
+      evictable_.Remove(victim);
+      Release(victim);
+      counts_.evictions++;
+    }
+    placement.slot = free_.back();
+    free_.pop_back();
+    slot_of_[id] = placement.slot;
+    resident_++;
+    policy_->OnInsert(id);
+  }
+  event_.probs = nullptr;  // the caller's, and valid during this call only
+  return Status::Ok();
+}
+
+void Cache::Release(ExpertId id) {
+  free_.push_back(slot_of_[id]);
+  slot_of_[id] = kNoSlot;
+  resident_--;
+  policy_->OnEvict(id);
+}
+
+void Cache::Failed(uint16_t expert) {
+  const auto found = std::find(event_experts_.begin(), event_experts_.end(), expert);
+  if (found == event_experts_.end()) return;
+  if (event_.next_use != nullptr) {
+    event_next_use_.erase(event_next_use_.begin() + (found - event_experts_.begin()));
+  }
+  event_experts_.erase(found);
+  event_.n--;
+  Release(Id(event_.layer, expert));
+}
+
+void Cache::End() {
+  for (const uint16_t expert : event_experts_) evictable_.PushBack(Id(event_.layer, expert));
+  policy_->OnEventEnd(event_);
+}
+
+}  // namespace remoe

@@ -1,0 +1,3 @@
+from remoe_edge.cli import main
+
+main()
