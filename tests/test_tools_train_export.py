@@ -23,10 +23,40 @@ from moe.dispatch import plan  # noqa: E402
 from moe.model import Experts, MoeModel  # noqa: E402
 from moe.ngram import KneserNey  # noqa: E402
 
-SHAPE = ["--vocab", "300", "--embed", "64", "--layers", "2", "--heads", "2", "--kv-heads", "1",
-         "--head-dim", "32", "--experts", "8", "--top-k", "2", "--expert-ffn", "32", "--context", "32"]
-TINY = MoeConfig(vocab=300, embed=64, layers=2, heads=2, kv_heads=1, head_dim=32, experts=8,
-                 top_k=2, expert_ffn=32, context=32)
+SHAPE = [
+    "--vocab",
+    "300",
+    "--embed",
+    "64",
+    "--layers",
+    "2",
+    "--heads",
+    "2",
+    "--kv-heads",
+    "1",
+    "--head-dim",
+    "32",
+    "--experts",
+    "8",
+    "--top-k",
+    "2",
+    "--expert-ffn",
+    "32",
+    "--context",
+    "32",
+]
+TINY = MoeConfig(
+    vocab=300,
+    embed=64,
+    layers=2,
+    heads=2,
+    kv_heads=1,
+    head_dim=32,
+    experts=8,
+    top_k=2,
+    expert_ffn=32,
+    context=32,
+)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +64,25 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     (folder / "train").mkdir()
     rng = np.random.default_rng(0)
-    words = "the sea was calm and old ships lay in a harbour near stone walls of my town".split()
+    words = [
+        "the",
+        "sea",
+        "was",
+        "calm",
+        "and",
+        "old",
+        "ships",
+        "lay",
+        "in",
+        "a",
+        "harbour",
+        "near",
+        "stone",
+        "walls",
+        "of",
+        "my",
+        "town",
+    ]
     texts = [" ".join(rng.choice(words, 60)) + ". It's 12 o'clock!\n" for _ in range(60)]
     tokenizer = train_bpe(texts, 300)
     tokenizer.save(str(folder / "tokenizer.json"))
@@ -48,9 +96,27 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train(data: Path, out: Path, *more: str) -> str:
-    command = [sys.executable, str(TOOLS / "train_moe.py"), "--data", str(data), "--out", str(out),
-               "--device", "cpu", "--rows", "8", "--warmup", "1", "--log-every", "1", "--no-eval",
-               "--bigram-steps", "5", *SHAPE, *more]
+    command = [
+        sys.executable,
+        str(TOOLS / "train_moe.py"),
+        "--data",
+        str(data),
+        "--out",
+        str(out),
+        "--device",
+        "cpu",
+        "--rows",
+        "8",
+        "--warmup",
+        "1",
+        "--log-every",
+        "1",
+        "--no-eval",
+        "--bigram-steps",
+        "5",
+        *SHAPE,
+        *more,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stderr
@@ -92,7 +158,9 @@ def test_only_assistant_replies_carry_loss(data: Path) -> None:
     talk = Conversation("t", "test", (("Where is the sea?", "The sea was calm."),))
     tokens = encode_conversation(tokenizer, talk, system="Be kind.")
     kept = tokens[tokens < 1 << 15]
-    assert tokenizer.decode(kept.tolist(), skip_special_tokens=False) == "The sea was calm.<|im_end|>"
+    assert (
+        tokenizer.decode(kept.tolist(), skip_special_tokens=False) == "The sea was calm.<|im_end|>"
+    )
     whole = tokenizer.decode((tokens & 0x7FFF).tolist(), skip_special_tokens=False)
     assert whole == (
         "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nWhere is the sea?<|im_end|>\n"
@@ -142,8 +210,17 @@ def exported(data: Path, run: Path, tmp_path_factory: pytest.TempPathFactory) ->
     pytest.importorskip("gguf")
     out = tmp_path_factory.mktemp("export")
     more = ["--hf"] if _has("transformers") else []
-    command = [sys.executable, str(TOOLS / "export_moe.py"), "--checkpoint", str(run / "base.pt"),
-               "--tokenizer", str(data / "tokenizer.json"), "--out", str(out), *more]
+    command = [
+        sys.executable,
+        str(TOOLS / "export_moe.py"),
+        "--checkpoint",
+        str(run / "base.pt"),
+        "--tokenizer",
+        str(data / "tokenizer.json"),
+        "--out",
+        str(out),
+        *more,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return out
@@ -159,16 +236,25 @@ def exported_model(run: Path) -> MoeModel:
     """Return the trained model with its matrices rounded to F16, as the export rounds them."""
     state = torch.load(run / "base.pt", weights_only=True)
     model = MoeModel(MoeConfig(**state["config"]))
-    model.load_state_dict({
-        k: v if v.dim() == 1 or "router" in k else v.half().float() for k, v in state["model"].items()
-    })
+    model.load_state_dict(
+        {
+            k: v if v.dim() == 1 or "router" in k else v.half().float()
+            for k, v in state["model"].items()
+        }
+    )
     return model.eval()
 
 
 def test_llama_cpp_computes_the_trainers_logits(data: Path, run: Path, exported: Path) -> None:
     llama_cpp = pytest.importorskip("llama_cpp")
-    llama = llama_cpp.Llama(str(exported / "small-f16.gguf"), n_ctx=64, logits_all=True,
-                            n_threads=1, n_threads_batch=1, verbose=False)
+    llama = llama_cpp.Llama(
+        str(exported / "small-f16.gguf"),
+        n_ctx=64,
+        logits_all=True,
+        n_threads=1,
+        n_threads_batch=1,
+        verbose=False,
+    )
     text = b"The old ships lay near my town. It's 12 o'clock!"
     from tokenizers import Tokenizer
 
@@ -187,7 +273,9 @@ def test_llama_cpp_computes_the_trainers_logits(data: Path, run: Path, exported:
 def test_every_quantisation_loads_and_says_its_shape(exported: Path) -> None:
     llama_cpp = pytest.importorskip("llama_cpp")
     for kind in ("f16", "q8_0", "q4_0"):
-        llama = llama_cpp.Llama(str(exported / f"small-{kind}.gguf"), n_ctx=64, n_threads=1, verbose=False)
+        llama = llama_cpp.Llama(
+            str(exported / f"small-{kind}.gguf"), n_ctx=64, n_threads=1, verbose=False
+        )
         assert llama.metadata["general.architecture"] == "qwen3moe"
         assert llama.metadata["qwen3moe.expert_used_count"] == "2"
         assert llama.metadata["tokenizer.ggml.pre"] == "qwen2"

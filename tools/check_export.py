@@ -43,16 +43,21 @@ def main() -> None:
                 parameter.copy_(parameter.half().float())
     paths = sorted((args.data / "heldout").glob("*.bin"))
     each = -(-args.positions // (len(paths) * WINDOW))
-    windows = np.stack([
-        np.fromfile(path, dtype="<u2").astype(np.int64)[i * WINDOW : (i + 1) * WINDOW]
-        for path in paths for i in range(each)
-    ])
+    windows = np.stack(
+        [
+            np.fromfile(path, dtype="<u2").astype(np.int64)[i * WINDOW : (i + 1) * WINDOW]
+            for path in paths
+            for i in range(each)
+        ]
+    )
     result: dict[str, object] = {"positions": int(windows.size), "window": WINDOW}
     for path in args.gguf:
         result[path.name] = against_llama_cpp(model, path, windows, args.threads)
         print(f"{path.name}: {result[path.name]}", file=sys.stderr)
     if args.hf:
-        result["transformers"] = against_transformers(model, args.hf, windows[:: max(1, len(windows) // 4)])
+        result["transformers"] = against_transformers(
+            model, args.hf, windows[:: max(1, len(windows) // 4)]
+        )
         print(f"transformers: {result['transformers']}", file=sys.stderr)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     known = json.loads(args.out.read_text()) if args.out.exists() else {}
@@ -91,12 +96,22 @@ class Comparison:
         }
 
 
-def against_llama_cpp(model: torch.nn.Module, path: Path, windows: np.ndarray, threads: int) -> dict[str, float]:
+def against_llama_cpp(
+    model: torch.nn.Module, path: Path, windows: np.ndarray, threads: int
+) -> dict[str, float]:
     """Compare with a GGUF in stock llama.cpp."""
     import llama_cpp
 
-    llama = llama_cpp.Llama(str(path), n_ctx=WINDOW, n_batch=WINDOW, n_ubatch=WINDOW, logits_all=True,
-                            n_threads=threads, n_threads_batch=threads, verbose=False)
+    llama = llama_cpp.Llama(
+        str(path),
+        n_ctx=WINDOW,
+        n_batch=WINDOW,
+        n_ubatch=WINDOW,
+        logits_all=True,
+        n_threads=threads,
+        n_threads_batch=threads,
+        verbose=False,
+    )
     comparison = Comparison()
     for window in windows:
         llama.reset()
@@ -108,7 +123,9 @@ def against_llama_cpp(model: torch.nn.Module, path: Path, windows: np.ndarray, t
     return comparison.figures()
 
 
-def against_transformers(model: torch.nn.Module, folder: Path, windows: np.ndarray) -> dict[str, float]:
+def against_transformers(
+    model: torch.nn.Module, folder: Path, windows: np.ndarray
+) -> dict[str, float]:
     """Compare with the Hugging Face folder in transformers."""
     from transformers import AutoModelForCausalLM
 

@@ -1,6 +1,6 @@
 """Judge a checkpoint on held-out text beside xz -9 and a 5-gram, and say how its experts are used.
 
-    python tools/evaluate_moe.py --data build/data --run build/run -o docs/results/small-model.json
+python tools/evaluate_moe.py --data build/data --run build/run -o docs/results/small-model.json
 """
 
 from __future__ import annotations
@@ -27,16 +27,20 @@ def main() -> None:
     p.add_argument("--run", type=Path, required=True, help="folder of train_moe.py")
     p.add_argument("--stage", default="chat", choices=("base", "chat"))
     p.add_argument("--tokens", type=int, default=50_000, help="held-out tokens per domain")
-    p.add_argument("--ngram-tokens", type=int, default=0, help="training tokens of the 5-gram; 0: all")
+    p.add_argument(
+        "--ngram-tokens", type=int, default=0, help="training tokens of the 5-gram; 0: all"
+    )
     p.add_argument("--threads", type=int, default=2)
     p.add_argument("-o", "--out", type=Path, required=True)
     args = p.parse_args()
     torch.set_num_threads(args.threads)
 
-    rows = np.concatenate([
-        _rows(np.fromfile(path, dtype="<u2"), args.ngram_tokens)
-        for path in sorted((args.data / "train").glob("*.bin"))
-    ])
+    rows = np.concatenate(
+        [
+            _rows(np.fromfile(path, dtype="<u2"), args.ngram_tokens)
+            for path in sorted((args.data / "train").glob("*.bin"))
+        ]
+    )
     print(f"5-gram: fitting on {rows.size} tokens", file=sys.stderr)
     ngram = KneserNey(rows)
     model = load_model(args.run / f"{args.stage}.pt")
@@ -55,7 +59,9 @@ def main() -> None:
             "five_gram_bits_per_byte": round(ngram_bpb, 4),
             "xz_9e_bits_per_byte": round(8 * len(packed) / len(text), 4),
             "perplexity_per_token": round(float(np.exp(judged.loss)), 3),
-            "tokens": judged.tokens, "bytes": judged.bytes, "xz_text_bytes": len(text),
+            "tokens": judged.tokens,
+            "bytes": judged.bytes,
+            "xz_text_bytes": len(text),
             "load": load_spread(judged),
         }
         print(f"{path.stem:11s} {domains[path.stem]}", file=sys.stderr)
@@ -75,14 +81,20 @@ def _rows(stream: np.ndarray, limit: int, width: int = 4096) -> np.ndarray:
 
 
 def load_spread(judged: DomainResult) -> list[dict[str, float]]:
-    """Return, per layer, the least and most used expert over even use, entropy in bits, dead ones."""
+    """Return, per layer, the least and most used experts (1 is even), entropy, dead ones."""
     out = []
     for counts in judged.counts.double():
         share = counts / counts.sum()
         entropy = -(share[share > 0] * share[share > 0].log2()).sum()
         even = share * len(share)
-        out.append({"min": round(float(even.min()), 3), "max": round(float(even.max()), 3),
-                    "entropy_bits": round(float(entropy), 3), "dead": int((counts == 0).sum())})
+        out.append(
+            {
+                "min": round(float(even.min()), 3),
+                "max": round(float(even.max()), 3),
+                "entropy_bits": round(float(entropy), 3),
+                "dead": int((counts == 0).sum()),
+            }
+        )
     return out
 
 

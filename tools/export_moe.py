@@ -1,7 +1,7 @@
 """Export a training checkpoint to GGUF (F16, Q8_0, Q4_0) and to a Hugging Face folder.
 
-    python tools/export_moe.py --checkpoint build/run/chat.pt --tokenizer build/data/tokenizer.json \\
-        --out build/export --name small --types f16 q8_0 q4_0 --hf
+    python tools/export_moe.py --checkpoint build/run/chat.pt \\
+        --tokenizer build/data/tokenizer.json --out build/export --types f16 q8_0 q4_0 --hf
 """
 
 from __future__ import annotations
@@ -29,11 +29,15 @@ def main() -> None:
     """Write the files asked for."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     p.add_argument("--checkpoint", type=Path, help="a .pt of train_moe.py")
-    p.add_argument("--untrained", action="store_true", help="random weights of the same shape instead")
+    p.add_argument(
+        "--untrained", action="store_true", help="random weights of the same shape instead"
+    )
     p.add_argument("--tokenizer", type=Path, required=True)
     p.add_argument("--out", type=Path, required=True)
     p.add_argument("--name", default="small")
-    p.add_argument("--types", nargs="*", default=["f16", "q8_0", "q4_0"], choices=["f16", "q8_0", "q4_0"])
+    p.add_argument(
+        "--types", nargs="*", default=["f16", "q8_0", "q4_0"], choices=["f16", "q8_0", "q4_0"]
+    )
     p.add_argument("--hf", action="store_true", help="also write OUT/hf")
     args = p.parse_args()
     if bool(args.checkpoint) == args.untrained:
@@ -41,7 +45,7 @@ def main() -> None:
     if args.untrained:
         model = MoeModel(MoeConfig())
         model.start(20)
-        for p_name, parameter in model.named_parameters():  # no zeros: bytes as real ones
+        for _p_name, parameter in model.named_parameters():  # no zeros: bytes as real ones
             if parameter.dim() >= 2:
                 torch.nn.init.normal_(parameter, 0.0, parameter.shape[-1] ** -0.5)
     else:

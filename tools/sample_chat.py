@@ -1,6 +1,6 @@
 """Sample chat answers from a GGUF with stock llama.cpp, seeds and all, as Markdown.
 
-    python tools/sample_chat.py models/remoe-small-q8_0.gguf
+python tools/sample_chat.py models/remoe-small-q8_0.gguf
 """
 
 from __future__ import annotations
@@ -33,13 +33,23 @@ def main() -> None:
     p.add_argument("--threads", type=int, default=2)
     args = p.parse_args()
     for seed, prompt in enumerate(PROMPTS, 1):
-        model = llama_cpp.Llama(str(args.model), n_ctx=1024, n_threads=args.threads, seed=seed, verbose=False)
+        model = llama_cpp.Llama(
+            str(args.model), n_ctx=1024, n_threads=args.threads, seed=seed, verbose=False
+        )
         answer = model.create_chat_completion(
-            [{"role": "user", "content": prompt}], max_tokens=args.max_tokens,
-            temperature=args.temperature, top_p=0.9, top_k=40, repeat_penalty=1.1, seed=seed,
+            [{"role": "user", "content": prompt}],
+            max_tokens=args.max_tokens,
+            temperature=args.temperature,
+            top_p=0.9,
+            top_k=40,
+            repeat_penalty=1.1,
+            seed=seed,
         )["choices"][0]
         text = answer["message"]["content"].strip().replace("\n", "\n> ")
-        print(f"**{prompt}** (seed {seed}, ended by {answer['finish_reason']})\n\n> {text}\n", flush=True)
+        print(
+            f"**{prompt}** (seed {seed}, ended by {answer['finish_reason']})\n\n> {text}\n",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

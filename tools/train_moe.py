@@ -24,8 +24,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from moe.bigram_start import bigram_counts, start_from_bigrams
 from moe.batches import Mixture, Stream
+from moe.bigram_start import bigram_counts, start_from_bigrams
 from moe.config import MoeConfig
 from moe.evaluate import evaluate, token_bytes
 from moe.model import MoeModel
@@ -33,8 +33,15 @@ from moe.optimiser import Optimiser
 from moe.schedule import Schedule
 
 # Shares of every batch. Small domains are seen more often than their size alone would ask.
-BASE_SHARES = {"passages": 0.25, "docs": 0.18, "code": 0.15, "prose": 0.14,
-               "dictionary": 0.09, "problems": 0.06, "dialogue": 0.13}
+BASE_SHARES = {
+    "passages": 0.25,
+    "docs": 0.18,
+    "code": 0.15,
+    "prose": 0.14,
+    "dictionary": 0.09,
+    "problems": 0.06,
+    "dialogue": 0.13,
+}
 
 
 def parse() -> argparse.Namespace:
@@ -43,25 +50,36 @@ def parse() -> argparse.Namespace:
     p.add_argument("--data", type=Path, required=True, help="folder that build_data.py wrote")
     p.add_argument("--out", type=Path, required=True, help="checkpoints, logs and figures")
     p.add_argument("--stage", choices=("base", "chat"), default="base")
-    p.add_argument("--device", choices=("cuda", "cpu"), default="cuda" if torch.cuda.is_available() else "cpu")
+    p.add_argument(
+        "--device", choices=("cuda", "cpu"), default="cuda" if torch.cuda.is_available() else "cpu"
+    )
     p.add_argument("--steps", type=int, help="end after this many steps of the stage")
     p.add_argument("--plan-seconds", type=float, help="seconds from now until the rate is down")
     p.add_argument("--max-seconds", type=float, help="checkpoint and leave after this long")
     p.add_argument("--save-seconds", type=float, default=240, help="between checkpoints")
     p.add_argument("--rows", type=int, default=128, help="sequences per step")
     p.add_argument("--micro-rows", type=int, default=128, help="sequences per pass")
-    p.add_argument("--lr", type=float, default=3e-3, help="AdamW: embeddings, output, norms, routers")
+    p.add_argument(
+        "--lr", type=float, default=3e-3, help="AdamW: embeddings, output, norms, routers"
+    )
     p.add_argument("--muon-lr", type=float, default=5e-3, help="Muon: attention and experts")
     p.add_argument("--warmup", type=int, default=150)
     p.add_argument("--decay-share", type=float, default=0.35)
-    p.add_argument("--active-layers", type=int, help="train only the first layers, the rest silent; "
-                   "grow by resuming with more")
+    p.add_argument(
+        "--active-layers",
+        type=int,
+        help="train only the first layers, the rest silent; grow by resuming with more",
+    )
     p.add_argument("--balance", type=float, default=0.005, help="weight of the balance loss")
-    p.add_argument("--capacity-factor", type=float, help="0: drop nothing; default 1.5 on cuda, 0 on cpu")
+    p.add_argument(
+        "--capacity-factor", type=float, help="0: drop nothing; default 1.5 on cuda, 0 on cpu"
+    )
     p.add_argument("--length", type=int, help="tokens per sequence; default the model's context")
     p.add_argument("--threads", type=int, default=2, help="cpu: batches halves side by side")
     p.add_argument("--bigram-steps", type=int, default=200, help="0: start embeddings at random")
-    p.add_argument("--chat-share", type=float, help="chat rows in a batch; default 0 base, 0.75 chat")
+    p.add_argument(
+        "--chat-share", type=float, help="chat rows in a batch; default 0 base, 0.75 chat"
+    )
     p.add_argument("--seed", type=int, default=20)
     p.add_argument("--no-compile", action="store_true")
     p.add_argument("--eval-tokens", type=int, default=200_000, help="per domain, at the end")
@@ -92,7 +110,10 @@ class Step:
     """
 
     def __init__(
-        self, model: MoeModel, args: argparse.Namespace, device: torch.device,
+        self,
+        model: MoeModel,
+        args: argparse.Namespace,
+        device: torch.device,
         pool: ThreadPoolExecutor | None,
     ) -> None:
         self.model, self.device = model, device
@@ -126,7 +147,11 @@ class Step:
             except Exception as error:
                 if not self.compiled:
                     raise
-                say(f"torch.compile failed, going on without it: {type(error).__name__}: {error}"[:800])
+                say(
+                    f"torch.compile failed, going on without it: {type(error).__name__}: {error}"[
+                        :800
+                    ]
+                )
                 self.run, self.compiled = self._forward, False
             for p in self.model.parameters():
                 p.grad = None
@@ -189,7 +214,11 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     checkpoint = args.out / f"{args.stage}.pt"
     previous = checkpoint if checkpoint.exists() else args.out / "base.pt"
-    given = {f.name: getattr(args, f.name) for f in fields(MoeConfig) if getattr(args, f.name) is not None}
+    given = {
+        f.name: getattr(args, f.name)
+        for f in fields(MoeConfig)
+        if getattr(args, f.name) is not None
+    }
     state: dict[str, Any] = {}
     if previous.exists():
         state = torch.load(previous, map_location=device, weights_only=True)
@@ -220,20 +249,33 @@ def main() -> None:
                 schedule.total = state["total"]
         say(f"{previous}: going on from step {step}")
     size = sum(p.numel() for p in model.parameters())
-    say(f"{size / 1e6:.1f}M parameters, {args.device}, {args.rows} x {args.length or config.context} tokens a step")
+    say(
+        f"{size / 1e6:.1f}M parameters, {args.device}, "
+        f"{args.rows} x {args.length or config.context} tokens a step"
+    )
 
     def save(at: int) -> None:
         fresh = checkpoint.with_suffix(".new")
-        torch.save({"config": asdict(config), "model": model.state_dict(),
-                    "optimiser": optimiser.state_dict(), "step": at, "total": schedule.total,
-                    "history": history}, fresh)
+        torch.save(
+            {
+                "config": asdict(config),
+                "model": model.state_dict(),
+                "optimiser": optimiser.state_dict(),
+                "step": at,
+                "total": schedule.total,
+                "history": history,
+            },
+            fresh,
+        )
         fresh.replace(checkpoint)  # whole or not at all
         config.save(args.out / "config.json")
         (args.out / "history.json").write_text(json.dumps(history) + "\n")
 
     model.train()
     forward_backward = Step(model, args, device, pool)
-    run = _train(args, config, forward_backward, optimiser, schedule, step, history, started, device, save)
+    run = _train(
+        args, config, forward_backward, optimiser, schedule, step, history, started, device, save
+    )
     save(int(run["step"]))
     _draw(history, args.out / "loss.png")
     say(f"{checkpoint}: step {run['step']} of {schedule.total}, {run['tokens_per_s']:.0f} tokens/s")
@@ -242,15 +284,26 @@ def main() -> None:
         model.active = config.layers
         sizes = token_bytes(args.data / "tokenizer.json")
         for path in sorted((args.data / "heldout").glob("*.bin")):
-            r = evaluate(model, path, sizes, device, args.eval_tokens, autocast=device.type == "cuda")
+            r = evaluate(
+                model, path, sizes, device, args.eval_tokens, autocast=device.type == "cuda"
+            )
             spread = r.counts.float() / r.counts.float().mean(1, keepdim=True)
-            say(f"  {path.stem:11s} {r.bits_per_byte:.4f} bits/byte over {r.tokens} tokens; "
-                f"expert use {spread.min():.3f} .. {spread.max():.2f} of even")
+            say(
+                f"  {path.stem:11s} {r.bits_per_byte:.4f} bits/byte over {r.tokens} tokens; "
+                f"expert use {spread.min():.3f} .. {spread.max():.2f} of even"
+            )
 
 
 def _train(
-    args: argparse.Namespace, config: MoeConfig, forward_backward: Step, optimiser: Optimiser,
-    schedule: Schedule, step: int, history: list[dict[str, float]], started: float, device: torch.device,
+    args: argparse.Namespace,
+    config: MoeConfig,
+    forward_backward: Step,
+    optimiser: Optimiser,
+    schedule: Schedule,
+    step: int,
+    history: list[dict[str, float]],
+    started: float,
+    device: torch.device,
     save: Callable[[int], None],
 ) -> dict[str, float]:
     from rich.console import Console
@@ -263,8 +316,12 @@ def _train(
     pace: tuple[int, float] | None = None  # step and time from which speed is measured
     speed = 0.0
     console = Console(stderr=True)
-    with Progress(*Progress.get_default_columns(), TimeElapsedColumn(), console=console,
-                  disable=not console.is_terminal) as bar:
+    with Progress(
+        *Progress.get_default_columns(),
+        TimeElapsedColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    ) as bar:
         task = bar.add_task(args.stage, total=schedule.total, completed=step)
         first = step
         while step < schedule.total:
@@ -284,11 +341,24 @@ def _train(
                 speed = tokens / seconds
                 if args.plan_seconds and not schedule.in_decay(step):
                     schedule.total = step + max(1, int((args.plan_seconds - elapsed) / seconds))
-            history.append({"stage": args.stage, "step": step, "loss": loss, "balance": balance,
-                            "dropped": dropped, "lr": scale, "tokens": tokens_before + (step - first) * tokens, "seconds": elapsed})
+            history.append(
+                {
+                    "stage": args.stage,
+                    "step": step,
+                    "loss": loss,
+                    "balance": balance,
+                    "dropped": dropped,
+                    "lr": scale,
+                    "tokens": tokens_before + (step - first) * tokens,
+                    "seconds": elapsed,
+                }
+            )
             if step % (args.log_every * 5) == 0 or step - first <= args.log_every:
-                say(f"{args.stage} {step}/{schedule.total} loss {loss:.4f} balance {balance:.3f} "
-                    f"dropped {dropped:.4f} rate {scale:.3f} {speed / 1e3:.1f}k tokens/s {elapsed:.0f} s")
+                say(
+                    f"{args.stage} {step}/{schedule.total} loss {loss:.4f} balance {balance:.3f} "
+                    f"dropped {dropped:.4f} rate {scale:.3f} {speed / 1e3:.1f}k tokens/s "
+                    f"{elapsed:.0f} s"
+                )
             if math.isnan(loss):
                 sys.exit(f"step {step}: the loss is not a number; lower --lr and --muon-lr")
             if time.monotonic() - saved > args.save_seconds:

@@ -8,7 +8,9 @@ from pathlib import Path
 
 from .document import Document
 
-_SKIP = re.compile(r"(^|/)(tests?|testing|_vendor|vendor|vendored|locale|locales|conf/locale)/|_pb2|/unicode")
+_SKIP = re.compile(
+    r"(^|/)(tests?|testing|_vendor|vendor|vendored|locale|locales|conf/locale)/|_pb2|/unicode"
+)
 _PER_PACKAGE_BYTES = 4_000_000
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from .document import Document
 from .plain_text import tidy
 
-_DIGITS = {c: i for i, c in enumerate(
-    "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
-)}
+_DIGITS = {
+    c: i for i, c in enumerate("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/")
+}
 _SENSE = re.compile(r"^\s*(?:(n|v|adj|adv) )?(\d+): ", re.M)
 
 
@@ -45,7 +45,9 @@ def entries(folder: Path) -> Iterator[tuple[str, str]]:
 def first_sense(entry: str) -> tuple[str, str, str] | None:
     """Return (word, part of speech, gloss) of a WordNet entry's first sense, or None."""
     word, _, rest = entry.partition("\n")
-    found = re.match(r"\s*(n|v|adj|adv)(?: 1)?: (.*?)(?=\s+(?:\d+|n|v|adj|adv)(?: \d+)?: |\Z)", rest, re.S)
+    found = re.match(
+        r"\s*(n|v|adj|adv)(?: 1)?: (.*?)(?=\s+(?:\d+|n|v|adj|adv)(?: \d+)?: |\Z)", rest, re.S
+    )
     if not found:
         return None
     gloss = re.sub(r"\s*\[(?:syn|ant|also)[^\]]*\]", "", found.group(2))

@@ -12,7 +12,10 @@ from .plain_text import from_html, from_pod, from_rst
 
 # package -> (glob below its unpacked folder, what turns a file into text)
 _PAGES: dict[str, tuple[tuple[str, Callable[[str], str]], ...]] = {
-    "linux-doc-6.1": (("**/Documentation/**/*.rst.gz", from_rst), ("**/Documentation/**/*.rst", from_rst)),
+    "linux-doc-6.1": (
+        ("**/Documentation/**/*.rst.gz", from_rst),
+        ("**/Documentation/**/*.rst", from_rst),
+    ),
     "python3.11-doc": (("**/_sources/**/*.txt", from_rst),),
     "postgresql-doc-15": (("**/html/*.html", from_html),),
     "sqlite3-doc": (("**/*.html", from_html),),
@@ -20,8 +23,16 @@ _PAGES: dict[str, tuple[tuple[str, Callable[[str], str]], ...]] = {
     "rust-doc": tuple(
         (f"**/html/{book}/**/*.html", from_html)
         for book in (
-            "book", "reference", "rust-by-example", "nomicon", "cargo", "edition-guide",
-            "embedded-book", "rustc", "rustdoc", "unstable-book",
+            "book",
+            "reference",
+            "rust-by-example",
+            "nomicon",
+            "cargo",
+            "edition-guide",
+            "embedded-book",
+            "rustc",
+            "rustdoc",
+            "unstable-book",
         )
     ),
     "git-doc": (("**/*.txt", from_rst),),
@@ -40,13 +51,19 @@ _PER_PACKAGE_BYTES = 14_000_000
 def read(folders: dict[str, Path]) -> Iterator[Document]:
     """Yield the pages of every documentation package in `folders`, each page once."""
     for package, sources in _PAGES.items():
+        if package not in folders:
+            continue
         total = 0
         for pattern, convert in sources:
             for path in sorted(folders[package].glob(pattern)):
                 relative = path.relative_to(folders[package]).as_posix()
                 if _SKIP.search("/" + relative) or not path.is_file():
                     continue
-                raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+                raw = (
+                    gzip.decompress(path.read_bytes())
+                    if path.suffix == ".gz"
+                    else path.read_bytes()
+                )
                 text = convert(raw.decode("utf-8", "replace"))
                 if 400 <= len(text) <= 400_000 and _readable(text):
                     total += len(text)

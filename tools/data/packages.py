@@ -55,20 +55,62 @@ TEXT_PACKAGES = (
 # licences in PERMISSIVE, or the builder stops.
 CODE_PACKAGES = tuple(
     Package("wheel", *name.split("==", 1), "")
-    for name in (
-        "altair==6.3.0 anyio==4.16.0 attrs==26.1.0 babel==2.18.0 black==26.10.1 "
-        "bokeh==3.9.2 boltons==26.2.0 celery==5.7.0 click==8.5.1 dask==2026.8.0 "
-        "distributed==2026.8.0 django==5.2.19 dulwich==1.2.21 faker==40.54.0 "
-        "fastapi==0.165.0 flask==3.1.3 httpx==0.28.1 ipython==9.18.1 jinja2==3.1.6 "
-        "joblib==1.6.0 jsonschema==4.26.0 marshmallow==4.4.0 more-itertools==11.2.1 "
-        "mpmath==1.4.1 mypy==2.4.1 networkx==3.6.1 nltk==3.10.4 openpyxl==3.1.5 "
-        "pip==26.3 plotly==7.1.0 prompt-toolkit==3.0.53 pygments==2.21.0 "
-        "pyparsing==3.3.3 pytest==9.2.0 reportlab==5.1.0 requests==2.34.2 rich==15.0.0 "
-        "scrapy==2.19.0 setuptools==84.2.1 sphinx==9.0.4 sqlalchemy==2.1.9 "
-        "statsmodels==0.15.0 streamlit==1.67.0 sympy==1.14.0 textual==8.2.8 toolz==1.2.0 "
-        "tornado==6.6.1 transformers==5.23.0 trio==0.35.0 twisted==26.10.0 typer==0.29.2 "
-        "werkzeug==3.1.9 xarray==2026.9.0 xlsxwriter==3.3.1 "
-    ).split()
+    for name in [
+        "altair==6.3.0",
+        "anyio==4.16.0",
+        "attrs==26.1.0",
+        "babel==2.18.0",
+        "black==26.10.1",
+        "bokeh==3.9.2",
+        "boltons==26.2.0",
+        "celery==5.7.0",
+        "click==8.5.1",
+        "dask==2026.8.0",
+        "distributed==2026.8.0",
+        "django==5.2.19",
+        "dulwich==1.2.21",
+        "faker==40.54.0",
+        "fastapi==0.165.0",
+        "flask==3.1.3",
+        "httpx==0.28.1",
+        "ipython==9.18.1",
+        "jinja2==3.1.6",
+        "joblib==1.6.0",
+        "jsonschema==4.26.0",
+        "marshmallow==4.4.0",
+        "more-itertools==11.2.1",
+        "mpmath==1.4.1",
+        "mypy==2.4.1",
+        "networkx==3.6.1",
+        "nltk==3.10.4",
+        "openpyxl==3.1.5",
+        "pip==26.3",
+        "plotly==7.1.0",
+        "prompt-toolkit==3.0.53",
+        "pygments==2.21.0",
+        "pyparsing==3.3.3",
+        "pytest==9.2.0",
+        "reportlab==5.1.0",
+        "requests==2.34.2",
+        "rich==15.0.0",
+        "scrapy==2.19.0",
+        "setuptools==84.2.1",
+        "sphinx==9.0.4",
+        "sqlalchemy==2.1.9",
+        "statsmodels==0.15.0",
+        "streamlit==1.67.0",
+        "sympy==1.14.0",
+        "textual==8.2.8",
+        "toolz==1.2.0",
+        "tornado==6.6.1",
+        "transformers==5.23.0",
+        "trio==0.35.0",
+        "twisted==26.10.0",
+        "typer==0.29.2",
+        "werkzeug==3.1.9",
+        "xarray==2026.9.0",
+        "xlsxwriter==3.3.1",
+    ]
 )
 PERMISSIVE = re.compile(r"\b(MIT|BSD|Apache|PSF|Python Software Foundation|ISC|0BSD)\b", re.I)
 

@@ -36,7 +36,7 @@ _STORY = re.compile(r"^Story:\s*(.*?)(?=\n ?Question|\Z)", re.S | re.M)
 def read(tasks: Path) -> Iterator[Document]:
     """Yield every passage once; `tasks` is the package's benchmark_tasks folder."""
     seen: set[str] = set()
-    for key, text in _candidates(tasks):
+    for _key, text in _candidates(tasks):
         text = tidy(text)
         mark = re.sub(r"\W+", "", text.lower())[:80]
         if len(text) >= 200 and mark not in seen and is_english(text):

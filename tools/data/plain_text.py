@@ -46,8 +46,12 @@ def from_html(page: str) -> str:
 
 def from_rst(source: str) -> str:
     """Return reStructuredText or asciidoc without its inline roles and directive noise."""
-    text = re.sub(r"^\.\. (?:index|toctree|_|\|)[^\n]*\n(?:[ \t]+[^\n]*\n|\n)*", "\n", source, flags=re.M)
-    text = re.sub(r"^\.\. (?:SPDX|Copyright|This|-\*-)[^\n]*\n(?:[ \t]+[^\n]*\n)*", "", text, flags=re.M)
+    text = re.sub(
+        r"^\.\. (?:index|toctree|_|\|)[^\n]*\n(?:[ \t]+[^\n]*\n|\n)*", "\n", source, flags=re.M
+    )
+    text = re.sub(
+        r"^\.\. (?:SPDX|Copyright|This|-\*-)[^\n]*\n(?:[ \t]+[^\n]*\n)*", "", text, flags=re.M
+    )
     text = re.sub(r":[\w:+.-]+:`~?!?([^`<]+?)(?:\s*<[^`>]*>)?`", r"\1", text)
     text = re.sub(r"`([^`<]+?)\s*<[^`>]*>`__?", r"\1", text)
     text = re.sub(r"``([^`\n]+)``", r"\1", text)
@@ -73,8 +77,7 @@ def detokenised(text: str) -> str:
     text = re.sub(r"\s+(n't|'s|'re|'ve|'ll|'d|'m|n’t|’s)\b", r"\1", text)
     text = re.sub(r"(\w) (-|–|/|'|’) (?=\w)", r"\1\2", text)
     text = re.sub(r"``\s*|\s*''", '"', text)
-    text = re.sub(r'(^|\s)" ([^"]{1,300}?) "', r'\1"\2"', text)
-    return text
+    return re.sub(r'(^|\s)" ([^"]{1,300}?) "', r'\1"\2"', text)
 
 
 def tidy(text: str) -> str:
@@ -90,7 +93,30 @@ def unwrapped(text: str) -> str:
     return "\n\n".join(re.sub(r"\s*\n\s*", " ", p).strip() for p in paragraphs if p.strip())
 
 
-_COMMON = frozenset("the of and to in is a for that with as on are by was it from at an be".split())
+_COMMON = frozenset(
+    [
+        "the",
+        "of",
+        "and",
+        "to",
+        "in",
+        "is",
+        "a",
+        "for",
+        "that",
+        "with",
+        "as",
+        "on",
+        "are",
+        "by",
+        "was",
+        "it",
+        "from",
+        "at",
+        "an",
+        "be",
+    ]
+)
 
 
 def is_english(text: str) -> bool:

@@ -12,9 +12,20 @@ from .document import Conversation
 
 # Generators whose questions are English and whose answers a small model can learn to give.
 GENERATORS = (
-    "gsm_symbolic", "chain_sum", "basic_arithmetic", "simple_equations", "family_relationships",
-    "leg_counting", "calendar_arithmetic", "time_intervals", "word_sorting", "spell_backward",
-    "letter_counting", "knights_knaves", "syllogism", "products",
+    "gsm_symbolic",
+    "chain_sum",
+    "basic_arithmetic",
+    "simple_equations",
+    "family_relationships",
+    "leg_counting",
+    "calendar_arithmetic",
+    "time_intervals",
+    "word_sorting",
+    "spell_backward",
+    "letter_counting",
+    "knights_knaves",
+    "syllogism",
+    "products",
 )
 
 

@@ -33,28 +33,39 @@ CHAT_TEMPLATE = (
 def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     """Train the byte-level BPE; the specials are tokens 0, 1 and 2."""
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(QWEN2_SPLIT), behavior="isolated"),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-    ])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(QWEN2_SPLIT), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size, special_tokens=list(SPECIALS), show_progress=False,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), max_token_length=16,
+        vocab_size=vocab_size,
+        special_tokens=list(SPECIALS),
+        show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        max_token_length=16,
     )
     tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
 
 
-def encode_documents(tokenizer: Tokenizer, texts: list[str], batch: int = 256) -> Iterator[npt.NDArray[np.uint16]]:
+def encode_documents(
+    tokenizer: Tokenizer, texts: list[str], batch: int = 256
+) -> Iterator[npt.NDArray[np.uint16]]:
     """Yield each text's tokens, ended by <|endoftext|>."""
     end = np.uint16(tokenizer.token_to_id(END_OF_TEXT))
     for start in range(0, len(texts), batch):
-        for encoding in tokenizer.encode_batch(texts[start : start + batch], add_special_tokens=False):
+        for encoding in tokenizer.encode_batch(
+            texts[start : start + batch], add_special_tokens=False
+        ):
             yield np.append(np.asarray(encoding.ids, dtype=np.uint16), end)
 
 
-def encode_conversation(tokenizer: Tokenizer, talk: Conversation, system: str = "") -> npt.NDArray[np.uint16]:
+def encode_conversation(
+    tokenizer: Tokenizer, talk: Conversation, system: str = ""
+) -> npt.NDArray[np.uint16]:
     """Return a conversation in ChatML; only assistant replies and their ends carry loss."""
     start, end = tokenizer.token_to_id(IM_START), tokenizer.token_to_id(IM_END)
 
@@ -76,7 +87,9 @@ def encode_conversation(tokenizer: Tokenizer, talk: Conversation, system: str = 
     return np.concatenate(parts)
 
 
-def pack_rows(talks: Iterable[npt.NDArray[np.uint16]], length: int, filler: int) -> npt.NDArray[np.uint16]:
+def pack_rows(
+    talks: Iterable[npt.NDArray[np.uint16]], length: int, filler: int
+) -> npt.NDArray[np.uint16]:
     """Pack conversations into rows of `length` tokens; what does not fit opens a new row."""
     rows: list[npt.NDArray[np.uint16]] = []
     row = np.empty(0, dtype=np.uint16)

@@ -15,7 +15,13 @@ class Stream:
     """One token stream kept on the device, cut into windows in a new order every epoch."""
 
     def __init__(
-        self, path: Path, length: int, device: torch.device, rows: bool, seed: int, row_length: int = 0
+        self,
+        path: Path,
+        length: int,
+        device: torch.device,
+        rows: bool,
+        seed: int,
+        row_length: int = 0,
     ) -> None:
         data = np.fromfile(path, dtype="<u2").view(np.int16)
         self.row_length = row_length
@@ -25,7 +31,9 @@ class Stream:
         else:
             self.windows = (len(data) - length - 1) // length
         if self.windows < 1:
-            raise ValueError(f"{path}: {len(data)} tokens are fewer than one window of {length + 1}")
+            raise ValueError(
+                f"{path}: {len(data)} tokens are fewer than one window of {length + 1}"
+            )
         self.tokens = torch.from_numpy(data).to(device)
         self.length, self.rows, self.seed = length, rows, seed
         self._order: tuple[int, np.ndarray] | None = None
@@ -72,10 +80,13 @@ class Mixture:
         before = self._given[1]
         counts = self._counts(first, first + self.rows)
         self._given = (first + self.rows, before + counts)
-        windows = torch.cat([
-            stream.take(int(b), int(n))
-            for stream, b, n in zip(self.streams, before, counts, strict=True) if n
-        ])
+        windows = torch.cat(
+            [
+                stream.take(int(b), int(n))
+                for stream, b, n in zip(self.streams, before, counts, strict=True)
+                if n
+            ]
+        )
         windows = windows.long() & 0xFFFF
         ids = windows & TOKEN_MASK
         targets = torch.where(windows[:, 1:] > TOKEN_MASK, -100, ids[:, 1:])

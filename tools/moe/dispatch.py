@@ -58,7 +58,12 @@ class ToSlots(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         slot, kept = ctx.saved_tensors
-        return (grad[slot] * kept[..., None]).sum(1, dtype=torch.float32).to(grad.dtype), None, None, None
+        return (
+            (grad[slot] * kept[..., None]).sum(1, dtype=torch.float32).to(grad.dtype),
+            None,
+            None,
+            None,
+        )
 
 
 class FromSlots(torch.autograd.Function):

@@ -40,8 +40,13 @@ def token_bytes(tokenizer_json: Path) -> np.ndarray:
 
 @torch.no_grad()
 def evaluate(
-    model: MoeModel, path: Path, sizes: np.ndarray, device: torch.device,
-    max_tokens: int = 0, rows: int = 16, autocast: bool = False,
+    model: MoeModel,
+    path: Path,
+    sizes: np.ndarray,
+    device: torch.device,
+    max_tokens: int = 0,
+    rows: int = 16,
+    autocast: bool = False,
 ) -> DomainResult:
     """Judge one token stream in windows of the trained length, nothing dropped.
 
@@ -65,7 +70,9 @@ def evaluate(
                 hidden, loads = model(ids[:, :-1])
                 logits = model.output(hidden).float()
             targets = ids[:, 1:]
-            total += float(F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum"))
+            total += float(
+                F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
+            )
             seen += targets.numel()
             size += int(sizes[group[:, 1:]].sum())
             counts += torch.stack([load.counts for load in loads]).cpu()

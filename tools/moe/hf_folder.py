@@ -48,7 +48,9 @@ def hf_tensors(model: MoeModel) -> dict[str, Tensor]:
     return out
 
 
-def write_hf(model: MoeModel, tokenizer_json: Path, folder: Path, dtype: torch.dtype = torch.float16) -> None:
+def write_hf(
+    model: MoeModel, tokenizer_json: Path, folder: Path, dtype: torch.dtype = torch.float16
+) -> None:
     """Write config.json, model.safetensors and the tokenizer's files into `folder`."""
     from data.tokens import CHAT_TEMPLATE, END_OF_TEXT, IM_END
 
@@ -84,12 +86,19 @@ def write_hf(model: MoeModel, tokenizer_json: Path, folder: Path, dtype: torch.d
     }
     _json(folder / "config.json", config)
     _json(folder / "generation_config.json", {"eos_token_id": [2, 0], "pad_token_id": 0})
-    _json(folder / "tokenizer_config.json", {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": END_OF_TEXT, "eos_token": IM_END, "pad_token": END_OF_TEXT,
-        "add_bos_token": False, "clean_up_tokenization_spaces": False,
-        "model_max_length": c.context, "chat_template": CHAT_TEMPLATE,
-    })
+    _json(
+        folder / "tokenizer_config.json",
+        {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "bos_token": END_OF_TEXT,
+            "eos_token": IM_END,
+            "pad_token": END_OF_TEXT,
+            "add_bos_token": False,
+            "clean_up_tokenization_spaces": False,
+            "model_max_length": c.context,
+            "chat_template": CHAT_TEMPLATE,
+        },
+    )
     shutil.copyfile(tokenizer_json, folder / "tokenizer.json")
     tensors = {k: v.to(dtype).contiguous() for k, v in hf_tensors(model).items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})

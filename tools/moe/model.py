@@ -166,9 +166,7 @@ class MoeModel(nn.Module):
             with torch.no_grad():
                 p.copy_(torch.randn(p.shape, generator=generator) * scale)
 
-    def forward(
-        self, ids: Tensor, capacity_factor: float = 0.0
-    ) -> tuple[Tensor, list[RouterLoad]]:
+    def forward(self, ids: Tensor, capacity_factor: float = 0.0) -> tuple[Tensor, list[RouterLoad]]:
         """Return the stream before the output matrix, [batch, length, embed], and the loads."""
         x = self.embed(ids)
         length = ids.shape[1]

@@ -33,14 +33,20 @@ class Optimiser:
     """Steps a model's parameters; `lr` is multiplied by `scale` at every step."""
 
     def __init__(
-        self, model: nn.Module, lr: float, muon_lr: float, decay: float = 0.1, momentum: float = 0.95,
+        self,
+        model: nn.Module,
+        lr: float,
+        muon_lr: float,
+        decay: float = 0.1,
+        momentum: float = 0.95,
         pool: ThreadPoolExecutor | None = None,
     ) -> None:
         self.pool = pool
         self.muon_lr, self.decay, self.momentum = muon_lr, decay, momentum
         named = dict(model.named_parameters())
         self.matrices = {
-            n: p for n, p in named.items()
+            n: p
+            for n, p in named.items()
             if p.dim() >= 2 and "router" not in n and not n.startswith(("embed", "output"))
         }
         rest = [p for n, p in named.items() if n not in self.matrices]
@@ -52,7 +58,10 @@ class Optimiser:
                 {"params": [p for p in rest if p.dim() >= 2], "weight_decay": 0.01},
                 {"params": [p for p in rest if p.dim() < 2], "weight_decay": 0.0},
             ],
-            lr=lr, betas=(0.9, 0.95), eps=1e-8, fused=on_gpu,
+            lr=lr,
+            betas=(0.9, 0.95),
+            eps=1e-8,
+            fused=on_gpu,
         )
 
     @torch.no_grad()
