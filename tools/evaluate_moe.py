@@ -30,6 +30,7 @@ def main() -> None:
     p.add_argument(
         "--ngram-tokens", type=int, default=0, help="training tokens of the 5-gram; 0: all"
     )
+    p.add_argument("--window", type=int, default=0, help="tokens per window; 0: the context")
     p.add_argument("--threads", type=int, default=2)
     p.add_argument("-o", "--out", type=Path, required=True)
     args = p.parse_args()
@@ -48,7 +49,9 @@ def main() -> None:
     result: dict[str, object] = {"stage": args.stage, "ngram_tokens": int(rows.size)}
     domains: dict[str, object] = {}
     for path in sorted((args.data / "heldout").glob("*.bin")):
-        judged = evaluate(model, path, sizes, torch.device("cpu"), args.tokens, rows=8)
+        judged = evaluate(
+            model, path, sizes, torch.device("cpu"), args.tokens, rows=8, window=args.window
+        )
         stream = np.fromfile(path, dtype="<u2").astype(np.int64)[: judged.tokens + 1]
         bits = ngram.bits(stream)
         ngram_bpb = float(bits.sum() / sizes[stream[ngram.order - 1 :]].sum())
@@ -66,11 +69,32 @@ def main() -> None:
         }
         print(f"{path.stem:11s} {domains[path.stem]}", file=sys.stderr)
     result["domains"] = domains
+    result["window"] = args.window or model.config.context
     result["shared_by_successive_tokens"] = round(shared_experts(model, args.data), 4)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     known = json.loads(args.out.read_text()) if args.out.exists() else {}
     known["heldout"] = result
+    known["training"] = training_figures(args.run / f"{args.stage}.pt", model)
     args.out.write_text(json.dumps(known, indent=1) + "\n")
+
+
+def training_figures(checkpoint: Path, model: MoeModel) -> dict[str, object]:
+    """Return what the model is and how far it was trained."""
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    c = model.config
+    total = sum(p.numel() for p in model.parameters())
+    idle = c.layers * (c.experts - c.top_k) * 3 * c.embed * c.expert_ffn
+    history = state["history"]
+    seconds = {h["stage"]: h["seconds"] for h in history}
+    return {
+        "config": state["config"],
+        "parameters": round(total / 1e6, 2),
+        "active": round((total - idle) / 1e6, 2),
+        "tokens": history[-1]["tokens"],
+        "seconds": round(sum(seconds.values()), 1),
+        "length": state["length"],
+        "last_loss": {h["stage"]: round(h["loss"], 4) for h in history},
+    }
 
 
 def _rows(stream: np.ndarray, limit: int, width: int = 4096) -> np.ndarray:

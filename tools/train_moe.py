@@ -264,6 +264,7 @@ def main() -> None:
                 "step": at,
                 "total": schedule.total,
                 "history": history,
+                "length": args.length or config.context,
             },
             fresh,
         )

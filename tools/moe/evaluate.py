@@ -47,12 +47,13 @@ def evaluate(
     max_tokens: int = 0,
     rows: int = 16,
     autocast: bool = False,
+    window: int = 0,
 ) -> DomainResult:
-    """Judge one token stream in windows of the trained length, nothing dropped.
+    """Judge one token stream in windows (by default of the context), nothing dropped.
 
-    Every token but the first is predicted from at most `context` tokens before it.
+    Every token but the first is predicted from at most a window of tokens before it.
     """
-    length = model.config.context
+    length = window or model.config.context
     data = np.fromfile(path, dtype="<u2").astype(np.int64) & 0x7FFF
     if max_tokens:
         data = data[: max_tokens + 1]
