@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from remoe_edge.errors import InputError, ModelError, UnsupportedError
+from remoe_edge.errors import InputError, ModelError
 
 Tokens = npt.NDArray[np.int64]
 DOCUMENT_END = "<|endoftext|>"
@@ -229,7 +229,7 @@ def _documents(path: Path) -> Iterator[str | list[dict[str, str]]]:
                 yield document.strip("\n")
         return
     if path.suffix != ".jsonl":
-        raise UnsupportedError(f"{path}: data files end in {', '.join(SUFFIXES)}")
+        raise InputError(f"{path}: data files end in {', '.join(SUFFIXES)}")
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
             continue
