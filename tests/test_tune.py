@@ -326,7 +326,7 @@ def test_overlap_ratio_by_hand() -> None:
 
 
 def test_training_moves_only_routers_towards_reuse(gguf_path: Path, data_dir: Path) -> None:
-    trainer = make_trainer(gguf_path, data_dir, steps=40, miss=3.0, cache_slots=6)
+    trainer = make_trainer(gguf_path, data_dir, steps=40, lr=0.05, miss=5.0, cache_slots=6)
     before = [t.clone() for layer in trainer.decoder._layers for t in layer.values()]
     base = [router.clone() for router in trainer.decoder.routers]
     trainer.run()

@@ -49,7 +49,7 @@ def _config(arch: str, q_lora_rank: int | None) -> Any:
         )  # fmt: skip
     if arch == "olmoe":
         return t.OlmoeConfig(
-            **_SIZES, num_experts=8, num_experts_per_tok=3, num_key_value_heads=2,
+            **_SIZES, num_experts=8, num_experts_per_tok=3, num_key_value_heads=4,
             intermediate_size=24,
         )  # fmt: skip
     return t.DeepseekV2Config(

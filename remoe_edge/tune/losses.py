@@ -144,9 +144,9 @@ def lifetime(age: Tensor, n_slots: int) -> int:
 
 
 def soft_residency(rank: Tensor, n_slots: int, softness: float) -> Tensor:
-    """Return sigmoid((C - rank) / (softness C)): how surely an LRU cache of C slots holds an
+    """Return sigmoid((C - 1/2 - rank) / (softness C)): how surely an LRU cache of C slots holds an
     expert."""
-    return torch.sigmoid((n_slots - rank) / max(softness * n_slots, 1e-3))
+    return torch.sigmoid((n_slots - 0.5 - rank) / max(softness * n_slots, 1e-3))
 
 
 def windowed_occupancy(choice: Tensor, tau: int) -> Tensor:
