@@ -83,6 +83,21 @@ def test_belady_never_misses_more_than_lru() -> None:
     assert misses(chosen, 48, "lru").sum() == sum(len(np.unique(layer)) for layer in chosen)
 
 
+@pytest.mark.parametrize("policy", ["lru", "belady"])
+def test_replay_agrees_with_the_engines_own_policies(policy: str) -> None:
+    pytest.importorskip("remoe_edge.native", reason="the extension is not built")
+    from remoe_edge import simulate
+    from remoe_edge.trace import from_routed
+
+    random = np.random.default_rng(3)
+    walk = np.cumsum(random.integers(0, 2, (4, 300)), axis=1)
+    chosen = (walk[..., None] + np.array([0, 1, 3])) % 20
+    slots = [3, 10, 40, 79]
+    outcomes = simulate.simulate(from_routed(chosen, 20), [policy], slots)
+    theirs = {o.slots: o.misses for o in outcomes if o.policy == policy}
+    assert theirs == {n: int(misses(chosen, n, policy).sum()) for n in slots}
+
+
 def test_replay_refuses_what_cannot_be() -> None:
     trace = trace_of([0, 1])
     with pytest.raises(InputError, match="1 slots cannot hold the 2"):

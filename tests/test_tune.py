@@ -129,6 +129,20 @@ def test_frozen_experts_gradients_match_finite_differences() -> None:
     torch.testing.assert_close(experts(x, weight), torch.stack(rows))
 
 
+def test_grouped_kernel_agrees_with_one_product_after_the_other() -> None:
+    from remoe_edge.tune.experts import _product
+
+    if not hasattr(torch, "_grouped_mm"):
+        pytest.skip("this torch has no grouped matrix product")
+    generator = torch.Generator().manual_seed(8)
+    matrices = torch.randn(5, 48, 32, generator=generator).bfloat16()
+    ends = [8, 8, 20, 33, 40]
+    for width, stack in ((32, matrices), (48, matrices.transpose(1, 2))):
+        rows = torch.randn(40, width, generator=generator).bfloat16()
+        grouped = _product(rows, stack, torch.tensor(ends, dtype=torch.int32))
+        torch.testing.assert_close(grouped, _product(rows, stack, ends))
+
+
 def test_only_routers_have_gradients_and_recomputing_changes_nothing(
     gguf_path: Path, data_dir: Path
 ) -> None:

@@ -48,12 +48,13 @@ def base_fingerprint(model: str | Path) -> str:
     if Path(model).is_dir():
         return ""
     try:
-        _core = importlib.import_module("remoe_edge._core")
+        native = importlib.import_module("remoe_edge.native")
     except ImportError:
-        # Without the built extension the routers are still right; `convert` checks shapes.
+        # Tuning needs no extension (a CUDA machine may lack it); `convert` still checks shapes.
         return ""
-    opened = getattr(_core, "ModelFile", None)
-    return "" if opened is None else str(opened.open(str(model)).fingerprint())
+    opened = native._core.ModelFile.open(str(model))
+    fingerprint = getattr(opened, "fingerprint", "")
+    return str(fingerprint() if callable(fingerprint) else fingerprint)
 
 
 def save_routers(
