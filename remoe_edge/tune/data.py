@@ -22,6 +22,8 @@ from remoe_edge.errors import InputError, ModelError
 Tokens = npt.NDArray[np.int64]
 DOCUMENT_END = "<|endoftext|>"
 SUFFIXES = (".txt", ".jsonl", ".npy")
+# More than any tokenizer packs on average: what lies beyond a limit need not be tokenised.
+_CHARACTERS_PER_TOKEN = 16
 
 
 @dataclass(frozen=True)
@@ -205,8 +207,7 @@ def _read(path: Path, tokenizer: Any, limit: int) -> tuple[Tokens, int]:
     n_bytes = 0
     encoder = tokenizer()
     end = encoder.end()
-    documents = _documents(path)
-    for document in documents:
+    for document in _documents(path, limit):
         if isinstance(document, str):
             ids += encoder.encode(document)
             n_bytes += len(document.encode())
@@ -218,12 +219,14 @@ def _read(path: Path, tokenizer: Any, limit: int) -> tuple[Tokens, int]:
     return np.asarray(ids, dtype=np.int64), n_bytes
 
 
-def _documents(path: Path) -> Iterator[str | list[dict[str, str]]]:
+def _documents(path: Path, limit: int) -> Iterator[str | list[dict[str, str]]]:
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 text at byte {error.start}") from error
     if path.suffix == ".txt":
+        if limit:
+            text = text[: limit * _CHARACTERS_PER_TOKEN]
         for document in text.split(DOCUMENT_END):
             if document.strip():
                 yield document.strip("\n")
