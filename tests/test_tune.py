@@ -367,6 +367,16 @@ def test_resumed_run_is_bit_exact(gguf_path: Path, data_dir: Path, tmp_path: Pat
     assert all(torch.equal(a, b) for a, b in zip(whole.routers, second.routers, strict=True))
 
 
+def test_stopped_run_has_saved_its_state(gguf_path: Path, data_dir: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(gguf_path, data_dir)
+    assert trainer.run(None, tmp_path / "state", 50, lambda: trainer.step == 2) is False
+    again = make_trainer(gguf_path, data_dir)
+    again.resume(tmp_path / "state")
+    assert again.step == 2
+    assert again.run() is True
+    assert again.step == 6
+
+
 def test_resume_refuses_another_run_and_damage(
     gguf_path: Path, data_dir: Path, tmp_path: Path
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -165,12 +166,16 @@ def _train(trainer: Trainer, state: Path, every: int) -> None:
             if not console.is_terminal and report["step"] % every == 0:
                 click.echo(f"step {report['step']:.0f}: {terms}", err=True)
 
+        # Half an optimiser step could not be resumed: Ctrl-C waits for the step's end.
+        stops: list[int] = []
+        before = signal.signal(signal.SIGINT, lambda number, _: stops.append(number))
         try:
-            trainer.run(on_step, state, every)
-        except KeyboardInterrupt:
-            trainer.save(state)
-            click.echo(f"\nstopped at step {trainer.step}; the same command goes on", err=True)
-            sys.exit(130)
+            finished = trainer.run(on_step, state, every, lambda: bool(stops))
+        finally:
+            signal.signal(signal.SIGINT, before)
+    if not finished:
+        click.echo(f"stopped at step {trainer.step}; the same command goes on", err=True)
+        sys.exit(130)
 
 
 def require_torch() -> None:

@@ -54,15 +54,25 @@ class Trainer:
         on_step: Callable[[Report], None] | None = None,
         checkpoint: Path | None = None,
         checkpoint_every: int = 50,
-    ) -> None:
-        """Train from the current step to the last, saving the state now and then."""
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> bool:
+        """Train from the current step to the last, saving the state now and then.
+
+        Returns False where `should_stop` ended it early, between two steps and with the state saved.
+        """
         while self.step < self.settings.steps:
             report = self.train_step()
             if on_step is not None:
                 on_step(report)
-            done = self.step == self.settings.steps
-            if checkpoint is not None and (done or self.step % checkpoint_every == 0):
+            finished = self.step == self.settings.steps
+            stopped = not finished and should_stop()
+            if checkpoint is not None and (
+                finished or stopped or self.step % checkpoint_every == 0
+            ):
                 self.save(checkpoint)
+            if stopped:
+                return False
+        return True
 
     def train_step(self) -> Report:
         """Take one optimiser step and report its terms."""
