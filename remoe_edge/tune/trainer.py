@@ -58,7 +58,7 @@ class Trainer:
     ) -> bool:
         """Train from the current step to the last, saving the state now and then.
 
-        Returns False where `should_stop` ended it early, between two steps and with the state saved.
+        Returns False where `should_stop` ended it between two steps, with the state saved.
         """
         while self.step < self.settings.steps:
             report = self.train_step()
