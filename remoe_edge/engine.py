@@ -188,7 +188,7 @@ class Engine:
         """
         self._check_open()
         if reset:
-            self._llama.reset()
+            self.reset()
         if not tokens:
             raise InputError("there are no tokens to evaluate")
         self._check_room(self._llama.n_tokens + len(tokens))
@@ -401,6 +401,7 @@ class Engine:
         model = self._model
         watching = model is not None and _in_main_thread()
         if model is not None:
+            model.check_unchanged()
             model.clear_interrupt()
             if watching:
                 model.watch_interrupt()

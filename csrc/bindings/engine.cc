@@ -82,7 +82,7 @@ void RegisterEngine(py::module_& module) {
             return std::move(model.value());
           },
           py::arg("path"), py::kw_only(), py::arg("backend") = "auto", py::arg("direct") = true,
-          py::arg("depth") = 0, py::arg("repack") = true,
+          py::arg("depth") = 0, py::arg("repack") = false,
           py::arg("overlay") = std::map<std::string, py::bytes>())
       .def(
           "load",
@@ -156,6 +156,7 @@ void RegisterEngine(py::module_& module) {
                                dict["backend"] = reader.backend();
                                dict["direct"] = reader.direct();
                                dict["depth"] = reader.depth();
+                               dict["probed_bytes_per_s"] = model.probed_bytes_per_s();
                                return dict;
                              })
       .def_property_readonly("locked",
@@ -167,6 +168,14 @@ void RegisterEngine(py::module_& module) {
                                return model.store() && model.store()->slab().huge_pages();
                              })
       .def("counts", &Counts)
+      .def("check_unchanged",
+           [](const StreamedModel& model) {
+             if (model.store() != nullptr) ThrowIfError(model.store()->reader().CheckUnchanged());
+           })
+      .def("set_faults",
+           [](StreamedModel& model, const FaultPlan& plan) {
+             if (model.store() != nullptr) model.store()->SetFaults(plan);
+           })
       .def("raise_failure", [](StreamedModel& model) { ThrowIfError(model.TakeFailure()); })
       .def("interrupt", &StreamedModel::Interrupt)
       .def("clear_interrupt", &StreamedModel::ClearInterrupt)

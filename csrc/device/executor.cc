@@ -94,6 +94,7 @@ bool Executor::ReadIds(const ggml_tensor* ids, int n_experts) {
 ggml_status Executor::RunSegment(ggml_cgraph* graph, const Segment& segment) {
   const TensorOrigin& origin = *OriginOf(segment.products.front()->src[0]);
   StreamedModel* model = origin.model;
+  fit_ = Fit::kUnknown;
   const Timer timer(&model->ffn_ns);
   if (model->interrupted()) {
     (void)model->EndEvent();
@@ -119,7 +120,7 @@ ggml_status Executor::RunSegment(ggml_cgraph* graph, const Segment& segment) {
 
   // More experts than slots: in waves. Lowering the batch instead would change how the dense products
   // round, and with them the output.
-  if (!pairs_.Prepare(ggml_graph_nodes(graph), segment.begin, segment.end)) {
+  if (!ByPairs(graph, segment)) {
     return Refuse(model, Status(Code::kBudgetTooSmall,
                                 Format("layer %d needs %zu experts at once for this batch and the cache "
                                        "has %zu slots: lower --ubatch or raise --cache",
@@ -134,6 +135,14 @@ ggml_status Executor::RunSegment(ggml_cgraph* graph, const Segment& segment) {
     if (status != GGML_STATUS_SUCCESS) return status;
   }
   return GGML_STATUS_SUCCESS;
+}
+
+bool Executor::ByPairs(ggml_cgraph* graph, const Segment& segment) {
+  if (fit_ == Fit::kUnknown) {
+    const bool fits = pairs_.Prepare(ggml_graph_nodes(graph), segment.begin, segment.end);
+    fit_ = fits ? Fit::kYes : Fit::kNo;
+  }
+  return fit_ == Fit::kYes;
 }
 
 // Residents first: what later waves bring in must not push them out before they are used.
@@ -173,7 +182,7 @@ ggml_status Executor::RunOpenEvent(ggml_cgraph* graph, const Segment& segment,
   const bool whole = store->missing_to_come() == 0 && present == ids_.size();
   ggml_status status;
   Status failure;
-  if (!whole && pairs_.Prepare(ggml_graph_nodes(graph), segment.begin, segment.end)) {
+  if (!whole && ByPairs(graph, segment)) {
     status = RunPairs(store, &failure);
   } else {
     std::vector<int> arrived;

@@ -40,10 +40,13 @@ class Executor {
   ggml_status RunOpenEvent(ggml_cgraph* graph, const Segment& segment, StreamedModel* model);
   ggml_status RunPairs(ExpertStore* store, Status* failure);
   void CollectReadyPairs();
+  // Whether the segment can be run by pairs; asked of the runner once, before anything is computed.
+  bool ByPairs(ggml_cgraph* graph, const Segment& segment);
   ggml_status ComputeWhole(ggml_cgraph* graph, const Segment& segment, const StreamedModel& model);
 
   ggml_backend_t cpu_;
   PairRunner pairs_;
+  enum class Fit { kUnknown, kYes, kNo } fit_ = Fit::kUnknown;  // of the segment being run
   std::vector<Segment> segments_;
   size_t k_ = 1;                        // experts of a token
   std::vector<int32_t> ids_;            // [n_tokens, k], dense

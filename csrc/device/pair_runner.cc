@@ -47,6 +47,31 @@ bool PairRunner::IsHalf(const ggml_tensor* view) const {
 }
 
 bool PairRunner::Prepare(ggml_tensor** nodes, int begin, int end) {
+  if (!Collect(nodes, begin, end)) return false;
+  SaveInputs();
+  return true;
+}
+
+// The graph's allocator may have given the result the memory of an input, since in the graph's order
+// nobody reads that input any more once the result is written. By pairs, somebody does.
+void PairRunner::SaveInputs() {
+  const ggml_tensor* result = steps_.back().node;
+  const auto* result_begin = static_cast<const uint8_t*>(result->data);
+  const uint8_t* result_end = result_begin + ggml_nbytes(result);
+  inputs_.clear();
+  saved_.resize(std::max(saved_.size(), externals_.size()));
+  for (size_t i = 0; i < externals_.size(); i++) {
+    const auto* data = static_cast<const uint8_t*>(externals_[i]->data);
+    const size_t n_bytes = ggml_nbytes(externals_[i]);
+    if (data < result_end && result_begin < data + n_bytes) {
+      saved_[i].assign(data, data + n_bytes);
+      data = saved_[i].data();
+    }
+    inputs_.push_back(data);
+  }
+}
+
+bool PairRunner::Collect(ggml_tensor** nodes, int begin, int end) {
   steps_.clear();
   externals_.clear();
   ids_ = nullptr;
@@ -152,13 +177,13 @@ ggml_status PairRunner::RunGroup(const Pair* pairs, int n) {
     static_cast<int32_t*>(experts->data)[p] = pairs[p].expert;
   }
   std::vector<ggml_tensor*> gathered;
-  for (const ggml_tensor* external : externals_) {
+  for (size_t e = 0; e < externals_.size(); e++) {
+    const ggml_tensor* external = externals_[e];
     ggml_tensor* rows = NewRows(context, external->ne[0], n);
     place(rows);
     for (int p = 0; p < n; p++) {
       std::memcpy(static_cast<uint8_t*>(rows->data) + p * rows->nb[2],
-                  static_cast<const uint8_t*>(external->data) +
-                      (pairs[p].k % external->ne[1]) * external->nb[1] +
+                  inputs_[e] + (pairs[p].k % external->ne[1]) * external->nb[1] +
                       pairs[p].token * external->nb[2],
                   external->ne[0] * sizeof(float));
     }

@@ -29,8 +29,8 @@ class PairRunner {
 
   explicit PairRunner(ggml_backend_t cpu) : cpu_(cpu) {}
 
-  // Takes nodes [begin, end) of a graph. RETURNS: whether they are an expert FFN that can be run by
-  // pairs; when not, nothing else may be called.
+  // Takes nodes [begin, end) of a graph, none of them computed yet. RETURNS: whether they are an expert
+  // FFN that can be run by pairs; when not, nothing else may be called.
   bool Prepare(ggml_tensor** nodes, int begin, int end);
   // Runs the given pairs. REQUIRES: Prepare returned true; every slot is filled.
   ggml_status Run(const Pair* pairs, int n);
@@ -43,11 +43,15 @@ class PairRunner {
   int StepOf(const ggml_tensor* tensor) const;
   bool IsHalf(const ggml_tensor* view) const;
   int External(ggml_tensor* tensor);
+  bool Collect(ggml_tensor** nodes, int begin, int end);
+  void SaveInputs();
   ggml_status RunGroup(const Pair* pairs, int n);
 
   ggml_backend_t cpu_;
   std::vector<Step> steps_;
   std::vector<ggml_tensor*> externals_;  // activations that come from outside, to gather
+  std::vector<const uint8_t*> inputs_;   // their data, or a copy of it
+  std::vector<std::vector<uint8_t>> saved_;
   const ggml_tensor* ids_ = nullptr;
   size_t pair_bytes_ = 0;
   std::vector<uint8_t> scratch_;

@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <set>
 
 #include "base/format.h"
 #include "runtime/dense_reader.h"
+#include "storage/probe.h"
 
 namespace remoe {
 
@@ -83,12 +85,42 @@ Result<std::unique_ptr<StreamedModel>> StreamedModel::Open(const std::string& pa
   }
   model->layout_ = std::make_unique<SlotLayout>(model->layers_, transformed);
 
-  Result<std::unique_ptr<Reader>> reader = OpenReader(model->file_.paths(), options.reader);
+  ReaderOptions reader_options = options.reader;
+  if (reader_options.depth == 0) reader_options.depth = model->ProbeDepth();
+  Result<std::unique_ptr<Reader>> reader = OpenReader(model->file_.paths(), reader_options);
   if (!reader.ok()) return reader.status();
   model->reader_ = std::move(reader.value());
   model->reader_notes_ = model->reader_->notes();
   model->buffer_type_ = MakeBufferType(model.get());
   return model;
+}
+
+// How many reads to keep in flight, measured on dense weights, since no expert is read before it is
+// wanted. RETURNS: 0, the reader's own default, where a measurement would not pay or cannot be had.
+int StreamedModel::ProbeDepth() {
+  constexpr uint64_t kWorthwhileBytes = 256u << 20;
+  constexpr uint64_t kLargestBlock = 1u << 20;
+  if (file_.expert_bytes() < kWorthwhileBytes) return 0;
+  const uint64_t wanted = std::min(kLargestBlock, layers_[0].matrices[0].expert_bytes);
+  std::set<size_t> experts;
+  for (const ExpertLayer& layer : layers_) {
+    for (const ExpertMatrix& matrix : layer.matrices) experts.insert(matrix.tensor);
+  }
+  std::vector<ProbeRange> ranges;
+  for (size_t i = 0; i < file_.tensors().size(); i++) {
+    const Tensor& tensor = file_.tensors()[i];
+    if (tensor.shard == 0 && experts.count(i) == 0 && tensor.n_bytes >= wanted) {
+      ranges.push_back({tensor.offset, tensor.n_bytes});
+    }
+  }
+  if (ranges.empty()) return 0;
+  ProbeOptions probe = QuickProbe(std::move(ranges), wanted);
+  probe.backend = options_.reader.backend;
+  probe.direct = options_.reader.direct;
+  const Result<ProbeResult> measured = Probe(file_.paths()[0], probe);
+  if (!measured.ok()) return 0;
+  probed_bytes_per_s_ = measured.value().pick.bytes_per_s();
+  return measured.value().pick.depth;
 }
 
 StreamedModel::~StreamedModel() {

@@ -64,6 +64,8 @@ class StreamedModel {
   double load_seconds() const { return load_seconds_; }
   ExpertStore* store() const { return store_.get(); }
   bool repacked() const { return repacked_; }
+  // Bytes per second at the chosen depth, 0 when it was not measured.
+  double probed_bytes_per_s() const { return probed_bytes_per_s_; }
   std::vector<std::string> notes() const;
 
   // --- for the device ---
@@ -93,6 +95,7 @@ class StreamedModel {
 
  private:
   StreamedModel() = default;
+  int ProbeDepth();
 
   ModelFile file_;
   std::vector<ExpertLayer> layers_;
@@ -113,6 +116,7 @@ class StreamedModel {
   unsigned used_matrices_ = 0;
   uint64_t dense_bytes_read_ = 0;
   double load_seconds_ = 0;
+  double probed_bytes_per_s_ = 0;
   std::atomic<bool> interrupted_{false};
   std::mutex failure_mutex_;
   Status failure_;

@@ -83,6 +83,8 @@ class ExpertStore {
   const std::vector<ExpertLayer>& layers() const { return *layers_; }
   const Cache& cache() const { return *cache_; }
   const Reader& reader() const { return *reader_; }
+  // Tests only.
+  void SetFaults(const FaultPlan& plan) { reader_->SetFaults(plan); }
   const Slab& slab() const { return *slab_; }
   uint64_t budget_bytes() const { return slab_->n_bytes() + staging_->n_bytes(); }
   StoreCounts counts() const;
