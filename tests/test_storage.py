@@ -141,8 +141,9 @@ def test_the_probe_measures_and_picks_one_of_its_points(path: str) -> None:
 def test_the_probe_prints_its_curve(path: str) -> None:
     done = CliRunner().invoke(cli, ["probe", path, "--seconds", "0.2"])
     assert done.exit_code == 0
-    assert "4 KiB" in done.stdout
-    assert "depth 1 " in done.stdout
+    assert "\n  block " in done.stdout
+    assert "\n  1024 KiB " in done.stdout
+    assert " depth 1 " in done.stdout
     assert "reads in flight" in done.stdout
 
 

@@ -25,6 +25,11 @@ double Since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
+// How far two block sizes lie apart, in powers of two.
+double Distance(uint64_t a, uint64_t b) {
+  return std::abs(std::log2(static_cast<double>(a) / static_cast<double>(b)));
+}
+
 // Places for blocks of one size: page-aligned, drawn evenly from all that fit into the ranges.
 class Places {
  public:
@@ -151,13 +156,20 @@ Result<std::vector<ProbePoint>> PlanPoints(const std::string& path, const ProbeO
   if (points.empty()) {
     return Status(Code::kInvalidArgument, "probe: no block fits into the ranges of " + path);
   }
-  // What is quick to measure first: it tells what the rest would cost.
-  std::sort(points.begin(), points.end(), [](const ProbePoint& a, const ProbePoint& b) {
-    const auto cost = [](const ProbePoint& p) {
-      return p.block_bytes * static_cast<uint64_t>(p.depth);
-    };
-    return std::make_tuple(cost(a), a.depth) < std::make_tuple(cost(b), b.depth);
-  });
+  // The block size that the pick is for comes first, whatever else time allows; then what is quick.
+  uint64_t nearest = points.front().block_bytes;
+  for (const ProbePoint& point : points) {
+    if (Distance(point.block_bytes, options.wanted_bytes) <
+        Distance(nearest, options.wanted_bytes)) {
+      nearest = point.block_bytes;
+    }
+  }
+  const auto rank = [nearest](const ProbePoint& point) {
+    return std::make_tuple(point.block_bytes != nearest,
+                           point.block_bytes * static_cast<uint64_t>(point.depth), point.depth);
+  };
+  std::sort(points.begin(), points.end(),
+            [&rank](const ProbePoint& a, const ProbePoint& b) { return rank(a) < rank(b); });
   return points;
 }
 
@@ -206,8 +218,10 @@ Result<ProbeResult> Probe(const std::string& path, const ProbeOptions& options) 
                          path.c_str(), static_cast<unsigned long long>(file_bytes),
                          static_cast<unsigned long long>(kMinFileBytes)));
   }
-  if (!(options.seconds > 0)) {
-    return Status(Code::kInvalidArgument, Format("probe: %g seconds", options.seconds));
+  if (!(options.seconds > 0) || options.wanted_bytes == 0) {
+    return Status(Code::kInvalidArgument,
+                  Format("probe: %g seconds, blocks of %llu bytes wanted", options.seconds,
+                         static_cast<unsigned long long>(options.wanted_bytes)));
   }
   std::vector<ProbeRange> ranges = options.ranges;
   if (ranges.empty()) ranges.push_back({0, file_bytes});
@@ -223,9 +237,12 @@ Result<ProbeResult> Probe(const std::string& path, const ProbeOptions& options) 
   auto planned = PlanPoints(path, options, ranges);
   if (!planned.ok()) return planned.status();
 
-  const ProbePoint& largest = planned.value().back();
-  const std::unique_ptr<uint8_t, Free> buffer(static_cast<uint8_t*>(
-      std::aligned_alloc(kPage, largest.block_bytes * static_cast<uint64_t>(largest.depth))));
+  uint64_t buffer_bytes = 0;
+  for (const ProbePoint& point : planned.value()) {
+    buffer_bytes = std::max(buffer_bytes, point.block_bytes * static_cast<uint64_t>(point.depth));
+  }
+  const std::unique_ptr<uint8_t, Free> buffer(
+      static_cast<uint8_t*>(std::aligned_alloc(kPage, buffer_bytes)));
   if (!buffer) return Status(Code::kOutOfMemory, "probe: no memory for the buffers");
 
   ProbeResult result;

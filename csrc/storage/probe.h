@@ -3,8 +3,8 @@
 // within a time limit, and only inside the ranges given: at start an engine may read dense bytes,
 // no experts.
 //
-// Where the storage is slow, points that would overrun the time limit are left out. PickDepth is
-// pure. Thread-safe: a Probe shares nothing.
+// Where the storage is slow, points that would overrun the time limit are left out, but never the
+// first of the block size that the pick is for. PickDepth is pure. Thread-safe: a Probe shares nothing.
 #ifndef REMOE_STORAGE_PROBE_H_
 #define REMOE_STORAGE_PROBE_H_
 

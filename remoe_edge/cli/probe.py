@@ -56,15 +56,14 @@ def _table(result: StorageProbe) -> None:
         for point in result.points
     }
     table = Table(box=box.SIMPLE, title="random reads: MiB/s (reads/s)", title_justify="left")
-    table.add_column("block")
+    table.add_column("block", no_wrap=True)
     for depth in depths:
         table.add_column(f"depth {depth}", justify="right", no_wrap=True)
     for block_bytes in sorted({point.block_bytes for point in result.points}):
         row = (cells.get((block_bytes, depth), "-") for depth in depths)
         table.add_row(f"{block_bytes // 1024} KiB", *row)
-    console = Console()
-    # A pipe has no width: keep the table whole there.
-    console.print(table, width=None if console.is_terminal else 120)
+    # Whole lines, also through a pipe, which has no width.
+    Console(width=max(Console().width, 120)).print(table)
     pick, how = result.pick, "O_DIRECT" if result.direct else "buffered"
     click.echo(
         f"{result.backend}, {how}; the engine would keep {pick.depth} reads in flight: "
