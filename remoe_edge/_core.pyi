@@ -1,6 +1,6 @@
 import os
-from collections.abc import Mapping
-from typing import final
+from collections.abc import Mapping, Sequence
+from typing import Any, final
 
 # --- gguf -----------------------------------------------------------------------------------------
 
@@ -117,3 +117,91 @@ class VirtualFile:
     def dense_bytes_read(self) -> int: ...
     @property
     def expert_bytes_skipped(self) -> int: ...
+
+# --- storage --------------------------------------------------------------------------------------
+
+@final
+class FaultPlan:
+    """What goes wrong in a reader, for tests; by default nothing does."""
+
+    def __init__(
+        self,
+        *,
+        fail_operation: int = -1,
+        range_file: int = -1,
+        range_offset: int = 0,
+        range_bytes: int = 0,
+        range_times: int = -1,
+        error_number: int = 5,
+        short_bytes: int = 0,
+        interruptions: int = 0,
+        delay_us: int = 0,
+        truncate_bytes: int = -1,
+        refuse_direct: bool = False,
+        refuse_uring: bool = False,
+    ) -> None:
+        """Plan faults below the retry logic.
+
+        The operation numbered `fail_operation`, and the first `range_times` (-1: all) that touch
+        the range, fail with `error_number`; each delivers at most `short_bytes` (0: all), after
+        `interruptions` times EINTR and `delay_us` microseconds; files seem to end at
+        `truncate_bytes`. The `refuse_` flags act at open.
+        """
+
+@final
+class Reader:
+    """Reads of a set of files, many in flight."""
+
+    def __init__(
+        self,
+        paths: Sequence[str],
+        *,
+        backend: str = "auto",
+        direct: bool = True,
+        depth: int = 0,
+        background_depth: int = 2,
+        piece_bytes: int = 1048576,
+        proof_offset: int = 0,
+        faults: FaultPlan = ...,
+    ) -> None:
+        """Open the files; `backend` is auto, io_uring or pread, and `depth` 0 is its default.
+
+        Raises ReadError for a file that cannot be opened, InputError for one that is not regular,
+        UnsupportedError for a backend asked for by name that is not to be had.
+        """
+    def submit(self, spans: Sequence[tuple[int, int, int]], *, background: bool = False) -> int:
+        """Start reads of (file, offset, n_bytes); return the first's tag, the others' follow it."""
+    def drain(self) -> dict[int, bytes | str]:
+        """Wait for all reads; return each one's bytes, or the message of its failure, by tag."""
+    def cancel_background(self) -> int:
+        """Drop background reads that have not started; return how many reads that ends."""
+    def promote(self, tag: int) -> None:
+        """Turn a background read into a demand read."""
+    def check_unchanged(self) -> None:
+        """Raise ReadError if a file was replaced or modified since it was opened."""
+    def set_faults(self, faults: FaultPlan) -> None: ...
+    def counts(self) -> dict[str, int]: ...
+    @property
+    def backend(self) -> str: ...
+    @property
+    def direct(self) -> bool: ...
+    @property
+    def depth(self) -> int: ...
+    @property
+    def notes(self) -> list[str]: ...
+    def close(self) -> None:
+        """Drop background reads, wait for the rest and close the files."""
+
+def probe(
+    path: str,
+    *,
+    ranges: Sequence[tuple[int, int]] = ...,
+    block_bytes: Sequence[int] = ...,
+    depths: Sequence[int] = ...,
+    seconds: float = 2.0,
+    wanted_bytes: int = 1048576,
+    backend: str = "auto",
+    direct: bool = True,
+    faults: FaultPlan = ...,
+) -> dict[str, Any]:
+    """Measure random reads; see `remoe_edge.storage.probe`."""

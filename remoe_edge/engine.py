@@ -40,8 +40,9 @@ class Engine:
     n_ctx: tokens of context; 0 takes the model's, up to 4096.
     n_batch, n_ubatch: tokens of a prompt given to llama.cpp, and computed, at once.
     threads: compute threads; None takes the cores that this process may use.
-    repack: rearrange quantised weights as llama.cpp does by default, on machines where it does; the
-        output then equals stock's default bit for bit. False equals stock with `--no-repack`.
+    repack: rearrange quantised weights for other kernels, as llama.cpp does when a model is resident.
+        False gives the bits of stock with `--no-repack`, True those of its default; the work is done
+        again for every miss, so it pays only where nearly everything fits.
     flash_attention: "auto" (llama.cpp's default), "on" or "off".
     io_backend: "auto", "io_uring" or "pread"; direct: O_DIRECT where possible; depth: reads in
         flight, 0 chooses.
@@ -63,7 +64,7 @@ class Engine:
         n_batch: int = 512,
         n_ubatch: int = 512,
         threads: int | None = None,
-        repack: bool = True,
+        repack: bool = False,
         flash_attention: str = "auto",
         io_backend: str = "auto",
         direct: bool = True,

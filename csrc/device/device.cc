@@ -61,7 +61,12 @@ ggml_backend_buffer_t AllocBuffer(ggml_backend_buffer_type_t type, size_t size) 
 
 size_t Alignment(ggml_backend_buffer_type_t) { return kTensorBytes; }
 size_t AllocSize(ggml_backend_buffer_type_t, const ggml_tensor*) { return kTensorBytes; }
-bool IsHost(ggml_backend_buffer_type_t) { return false; }
+// While loading, llama.cpp stages what goes into other than host memory through a buffer of the tensor's
+// whole size and touches all of it. As "host memory", a tensor is read in place, of which the virtual
+// file makes nothing. Afterwards the truth: nobody but this device can use these tensors.
+bool IsHost(ggml_backend_buffer_type_t type) {
+  return static_cast<const StreamedModel*>(type->context)->loading();
+}
 
 // --- the device ---
 

@@ -130,7 +130,9 @@ Result<llama_model*> StreamedModel::Load(llama_model_params params,
     };
   }
   const ErrorLog log;
+  loading_ = true;
   llama_model* model = llama_model_load_from_file_ptr(stream.value(), params);
+  loading_ = false;
   std::fclose(stream.value());
   dense_bytes_read_ = file.value().dense_bytes_read();
   load_seconds_ =

@@ -69,6 +69,7 @@ class StreamedModel {
   // --- for the device ---
   // The slab seen as the weights of that matrix: expert index = slot.
   const ggml_tensor& view(const TensorOrigin& origin) const { return views_[origin.layer][origin.matrix]; }
+  bool loading() const { return loading_; }
   TensorOrigin* FindOrigin(const std::string& tensor_name);
   // Makes the experts of one layer's step resident and pins them until the next event begins.
   // `later_wave`: more of the experts of the step that the last event belonged to.
@@ -106,6 +107,7 @@ class StreamedModel {
   std::unique_ptr<ExpertStore> store_;
   std::vector<std::string> reader_notes_;
 
+  bool loading_ = false;
   int64_t step_ = 0;
   int last_layer_ = -1;
   unsigned used_matrices_ = 0;
