@@ -19,6 +19,8 @@ import numpy.typing as npt
 import pytest
 from click.testing import CliRunner
 
+import stock
+from remoe_edge import Engine
 from remoe_edge.cli.convert import command
 from remoe_edge.convert import atomic
 from remoe_edge.convert.export_hf import export_hf
@@ -768,3 +770,24 @@ def test_write_overlay_wants_every_router(case: Case) -> None:
     with pytest.raises(InputError, match="lacks the routers"):
         write_overlay(case.overlay, case.base, {}, "")
     assert not case.overlay.exists()
+
+
+# --- in the engine -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arch", ["qwen3moe", "deepseek2-v3", "gpt-oss"])
+def test_engine_with_overlay_is_stock_with_the_merged_file(arch: str, tmp_path: Path) -> None:
+    case = Case(tmp_path, arch)
+    case.convert()
+    merged = tmp_path / "merged.gguf"
+    merge(case.base_path, case.overlay, merged)
+    prompt = [5, 9, 2, 7, 11]
+
+    def by_stock(path: Path) -> npt.NDArray[np.float32]:
+        return stock.run(path, prompt, n_greedy=0, use_extra_bufts=False).logits[0]
+
+    assert not np.array_equal(by_stock(case.base_path), by_stock(merged))
+    with Engine(
+        case.base_path, cache="50%", routers=case.overlay, n_ctx=1024, threads=2, repack=False
+    ) as engine:
+        assert np.array_equal(engine.evaluate(prompt), by_stock(merged))
