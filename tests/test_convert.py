@@ -19,7 +19,8 @@ import numpy.typing as npt
 import pytest
 from click.testing import CliRunner
 
-from remoe_edge._core import ModelFile
+import stock
+from remoe_edge import Engine
 from remoe_edge.cli.convert import command
 from remoe_edge.convert import atomic
 from remoe_edge.convert.export_hf import export_hf
@@ -32,6 +33,7 @@ from remoe_edge.convert.routers import convert_routers
 from remoe_edge.convert.safetensors_file import SafetensorsFile
 from remoe_edge.convert.tensor_values import read_tensor
 from remoe_edge.errors import InputError, ReadError, RemoeError, UnsupportedError
+from remoe_edge.native import _core
 from tiny_moe import ARCHS, make
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -55,7 +57,7 @@ def write_safetensors(path: Path, tensors: Arrays, metadata: dict[str, str] | No
     return path
 
 
-def tuned_values(model: ModelFile, seed: int = 1) -> Arrays:
+def tuned_values(model: _core.ModelFile, seed: int = 1) -> Arrays:
     """Return new random values for every router tensor of a model, by its GGUF name."""
     random = np.random.default_rng(seed)
     return {
@@ -64,13 +66,13 @@ def tuned_values(model: ModelFile, seed: int = 1) -> Arrays:
     }
 
 
-def checkpoint_values(model: ModelFile, values: Arrays) -> Arrays:
+def checkpoint_values(model: _core.ModelFile, values: Arrays) -> Arrays:
     """Return the same values under the first Hugging Face name of each."""
     names = CheckpointNames.covering(model.architecture, values)
     return {names.from_gguf(name)[0]: array for name, array in values.items()}
 
 
-def metadata_of(model: ModelFile) -> dict[str, str]:
+def metadata_of(model: _core.ModelFile) -> dict[str, str]:
     return {
         "format": "remoe-edge-routers",
         "version": "1",
@@ -86,7 +88,7 @@ class Case:
     def __init__(self, folder: Path, arch: str = "qwen3moe", **options: Any) -> None:
         self.folder = folder
         self.base_path = make(folder / "base.gguf", arch, "Q4_0", **options)
-        self.base = ModelFile.open(self.base_path)
+        self.base = _core.ModelFile.open(self.base_path)
         self.values = tuned_values(self.base)
         self.tuned = write_safetensors(
             folder / "tuned.safetensors", self.values, metadata_of(self.base)
@@ -132,7 +134,7 @@ def test_round_trip_is_bit_exact(arch: str, tmp_path: Path) -> None:
         assert tensor is not None
         expected[tensor.offset : tensor.offset + tensor.n_bytes] = raw
     assert merged.read_bytes() == bytes(expected)
-    assert fingerprint(ModelFile.open(merged)) == fingerprint(case.base)
+    assert fingerprint(_core.ModelFile.open(merged)) == fingerprint(case.base)
 
     again = tmp_path / "again.gguf"
     extract(merged, again, case.base_path)
@@ -247,7 +249,7 @@ def test_overlay_has_the_bases_types(case: Case, kind: str) -> None:
     other = rewrite(
         case.base_path, case.folder / "other.gguf", dict.fromkeys(case.values, quantised)
     )
-    base = ModelFile.open(other)
+    base = _core.ModelFile.open(other)
     case.retune(case.values, base_fingerprint=fingerprint(base))
     convert_routers(case.tuned, other, case.overlay)
     for name, raw in load_overlay(case.overlay, base).items():
@@ -262,7 +264,7 @@ def test_a_type_that_cannot_be_encoded_is_named(case: Case) -> None:
     at = raw.index(name.encode()) + len(name) + 4 + 8 * 2  # past the dimensions: the type
     raw[at : at + 4] = int(gguf.GGMLQuantizationType.F16).to_bytes(4, "little")
     other.write_bytes(bytes(raw))
-    ModelFile.open(other)
+    _core.ModelFile.open(other)
     raw[at : at + 4] = int(gguf.GGMLQuantizationType.I32).to_bytes(4, "little")
     other.write_bytes(bytes(raw))
     case.retune(case.values, base_fingerprint="")
@@ -445,11 +447,11 @@ def test_dense_base(tmp_path: Path) -> None:
 
 def test_overlay_for_another_base_is_refused(case: Case, tmp_path: Path) -> None:
     case.convert()
-    other = ModelFile.open(make(tmp_path / "other.gguf", "qwen3moe", "Q4_0", seed=5))
+    other = _core.ModelFile.open(make(tmp_path / "other.gguf", "qwen3moe", "Q4_0", seed=5))
     with pytest.raises(InputError, match="another base model"):
         load_overlay(case.overlay, other)
-    stranger = ModelFile.open(make(tmp_path / "stranger.gguf", "olmoe", "Q4_0"))
-    with pytest.raises(InputError, match="'qwen3moe'.*'olmoe'"):
+    stranger = _core.ModelFile.open(make(tmp_path / "stranger.gguf", "olmoe", "Q4_0"))
+    with pytest.raises(InputError, match=r"'qwen3moe'.*'olmoe'"):
         load_overlay(case.overlay, stranger)
 
 
@@ -503,7 +505,7 @@ def test_truncated_overlay(case: Case) -> None:
 
 def test_fingerprint_sees_everything_but_routers(case: Case) -> None:
     original = fingerprint(case.base)
-    assert original == fingerprint(ModelFile.open(case.base_path))
+    assert original == fingerprint(_core.ModelFile.open(case.base_path))
     raw = case.base_path.read_bytes()
     for tensor in case.base.tensors:
         changed = bytearray(raw)
@@ -511,14 +513,14 @@ def test_fingerprint_sees_everything_but_routers(case: Case) -> None:
         changed[tensor.offset + tensor.n_bytes - 1] ^= 1
         path = case.folder / "changed.gguf"
         path.write_bytes(changed)
-        assert (fingerprint(ModelFile.open(path)) == original) == is_router(tensor.name)
+        assert (fingerprint(_core.ModelFile.open(path)) == original) == is_router(tensor.name)
 
 
 def test_fingerprint_does_not_depend_on_splitting(tmp_path: Path) -> None:
     (tmp_path / "split").mkdir()
     whole = make(tmp_path / "m.gguf", "qwen3moe", "Q4_0")
     split = make(tmp_path / "split" / "m.gguf", "qwen3moe", "Q4_0", n_split=3)
-    assert fingerprint(ModelFile.open(whole)) == fingerprint(ModelFile.open(split))
+    assert fingerprint(_core.ModelFile.open(whole)) == fingerprint(_core.ModelFile.open(split))
 
 
 # --- extract -------------------------------------------------------------------------------------
@@ -530,15 +532,17 @@ def test_extract_with_another_base(case: Case, tmp_path: Path) -> None:
     merge(case.base_path, case.overlay, merged)
     other = make(tmp_path / "other.gguf", "qwen3moe", "Q8_0")
     output = tmp_path / "extracted.gguf"
-    with pytest.raises(InputError, match="is not the base.*Q4_0 against Q8_0.*--rebase"):
+    with pytest.raises(InputError, match=r"is not the base.*Q4_0 against Q8_0.*--rebase"):
         extract(merged, output, other)
     assert not output.exists()
     extract(merged, output, other, rebase=True)
-    assert load_overlay(output, ModelFile.open(other)) == load_overlay(case.overlay, case.base)
+    assert load_overlay(output, _core.ModelFile.open(other)) == load_overlay(
+        case.overlay, case.base
+    )
     with pytest.raises(InputError, match="give --base"):
         extract(merged, output, rebase=True)
     stranger = make(tmp_path / "stranger.gguf", "olmoe", "Q4_0")
-    with pytest.raises(InputError, match="'qwen3moe'.*'olmoe'"):
+    with pytest.raises(InputError, match=r"'qwen3moe'.*'olmoe'"):
         extract(merged, output, stranger)
 
 
@@ -563,7 +567,7 @@ def test_merge_keeps_shards(tmp_path: Path) -> None:
         merge(case.base_path, case.overlay, tmp_path / "merged.gguf")
     outputs = merge(case.base_path, case.overlay, tmp_path / "merged-00001-of-00003.gguf")
     assert len(outputs) == 3
-    merged = ModelFile.open(outputs[0])
+    merged = _core.ModelFile.open(outputs[0])
     for tensor in merged.tensors:
         expected = tensors.get(tensor.name) or read_tensor(case.base, tensor)
         assert read_tensor(merged, tensor) == expected
@@ -724,9 +728,10 @@ def test_export_hf_bad_input(case: Case) -> None:
     names = list(case.values)
     with pytest.raises(InputError, match="lacks the routers of layers"):
         export_hf(source, case.retune({names[0]: case.values[names[0]]}), output)
+    turned = {**case.values, names[0]: np.ascontiguousarray(case.values[names[0]].T)}
+    case.retune(turned)
     with pytest.raises(InputError, match="transposed"):
-        turned = {**case.values, names[0]: np.ascontiguousarray(case.values[names[0]].T)}
-        export_hf(source, case.retune(turned), output)
+        export_hf(source, case.tuned, output)
     (case.folder / "empty").mkdir()
     with pytest.raises(UnsupportedError, match="no safetensors"):
         export_hf(case.folder / "empty", case.retune(case.values), output)
@@ -765,3 +770,24 @@ def test_write_overlay_wants_every_router(case: Case) -> None:
     with pytest.raises(InputError, match="lacks the routers"):
         write_overlay(case.overlay, case.base, {}, "")
     assert not case.overlay.exists()
+
+
+# --- in the engine -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arch", ["qwen3moe", "deepseek2-v3", "gpt-oss"])
+def test_engine_with_overlay_is_stock_with_the_merged_file(arch: str, tmp_path: Path) -> None:
+    case = Case(tmp_path, arch)
+    case.convert()
+    merged = tmp_path / "merged.gguf"
+    merge(case.base_path, case.overlay, merged)
+    prompt = [5, 9, 2, 7, 11]
+
+    def by_stock(path: Path) -> npt.NDArray[np.float32]:
+        return stock.run(path, prompt, n_greedy=0, use_extra_bufts=False).logits[0]
+
+    assert not np.array_equal(by_stock(case.base_path), by_stock(merged))
+    with Engine(
+        case.base_path, cache="50%", routers=case.overlay, n_ctx=1024, threads=2, repack=False
+    ) as engine:
+        assert np.array_equal(engine.evaluate(prompt), by_stock(merged))

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from remoe_edge._core import ModelFile
 from remoe_edge.convert.atomic import check_output
 from remoe_edge.convert.fingerprint import fingerprint
 from remoe_edge.convert.names import routers_of
 from remoe_edge.convert.overlay import name_of, require_all, require_finite, write_overlay
 from remoe_edge.convert.tensor_values import from_float32, read_tensor, to_float32
 from remoe_edge.errors import InputError
+from remoe_edge.native import _core
 
 
 def extract(
@@ -24,10 +24,10 @@ def extract(
     quantisation of the same model): only the routers' names and shapes must agree then. Raises
     InputError naming what differs.
     """
-    tuned = ModelFile.open(tuned_path)
+    tuned = _core.ModelFile.open(tuned_path)
     if rebase and base_path is None:
         raise InputError("--rebase needs the base to fit the routers to; give --base")
-    base = tuned if base_path is None else ModelFile.open(base_path)
+    base = tuned if base_path is None else _core.ModelFile.open(base_path)
     check_output(output, [*tuned.paths, *base.paths])
     if base.architecture != tuned.architecture:
         raise InputError(
@@ -55,7 +55,7 @@ def extract(
     write_overlay(output, base, tensors, base_fingerprint, run)
 
 
-def _difference(tuned: ModelFile, base: ModelFile) -> str:
+def _difference(tuned: _core.ModelFile, base: _core.ModelFile) -> str:
     """Say where two models first differ apart from their routers' values."""
     theirs = {tensor.name: tensor for tensor in base.tensors}
     for tensor in tuned.tensors:

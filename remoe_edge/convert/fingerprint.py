@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 
-from remoe_edge._core import ModelFile
 from remoe_edge.convert.names import is_router
 from remoe_edge.convert.tensor_values import read_range
+from remoe_edge.native import _core
 
 _PIECE_BYTES = 4096
 
 
-def fingerprint(model: ModelFile) -> str:
+def fingerprint(model: _core.ModelFile) -> str:
     """Return SHA-256, in hex, over what a model is apart from its routers' values.
 
     That is the architecture, the sorted names, types and shapes of all tensors, and the first and

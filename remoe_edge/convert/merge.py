@@ -6,7 +6,6 @@ import os
 import re
 from pathlib import Path
 
-from remoe_edge._core import ModelFile
 from remoe_edge.convert.atomic import (
     Progress,
     check_output,
@@ -17,6 +16,7 @@ from remoe_edge.convert.atomic import (
 )
 from remoe_edge.convert.overlay import load_overlay
 from remoe_edge.errors import InputError
+from remoe_edge.native import _core
 
 _SHARD_SUFFIX = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
 
@@ -30,7 +30,7 @@ def merge(
     does. Raises InputError before any work when the overlay does not fit, the output is one of the
     inputs, or the disk is too small. `progress` counts over all files.
     """
-    base = ModelFile.open(base_path)
+    base = _core.ModelFile.open(base_path)
     sources = [Path(path) for path in base.paths]
     outputs = _outputs(sources, output)
     for path in outputs:

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 
 from gguf import MODEL_ARCH, MODEL_ARCH_NAMES, MODEL_TENSOR, TENSOR_NAMES, TensorNameMap
 
-from remoe_edge._core import ModelFile, Tensor
 from remoe_edge.errors import InputError, ModelError, UnsupportedError
+from remoe_edge.native import _core
 
 # The router's matrix (and bias, where it has one), and the bias that only sways which experts are
 # selected.
@@ -50,12 +50,12 @@ def block_of(name: str) -> int:
     return int(match[1])
 
 
-def routers_of(model: ModelFile) -> dict[str, Tensor]:
+def routers_of(model: _core.ModelFile) -> dict[str, _core.Tensor]:
     """Return a model's router tensors by name, in file order."""
     return {tensor.name: tensor for tensor in model.tensors if is_router(tensor.name)}
 
 
-def must_be_tuned(model: ModelFile, name: str) -> bool:
+def must_be_tuned(model: _core.ModelFile, name: str) -> bool:
     """Tell whether a set of tuned routers without this tensor is incomplete.
 
     Biases need not be trained, and multi-token-prediction layers take no part in ordinary decoding.

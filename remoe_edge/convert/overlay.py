@@ -15,12 +15,12 @@ import numpy as np
 import numpy.typing as npt
 from gguf import GGMLQuantizationType, GGUFWriter
 
-from remoe_edge._core import ModelFile, Tensor
 from remoe_edge.convert.atomic import replacing
 from remoe_edge.convert.fingerprint import fingerprint
 from remoe_edge.convert.names import block_of, routers_of
 from remoe_edge.convert.tensor_values import read_tensor, to_float32
 from remoe_edge.errors import InputError, UnsupportedError
+from remoe_edge.native import _core
 
 FORMAT_VERSION = 1
 _PREFIX = "remoe_edge.overlay"
@@ -36,9 +36,9 @@ class OverlayRecord:
     run: str
 
 
-def read_record(path: str | os.PathLike[str]) -> tuple[OverlayRecord, ModelFile]:
+def read_record(path: str | os.PathLike[str]) -> tuple[OverlayRecord, _core.ModelFile]:
     """Return an overlay's record and its parsed file; raise InputError for any other GGUF."""
-    overlay = ModelFile.open(path)
+    overlay = _core.ModelFile.open(path)
     version = overlay.unsigned(f"{_PREFIX}.version")
     if version is None:
         raise InputError(
@@ -57,7 +57,7 @@ def read_record(path: str | os.PathLike[str]) -> tuple[OverlayRecord, ModelFile]
     return record, overlay
 
 
-def load_overlay(path: str | os.PathLike[str], model: ModelFile) -> dict[str, bytes]:
+def load_overlay(path: str | os.PathLike[str], model: _core.ModelFile) -> dict[str, bytes]:
     """Return the tuned routers of an overlay, as bytes that stand in for the model's own.
 
     Raises InputError naming what does not fit: another architecture or base, a tensor missing,
@@ -92,7 +92,11 @@ def load_overlay(path: str | os.PathLike[str], model: ModelFile) -> dict[str, by
 
 
 def write_overlay(
-    output: Path, base: ModelFile, tensors: dict[str, bytes], base_fingerprint: str, run: str = "{}"
+    output: Path,
+    base: _core.ModelFile,
+    tensors: dict[str, bytes],
+    base_fingerprint: str,
+    run: str = "{}",
 ) -> None:
     """Write an overlay whole or not at all.
 
@@ -121,7 +125,7 @@ def write_overlay(
         writer.close()
 
 
-def name_of(model: ModelFile) -> str:
+def name_of(model: _core.ModelFile) -> str:
     """Return a model's own name, or its file's."""
     return model.string("general.name") or Path(model.paths[0]).stem
 
@@ -156,7 +160,7 @@ def require_finite(source: str, values: npt.NDArray[np.float32]) -> None:
         raise InputError(f"{source} has {bad} values that are NaN or infinite")
 
 
-def _byte_shape(tensor: Tensor) -> list[int]:
+def _byte_shape(tensor: _core.Tensor) -> list[int]:
     """Return the shape in bytes that GGUFWriter wants for raw data, rows last."""
     rows = tensor.n_bytes // int(np.prod(tensor.shape[1:], dtype=np.int64))
     return [*reversed(tensor.shape[1:]), rows]

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from remoe_edge._core import ModelFile
 from remoe_edge.convert.atomic import check_output
 from remoe_edge.convert.fingerprint import fingerprint
 from remoe_edge.convert.names import (
@@ -21,6 +20,7 @@ from remoe_edge.convert.overlay import require_all, require_finite, run_record, 
 from remoe_edge.convert.safetensors_file import SafetensorsFile
 from remoe_edge.convert.tensor_values import from_float32, read_tensor
 from remoe_edge.errors import InputError, UnsupportedError
+from remoe_edge.native import _core
 
 FORMAT = "remoe-edge-routers"
 FORMAT_VERSION = "1"
@@ -33,7 +33,7 @@ def convert_routers(tuned: Path, base_path: Path, output: Path) -> None:
     width] for matrices. Biases that it lacks are the base's own. Raises InputError naming what does
     not fit.
     """
-    base = ModelFile.open(base_path)
+    base = _core.ModelFile.open(base_path)
     check_output(output, [tuned, *base.paths])
     file = SafetensorsFile.open(tuned)
     check_metadata(file, base.architecture)
@@ -45,7 +45,7 @@ def convert_routers(tuned: Path, base_path: Path, output: Path) -> None:
     write_overlay(output, base, fit(file, base), base_fingerprint, run)
 
 
-def fit(file: SafetensorsFile, base: ModelFile) -> dict[str, bytes]:
+def fit(file: SafetensorsFile, base: _core.ModelFile) -> dict[str, bytes]:
     """Return all of the base's routers, tuned where the file has them, in the base's types."""
     routers = {canonical(name): tensor for name, tensor in routers_of(base).items()}
     keys = keys_by_router(file, base.architecture)
@@ -88,9 +88,9 @@ def keys_by_router(file: SafetensorsFile, architecture: str) -> dict[str, str]:
             checkpoint = checkpoint or CheckpointNames.covering(architecture, file.entries)
             name = checkpoint.to_gguf(key)
         if name is None:
-            raise InputError(f"{file.path}: '{key}' is not the name of a router")
+            raise InputError(f"{file.path}: {key!r} is not the name of a router")
         if name in found:
-            raise InputError(f"{file.path}: '{key}' and '{found[name]}' are the same router")
+            raise InputError(f"{file.path}: {key!r} and {found[name]!r} are the same router")
         found[name] = key
     if not found:
         raise InputError(f"{file.path} holds no tensors")
@@ -105,8 +105,8 @@ def checked_values(
     if entry.shape != shape:
         hint = "; it is transposed" if entry.shape == shape[::-1] else ""
         raise InputError(
-            f"{file.path}: '{key}' is {list(entry.shape)}, the base model's is {list(shape)}{hint}"
+            f"{file.path}: {key!r} is {list(entry.shape)}, the base model's is {list(shape)}{hint}"
         )
     values = file.float32(key)
-    require_finite(f"{file.path}: '{key}'", values)
+    require_finite(f"{file.path}: {key!r}", values)
     return values

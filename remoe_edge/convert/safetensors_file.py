@@ -82,7 +82,7 @@ class SafetensorsFile:
         kinds = {"F32": "<f4", "F16": "<f2", "F64": "<f8"}
         if entry.dtype not in kinds:
             raise InputError(
-                f"{self.path}: '{name}' is {entry.dtype}, routers are F32, F16 or BF16"
+                f"{self.path}: {name!r} is {entry.dtype}, routers are F32, F16 or BF16"
             )
         values = np.frombuffer(raw, dtype=kinds[entry.dtype]).reshape(entry.shape)
         with np.errstate(over="ignore"):  # becomes infinite, which the caller refuses by name
@@ -101,13 +101,14 @@ def encode(values: npt.NDArray[np.float32], dtype: str) -> bytes:
 
 
 def _entry(path: Path, name: str, described: object, data: int, file_bytes: int) -> Entry:
-    problem = InputError(f"{path}: the header's entry for '{name}' is damaged")
+    problem = InputError(f"{path}: the header's entry for {name!r} is damaged")
     if not isinstance(described, dict):
         raise problem
     dtype, shape, span = (described.get(key) for key in ("dtype", "shape", "data_offsets"))
-    if dtype not in _DTYPE_BYTES or not _whole_numbers(shape) or not _whole_numbers(span):
+    if not isinstance(dtype, str) or dtype not in _DTYPE_BYTES:
         raise problem
-    assert isinstance(dtype, str)
+    if not _whole_numbers(shape) or not _whole_numbers(span):
+        raise problem
     assert isinstance(shape, list)
     assert isinstance(span, list)
     if len(span) != 2 or not 0 <= span[0] <= span[1] <= file_bytes - data:

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from gguf import GGMLQuantizationType, quants
 
-from remoe_edge._core import ModelFile, Tensor
 from remoe_edge.errors import ReadError, UnsupportedError
+from remoe_edge.native import _core
 
 
 def read_range(path: str, offset: int, n_bytes: int) -> bytes:
@@ -32,12 +32,12 @@ def read_range(path: str, offset: int, n_bytes: int) -> bytes:
     return b"".join(pieces)
 
 
-def read_tensor(model: ModelFile, tensor: Tensor) -> bytes:
+def read_tensor(model: _core.ModelFile, tensor: _core.Tensor) -> bytes:
     """Return a tensor's bytes as they stand in the file."""
     return read_range(model.paths[tensor.shard], tensor.offset, tensor.n_bytes)
 
 
-def to_float32(raw: bytes, tensor: Tensor) -> npt.NDArray[np.float32]:
+def to_float32(raw: bytes, tensor: _core.Tensor) -> npt.NDArray[np.float32]:
     """Decode bytes of a tensor's type; shape as in numpy, the fastest-varying axis last."""
     kind = GGMLQuantizationType(tensor.type)
     shape = tuple(reversed(tensor.shape))
@@ -52,7 +52,7 @@ def to_float32(raw: bytes, tensor: Tensor) -> npt.NDArray[np.float32]:
     return np.asarray(values, dtype=np.float32).reshape(shape)
 
 
-def from_float32(values: npt.NDArray[np.float32], tensor: Tensor) -> bytes:
+def from_float32(values: npt.NDArray[np.float32], tensor: _core.Tensor) -> bytes:
     """Encode values as a tensor's type; exact for F32, rounded to nearest for the rest."""
     kind = GGMLQuantizationType(tensor.type)
     if kind == GGMLQuantizationType.F32:
