@@ -5,7 +5,9 @@
 #include "base/prob8.h"
 #include "bindings/bindings.h"
 #include "cache/cache.h"
+#include "cache/profile.h"
 #include "cache/replay.h"
+#include "cache/reuse_biased.h"
 #include "trace/trace_file.h"
 #include "trace/trace_writer.h"
 
@@ -53,12 +55,20 @@ py::dict CountsDict(const CacheCounts& counts) {
   return dict;
 }
 
+std::shared_ptr<const Profile> ToProfile(const std::optional<py::bytes>& bytes) {
+  if (!bytes) return nullptr;
+  const std::string_view view = *bytes;
+  return std::make_shared<const Profile>(Unwrap(Profile::Parse(
+      reinterpret_cast<const uint8_t*>(view.data()), view.size(), "the profile")));
+}
+
 // A cache driven event by event from Python: what tests and tools use to see single decisions.
 class PyCache {
  public:
-  PyCache(int n_layers, int n_experts, int n_slots, const std::string& policy)
+  PyCache(int n_layers, int n_experts, int n_slots, const std::string& policy,
+          const std::optional<py::bytes>& profile)
       : geometry_(MakeGeometry(n_layers, n_experts, n_slots)),
-        cache_(geometry_, Unwrap(MakePolicy(policy, geometry_))) {}
+        cache_(geometry_, Unwrap(MakePolicy(policy, geometry_, ToProfile(profile)))) {}
 
   py::list Begin(int layer, const std::vector<uint16_t>& experts, int64_t step, bool decode,
                  int n_tokens, std::optional<Array<float>> probs) {
@@ -171,12 +181,13 @@ py::dict Simulate(const py::dict& columns, int n_layers, int n_experts, int n_sl
   const Geometry geometry = MakeGeometry(n_layers, n_experts, n_slots);
   const LogArrays arrays(columns);
   const EventLog log = arrays.Log();
+  const std::shared_ptr<const Profile> fitted = ToProfile(profile);
   Result<CacheCounts> counts = CacheCounts();
   {
     const py::gil_scoped_release release;
     counts = [&]() -> Result<CacheCounts> {
       REMOE_RETURN_IF_ERROR(ValidateLog(log, geometry));
-      auto made = MakePolicy(policy, geometry);
+      auto made = MakePolicy(policy, geometry, fitted);
       if (!made.ok()) return made.status();
       std::vector<int64_t> next_uses;
       if (policy == "belady") next_uses = NextUses(log, geometry);
@@ -185,6 +196,82 @@ py::dict Simulate(const py::dict& columns, int n_layers, int n_experts, int n_sl
     }();
   }
   return CountsDict(Unwrap(std::move(counts)));
+}
+
+// The columns that reuse-biased scores by, after each of `events` (indices, rising):
+// [n_events, n_experts, n_features].
+py::array_t<float> PolicyColumns(const py::dict& columns, int n_layers, int n_experts,
+                                 const std::optional<py::bytes>& profile,
+                                 const Array<int64_t>& events) {
+  const Geometry geometry = MakeGeometry(n_layers, n_experts, n_layers * n_experts);
+  const LogArrays arrays(columns);
+  const EventLog log = arrays.Log();
+  const std::shared_ptr<const Profile> fitted = ToProfile(profile);
+  if (fitted != nullptr) ThrowIfError(ReuseBiasedPolicy::Fits(*fitted, geometry));
+  ThrowIfError(ValidateLog(log, geometry));
+  const size_t n_features = ReuseBiasedPolicy::FeatureNames().size();
+  py::array_t<float> sampled(std::vector<py::ssize_t>{
+      events.size(), n_experts, static_cast<py::ssize_t>(n_features)});
+  float* out = sampled.mutable_data();
+  const int64_t* next = events.data();
+  const int64_t* const end = next + events.size();
+  const py::gil_scoped_release release;
+  ReuseBiasedPolicy policy(geometry, fitted);
+  std::vector<float> probs(n_experts);
+  for (size_t i = 0; i < log.n_events && next < end; i++) {
+    policy.OnEvent(EventAt(log, i, n_experts, probs.data()));
+    if (*next != static_cast<int64_t>(i)) continue;
+    for (size_t f = 0; f < n_features; f++) {
+      const float* column = policy.FeatureColumn(static_cast<int>(f));
+      for (int e = 0; e < n_experts; e++) out[e * n_features + f] = column[e];
+    }
+    out += n_experts * n_features;
+    next++;
+  }
+  return sampled;
+}
+
+py::bytes MakeProfile(int n_layers, int n_experts, const std::string& fingerprint,
+                      const std::string& meta, const Array<float>& shares,
+                      const Array<float>& weights, const Array<float>& scales,
+                      const Array<int8_t>& links) {
+  Profile profile;
+  profile.fingerprint = fingerprint;
+  profile.meta = meta;
+  profile.n_weights = static_cast<int>(ReuseBiasedPolicy::FeatureNames().size());
+  const bool linked = links.size() > 0;
+  profile.n_contexts = linked ? ReuseBiasedPolicy::kContexts : 0;
+  profile.n_layers = linked ? n_layers : 0;
+  profile.n_experts = linked ? n_experts : 0;
+  const py::ssize_t tables = static_cast<py::ssize_t>(profile.n_layers) * profile.n_contexts;
+  if (weights.size() != shares.size() * profile.n_weights || scales.size() != tables ||
+      links.size() != tables * n_experts * n_experts) {
+    ThrowIfError(Status(Code::kInvalidArgument, "the parts of the profile differ in size"));
+  }
+  profile.shares.assign(shares.data(), shares.data() + shares.size());
+  profile.weights.assign(weights.data(), weights.data() + weights.size());
+  profile.scales.assign(scales.data(), scales.data() + scales.size());
+  profile.links.assign(links.data(), links.data() + links.size());
+  const std::vector<uint8_t> bytes = profile.Serialize();
+  ThrowIfError(Profile::Parse(bytes.data(), bytes.size(), "the new profile").status());
+  return py::bytes(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+}
+
+py::dict ParseProfileBytes(const py::bytes& bytes, const std::string& name) {
+  const std::string_view view = bytes;
+  Profile profile = Unwrap(
+      Profile::Parse(reinterpret_cast<const uint8_t*>(view.data()), view.size(), name));
+  py::dict dict;
+  dict["n_layers"] = profile.n_layers;
+  dict["n_experts"] = profile.n_experts;
+  dict["n_contexts"] = profile.n_contexts;
+  dict["fingerprint"] = profile.fingerprint;
+  dict["meta"] = profile.meta;
+  dict["shares"] = Moved(std::move(profile.shares));
+  dict["weights"] = Moved(std::move(profile.weights));
+  dict["scales"] = Moved(std::move(profile.scales));
+  dict["links"] = Moved(std::move(profile.links));
+  return dict;
 }
 
 py::dict ParseTraceBytes(const py::buffer& buffer, const std::string& path) {
@@ -265,14 +352,22 @@ void RegisterCache(py::module_& module) {
   module.def("simulate", &Simulate, py::arg("columns"), py::arg("n_layers"), py::arg("n_experts"),
              py::arg("n_slots"), py::arg("policy"), py::arg("first_counted") = 0,
              py::arg("profile") = py::none());
+  module.def("feature_names", &ReuseBiasedPolicy::FeatureNames);
+  module.def("policy_columns", &PolicyColumns, py::arg("columns"), py::arg("n_layers"),
+             py::arg("n_experts"), py::arg("profile"), py::arg("events"));
+  module.def("make_profile", &MakeProfile, py::arg("n_layers"), py::arg("n_experts"),
+             py::arg("fingerprint"), py::arg("meta"), py::arg("shares"), py::arg("weights"),
+             py::arg("scales"), py::arg("links"));
+  module.def("parse_profile", &ParseProfileBytes, py::arg("data"), py::arg("name"));
   module.def("parse_trace", &ParseTraceBytes, py::arg("data"), py::arg("path"));
   module.def("to_prob8", py::vectorize([](float p) { return ToProb8(p); }), py::arg("p"));
   module.def("from_prob8", py::vectorize([](uint8_t code) { return FromProb8(code); }),
              py::arg("code"));
 
   py::class_<PyCache>(module, "Cache")
-      .def(py::init<int, int, int, const std::string&>(), py::arg("n_layers"),
-           py::arg("n_experts"), py::arg("n_slots"), py::arg("policy"))
+      .def(py::init<int, int, int, const std::string&, const std::optional<py::bytes>&>(),
+           py::arg("n_layers"), py::arg("n_experts"), py::arg("n_slots"), py::arg("policy"),
+           py::arg("profile") = py::none())
       .def("begin", &PyCache::Begin, py::arg("layer"), py::arg("experts"), py::arg("step") = 0,
            py::arg("decode") = true, py::arg("n_tokens") = 1, py::arg("probs") = py::none())
       .def("failed", &PyCache::Failed, py::arg("expert"))

@@ -6,6 +6,7 @@
 #include "cache/lfu.h"
 #include "cache/lru.h"
 #include "cache/policy.h"
+#include "cache/reuse_biased.h"
 
 namespace remoe {
 
@@ -30,7 +31,10 @@ Made Make(const Geometry& geometry) {
 constexpr Entry kPolicies[] = {
     {"lru", Make<LruPolicy>},   {"lfu", Make<LfuPolicy>},
     {"lfru", Make<LfruPolicy>}, {"arc", Make<ArcPolicy>},
-    {"least-stale", Make<LeastStalePolicy>}, {"belady", Make<BeladyPolicy>},
+    {"least-stale", Make<LeastStalePolicy>},
+    // Learns, and so is made apart from the others.
+    {"reuse-biased", nullptr},
+    {"belady", Make<BeladyPolicy>},
 };
 
 }  // namespace
@@ -50,7 +54,10 @@ std::vector<std::string> LivePolicyNames() {
 Result<Made> MakePolicy(const std::string& name, const Geometry& geometry,
                         std::shared_ptr<const Profile> profile) {
   for (const Entry& entry : kPolicies) {
-    if (name == entry.name) return entry.make(geometry);
+    if (name != entry.name) continue;
+    if (entry.make != nullptr) return entry.make(geometry);
+    if (profile != nullptr) REMOE_RETURN_IF_ERROR(ReuseBiasedPolicy::Fits(*profile, geometry));
+    return Made(std::make_unique<ReuseBiasedPolicy>(geometry, std::move(profile)));
   }
   std::string known;
   for (const std::string& each : PolicyNames()) known += (known.empty() ? "" : ", ") + each;

@@ -57,6 +57,22 @@ std::vector<int64_t> NextUses(const EventLog& log, const Geometry& geometry) {
   return uses;
 }
 
+Event EventAt(const EventLog& log, size_t i, int n_experts, float* probs) {
+  Event event;
+  event.layer = log.layer[i];
+  event.step = log.step[i];
+  event.phase = static_cast<Phase>(log.phase[i]);
+  event.n_tokens = static_cast<int>(log.n_tokens[i]);
+  event.experts = log.experts + log.offsets[i];
+  event.n = static_cast<int>(log.offsets[i + 1] - log.offsets[i]);
+  if (log.probs_at != nullptr && log.probs_at[i] >= 0) {
+    const uint8_t* row = log.probs + log.probs_at[i];
+    for (int e = 0; e < n_experts; e++) probs[e] = FromProb8(row[e]);
+    event.probs = probs;
+  }
+  return event;
+}
+
 Result<CacheCounts> Replay(Cache* cache, const EventLog& log, const int64_t* next_uses,
                            size_t first_counted) {
   const int n_experts = cache->geometry().n_experts;
@@ -66,18 +82,7 @@ Result<CacheCounts> Replay(Cache* cache, const EventLog& log, const int64_t* nex
   CacheCounts before = cache->counts();
   for (size_t i = 0; i < log.n_events; i++) {
     if (i == first_counted) before = cache->counts();
-    Event event;
-    event.layer = log.layer[i];
-    event.step = log.step[i];
-    event.phase = static_cast<Phase>(log.phase[i]);
-    event.n_tokens = static_cast<int>(log.n_tokens[i]);
-    event.experts = log.experts + log.offsets[i];
-    event.n = static_cast<int>(log.offsets[i + 1] - log.offsets[i]);
-    if (log.probs_at != nullptr && log.probs_at[i] >= 0) {
-      const uint8_t* row = log.probs + log.probs_at[i];
-      for (int e = 0; e < n_experts; e++) probs[e] = FromProb8(row[e]);
-      event.probs = probs.data();
-    }
+    Event event = EventAt(log, i, n_experts, probs.data());
     if (next_uses != nullptr) event.next_use = next_uses + log.offsets[i];
     REMOE_RETURN_IF_ERROR(cache->Begin(event, &placements));
     cache->End();

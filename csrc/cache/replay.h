@@ -34,6 +34,10 @@ Status ValidateLog(const EventLog& log, const Geometry& geometry);
 // For every entry of log.experts the index of the layer's next event with that expert, or kNever.
 std::vector<int64_t> NextUses(const EventLog& log, const Geometry& geometry);
 
+// Event `i` of the log, pointing into it; probabilities, where it has them, are put into `probs`, which
+// has room for n_experts.
+Event EventAt(const EventLog& log, size_t i, int n_experts, float* probs);
+
 // `next_uses` may be null unless the policy is the oracle.
 Result<CacheCounts> Replay(Cache* cache, const EventLog& log, const int64_t* next_uses,
                            size_t first_counted);

@@ -1,0 +1,342 @@
+#include "cache/reuse_biased.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "base/format.h"
+#include "base/prob8.h"
+#include "cache/reuse_defaults.h"
+
+// The loops below run over whole rows and vectorise; x86-64 gets an AVX2 copy chosen at load time.
+// Fused multiply-add stays off (see the build file), so that every machine scores to the same bit.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__) && \
+    !defined(__SANITIZE_THREAD__)
+#define REMOE_WIDE __attribute__((target_clones("avx2", "default")))
+#else
+#define REMOE_WIDE
+#endif
+
+namespace remoe {
+
+namespace {
+
+enum Feature {
+  kUsed,
+  kAverage,                  // kScales of them
+  kLogAverage = kAverage + 6,
+  kLogIdle = kLogAverage + 6,
+  kLocality,                 // × log idle
+  kLinkNow,                  // from the experts chosen now
+  kLinkFast, kLinkSlow,      // moving averages of such sums, with links of their own
+  kLinkBefore1, kLinkBefore2,  // from the layers before, for this token
+  kLearnedNow, kLearnedFast, kLearnedSlow,
+  kProb, kLogProb, kLogProbFast, kLogProbSlow,
+  kFeatures
+};
+
+constexpr float kFade[6] = {0.5f, 0.75f, 0.9f, 0.97f, 0.99f, 0.998f};
+constexpr float kFastFade = 0.75f, kSlowFade = 0.97f;
+constexpr float kLocalityFade = 0.95f;
+constexpr float kPriorUse = 1.0f / 16, kPriorIdle = 16;
+constexpr float kSmallUse = 1e-4f;   // keeps logarithms finite
+constexpr float kSmallProb = 1.0f / 16384;
+constexpr float kLiftPrior = 30;     // pseudo-uses that pull a learned link towards none
+constexpr float kRankScale = 1 << 20;
+
+// Natural logarithm of a positive normal float, within 2e-4; the same on every machine.
+inline float Log(float x) {
+  int32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  const float exponent = static_cast<float>((bits >> 23) - 127);
+  bits = (bits & 0x7fffff) | 0x3f800000;
+  float m;
+  std::memcpy(&m, &bits, sizeof m);
+  const float poly =
+      -1.7417939f + m * (2.8212026f + m * (-1.4699568f + m * (0.44717955f - 0.056570851f * m)));
+  return (poly + exponent) * 0.69314718f;
+}
+
+REMOE_WIDE void Fade(float* average, float fade, const float* now, size_t n) {
+  const float rest = 1 - fade;
+  for (size_t j = 0; j < n; j++) average[j] = average[j] * fade + rest * now[j];
+}
+
+REMOE_WIDE void Logs(const float* x, float small, float* out, size_t n) {
+  for (size_t j = 0; j < n; j++) out[j] = Log(x[j] + small);
+}
+
+REMOE_WIDE void AddBytes(const int8_t* row, int32_t* sums, size_t n) {
+  for (size_t j = 0; j < n; j++) sums[j] += row[j];
+}
+
+REMOE_WIDE void AddScaled(const float* x, float weight, float* out, size_t n) {
+  for (size_t j = 0; j < n; j++) out[j] += weight * x[j];
+}
+
+REMOE_WIDE void AddLift(const float* follows, const float* share, float uses, float* out, size_t n) {
+  const float total = Log(uses + kLiftPrior);
+  for (size_t j = 0; j < n; j++) out[j] += Log(follows[j] + kLiftPrior * share[j]) - total;
+}
+
+REMOE_WIDE void Idle(const float* used, float* idle, float* log_idle, size_t n) {
+  for (size_t j = 0; j < n; j++) {
+    idle[j] = (idle[j] + 1) * (1 - used[j]);
+    log_idle[j] = Log(1 + idle[j]);
+  }
+}
+
+REMOE_WIDE void ToRanks(const float* score, int32_t* ranks, size_t n) {
+  for (size_t j = 0; j < n; j++) {
+    const float bounded = std::min(std::max(score[j], -1000.0f), 1000.0f);
+    ranks[j] = static_cast<int32_t>(bounded * kRankScale);
+  }
+}
+
+REMOE_WIDE int32_t Least(const int32_t* ranks, size_t n) {
+  int32_t least = INT32_MAX;
+  for (size_t j = 0; j < n; j++) least = ranks[j] < least ? ranks[j] : least;
+  return least;
+}
+
+}  // namespace
+
+const std::vector<std::string>& ReuseBiasedPolicy::FeatureNames() {
+  static const std::vector<std::string> names = {
+      "used",         "use-0.5",      "use-0.75",      "use-0.9",       "use-0.97",
+      "use-0.99",     "use-0.998",    "log-use-0.5",   "log-use-0.75",  "log-use-0.9",
+      "log-use-0.97", "log-use-0.99", "log-use-0.998", "log-idle",      "locality-log-idle",
+      "link-now",     "link-fast",    "link-slow",     "link-before-1", "link-before-2",
+      "learned-now",  "learned-fast", "learned-slow",  "prob",          "log-prob",
+      "log-prob-fast", "log-prob-slow"};
+  static_assert(kFeatures == 27, "names and features differ");
+  return names;
+}
+
+Status ReuseBiasedPolicy::Fits(const Profile& profile, const Geometry& geometry) {
+  if (profile.n_weights != kFeatures) {
+    return Status(Code::kInvalidArgument,
+                  Format("the profile has %d weights and this program's policy %d: fit it again with "
+                         "`remoe-edge profile`",
+                         profile.n_weights, kFeatures));
+  }
+  if (profile.n_contexts != 0 &&
+      (profile.n_contexts != kContexts || profile.n_layers != geometry.n_layers ||
+       profile.n_experts != geometry.n_experts)) {
+    return Status(Code::kInvalidArgument,
+                  Format("the profile is of a model with %d layers of %d experts and this one has %d "
+                         "of %d: fit one to it with `remoe-edge profile`",
+                         profile.n_layers, profile.n_experts, geometry.n_layers,
+                         geometry.n_experts));
+  }
+  return Status::Ok();
+}
+
+ReuseBiasedPolicy::ReuseBiasedPolicy(const Geometry& geometry,
+                                     std::shared_ptr<const Profile> profile)
+    : geometry_(geometry),
+      profile_(profile != nullptr ? std::move(profile)
+                                  : std::make_shared<const Profile>(DefaultProfile())),
+      stride_((static_cast<size_t>(geometry.n_experts) + 15) / 16 * 16) {
+  weights_ = profile_->WeightsFor(static_cast<double>(geometry.n_slots) / geometry.total());
+  const size_t layers = static_cast<size_t>(geometry.n_layers), row = stride_;
+  averages_.assign(layers * kScales * row, kPriorUse);
+  idle_.assign(layers * row, kPriorIdle);
+  link_averages_.assign(layers * 2 * row, 0);
+  learned_averages_.assign(layers * 2 * row, 0);
+  prob_averages_.assign(layers * 2 * row, 0);
+  follows_.assign(layers * geometry.n_experts * row, 0);
+  uses_.assign(layers * row, 0);
+  locality_.assign(layers, 0.3f);
+  events_.assign(layers, 0);
+  chosen_.assign(layers * geometry.n_experts, 0);
+  n_chosen_.assign(layers, 0);
+  chosen_step_.assign(layers, INT64_MIN);
+  columns_.assign(kFeatures * row, 0);
+  score_.assign(row, 0);
+  use_.assign(row, 0);
+  sums_.assign(row, 0);
+  ranks_.assign(layers * row, kUnavailable);
+  scored_.assign(layers * row, 0);
+  least_.assign(layers, kUnavailable);
+  stale_.assign(layers, 0);
+}
+
+void ReuseBiasedPolicy::OnEvent(const Event& event) {
+  std::fill(use_.begin(), use_.end(), 0.0f);
+  for (int i = 0; i < event.n; i++) use_[event.experts[i]] = 1;
+  ScoreUse(event);
+  ScoreLinks(event);
+  ScoreLearned(event);
+  ScoreProbs(event);
+  Combine(event.layer);
+
+  std::copy(event.experts, event.experts + event.n,
+            chosen_.begin() + static_cast<size_t>(event.layer) * geometry_.n_experts);
+  // A step of many tokens says which experts they took together, not what follows from what.
+  n_chosen_[event.layer] = event.n_tokens == 1 ? event.n : 0;
+  chosen_step_[event.layer] = event.step;
+}
+
+void ReuseBiasedPolicy::ScoreUse(const Event& event) {
+  const int layer = event.layer;
+  std::copy(use_.begin(), use_.end(), columns_.begin() + Row(kUsed));
+  for (int scale = 0; scale < kScales; scale++) {
+    float* average = &averages_[LayerRow(layer, kScales, scale)];
+    Fade(average, kFade[scale], use_.data(), stride_);
+    std::copy(average, average + stride_, columns_.begin() + Row(kAverage + scale));
+    Logs(average, kSmallUse, &columns_[Row(kLogAverage + scale)], stride_);
+  }
+  float* log_idle = &columns_[Row(kLogIdle)];
+  Idle(use_.data(), &idle_[Row(layer)], log_idle, stride_);
+
+  const uint16_t* before = &chosen_[static_cast<size_t>(layer) * geometry_.n_experts];
+  float kept = 0;
+  for (int i = 0; i < n_chosen_[layer]; i++) kept += use_[before[i]];
+  if (event.n > 0 && n_chosen_[layer] > 0) {
+    kept /= static_cast<float>(event.n);
+    locality_[layer] = locality_[layer] * kLocalityFade + (1 - kLocalityFade) * kept;
+  }
+  float* local = &columns_[Row(kLocality)];
+  std::fill(local, local + stride_, 0.0f);
+  AddScaled(log_idle, locality_[layer], local, stride_);
+}
+
+void ReuseBiasedPolicy::ScoreLinks(const Event& event) {
+  if (profile_->n_contexts == 0) return;
+  const int layer = event.layer, n_experts = geometry_.n_experts;
+  const size_t table = static_cast<size_t>(n_experts) * n_experts;
+  for (int context = 0; context < kContexts; context++) {
+    float* column = &columns_[Row(kLinkNow + context)];
+    std::fill(column, column + stride_, 0.0f);
+    const uint16_t* from = event.experts;
+    int n = event.n;
+    if (context >= 3) {
+      const int source = layer - (context - 2);
+      if (source < 0 || chosen_step_[source] != event.step) continue;
+      from = &chosen_[static_cast<size_t>(source) * n_experts];
+      n = n_chosen_[source];
+    }
+    if (n == 0) continue;
+    const size_t at = static_cast<size_t>(layer) * kContexts + context;
+    std::fill(sums_.begin(), sums_.end(), 0);
+    for (int i = 0; i < n; i++) {
+      AddBytes(&profile_->links[at * table + static_cast<size_t>(from[i]) * n_experts],
+               sums_.data(), static_cast<size_t>(n_experts));
+    }
+    const float scale = profile_->scales[at] / static_cast<float>(n);
+    for (int j = 0; j < n_experts; j++) column[j] = scale * static_cast<float>(sums_[j]);
+    if (context == 1 || context == 2) {
+      float* average = &link_averages_[LayerRow(layer, 2, context - 1)];
+      Fade(average, context == 1 ? kFastFade : kSlowFade, column, stride_);
+      std::copy(average, average + stride_, column);
+    }
+  }
+}
+
+void ReuseBiasedPolicy::Learn(const Event& event) {
+  const int layer = event.layer;
+  const uint16_t* before = &chosen_[static_cast<size_t>(layer) * geometry_.n_experts];
+  for (int i = 0; i < n_chosen_[layer]; i++) {
+    float* follows = &follows_[LayerRow(layer, geometry_.n_experts, before[i])];
+    for (int k = 0; k < event.n; k++) follows[event.experts[k]] += 1;
+  }
+  float* uses = &uses_[Row(layer)];
+  for (int k = 0; k < event.n; k++) uses[event.experts[k]] += 1;
+  events_[layer] += 1;
+}
+
+void ReuseBiasedPolicy::ScoreLearned(const Event& event) {
+  const int layer = event.layer;
+  float* now = &columns_[Row(kLearnedNow)];
+  std::fill(now, now + stride_, 0.0f);
+  if (event.n > 0 && event.n_tokens == 1) {
+    Learn(event);
+    const float* uses = &uses_[Row(layer)];
+    float* share = score_.data();  // free until Combine()
+    const float events = events_[layer];
+    for (size_t j = 0; j < stride_; j++) share[j] = (uses[j] + 1) / (events + 16);
+    for (int i = 0; i < event.n; i++) {
+      const uint16_t from = event.experts[i];
+      AddLift(&follows_[LayerRow(layer, geometry_.n_experts, from)], share, uses[from] - 1, now,
+              stride_);
+    }
+    float* own = columns_.data() + Row(kLearnedFast);
+    Logs(share, 0, own, stride_);
+    const float scale = 1 / static_cast<float>(event.n);
+    for (size_t j = 0; j < stride_; j++) now[j] = now[j] * scale - own[j];
+  }
+  for (int k = 0; k < 2; k++) {
+    float* average = &learned_averages_[LayerRow(layer, 2, k)];
+    Fade(average, k == 0 ? kFastFade : kSlowFade, now, stride_);
+    std::copy(average, average + stride_, columns_.begin() + Row(kLearnedFast + k));
+  }
+}
+
+void ReuseBiasedPolicy::ScoreProbs(const Event& event) {
+  float* prob = &columns_[Row(kProb)];
+  if (event.probs == nullptr) {
+    std::fill(prob, prob + 4 * stride_, 0.0f);
+    return;
+  }
+  // Through a byte and back, so that a recorded trace replays to the same decisions.
+  std::fill(prob, prob + stride_, 0.0f);
+  for (int j = 0; j < geometry_.n_experts; j++) prob[j] = FromProb8(ToProb8(event.probs[j]));
+  float* log_prob = &columns_[Row(kLogProb)];
+  Logs(prob, kSmallProb, log_prob, stride_);
+  for (size_t j = 0; j < stride_; j++) log_prob[j] += 6;  // about zero for a middling expert
+  for (int k = 0; k < 2; k++) {
+    float* average = &prob_averages_[LayerRow(event.layer, 2, k)];
+    Fade(average, k == 0 ? 0.5f : 0.9f, log_prob, stride_);
+    std::copy(average, average + stride_, columns_.begin() + Row(kLogProbFast + k));
+  }
+}
+
+void ReuseBiasedPolicy::Combine(int layer) {
+  std::fill(score_.begin(), score_.end(), 0.0f);
+  for (int f = 0; f < kFeatures; f++) {
+    if (weights_[f] != 0) AddScaled(&columns_[Row(f)], weights_[f], score_.data(), stride_);
+  }
+  int32_t* scored = &scored_[Row(layer)];
+  ToRanks(score_.data(), scored, stride_);
+  int32_t* ranks = &ranks_[Row(layer)];
+  for (int j = 0; j < geometry_.n_experts; j++) {
+    ranks[j] = ranks[j] == kUnavailable ? kUnavailable : scored[j];
+  }
+  stale_[layer] = 1;
+}
+
+void ReuseBiasedPolicy::OnHit(ExpertId id) {
+  const int layer = static_cast<int>(id) / geometry_.n_experts;
+  ranks_[Row(layer) + id % geometry_.n_experts] = kUnavailable;
+  stale_[layer] = 1;
+}
+
+void ReuseBiasedPolicy::OnEvict(ExpertId id) { OnHit(id); }
+
+void ReuseBiasedPolicy::OnEventEnd(const Event& event) {
+  for (int i = 0; i < event.n; i++) {
+    const size_t at = Row(event.layer) + event.experts[i];
+    ranks_[at] = scored_[at];
+  }
+  stale_[event.layer] = 1;
+}
+
+void ReuseBiasedPolicy::RefreshLeast(int layer) {
+  least_[layer] = Least(&ranks_[Row(layer)], stride_);
+  stale_[layer] = 0;
+}
+
+ExpertId ReuseBiasedPolicy::Victim(const EvictableList& evictable) {
+  int from = 0;
+  for (int layer = 0; layer < geometry_.n_layers; layer++) {
+    if (stale_[layer]) RefreshLeast(layer);
+    if (least_[layer] < least_[from]) from = layer;
+  }
+  const int32_t* ranks = &ranks_[Row(from)];
+  int expert = 0;
+  while (ranks[expert] != least_[from]) expert++;
+  return static_cast<ExpertId>(from * geometry_.n_experts + expert);
+}
+
+}  // namespace remoe
