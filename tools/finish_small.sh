@@ -13,8 +13,8 @@ stage=$export/run
 mkdir -p "$stage"
 cp "$run/base.pt" "$stage/base.pt"
 rm -f "$stage/chat.pt"
-"$python" "$here/tools/train_moe.py" --data "$data" --out "$stage" --stage chat --device cpu \
-  --rows 16 --length 256 --lr 1e-3 --muon-lr 4e-3 --balance 0.02 --warmup 5 --decay-share 0.8 \
+nice -n 10 "$python" "$here/tools/train_moe.py" --data "$data" --out "$stage" --stage chat --device cpu \
+  --rows "${ROWS:-16}" --length 256 --lr 1e-3 --muon-lr 4e-3 --balance 0.02 --warmup 5 --decay-share 0.8 \
   --log-every 5 --plan-seconds "$seconds" --no-eval
 "$python" "$here/tools/export_moe.py" --checkpoint "$stage/chat.pt" \
   --tokenizer "$data/tokenizer.json" --out "$export" --name remoe-small --hf
