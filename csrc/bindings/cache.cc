@@ -1,7 +1,297 @@
+#include <pybind11/numpy.h>
+#include <pybind11/stl.h>
+
+#include "base/format.h"
+#include "base/prob8.h"
 #include "bindings/bindings.h"
+#include "cache/cache.h"
+#include "cache/replay.h"
+#include "trace/trace_file.h"
+#include "trace/trace_writer.h"
+
+namespace py = pybind11;
 
 namespace remoe::bindings {
 
-void RegisterCache(pybind11::module_& module) {}
+namespace {
+
+template <typename T>
+using Array = py::array_t<T, py::array::c_style | py::array::forcecast>;
+
+template <typename T>
+py::array_t<T> Moved(std::vector<T>&& values) {
+  auto* owner = new std::vector<T>(std::move(values));
+  const py::capsule free(owner, [](void* p) { delete static_cast<std::vector<T>*>(p); });
+  return py::array_t<T>(owner->size(), owner->data(), free);
+}
+
+template <typename T>
+T Unwrap(Result<T> result) {
+  ThrowIfError(result.status());
+  return std::move(result.value());
+}
+
+Geometry MakeGeometry(int n_layers, int n_experts, int n_slots) {
+  if (n_layers < 1 || n_experts < 1 || n_experts > 16384 || n_layers > 4096 || n_slots < 1) {
+    ThrowIfError(Status(Code::kInvalidArgument,
+                        Format("no such cache: %d layers of %d experts, %d slots", n_layers,
+                               n_experts, n_slots)));
+  }
+  Geometry geometry;
+  geometry.n_layers = n_layers;
+  geometry.n_experts = n_experts;
+  geometry.n_slots = n_slots;
+  return geometry;
+}
+
+py::dict CountsDict(const CacheCounts& counts) {
+  py::dict dict;
+  dict["events"] = counts.events;
+  dict["hits"] = counts.hits;
+  dict["misses"] = counts.misses;
+  dict["evictions"] = counts.evictions;
+  return dict;
+}
+
+// A cache driven event by event from Python: what tests and tools use to see single decisions.
+class PyCache {
+ public:
+  PyCache(int n_layers, int n_experts, int n_slots, const std::string& policy)
+      : geometry_(MakeGeometry(n_layers, n_experts, n_slots)),
+        cache_(geometry_, Unwrap(MakePolicy(policy, geometry_))) {}
+
+  py::list Begin(int layer, const std::vector<uint16_t>& experts, int64_t step, bool decode,
+                 int n_tokens, std::optional<Array<float>> probs) {
+    if (open_) Throw("the last event is still open: call end() first");
+    if (layer < 0 || layer >= geometry_.n_layers) Throw("no such layer");
+    for (const uint16_t e : experts) {
+      if (e >= geometry_.n_experts) Throw("no such expert");
+    }
+    if (probs && probs->size() != geometry_.n_experts) Throw("probs: one value per expert");
+    Event event;
+    event.layer = layer;
+    event.step = step;
+    event.phase = decode ? Phase::kDecode : Phase::kPrefill;
+    event.n_tokens = n_tokens;
+    event.experts = experts.data();
+    event.n = static_cast<int>(experts.size());
+    event.probs = probs ? probs->data() : nullptr;
+    ThrowIfError(cache_.Begin(event, &placements_));
+    open_ = true;
+    py::list placed;
+    for (const Placement& p : placements_) placed.append(py::make_tuple(p.expert, p.slot, p.hit));
+    return placed;
+  }
+  void Failed(uint16_t expert) {
+    bool missed = false;
+    for (const Placement& p : placements_) missed |= p.expert == expert && !p.hit;
+    if (!open_ || !missed) Throw("the open event has no such miss");
+    cache_.Failed(expert);
+  }
+  void End() {
+    if (!open_) Throw("no event is open");
+    cache_.End();
+    open_ = false;
+  }
+  void Clear() {
+    if (open_) Throw("an event is open");
+    cache_.Clear();
+  }
+  py::dict Counts() const { return CountsDict(cache_.counts()); }
+  int Resident() const { return cache_.resident(); }
+  std::vector<std::pair<int, int>> Residents() const {
+    std::vector<std::pair<int, int>> all;
+    for (int l = 0; l < geometry_.n_layers; l++) {
+      for (int e = 0; e < geometry_.n_experts; e++) {
+        if (cache_.SlotOf(l, e) != kNoSlot) all.emplace_back(l, e);
+      }
+    }
+    return all;
+  }
+
+ private:
+  [[noreturn]] static void Throw(const char* what) {
+    ThrowIfError(Status(Code::kInvalidArgument, what));
+    std::abort();
+  }
+  Geometry geometry_;
+  Cache cache_;
+  std::vector<Placement> placements_;
+  bool open_ = false;
+};
+
+// The arrays that an EventLog points into, kept alive while it is used.
+struct LogArrays {
+  Array<int64_t> step;
+  Array<uint16_t> layer;
+  Array<uint8_t> phase;
+  Array<uint32_t> n_tokens;
+  Array<int64_t> offsets;
+  Array<uint16_t> experts;
+  std::optional<py::buffer_info> probs;
+  std::optional<Array<int64_t>> probs_at;
+
+  explicit LogArrays(const py::dict& columns)
+      : step(columns["step"]), layer(columns["layer"]), phase(columns["phase"]),
+        n_tokens(columns["n_tokens"]), offsets(columns["offsets"]), experts(columns["experts"]) {
+    if (columns.contains("probs") && !columns["probs"].is_none()) {
+      probs = columns["probs"].cast<py::buffer>().request();
+      probs_at = Array<int64_t>(columns["probs_at"]);
+    }
+  }
+
+  EventLog Log() const {
+    EventLog log;
+    log.n_events = static_cast<size_t>(layer.size());
+    const auto n = layer.size();
+    const bool fit = step.size() == n && phase.size() == n && n_tokens.size() == n &&
+                     offsets.size() == n + 1 && offsets.data()[n] == experts.size() &&
+                     (!probs_at || probs_at->size() == n) && (!probs || probs->itemsize == 1);
+    if (!fit) {
+      ThrowIfError(Status(Code::kInvalidArgument, "the columns of the events differ in length"));
+    }
+    log.step = step.data();
+    log.layer = layer.data();
+    log.phase = phase.data();
+    log.n_tokens = n_tokens.data();
+    log.offsets = offsets.data();
+    log.experts = experts.data();
+    if (probs) {
+      log.probs = static_cast<const uint8_t*>(probs->ptr);
+      log.n_prob_bytes = static_cast<size_t>(probs->size);
+      log.probs_at = probs_at->data();
+    }
+    return log;
+  }
+};
+
+py::dict Simulate(const py::dict& columns, int n_layers, int n_experts, int n_slots,
+                  const std::string& policy, size_t first_counted,
+                  const std::optional<py::bytes>& profile) {
+  const Geometry geometry = MakeGeometry(n_layers, n_experts, n_slots);
+  const LogArrays arrays(columns);
+  const EventLog log = arrays.Log();
+  Result<CacheCounts> counts = CacheCounts();
+  {
+    const py::gil_scoped_release release;
+    counts = [&]() -> Result<CacheCounts> {
+      REMOE_RETURN_IF_ERROR(ValidateLog(log, geometry));
+      auto made = MakePolicy(policy, geometry);
+      if (!made.ok()) return made.status();
+      std::vector<int64_t> next_uses;
+      if (policy == "belady") next_uses = NextUses(log, geometry);
+      Cache cache(geometry, std::move(made.value()));
+      return Replay(&cache, log, next_uses.empty() ? nullptr : next_uses.data(), first_counted);
+    }();
+  }
+  return CountsDict(Unwrap(std::move(counts)));
+}
+
+py::dict ParseTraceBytes(const py::buffer& buffer, const std::string& path) {
+  const py::buffer_info info = buffer.request();
+  Result<TraceIndex> result = TraceIndex();
+  {
+    const py::gil_scoped_release release;
+    result = ParseTrace(static_cast<const uint8_t*>(info.ptr),
+                        static_cast<size_t>(info.size * info.itemsize), path);
+  }
+  TraceIndex index = Unwrap(std::move(result));
+  py::dict dict;
+  dict["n_layers"] = index.header.n_layers;
+  dict["n_experts"] = index.header.n_experts;
+  dict["top_k"] = index.header.top_k;
+  dict["fingerprint"] = py::bytes(index.header.fingerprint);
+  dict["meta"] = py::bytes(index.header.meta);
+  dict["step"] = Moved(std::move(index.step));
+  dict["layer"] = Moved(std::move(index.layer));
+  dict["phase"] = Moved(std::move(index.phase));
+  dict["n_tokens"] = Moved(std::move(index.n_tokens));
+  dict["offsets"] = Moved(std::move(index.offsets));
+  dict["experts"] = Moved(std::move(index.experts));
+  dict["ids_at"] = Moved(std::move(index.ids_at));
+  dict["probs_at"] = Moved(std::move(index.probs_at));
+  dict["n_prob_tokens"] = Moved(std::move(index.n_prob_tokens));
+  return dict;
+}
+
+class PyTraceWriter {
+ public:
+  PyTraceWriter(const std::string& path, uint32_t n_layers, uint32_t n_experts, uint32_t top_k,
+                const std::string& fingerprint, const std::string& meta)
+      : writer_(Unwrap(TraceWriter::Create(path, {n_layers, n_experts, top_k, fingerprint, meta}))) {}
+
+  void Append(int layer, int64_t step, bool decode, const Array<uint16_t>& experts, int n_tokens,
+              std::optional<Array<uint16_t>> ids, std::optional<Array<float>> probs) {
+    const TraceHeader& header = writer_->header();
+    TraceEvent event;
+    event.layer = layer;
+    event.step = step;
+    event.decode = decode;
+    event.n_tokens = n_tokens;
+    event.experts = experts.data();
+    event.n = static_cast<int>(experts.size());
+    if (ids) {
+      if (ids->size() != static_cast<py::ssize_t>(header.top_k) * n_tokens) {
+        ThrowIfError(Status(Code::kInvalidArgument, "ids must be [n_tokens, top_k]"));
+      }
+      event.ids = ids->data();
+    }
+    if (probs) {
+      if (probs->size() % header.n_experts != 0) {
+        ThrowIfError(Status(Code::kInvalidArgument, "probs must be [n_prob_tokens, n_experts]"));
+      }
+      event.probs = probs->data();
+      event.n_prob_tokens = static_cast<int>(probs->size() / header.n_experts);
+    }
+    ThrowIfError(writer_->Append(event));
+  }
+  void Finish() {
+    const py::gil_scoped_release release;
+    const Status status = writer_->Finish();
+    const py::gil_scoped_acquire acquire;
+    ThrowIfError(status);
+  }
+  uint64_t n_events() const { return writer_->n_events(); }
+
+ private:
+  std::unique_ptr<TraceWriter> writer_;
+};
+
+}  // namespace
+
+void RegisterCache(py::module_& module) {
+  module.def("policy_names", &PolicyNames);
+  module.def("live_policy_names", &LivePolicyNames);
+  module.def("simulate", &Simulate, py::arg("columns"), py::arg("n_layers"), py::arg("n_experts"),
+             py::arg("n_slots"), py::arg("policy"), py::arg("first_counted") = 0,
+             py::arg("profile") = py::none());
+  module.def("parse_trace", &ParseTraceBytes, py::arg("data"), py::arg("path"));
+  module.def("to_prob8", py::vectorize([](float p) { return ToProb8(p); }), py::arg("p"));
+  module.def("from_prob8", py::vectorize([](uint8_t code) { return FromProb8(code); }),
+             py::arg("code"));
+
+  py::class_<PyCache>(module, "Cache")
+      .def(py::init<int, int, int, const std::string&>(), py::arg("n_layers"),
+           py::arg("n_experts"), py::arg("n_slots"), py::arg("policy"))
+      .def("begin", &PyCache::Begin, py::arg("layer"), py::arg("experts"), py::arg("step") = 0,
+           py::arg("decode") = true, py::arg("n_tokens") = 1, py::arg("probs") = py::none())
+      .def("failed", &PyCache::Failed, py::arg("expert"))
+      .def("end", &PyCache::End)
+      .def("clear", &PyCache::Clear)
+      .def("counts", &PyCache::Counts)
+      .def("residents", &PyCache::Residents)
+      .def_property_readonly("resident", &PyCache::Resident);
+
+  py::class_<PyTraceWriter>(module, "TraceWriter")
+      .def(py::init<const std::string&, uint32_t, uint32_t, uint32_t, const std::string&,
+                    const std::string&>(),
+           py::arg("path"), py::arg("n_layers"), py::arg("n_experts"), py::arg("top_k"),
+           py::arg("fingerprint") = "", py::arg("meta") = "{}")
+      .def("append", &PyTraceWriter::Append, py::arg("layer"), py::arg("step"), py::arg("decode"),
+           py::arg("experts"), py::arg("n_tokens") = 1, py::arg("ids") = py::none(),
+           py::arg("probs") = py::none())
+      .def("finish", &PyTraceWriter::Finish)
+      .def_property_readonly("n_events", &PyTraceWriter::n_events);
+}
 
 }  // namespace remoe::bindings

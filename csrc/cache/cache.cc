@@ -6,15 +6,12 @@
 
 namespace remoe {
 
-namespace {
-constexpr uint16_t kFailed = UINT16_MAX;
-}  // namespace
-
 Cache::Cache(const Geometry& geometry, std::unique_ptr<Policy> policy)
     : geometry_(geometry), policy_(std::move(policy)), evictable_(geometry.total()),
       slot_of_(geometry.total(), kNoSlot) {
   free_.reserve(geometry.n_slots);
   event_experts_.reserve(geometry.n_experts);
+  event_next_use_.reserve(geometry.n_experts);
   Clear();
 }
 
@@ -37,10 +34,13 @@ Status Cache::Begin(const Event& event, std::vector<Placement>* placements) {
                   Format("one step needs %d experts of layer %d at once and the cache has %d slots",
                          event.n, event.layer, geometry_.n_slots));
   }
-  open_ = true;
   event_ = event;
   event_experts_.assign(event.experts, event.experts + event.n);
   event_.experts = event_experts_.data();
+  if (event.next_use != nullptr) {
+    event_next_use_.assign(event.next_use, event.next_use + event.n);
+    event_.next_use = event_next_use_.data();
+  }
   counts_.events++;
   policy_->OnEvent(event);
 
@@ -58,6 +58,8 @@ Status Cache::Begin(const Event& event, std::vector<Placement>* placements) {
   for (Placement& placement : *placements) {
     if (placement.hit) continue;
     counts_.misses++;
+    const ExpertId id = Id(event.layer, placement.expert);
+    policy_->OnMiss(id);
     if (free_.empty()) {
       const ExpertId victim = policy_->Victim(evictable_);
       evictable_.Remove(victim);
@@ -66,11 +68,11 @@ Status Cache::Begin(const Event& event, std::vector<Placement>* placements) {
     }
     placement.slot = free_.back();
     free_.pop_back();
-    const ExpertId id = Id(event.layer, placement.expert);
     slot_of_[id] = placement.slot;
     resident_++;
     policy_->OnInsert(id);
   }
+  event_.probs = nullptr;  // the caller's, and valid during this call only
   return Status::Ok();
 }
 
@@ -82,16 +84,18 @@ void Cache::Release(ExpertId id) {
 }
 
 void Cache::Failed(uint16_t expert) {
-  auto found = std::find(event_experts_.begin(), event_experts_.end(), expert);
-  *found = kFailed;
+  const auto found = std::find(event_experts_.begin(), event_experts_.end(), expert);
+  if (found == event_experts_.end()) return;
+  if (event_.next_use != nullptr) {
+    event_next_use_.erase(event_next_use_.begin() + (found - event_experts_.begin()));
+  }
+  event_experts_.erase(found);
+  event_.n--;
   Release(Id(event_.layer, expert));
 }
 
 void Cache::End() {
-  for (const uint16_t expert : event_experts_) {
-    if (expert != kFailed) evictable_.PushBack(Id(event_.layer, expert));
-  }
-  open_ = false;
+  for (const uint16_t expert : event_experts_) evictable_.PushBack(Id(event_.layer, expert));
   policy_->OnEventEnd(event_);
 }
 

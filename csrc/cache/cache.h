@@ -3,7 +3,7 @@
 //
 // Begin() makes one event's experts resident all at once: residents are hits and get pinned, the
 // missing get slots, taken from the free ones and then from the policy's victims. The caller fills the
-// missing slots, says Loaded() or Failed() for each, and End() unpins. An expert is on exactly one of
+// missing slots, says Failed() for each that could not be filled, and End() unpins. An expert is on exactly one of
 // two lists, pinned or evictable, so evicting one in use cannot be written.
 //
 // Not synchronised: one event at a time, calls from one thread.
@@ -23,7 +23,7 @@ using SlotId = int32_t;
 constexpr SlotId kNoSlot = -1;
 
 struct Placement {
-  uint16_t expert = 0;   // within the layer
+  uint16_t expert = 0;  // within the layer
   SlotId slot = kNoSlot;
   bool hit = false;      // false: the caller must fill the slot
 };
@@ -69,9 +69,9 @@ class Cache {
   EvictableList evictable_;
   std::vector<SlotId> slot_of_;   // by expert id; kNoSlot when not resident
   std::vector<SlotId> free_;
-  std::vector<uint16_t> event_experts_;  // pinned by the open event; kFailed where given back
+  std::vector<uint16_t> event_experts_;  // pinned by the open event
+  std::vector<int64_t> event_next_use_;  // parallel to it, where the event has them
   Event event_;
-  bool open_ = false;
   int resident_ = 0;
   CacheCounts counts_;
 };

@@ -1,13 +1,57 @@
 #include "base/format.h"
+#include "cache/arc.h"
+#include "cache/belady.h"
+#include "cache/least_stale.h"
+#include "cache/lfru.h"
+#include "cache/lfu.h"
 #include "cache/lru.h"
 #include "cache/policy.h"
 
 namespace remoe {
 
-std::vector<std::string> PolicyNames() { return {"lru"}; }
+namespace {
 
-Result<std::unique_ptr<Policy>> MakePolicy(const std::string& name, const Geometry& geometry) {
-  if (name == "lru") return std::unique_ptr<Policy>(std::make_unique<LruPolicy>());
+using Made = std::unique_ptr<Policy>;
+
+struct Entry {
+  const char* name;
+  Made (*make)(const Geometry& geometry);
+};
+
+template <typename P>
+Made Make(const Geometry& geometry) {
+  if constexpr (std::is_constructible_v<P, const Geometry&>) {
+    return std::make_unique<P>(geometry);
+  } else {
+    return std::make_unique<P>();
+  }
+}
+
+constexpr Entry kPolicies[] = {
+    {"lru", Make<LruPolicy>},   {"lfu", Make<LfuPolicy>},
+    {"lfru", Make<LfruPolicy>}, {"arc", Make<ArcPolicy>},
+    {"least-stale", Make<LeastStalePolicy>}, {"belady", Make<BeladyPolicy>},
+};
+
+}  // namespace
+
+std::vector<std::string> PolicyNames() {
+  std::vector<std::string> names;
+  for (const Entry& entry : kPolicies) names.push_back(entry.name);
+  return names;
+}
+
+std::vector<std::string> LivePolicyNames() {
+  std::vector<std::string> names = PolicyNames();
+  names.pop_back();  // the oracle stands last
+  return names;
+}
+
+Result<Made> MakePolicy(const std::string& name, const Geometry& geometry,
+                        std::shared_ptr<const Profile> profile) {
+  for (const Entry& entry : kPolicies) {
+    if (name == entry.name) return entry.make(geometry);
+  }
   std::string known;
   for (const std::string& each : PolicyNames()) known += (known.empty() ? "" : ", ") + each;
   return Status(Code::kInvalidArgument,

@@ -41,7 +41,12 @@ struct Event {
   const uint16_t* experts = nullptr;
   int n = 0;
   const float* probs = nullptr;  // [n_experts] router probabilities of the last token, or null
+  // [n] index of the layer's next event with that expert, kNever where there is none. Only a replay
+  // knows it, and only the oracle reads it; null in the live engine.
+  const int64_t* next_use = nullptr;
 };
+
+constexpr int64_t kNever = INT64_MAX;
 
 // The resident experts that may leave, oldest unpin first. An intrusive doubly linked list over expert
 // ids: O(1) add and remove, no allocation after construction.
@@ -74,21 +79,31 @@ class Policy {
 
   // Called once per event, before its hits and evictions.
   virtual void OnEvent(const Event& event) {}
-  // `id` was resident when its event came.
+  // `id` was resident when its event came. It is off the evictable list until the event ends.
   virtual void OnHit(ExpertId id) {}
+  // `id` is missing and comes next; where no slot is free, Victim() is asked for one right after.
+  virtual void OnMiss(ExpertId id) {}
   // `id` now has a slot. Called before the read that fills it has ended.
   virtual void OnInsert(ExpertId id) {}
   // `id` lost its slot: chosen as victim, or its read failed.
   virtual void OnEvict(ExpertId id) {}
-  // Called when the event's experts are no longer pinned and are back on the evictable list.
+  // Called when the event's experts are no longer pinned and are back on the evictable list. Experts
+  // whose read failed are not among event.experts.
   virtual void OnEventEnd(const Event& event) {}
   // Names the expert that leaves next. REQUIRES: !evictable.empty(). RETURNS: a member of it.
   virtual ExpertId Victim(const EvictableList& evictable) = 0;
 };
 
-// Makes the policy of that name ("lru", ...), or kInvalidArgument naming the known ones.
-Result<std::unique_ptr<Policy>> MakePolicy(const std::string& name, const Geometry& geometry);
+class Profile;
+
+// Makes the policy of that name ("lru", ...), or kInvalidArgument naming the known ones. A profile of
+// another geometry is kInvalidArgument too; policies that learn nothing ignore it. "belady" needs
+// Event::next_use and is for replays only.
+Result<std::unique_ptr<Policy>> MakePolicy(const std::string& name, const Geometry& geometry,
+                                           std::shared_ptr<const Profile> profile = nullptr);
+// Every name, the oracle included; and those that a live engine can run.
 std::vector<std::string> PolicyNames();
+std::vector<std::string> LivePolicyNames();
 
 }  // namespace remoe
 

@@ -1,0 +1,151 @@
+#include "cache/cache.h"
+
+#include <algorithm>
+#include <random>
+#include <set>
+
+#include "cache/replay.h"
+#include "testing/check.h"
+
+namespace remoe {
+namespace {
+
+Geometry Shape(int n_layers, int n_experts, int n_slots) {
+  Geometry geometry;
+  geometry.n_layers = n_layers;
+  geometry.n_experts = n_experts;
+  geometry.n_slots = n_slots;
+  return geometry;
+}
+
+std::unique_ptr<Policy> Make(const std::string& name, const Geometry& geometry) {
+  auto made = MakePolicy(name, geometry);
+  CHECK_OK(made.status());
+  return std::move(made.value());
+}
+
+Event MakeEvent(int layer, int64_t step, const std::vector<uint16_t>& experts) {
+  Event event;
+  event.layer = layer;
+  event.step = step;
+  event.experts = experts.data();
+  event.n = static_cast<int>(experts.size());
+  return event;
+}
+
+TEST(UnknownPolicyIsNamed) {
+  const auto made = MakePolicy("mru", Shape(1, 4, 2));
+  CHECK_EQ(made.ok(), false);
+  CHECK(made.status().message().find("mru") != std::string::npos);
+  CHECK(made.status().message().find("belady") != std::string::npos);
+}
+
+TEST(NamesMatch) {
+  for (const std::string& name : PolicyNames()) {
+    CHECK_EQ(std::string(Make(name, Shape(2, 4, 3))->name()), name);
+  }
+  CHECK_EQ(LivePolicyNames().size() + 1, PolicyNames().size());
+}
+
+TEST(SlotsAreLowestFirst) {
+  Cache cache(Shape(1, 8, 4), Make("lru", Shape(1, 8, 4)));
+  std::vector<Placement> placed;
+  CHECK_OK(cache.Begin(MakeEvent(0, 0, {5, 2}), &placed));
+  CHECK_EQ(placed[0].slot, 0);
+  CHECK_EQ(placed[1].slot, 1);
+  cache.End();
+  CHECK_EQ(cache.SlotOf(0, 2), 1);
+  CHECK_EQ(cache.SlotOf(0, 3), kNoSlot);
+}
+
+TEST(TooWideAnEventChangesNothing) {
+  Cache cache(Shape(1, 8, 2), Make("lru", Shape(1, 8, 2)));
+  std::vector<Placement> placed;
+  const Status status = cache.Begin(MakeEvent(0, 0, {1, 2, 3}), &placed);
+  CHECK(status.code() == Code::kBudgetTooSmall);
+  CHECK_EQ(cache.counts().events, uint64_t{0});
+  CHECK_EQ(cache.resident(), 0);
+}
+
+// Random events with failing reads, against a model of what a cache is.
+TEST(EveryPolicyKeepsTheBooks) {
+  for (const std::string& name : LivePolicyNames()) {
+    std::mt19937 random(7);
+    const Geometry geometry = Shape(3, 16, 11);
+    Cache cache(geometry, Make(name, geometry));
+    std::vector<Placement> placed;
+    std::vector<float> probs(16);
+    for (int step = 0; step < 2000; step++) {
+      const int layer = step % 3;
+      std::vector<uint16_t> all(16);
+      for (int i = 0; i < 16; i++) all[i] = static_cast<uint16_t>(i);
+      std::shuffle(all.begin(), all.end(), random);
+      all.resize(random() % 12);
+      for (float& p : probs) p = static_cast<float>(random() % 1000) / 1000;
+      Event event = MakeEvent(layer, step / 3, all);
+      if (random() % 2) event.probs = probs.data();
+      event.phase = random() % 4 ? Phase::kDecode : Phase::kPrefill;
+      event.n_tokens = 1 + static_cast<int>(random() % 3);
+      CHECK_OK(cache.Begin(event, &placed));
+      CHECK_EQ(placed.size(), all.size());
+      std::set<SlotId> slots;
+      for (size_t i = 0; i < placed.size(); i++) {
+        CHECK_EQ(placed[i].expert, all[i]);
+        CHECK_EQ(cache.SlotOf(layer, all[i]), placed[i].slot);
+        slots.insert(placed[i].slot);
+      }
+      CHECK_EQ(slots.size(), all.size());
+      for (const Placement& p : placed) {
+        if (!p.hit && random() % 16 == 0) cache.Failed(p.expert);
+      }
+      cache.End();
+      CHECK(cache.resident() <= geometry.n_slots);
+      if (step % 500 == 499) {
+        cache.Clear();
+        CHECK_EQ(cache.resident(), 0);
+      }
+    }
+    CHECK(cache.counts().hits > 0);
+    CHECK(cache.counts().evictions > 0);
+  }
+}
+
+TEST(FailedAsksForAnExpertOfTheEvent) {
+  Cache cache(Shape(1, 8, 4), Make("lru", Shape(1, 8, 4)));
+  std::vector<Placement> placed;
+  CHECK_OK(cache.Begin(MakeEvent(0, 0, {1, 2}), &placed));
+  cache.Failed(7);  // not of the event: nothing happens
+  cache.Failed(1);
+  cache.Failed(1);  // given back already
+  cache.End();
+  CHECK_EQ(cache.resident(), 1);
+  CHECK_EQ(cache.SlotOf(0, 2), 1);
+}
+
+TEST(NextUsesLookAheadInTheSameLayer) {
+  const int64_t step[] = {0, 0, 1, 1};
+  const uint16_t layer[] = {0, 1, 0, 1};
+  const uint8_t phase[] = {1, 1, 1, 1};
+  const uint32_t n_tokens[] = {1, 1, 1, 1};
+  const int64_t offsets[] = {0, 2, 3, 4, 6};
+  const uint16_t experts[] = {0, 1, 1, 0, 1, 2};
+  EventLog log;
+  log.n_events = 4;
+  log.step = step;
+  log.layer = layer;
+  log.phase = phase;
+  log.n_tokens = n_tokens;
+  log.offsets = offsets;
+  log.experts = experts;
+  CHECK_OK(ValidateLog(log, Shape(2, 3, 4)));
+  const std::vector<int64_t> uses = NextUses(log, Shape(2, 3, 4));
+  const std::vector<int64_t> expected = {2, kNever, 3, kNever, kNever, kNever};
+  CHECK(uses == expected);
+  CHECK(ValidateLog(log, Shape(2, 2, 4)).code() == Code::kInvalidArgument);
+  CHECK(ValidateLog(log, Shape(1, 3, 4)).code() == Code::kInvalidArgument);
+}
+
+}  // namespace
+}  // namespace remoe
+
+REMOE_TEST_MAIN()
