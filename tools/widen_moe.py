@@ -18,7 +18,8 @@ its file the bytes, of a real model. How, in the order of the data flow:
   other copies are silent, those for padding noise. Only experts take `--quant`.
 - Experts of the type that the source has: blocks come out as they went in, and hear the first copy.
   With copies that fill the width, the twin's arithmetic is then the source's, with exact zeros
-  added: logits are equal to the last bit, and so are text and routing.
+  added: logits are equal to the last bit, and so are text and routing. (In F16, rows must also be
+  multiples of what a kernel sums at a stride, 64 at most: a remainder is added in another order.)
 - Experts of another type. Four bits are too coarse to keep the routing, but a matrix that hears x
   three times may hold w as a sum of parts, w*x = q1*x + q2*x + q3*x: q1 is w quantised, q2 what q1
   left over, q3 what both left over. What remains stays below a thousandth of a block's largest
