@@ -49,12 +49,11 @@ def base_fingerprint(model: str | Path) -> str:
         return ""
     try:
         native = importlib.import_module("remoe_edge.native")
+        convert = importlib.import_module("remoe_edge.convert.fingerprint")
     except ImportError:
         # Tuning needs no extension (a CUDA machine may lack it); `convert` still checks shapes.
         return ""
-    opened = native._core.ModelFile.open(str(model))
-    fingerprint = getattr(opened, "fingerprint", "")
-    return str(fingerprint() if callable(fingerprint) else fingerprint)
+    return str(convert.fingerprint(native._core.ModelFile.open(str(model))))
 
 
 def save_routers(
