@@ -82,6 +82,9 @@ class Engine:
         self.answer = Answer()
         self._closed = True
         budgets.check(cache)
+        if policy not in _core.live_policy_names():
+            known = ", ".join(_core.live_policy_names())
+            raise InputError(f"no policy '{policy}' for a running engine; there are: {known}")
         if not self.path.is_file():
             raise InputError(f"no model at {self.path}")
         self.threads = threads or len(os.sched_getaffinity(0))
@@ -108,7 +111,7 @@ class Engine:
             if routers is not None:
                 raise InputError(f"{self.path} has no routers for {routers} to replace")
         trained = file.unsigned(f"{file.architecture}.context_length") or DEFAULT_CONTEXT
-        n_ctx = n_ctx or min(trained, DEFAULT_CONTEXT)
+        n_ctx = self._n_ctx = n_ctx or min(trained, DEFAULT_CONTEXT)
 
         self._buffers = Buffers()
         self._stack = contextlib.ExitStack()
@@ -173,7 +176,8 @@ class Engine:
     @property
     def n_ctx(self) -> int:
         """Give the context length in tokens."""
-        return int(self._llama.n_ctx())
+        # What was asked for: llama.cpp rounds its own up, `Llama` does not.
+        return min(self._n_ctx, int(self._llama.n_ctx()))
 
     @property
     def chat_template(self) -> str | None:

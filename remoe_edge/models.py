@@ -17,7 +17,7 @@ def folders() -> list[Path]:
 
 
 def shipped_model() -> Path:
-    """Return the model that comes with the package. Raises InputError saying where it was looked for."""
+    """Return the model that comes with the package. Raises InputError naming where it looked."""
     for folder in folders():
         found = [path for path in _ggufs(folder) if not path.name.endswith(ROUTERS_SUFFIX)]
         if len(found) == 1:

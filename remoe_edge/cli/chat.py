@@ -64,6 +64,7 @@ Ctrl-C stops an answer. A line that ends in a backslash goes on in the next."""
 @click.pass_context
 def command(
     context: click.Context,
+    /,
     prompt: str | None,
     system: str | None,
     raw: bool,

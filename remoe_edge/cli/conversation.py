@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +32,9 @@ class Conversation:
     raw: bool = False
     turns: list[Turn] = field(default_factory=list)
 
-    def ask(self, text: str, *, max_tokens: int, **settings: Any) -> tuple[Iterator[str], int]:
+    def ask(
+        self, text: str, *, max_tokens: int, **settings: Any
+    ) -> tuple[Generator[str, None, None], int]:
         """Return the answer's pieces, to be read once, and how many turns had to be forgotten.
 
         The turn is kept once `keep` is told of its answer. Raises InputError when even the question
