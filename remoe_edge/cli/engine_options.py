@@ -50,7 +50,8 @@ _OPTIONS = (
         show_default=True,
     ),
     click.option(
-        "--no-repack", is_flag=True, help="Leave weights in file order, as stock's --no-repack.",
+        "--repack/--no-repack", default=None,
+        help="Rearrange weights for other kernels; by default only with --no-stream.",
     ),
     click.option(
         "--io-backend", type=click.Choice(["auto", "io_uring", "pread"]), default="auto",
@@ -77,7 +78,7 @@ def open_engine(
     *,
     routers: str | None,
     no_stream: bool,
-    no_repack: bool,
+    repack: bool | None,
     no_direct: bool,
     verbose: bool,
     **settings: Any,
@@ -94,7 +95,8 @@ def open_engine(
             path,
             routers=overlay,
             stream=not no_stream,
-            repack=not no_repack,
+            # Whole models as llama.cpp has them; streamed ones pay again for every miss.
+            repack=no_stream if repack is None else repack,
             direct=not no_direct,
             verbose=verbose,
             progress=progress,
