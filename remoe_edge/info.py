@@ -23,7 +23,7 @@ _MARKS = "remoe_edge."
 def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return a model's shape, sizes and what fits here, or what an overlay is for. Sizes in bytes.
 
-    Reads headers, and a few KiB a tensor for the fingerprint. Raises RemoeError for what is no model.
+    Reads headers, and a few KiB a tensor for the fingerprint. Raises RemoeError for no model.
     """
     if not Path(path).is_file():
         raise InputError(f"no model at {os.fspath(path)}")
@@ -159,7 +159,7 @@ def _fit(file: ModelFile, about: dict[str, Any]) -> dict[str, Any]:
     fit: dict[str, Any] = {
         "available_bytes": room.available_bytes,
         "limited_by": room.limited_by,
-        "cgroup_limit_bytes": room.cgroup_limit_bytes,
+        "cgroup_limit_bytes": memory.cgroup_limit_bytes(),
         "kv_bytes": kv,
         "reserve_bytes": RESERVE_BYTES,
     }
