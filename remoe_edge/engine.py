@@ -7,13 +7,14 @@ import contextlib
 import ctypes
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+from jinja2 import TemplateError
 
 from remoe_edge import budget as budgets
 from remoe_edge import memory
@@ -44,6 +45,7 @@ class Engine:
         False gives the bits of stock with `--no-repack`, True those of its default; the work is done
         again for every miss, so it pays only where nearly everything fits.
     flash_attention: "auto" (llama.cpp's default), "on" or "off".
+    stream: False loads everything whole, as llama.cpp does.
     io_backend: "auto", "io_uring" or "pread"; direct: O_DIRECT where possible; depth: reads in
         flight, 0 chooses.
     lock: lock the cache in memory where the limit allows it.
@@ -66,6 +68,7 @@ class Engine:
         threads: int | None = None,
         repack: bool = False,
         flash_attention: str = "auto",
+        stream: bool = True,
         io_backend: str = "auto",
         direct: bool = True,
         depth: int = 0,
@@ -79,6 +82,9 @@ class Engine:
         self.answer = Answer()
         self._closed = True
         budgets.check(cache)
+        if policy not in _core.live_policy_names():
+            known = ", ".join(_core.live_policy_names())
+            raise InputError(f"no policy '{policy}' for a running engine; there are: {known}")
         if not self.path.is_file():
             raise InputError(f"no model at {self.path}")
         self.threads = threads or len(os.sched_getaffinity(0))
@@ -87,7 +93,11 @@ class Engine:
 
         file = _core.ModelFile.open(str(self.path))
         self._model: StreamedModel | None = None
-        if file.expert_layers:
+        if not stream:
+            self.notes.append("not streamed: the model is loaded whole")
+            if routers is not None:
+                raise InputError("tuned routers are applied while streaming: they need it on")
+        elif file.expert_layers:
             self._model = _core.StreamedModel.open(
                 str(self.path),
                 backend=io_backend,
@@ -101,7 +111,7 @@ class Engine:
             if routers is not None:
                 raise InputError(f"{self.path} has no routers for {routers} to replace")
         trained = file.unsigned(f"{file.architecture}.context_length") or DEFAULT_CONTEXT
-        n_ctx = n_ctx or min(trained, DEFAULT_CONTEXT)
+        n_ctx = self._n_ctx = n_ctx or min(trained, DEFAULT_CONTEXT)
 
         self._buffers = Buffers()
         self._stack = contextlib.ExitStack()
@@ -166,7 +176,8 @@ class Engine:
     @property
     def n_ctx(self) -> int:
         """Give the context length in tokens."""
-        return int(self._llama.n_ctx())
+        # What was asked for: llama.cpp rounds its own up, `Llama` does not.
+        return min(self._n_ctx, int(self._llama.n_ctx()))
 
     @property
     def chat_template(self) -> str | None:
@@ -213,7 +224,7 @@ class Engine:
         grammar: Any = None,
         special: bool = False,
         bos: bool = True,
-    ) -> Iterator[str]:
+    ) -> Generator[str, None, None]:
         """Yield the continuation of a prompt, piece by piece, as whole characters.
 
         temperature 0 is greedy. `special`: special tokens may be written in the prompt. `grammar`: a
@@ -243,7 +254,7 @@ class Engine:
 
     def _generate(
         self, tokens: list[int], max_tokens: int, stop: tuple[str, ...], settings: dict[str, Any]
-    ) -> Iterator[str]:
+    ) -> Generator[str, None, None]:
         vocab = self._llama._model.vocab
         is_end = llama_cpp.llama_cpp.llama_vocab_is_eog
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
@@ -290,13 +301,15 @@ class Engine:
             held += decoder.decode(b"", final=True) if answer.stop != "stop" else ""
             if held:
                 yield held
-        except GeneratorExit:
+        except (GeneratorExit, KeyboardInterrupt):
             answer.stop = "cancelled"
             raise
         finally:
             self._account(answer, start, first)
 
-    def chat(self, messages: Sequence[Message], **settings: Any) -> Iterator[str]:
+    def chat(
+        self, messages: Sequence[Message], **settings: Any
+    ) -> Generator[str, None, None]:
         """Yield the answer to a conversation of {"role", "content"} messages.
 
         Settings are those of `generate`. Raises UnsupportedError when the model has no chat template.
@@ -315,10 +328,13 @@ class Engine:
         model = self._llama._model
         ids = (self._llama.token_eos(), self._llama.token_bos())
         eos, bos = (model.token_get_text(i) if i != -1 else "" for i in ids)
-        formatter = llama_cpp.llama_chat_format.Jinja2ChatFormatter(
-            template=template, eos_token=eos, bos_token=bos
-        )
-        result = formatter(messages=list(messages))
+        try:
+            formatter = llama_cpp.llama_chat_format.Jinja2ChatFormatter(
+                template=template, eos_token=eos, bos_token=bos
+            )
+            result = formatter(messages=list(messages))
+        except (TemplateError, ValueError, TypeError) as error:
+            raise ModelError(f"the chat template of {self.path} fails: {error}") from error
         stop = result.stop if isinstance(result.stop, list) else [result.stop or ""]
         return result.prompt, [each for each in stop if each], not result.added_special
 

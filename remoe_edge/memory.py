@@ -76,6 +76,12 @@ def available() -> Memory:
     return best
 
 
+def cgroup_limit_bytes() -> int | None:
+    """Read the tightest memory limit of this process' cgroups; None without one."""
+    found = [_number(folder / limit_name) for folder, limit_name, _ in _cgroup_folders()]
+    return min((limit for limit in found if limit is not None), default=None)
+
+
 def peak_rss_bytes() -> int:
     """Read the highest resident size of this process so far."""
     for line in Path("/proc/self/status").read_text().splitlines():
