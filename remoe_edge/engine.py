@@ -19,6 +19,7 @@ from jinja2 import TemplateError
 from remoe_edge import budget as budgets
 from remoe_edge import memory
 from remoe_edge.errors import InputError, ModelError, RemoeError, UnsupportedError
+from remoe_edge.interrupt import Interrupts
 from remoe_edge.llama import Buffers, loading
 from remoe_edge.native import WAIT_POLICY, _core, llama_cpp
 from remoe_edge.stats import Answer, Stats
@@ -203,7 +204,7 @@ class Engine:
         if not tokens:
             raise InputError("there are no tokens to evaluate")
         self._check_room(self._llama.n_tokens + len(tokens))
-        with self._running():
+        with self._running() as interrupts, interrupts.computing():
             self._llama.eval(list(tokens))
         low = llama_cpp.llama_cpp
         row = low.llama_get_logits_ith(self._llama.ctx, -1)
@@ -265,9 +266,13 @@ class Engine:
         clock = time.perf_counter()
         produced: list[int] = []
         try:
-            with self._running():
+            with self._running() as interrupts:
                 stream = self._llama.generate(tokens, **settings) if max_tokens else iter(())
-                for token in stream:
+                while True:
+                    with interrupts.computing():
+                        token = next(stream, None)
+                    if token is None:
+                        break
                     now = time.perf_counter()
                     if answer.n_generated == 0:
                         answer.ttft_ms = (now - clock) * 1000
@@ -412,17 +417,14 @@ class Engine:
         answer.decode_bytes = since("bytes_read", first)
 
     @contextlib.contextmanager
-    def _running(self) -> Iterator[None]:
+    def _running(self) -> Iterator[Interrupts]:
         """Turn llama.cpp's bare return codes into the failure that the core has kept."""
         model = self._model
-        watching = model is not None and _in_main_thread()
         if model is not None:
             model.check_unchanged()
-            model.clear_interrupt()
-            if watching:
-                model.watch_interrupt()
         try:
-            yield
+            with Interrupts(model) as interrupts:
+                yield interrupts
         except RuntimeError as error:
             if isinstance(error, RemoeError) or "llama_decode" not in str(error):
                 raise
@@ -431,9 +433,6 @@ class Engine:
                     raise KeyboardInterrupt from None
                 model.raise_failure()
             raise RemoeError(f"llama.cpp could not compute: {error}") from error
-        finally:
-            if watching:
-                _core.unwatch_interrupt()
 
     def _check_room(self, n_tokens: int) -> None:
         if n_tokens > self.n_ctx:
@@ -473,12 +472,6 @@ def _overlay(routers: str | os.PathLike[str] | None, file: Any) -> dict[str, byt
     from remoe_edge.convert.overlay import load_overlay
 
     return load_overlay(Path(routers), file)
-
-
-def _in_main_thread() -> bool:
-    import threading
-
-    return threading.current_thread() is threading.main_thread()
 
 
 def _partial(text: str, stop: Sequence[str]) -> int:
