@@ -87,9 +87,7 @@ def _native() -> list[Check]:
     try:
         version = importlib.metadata.version("llama-cpp-python")
     except importlib.metadata.PackageNotFoundError:
-        return [
-            Check("llama.cpp", FAIL, "llama-cpp-python is missing", "install remoe-edge again")
-        ]
+        return [Check("llama.cpp", FAIL, "llama-cpp-python is missing", "install remoe-edge again")]
     try:
         from remoe_edge import native
     except RemoeError as error:
@@ -373,4 +371,3 @@ def _read(path: Path) -> str | None:
         return path.read_text().strip()
     except OSError:
         return None
-

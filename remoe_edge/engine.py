@@ -312,9 +312,7 @@ class Engine:
         finally:
             self._account(answer, start, first)
 
-    def chat(
-        self, messages: Sequence[Message], **settings: Any
-    ) -> Generator[str, None, None]:
+    def chat(self, messages: Sequence[Message], **settings: Any) -> Generator[str, None, None]:
         """Yield the answer to a conversation of {"role", "content"} messages.
 
         Settings are those of `generate`. Raises UnsupportedError when the model has no chat template.

@@ -77,9 +77,7 @@ class Trace:
         per_layer = []
         for layer in range(self.n_layers):
             rows = np.flatnonzero(self.layer == layer)
-            if (self.ids_at[rows] < 0).all() and (
-                np.diff(self.offsets)[rows] == self.top_k
-            ).all():
+            if (self.ids_at[rows] < 0).all() and (np.diff(self.offsets)[rows] == self.top_k).all():
                 at = self.offsets[rows][:, None] + np.arange(self.top_k)
                 per_layer.append(self.experts[at].astype(np.int16))
                 continue
@@ -195,14 +193,20 @@ def read_trace(path: str | Path) -> Trace:
 
 
 def from_routed(
-    routed: npt.NDArray[Any], n_experts: int, *, path: str = "memory", meta: dict[str, Any] | None = None
+    routed: npt.NDArray[Any],
+    n_experts: int,
+    *,
+    path: str = "memory",
+    meta: dict[str, Any] | None = None,
 ) -> Trace:
     """Make a trace of one token per step from `experts[layer, token, k]`.
 
     Raises InputError for experts outside `[0, n_experts)` or named twice by one token.
     """
     if routed.ndim != 3 or routed.dtype.kind not in "iu" or min(routed.shape) == 0:
-        raise InputError(f"{path}: `experts` must be integers [layer, token, k], not {routed.shape}")
+        raise InputError(
+            f"{path}: `experts` must be integers [layer, token, k], not {routed.shape}"
+        )
     if routed.min() < 0 or routed.max() >= n_experts:
         raise InputError(
             f"{path}: experts lie in {routed.min()}..{routed.max()} and a layer has {n_experts}"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
-import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,8 @@ np = pytest.importorskip("numpy")
 TOOLS = Path(__file__).resolve().parents[1] / "tools"
 sys.path.insert(0, str(TOOLS))
 
+import export_moe  # noqa: E402
+import train_moe  # noqa: E402
 from data.document import Conversation  # noqa: E402
 from data.tokens import encode_conversation, encode_documents, pack_rows, train_bpe  # noqa: E402
 from moe.config import MoeConfig  # noqa: E402
@@ -96,30 +100,22 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train(data: Path, out: Path, *more: str) -> str:
-    command = [
-        sys.executable,
-        str(TOOLS / "train_moe.py"),
-        "--data",
-        str(data),
-        "--out",
-        str(out),
-        "--device",
-        "cpu",
-        "--rows",
-        "8",
-        "--warmup",
-        "1",
-        "--log-every",
-        "1",
-        "--no-eval",
-        "--bigram-steps",
-        "5",
-        *SHAPE,
-        *more,
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return done.stderr
+    """Run the trainer as its command line would; return what it logs."""
+    arguments = ["--data", str(data), "--out", str(out), "--device", "cpu", "--rows", "8"]
+    arguments += ["--warmup", "1", "--log-every", "1", "--no-eval", "--bigram-steps", "5"]
+    return called(train_moe.main, *arguments, *SHAPE, *more)
+
+
+def called(main: Callable[[], None], *arguments: str) -> str:
+    log = io.StringIO()
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stderr(log),
+        contextlib.redirect_stdout(log),
+    ):
+        patch.setattr(sys, "argv", ["tool", *arguments])
+        main()
+    return log.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -210,19 +206,8 @@ def exported(data: Path, run: Path, tmp_path_factory: pytest.TempPathFactory) ->
     pytest.importorskip("gguf")
     out = tmp_path_factory.mktemp("export")
     more = ["--hf"] if _has("transformers") else []
-    command = [
-        sys.executable,
-        str(TOOLS / "export_moe.py"),
-        "--checkpoint",
-        str(run / "base.pt"),
-        "--tokenizer",
-        str(data / "tokenizer.json"),
-        "--out",
-        str(out),
-        *more,
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    arguments = ["--checkpoint", str(run / "base.pt"), "--out", str(out), *more]
+    called(export_moe.main, *arguments, "--tokenizer", str(data / "tokenizer.json"))
     return out
 
 

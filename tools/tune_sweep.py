@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--train-tokens", type=int, default=500_000, help="read of each domain")
     parser.add_argument("--heldout-tokens", type=int, default=8_193, help="read of each domain")
     parser.add_argument("--eval-window", type=int, default=512)
-    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=0, help="0: torch's choice")
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from dataclasses import fields
@@ -180,6 +181,9 @@ def _train(trainer: Trainer, state: Path, every: int) -> None:
 
 def require_torch() -> None:
     """Say which extra is missing before anything is imported that needs it."""
+    # Read once, when torch loads OpenMP: threads that spin while they wait starve a shared machine.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     try:
         import torch  # noqa: F401
     except ImportError as error:
