@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import logging
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -57,6 +58,9 @@ def _listening(buffers: Buffers, verbose: bool) -> Iterator[None]:
         yield
     finally:
         _low.llama_log_set(llama_cpp._logger.llama_log_callback, ctypes.c_void_p(0))
+        if not verbose:
+            # What it says of a step that failed or was stopped, the engine raises.
+            llama_cpp._logger.logger.setLevel(logging.CRITICAL)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import io
 import json
@@ -328,7 +329,7 @@ def test_ctrl_c_ends_a_single_answer_with_what_there_is(long_winded: Path, tmp_p
     assert outcome.out.endswith("\n")
     n_generated = int(outcome.err.split(" tokens")[0])
     assert 0 < n_generated < 2000
-    assert "Traceback" not in outcome.err
+    assert len(outcome.err.splitlines()) == 1
 
 
 # --- the interactive session ---
@@ -447,11 +448,15 @@ def test_a_session_at_a_terminal(model: Path, tmp_path: Path) -> None:
         assert not re.search(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", shown), shown
         screen.until("for more")
         screen.until("> ")
-        os.write(leader, b"\x03")
-        screen.until("Ctrl-C again")
+        # Python misses a signal between showing the prompt and waiting for a key: press again.
+        while not screen.shows("Ctrl-C again", within=2):
+            os.write(leader, b"\x03")
         screen.until("> ")
-        os.write(leader, b"\x03")
-        assert process.wait(SECONDS) == 0
+        while process.poll() is None:
+            os.write(leader, b"\x03")
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(2)
+        assert process.returncode == 0
     finally:
         process.kill()
         process.wait()
@@ -470,13 +475,17 @@ class Screen:
 
     def until(self, text: str) -> bytes:
         """Return what is shown up to and with `text`."""
-        wanted = text.encode()
-        while wanted not in self._unread:
-            ready, _, _ = select.select([self._leader], [], [], SECONDS)
-            assert ready, f"no {text!r} in {self._unread!r}"
-            self._unread += os.read(self._leader, 65536)
-        before, found, self._unread = self._unread.partition(wanted)
+        assert self.shows(text, within=SECONDS), f"no {text!r} in {self._unread!r}"
+        before, found, self._unread = self._unread.partition(text.encode())
         return before + found
+
+    def shows(self, text: str, *, within: float) -> bool:
+        """Wait until `text` is shown, `within` seconds of the last it showed."""
+        while text.encode() not in self._unread:
+            if not select.select([self._leader], [], [], within)[0]:
+                return False
+            self._unread += os.read(self._leader, 65536)
+        return True
 
 
 # --- small things ---
