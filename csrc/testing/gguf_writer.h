@@ -73,7 +73,9 @@ class GgufWriter {
 class TemporaryFolder {
  public:
   TemporaryFolder() {
-    std::string name = "/tmp/remoe_test_XXXXXX";
+    // In memory where there is such a place: disks flush a file that is rewritten over and over.
+    std::string name = access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp";
+    name += "/remoe_test_XXXXXX";
     path_ = mkdtemp(name.data());
   }
   ~TemporaryFolder() {
