@@ -37,7 +37,9 @@ def about(capsys: pytest.CaptureFixture[str], path: Path) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("arch", "quant", "n_split"),
     [
-        ("qwen3moe", "Q4_0", 1), ("deepseek2", "Q8_0", 1), ("gpt-oss", "MXFP4", 1),
+        ("qwen3moe", "Q4_0", 1),
+        ("deepseek2", "Q8_0", 1),
+        ("gpt-oss", "MXFP4", 1),
         ("olmoe", "F16", 3),
     ],
 )
