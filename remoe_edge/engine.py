@@ -19,7 +19,7 @@ from jinja2 import TemplateError
 from remoe_edge import budget as budgets
 from remoe_edge import memory
 from remoe_edge.errors import InputError, ModelError, RemoeError, UnsupportedError
-from remoe_edge.interrupt import Interrupts
+from remoe_edge.interrupt import Interrupts, held_back
 from remoe_edge.llama import Buffers, loading
 from remoe_edge.native import WAIT_POLICY, _core, llama_cpp
 from remoe_edge.stats import Answer, Stats
@@ -112,38 +112,58 @@ class Engine:
             if routers is not None:
                 raise InputError(f"{self.path} has no routers for {routers} to replace")
         trained = file.unsigned(f"{file.architecture}.context_length") or DEFAULT_CONTEXT
-        n_ctx = self._n_ctx = n_ctx or min(trained, DEFAULT_CONTEXT)
+        self._n_ctx = n_ctx or min(trained, DEFAULT_CONTEXT)
 
         self._buffers = Buffers()
         self._stack = contextlib.ExitStack()
         try:
+            with held_back() as pressed:
+
+                def go_on(fraction: float) -> bool:
+                    return not pressed() and (progress is None or progress(fraction))
+
+                self._llama = self._load(
+                    go_on, n_batch, n_ubatch, flash_attention, repack=repack, verbose=verbose
+                )
+                self._closed = False
+                self.budget = self._attach(cache, policy, lock)
+        except BaseException:
+            self.close()
+            raise
+        self.load_ms = (time.perf_counter() - started) * 1000
+
+    def _load(
+        self,
+        progress: Callable[[float], bool],
+        n_batch: int,
+        n_ubatch: int,
+        flash_attention: str,
+        *,
+        repack: bool,
+        verbose: bool,
+    ) -> Any:
+        try:
             with loading(
                 self._loader(progress),
+                progress=progress,
                 flash_attention=flash_attention,
                 repack=repack,
                 buffers=self._buffers,
                 verbose=verbose,
             ):
-                self._llama = llama_cpp.Llama(
+                return llama_cpp.Llama(
                     model_path=str(self.path),
-                    n_ctx=n_ctx,
-                    n_batch=min(n_batch, n_ctx),
-                    n_ubatch=min(n_ubatch, n_ctx),
+                    n_ctx=self._n_ctx,
+                    n_batch=min(n_batch, self._n_ctx),
+                    n_ubatch=min(n_ubatch, self._n_ctx),
                     n_threads=self.threads,
                     n_threads_batch=self.threads,
                     verbose=verbose,
                 )
         except (ValueError, RuntimeError) as error:
             raise ModelError(f"llama.cpp refused {self.path}: {error}") from error
-        self._closed = False
-        try:
-            self.budget = self._attach(cache, policy, lock)
-        except BaseException:
-            self.close()
-            raise
-        self.load_ms = (time.perf_counter() - started) * 1000
 
-    def _loader(self, progress: Callable[[float], bool] | None) -> Callable[[Any], int] | None:
+    def _loader(self, progress: Callable[[float], bool]) -> Callable[[Any], int] | None:
         model = self._model
         if model is None:
             return None

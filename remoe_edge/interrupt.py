@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,23 @@ from remoe_edge.native import _core
 
 if TYPE_CHECKING:
     from remoe_edge._core import StreamedModel
+
+
+@contextlib.contextmanager
+def held_back() -> Iterator[Callable[[], bool]]:
+    """Hold Ctrl-C back until the end of the block; the function given tells whether it came."""
+    previous = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(previous):
+        yield lambda: False
+        return
+    pressed: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
+    try:
+        yield lambda: bool(pressed)
+    finally:
+        signal.signal(signal.SIGINT, previous)
+        if pressed:
+            previous(pressed[0], None)
 
 
 class Interrupts:

@@ -67,19 +67,27 @@ def _listening(buffers: Buffers, verbose: bool) -> Iterator[None]:
 def loading(
     load: Callable[[Any], int] | None,
     *,
+    progress: Callable[[float], bool],
     flash_attention: str,
     repack: bool,
     buffers: Buffers,
     verbose: bool,
 ) -> Iterator[None]:
-    """Route `Llama`'s loading through `load(params) -> llama_model address` (None: as ever)."""
+    """Route `Llama`'s loading through `load(params) -> llama_model address` (None: as ever).
+
+    progress: for a load as ever; called with a fraction, and returning False cancels.
+    """
     if flash_attention not in FLASH_ATTENTION:
         raise InputError(f"flash attention is 'auto', 'on' or 'off', not '{flash_attention}'")
     stock_load, stock_init = _low.llama_model_load_from_file, _low.llama_init_from_model
 
     def load_model(path: bytes, params: Any) -> Any:
         params.use_extra_bufts = repack
-        return stock_load(path, params) if load is None else load(params)
+        if load is not None:
+            return load(params)
+        report = _low.llama_progress_callback(lambda fraction, _: progress(fraction))
+        params.progress_callback = report
+        return stock_load(path, params)
 
     def init_context(model: Any, params: Any) -> Any:
         params.flash_attn_type = FLASH_ATTENTION[flash_attention]
