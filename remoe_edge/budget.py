@@ -74,7 +74,7 @@ def resolve(spec: str, model: StreamedModel, untouched_bytes: int) -> Budget:
         )
     else:
         n_bytes = parse_bytes(text)
-        n_slots = model.slots_for(n_bytes)
+        n_slots = model.slots_for(min(n_bytes, 1 << 62))
         why = f"{mib(n_bytes)} asked for"
     if n_slots < floor:
         need = floor_bytes(model)

@@ -18,16 +18,20 @@ from jinja2 import TemplateError
 
 from remoe_edge import budget as budgets
 from remoe_edge import memory
-from remoe_edge.errors import InputError, ModelError, RemoeError, UnsupportedError
+from remoe_edge.errors import BudgetError, InputError, ModelError, RemoeError, UnsupportedError
 from remoe_edge.interrupt import Interrupts, held_back
+from remoe_edge.kv_cache import kv_bytes
 from remoe_edge.llama import Buffers, loading
 from remoe_edge.native import WAIT_POLICY, _core, llama_cpp
 from remoe_edge.stats import Answer, Stats
+from remoe_edge.units import mib
 
 if TYPE_CHECKING:
-    from remoe_edge._core import StreamedModel
+    from remoe_edge._core import ModelFile, StreamedModel
 
 DEFAULT_CONTEXT = 4096
+MAX_CONTEXT = 1 << 24  # far above what any model was trained with
+MAX_THREADS = 512  # ggml's
 
 Message = Mapping[str, str]
 
@@ -91,6 +95,8 @@ class Engine:
         self.threads = threads or len(os.sched_getaffinity(0))
         if self.threads < 1 or n_ctx < 0 or n_batch < 1 or n_ubatch < 1:
             raise InputError("threads, n_batch and n_ubatch are at least 1, and n_ctx at least 0")
+        if self.threads > MAX_THREADS:
+            raise InputError(f"{self.threads} threads are more than ggml's {MAX_THREADS}")
 
         file = _core.ModelFile.open(str(self.path))
         self._model: StreamedModel | None = None
@@ -113,6 +119,7 @@ class Engine:
                 raise InputError(f"{self.path} has no routers for {routers} to replace")
         trained = file.unsigned(f"{file.architecture}.context_length") or DEFAULT_CONTEXT
         self._n_ctx = n_ctx or min(trained, DEFAULT_CONTEXT)
+        _check_context(file, self._n_ctx, self.streamed)
 
         self._buffers = Buffers()
         self._stack = contextlib.ExitStack()
@@ -482,6 +489,22 @@ class Engine:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _check_context(file: ModelFile, n_ctx: int, streamed: bool) -> None:
+    """Refuse what memory cannot hold: llama.cpp would be killed while it fills it."""
+    if n_ctx > MAX_CONTEXT:
+        raise InputError(f"a context of {n_ctx} tokens is more than {MAX_CONTEXT}: lower --ctx")
+    windowed = file.unsigned(f"{file.architecture}.attention.sliding_window")
+    cache_bytes = 0 if windowed else kv_bytes(file, n_ctx) or 0
+    dense_bytes = file.dense_bytes if streamed else 0  # else mapped, and read as it is used
+    room = memory.available()
+    if cache_bytes + dense_bytes > room.available_bytes:
+        dense = f" and the dense weights {mib(dense_bytes)}" if streamed else ""
+        raise BudgetError(
+            f"a context of {n_ctx} tokens takes {mib(cache_bytes)}{dense}, but "
+            f"{mib(room.available_bytes)} are left by {room.limited_by}: lower --ctx"
+        )
 
 
 def _overlay(routers: str | os.PathLike[str] | None, file: Any) -> dict[str, bytes]:

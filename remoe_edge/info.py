@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 from remoe_edge import memory
 from remoe_edge.budget import RESERVE_BYTES, floor_bytes
 from remoe_edge.errors import InputError
+from remoe_edge.kv_cache import kv_bytes
 from remoe_edge.native import _core
 
 if TYPE_CHECKING:
     from remoe_edge._core import ModelFile
 
-_KV_VALUE_BYTES = 2  # F16
 _CONTEXT = 4096
 _MARKS = "remoe_edge."
 
@@ -45,7 +45,7 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
         "file_bytes": sum(file.file_bytes),
         "dense_bytes": file.dense_bytes,
         "dense_types": _types(file, expert=False),
-        "kv_bytes_per_1k_tokens": _kv_bytes(file, 1000),
+        "kv_bytes_per_1k_tokens": kv_bytes(file, 1000),
         "marks": _marks(file),
     }
     if layers:
@@ -103,35 +103,6 @@ def _types(file: ModelFile, *, expert: bool) -> dict[str, int]:
     return dict(n_bytes.most_common())
 
 
-def _kv_bytes(file: ModelFile, n_tokens: int) -> int | None:
-    """Compute the KV cache of F16 values; an upper bound with sliding windows, None if unknown.
-
-    Layers without attention make the sizes in the header say too much: no number then.
-    """
-    arch = file.architecture
-    recurrent = (f"{arch}.ssm.", f"{arch}.shortconv.", f"{arch}.full_attention_interval")
-    if any(name.startswith(recurrent) for name in file.key_names):
-        return None
-
-    def key(name: str) -> int | None:
-        return file.unsigned(f"{arch}.{name}")
-
-    n_layers, n_heads = key("block_count"), key("attention.head_count")
-    n_embd = key("embedding_length")
-    per_head = n_embd // n_heads if n_embd and n_heads else None
-    key_length = key("attention.key_length") or per_head
-    value_length = key("attention.value_length") or per_head
-    heads = file.unsigned_array(f"{arch}.attention.head_count_kv")
-    if heads is None and n_layers:
-        each = key("attention.head_count_kv") or n_heads
-        heads = [each] * n_layers if each else None
-    if heads is None or key_length is None or value_length is None:
-        return None
-    if key("attention.key_length_mla"):
-        value_length = 0  # values are read out of the compressed keys
-    return sum(heads) * (key_length + value_length) * _KV_VALUE_BYTES * n_tokens
-
-
 def _marks(file: ModelFile) -> dict[str, str | int]:
     """Return what our own tools wrote into a file about how it was made."""
     marks: dict[str, str | int] = {}
@@ -154,7 +125,7 @@ def _fingerprint(file: ModelFile) -> str:
 def _fit(file: ModelFile, about: dict[str, Any]) -> dict[str, Any]:
     """Estimate what `--cache auto` would find: compute buffers are known only once it is loaded."""
     room = memory.available()
-    kv = _kv_bytes(file, min(about["context_length"] or _CONTEXT, _CONTEXT))
+    kv = kv_bytes(file, min(about["context_length"] or _CONTEXT, _CONTEXT))
     left = room.available_bytes - file.dense_bytes - (kv or 0) - RESERVE_BYTES
     fit: dict[str, Any] = {
         "available_bytes": room.available_bytes,

@@ -22,7 +22,7 @@ from gguf.scripts.gguf_new_metadata import MetadataDetails, copy_with_new_metada
 
 import tiny_moe
 from command_line import SECONDS, run, start
-from remoe_edge import Engine, models
+from remoe_edge import Engine, memory, models
 from remoe_edge.cli import terminal
 from remoe_edge.cli.conversation import Conversation
 from remoe_edge.errors import InputError
@@ -220,6 +220,10 @@ def test_a_dense_model_runs_plainly(tmp_path: Path, capsys: pytest.CaptureFixtur
         (("--routers", "default"), "no router overlay .* beside"),
         (("--routers", "x.gguf", "--no-stream"), "routers .* streaming"),
         (("--ctx", "8"), "tokens do not fit the context of 8: raise --ctx"),
+        (("--ctx", "99999999999"), "context of 99999999999 tokens .* lower --ctx"),
+        (("--cache", "nan%"), "not between 0% and 100%"),
+        (("-t", "513"), "513 threads"),
+        (("--depth", "100000"), "depth 100000"),
     ],
 )
 def test_an_option_that_cannot_be_met_is_one_line(
@@ -232,6 +236,25 @@ def test_an_option_that_cannot_be_met_is_one_line(
     assert re.search(message, lines[-1]), lines
     assert lines[-1].startswith("Error: ")
     assert "Traceback" not in outcome.err
+
+
+def test_a_context_that_memory_cannot_hold_is_refused_before_it_is_tried(
+    model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = memory.Memory(3 << 20, "a small board", None)
+    monkeypatch.setattr(memory, "available", lambda: room)
+    ask = ("chat", "-m", model, "-p", "x", "-n", "1", "--cache", "50%")
+    error = run(capsys, *ask, "--ctx", "4096").error()
+    assert "3.00 MiB are left by a small board: lower --ctx" in error
+    assert run(capsys, *ask, "--ctx", "1024").code == 0
+
+
+def test_a_cache_beyond_all_experts_holds_them_all(
+    model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ask = ("chat", "-m", model, "-p", "x", "-n", "1", "--json", "--cache")
+    for cache in ("1TiB", "99999999999TiB"):
+        assert json.loads(run(capsys, *ask, cache).out)["cache"]["slots"] == 30
 
 
 def test_the_floor_that_an_error_names_is_enough(
