@@ -17,7 +17,11 @@ void ThrowIfError(const Status& status) {
     case Code::kCancelled: break;
   }
   const py::object type = py::module_::import("remoe_edge.errors").attr(name);
-  PyErr_SetString(type.ptr(), status.message().c_str());
+  // Paths are bytes: one that is no UTF-8 must not replace the error by another.
+  const std::string& text = status.message();
+  const py::object message = py::reinterpret_steal<py::object>(
+      PyUnicode_DecodeUTF8(text.data(), static_cast<Py_ssize_t>(text.size()), "backslashreplace"));
+  PyErr_SetObject(type.ptr(), message.ptr());
   throw py::error_already_set();
 }
 

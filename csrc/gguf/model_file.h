@@ -11,6 +11,7 @@
 #define REMOE_GGUF_MODEL_FILE_H_
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <optional>
 #include <string>
@@ -28,6 +29,17 @@ struct Tensor {
   int shard = 0;               // index into paths()
   uint64_t offset = 0;         // absolute, in the shard's file
   uint64_t n_bytes = 0;
+};
+
+// Where a key lies in the key section, and of what kind its value is. Values are decoded on demand, so
+// that a tokenizer's arrays cost nothing beyond the bytes of the section itself.
+struct KeyPlace {
+  uint32_t type = 0;        // GGUF value type; of the elements, when is_array
+  bool is_array = false;
+  uint64_t n_elements = 1;
+  size_t begin = 0;         // of the whole entry, name included
+  size_t value = 0;         // of the scalar, the string's length, or the first element
+  size_t end = 0;
 };
 
 enum class Matrix : uint8_t { kUp, kGate, kDown, kGateUp };
@@ -66,6 +78,10 @@ class ModelFile {
   // The key section of the first shard as it stands in the file, for re-writing a header.
   uint64_t n_keys() const { return n_keys_; }
   const std::string& key_bytes() const { return key_bytes_; }
+  // The same without the keys that `drop` says; sets *n_keys to how many remain.
+  std::string KeyBytesWithout(const std::function<bool(const std::string& name)>& drop,
+                              uint64_t* n_keys) const;
+  std::vector<std::string> KeyNames() const;  // sorted
   uint32_t version() const { return version_; }
   uint64_t alignment() const { return alignment_; }
 
@@ -80,10 +96,6 @@ class ModelFile {
   uint64_t expert_bytes() const;         // sum over all expert matrices
   uint64_t dense_bytes() const;          // all other tensors
 
-  // Identifies the model whatever its routers: SHA-256 over architecture, sorted names, types and shapes
-  // of all tensors, and the first and last 4 KiB of every non-router tensor (read on demand), hex.
-  Result<std::string> Fingerprint() const;
-
  private:
   std::vector<std::string> paths_;
   std::vector<uint64_t> file_bytes_;
@@ -93,9 +105,7 @@ class ModelFile {
   uint64_t n_keys_ = 0;
   uint32_t version_ = 3;
   uint64_t alignment_ = 32;
-  std::map<std::string, uint64_t> unsigned_;
-  std::map<std::string, std::string> strings_;
-  std::map<std::string, std::vector<uint64_t>> arrays_;
+  std::map<std::string, KeyPlace> keys_;
   friend class ModelFileParser;
 };
 

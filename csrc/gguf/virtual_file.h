@@ -1,11 +1,19 @@
 // VirtualFile: the model as llama.cpp is made to see it: one GGUF, as a stdio stream, with a header
 // written anew, dense tensors read through from the shards, tuned routers laid over the file's own, and
-// expert matrices that take no bytes: a read inside one returns at once and leaves the buffer alone.
+// expert matrices that are announced with their full extent and cost nothing to read.
+//
+// Every tensor begins at a multiple of the stream's buffer, because glibc seeks such a stream to a
+// multiple of its buffer and reads from there: so a seek to a tensor reads nothing of its neighbours, and
+// dense bytes arrive in pieces of that size. A seek into an expert's bytes lands at the end of the stream.
+// llama.cpp asks, before each read, how many bytes are left, reads none then, and leaves its buffer, as
+// large as the tensor, untouched and so without memory; a reader that reads all the same gets an error,
+// never wrong bytes.
 //
 // Reads of dense bytes go through `ReadAt`, which the caller supplies (O_DIRECT, progress, faults), and
 // are counted. The first failure is kept in status(), since stdio can only say "error".
 //
-// One stream per VirtualFile, used by one thread; the VirtualFile outlives the stream.
+// One stream per VirtualFile, used by one thread; the VirtualFile outlives the stream, and stays in its
+// place while the stream is open.
 #ifndef REMOE_GGUF_VIRTUAL_FILE_H_
 #define REMOE_GGUF_VIRTUAL_FILE_H_
 
@@ -34,14 +42,16 @@ class VirtualFile {
 
   // A seekable read-only stream over the virtual bytes; the caller closes it.
   Result<std::FILE*> OpenStream();
+  static constexpr uint64_t kStreamBufferBytes = 4 << 20;
 
   uint64_t size() const { return size_; }
   uint64_t dense_bytes_read() const { return dense_bytes_read_; }
   uint64_t expert_bytes_skipped() const { return expert_bytes_skipped_; }
   const Status& status() const { return status_; }
 
-  // Copies [offset, offset + n) of the virtual file to dest, skipping expert bytes. RETURNS: bytes
-  // covered (less than n at the end of the file), or -1 after a failure kept in status().
+  // Copies [offset, offset + n) of the virtual file to dest, leaving it alone where expert bytes would
+  // go. RETURNS: bytes covered (less than n at the end of the file), or -1 after a failure kept in
+  // status().
   int64_t Pread(uint64_t offset, uint8_t* dest, uint64_t n);
 
  private:
@@ -52,13 +62,17 @@ class VirtualFile {
     enum Kind { kHeader, kDense, kExpert, kOverlay } kind = kHeader;
     int shard = 0;
     uint64_t offset = 0;          // in the shard
-    const uint8_t* bytes = nullptr;  // header and overlay
+    const uint8_t* bytes = nullptr;  // overlay
   };
+  struct Cookie;  // the stream's side
+  const Span& SpanAt(uint64_t offset) const;
+
   const ModelFile* model_ = nullptr;
   Overlay overlay_;
   ReadAt read_at_;
   std::string header_;
-  std::vector<Span> spans_;       // sorted by begin; gaps read as zeros
+  std::vector<Span> spans_;       // sorted by begin, the first at 0; gaps read as zeros
+  std::vector<char> stream_buffer_;
   uint64_t size_ = 0;
   uint64_t dense_bytes_read_ = 0;
   uint64_t expert_bytes_skipped_ = 0;

@@ -1,0 +1,57 @@
+#include "device/ffn_ops.h"
+
+#include "device/streamed_model.h"
+
+namespace remoe {
+
+namespace {
+
+// Longer chains than any architecture has between up and down (the longest, situ, has eight).
+constexpr int kMaxDepth = 16;
+
+bool IsElementwise(const ggml_tensor* op) {
+  switch (op->op) {
+    case GGML_OP_GLU:
+    case GGML_OP_UNARY:
+    case GGML_OP_SQR:
+    case GGML_OP_MUL:
+    case GGML_OP_SCALE:
+    case GGML_OP_CLAMP:
+      return true;
+    default:
+      return false;
+  }
+}
+
+bool IsDown(const TensorOrigin& origin) {
+  return origin.model->layers()[origin.layer].matrices[origin.matrix].matrix == Matrix::kDown;
+}
+
+// Whether `tensor` is computed from expert products alone; from down products only where allowed.
+bool Descends(const ggml_tensor* tensor, bool down_allowed, int depth) {
+  if (tensor == nullptr || depth > kMaxDepth) return false;
+  if (const TensorOrigin* origin = ExpertProduct(tensor)) return down_allowed || !IsDown(*origin);
+  if (tensor->op == GGML_OP_VIEW || tensor->op == GGML_OP_ADD_ID) {
+    return Descends(tensor->src[0], down_allowed, depth + 1);
+  }
+  if (!IsElementwise(tensor)) return false;
+  for (int i = 0; i < 2; i++) {
+    if (tensor->src[i] != nullptr && !Descends(tensor->src[i], down_allowed, depth + 1)) return false;
+  }
+  return tensor->src[0] != nullptr;
+}
+
+}  // namespace
+
+const TensorOrigin* ExpertProduct(const ggml_tensor* op) {
+  return op->op == GGML_OP_MUL_MAT_ID ? OriginOf(op->src[0]) : nullptr;
+}
+
+bool IsExpertOp(const ggml_tensor* op) {
+  if (op->op == GGML_OP_NONE) return true;
+  if (op->op == GGML_OP_MUL_MAT_ID) return OriginOf(op->src[0]) != nullptr;
+  if (op->op == GGML_OP_ADD_ID) return Descends(op->src[0], true, 0);
+  return IsElementwise(op) && Descends(op, false, 0);
+}
+
+}  // namespace remoe

@@ -1,0 +1,243 @@
+#include "device/pair_runner.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "device/ffn_ops.h"
+#include "device/streamed_model.h"
+
+namespace remoe {
+
+namespace {
+
+constexpr size_t kAlign = 64;
+constexpr int kMaxNodes = 64;
+
+size_t RoundUp(size_t value) { return (value + kAlign - 1) / kAlign * kAlign; }
+
+// A tensor laid out as [ne0, 1, n]: one row of floats per pair.
+ggml_tensor* NewRows(ggml_context* context, int64_t ne0, int64_t n) {
+  return ggml_new_tensor_3d(context, GGML_TYPE_F32, ne0, 1, n);
+}
+
+}  // namespace
+
+int PairRunner::StepOf(const ggml_tensor* tensor) const {
+  for (size_t i = 0; i < steps_.size(); i++) {
+    if (steps_[i].node == tensor) return static_cast<int>(i);
+  }
+  return -1;
+}
+
+// Rows that come from outside the piece: one per token, or one per token and expert.
+int PairRunner::External(ggml_tensor* tensor) {
+  for (size_t i = 0; i < externals_.size(); i++) {
+    if (externals_[i] == tensor) return static_cast<int>(i);
+  }
+  externals_.push_back(tensor);
+  return static_cast<int>(externals_.size()) - 1;
+}
+
+// Half of what a merged gate and up product gave: the same rows and columns, fewer of each column's values.
+bool PairRunner::IsHalf(const ggml_tensor* view) const {
+  const ggml_tensor* whole = view->view_src;
+  return whole == view->src[0] && StepOf(whole) >= 0 &&
+         view->ne[0] < whole->ne[0] && view->ne[1] == whole->ne[1] && view->ne[2] == whole->ne[2] &&
+         view->nb[1] == whole->nb[1] && view->nb[2] == whole->nb[2];
+}
+
+bool PairRunner::Prepare(ggml_tensor** nodes, int begin, int end) {
+  if (!Collect(nodes, begin, end)) return false;
+  SaveInputs();
+  return true;
+}
+
+// The graph's allocator may have given the result the memory of an input, since in the graph's order
+// nobody reads that input any more once the result is written. By pairs, somebody does.
+void PairRunner::SaveInputs() {
+  const ggml_tensor* result = steps_.back().node;
+  const auto* result_begin = static_cast<const uint8_t*>(result->data);
+  const uint8_t* result_end = result_begin + ggml_nbytes(result);
+  inputs_.clear();
+  saved_.resize(std::max(saved_.size(), externals_.size()));
+  for (size_t i = 0; i < externals_.size(); i++) {
+    const auto* data = static_cast<const uint8_t*>(externals_[i]->data);
+    const size_t n_bytes = ggml_nbytes(externals_[i]);
+    if (data < result_end && result_begin < data + n_bytes) {
+      saved_[i].assign(data, data + n_bytes);
+      data = saved_[i].data();
+    }
+    inputs_.push_back(data);
+  }
+}
+
+bool PairRunner::Collect(ggml_tensor** nodes, int begin, int end) {
+  steps_.clear();
+  externals_.clear();
+  ids_ = nullptr;
+  pair_bytes_ = 0;
+  for (int i = begin; i < end; i++) {
+    ggml_tensor* node = nodes[i];
+    if (node->op == GGML_OP_NONE) continue;
+    // A view computes nothing: one that is no half of a merged product is left out, and only a step that
+    // needs it makes the piece unfit.
+    if (node->op == GGML_OP_VIEW && !IsHalf(node)) continue;
+    Step step;
+    step.node = node;
+    if (ExpertProduct(node) != nullptr) {
+      if (ids_ == nullptr) ids_ = node->src[2];
+      if (node->src[2] != ids_) return false;
+      step.operand[1] = StepOf(node->src[1]);
+      if (step.operand[1] < 0) {
+        const ggml_tensor* input = node->src[1];
+        if (input->type != GGML_TYPE_F32 || input->nb[0] != sizeof(float) || input->ne[3] != 1 ||
+            input->ne[2] != ids_->ne[1] ||
+            (input->view_src != nullptr && StepOf(input->view_src) >= 0)) {
+          return false;
+        }
+        External(node->src[1]);
+      }
+    } else {
+      step.operand[0] = node->src[0] == nullptr ? -1 : StepOf(node->src[0]);
+      if (step.operand[0] < 0) return false;
+      switch (node->op) {
+        case GGML_OP_VIEW:
+          break;
+        case GGML_OP_ADD_ID:
+          if (node->src[2] != ids_ || StepOf(node->src[1]) >= 0) return false;
+          break;
+        case GGML_OP_GLU:
+        case GGML_OP_UNARY:
+        case GGML_OP_SQR:
+        case GGML_OP_MUL:
+        case GGML_OP_SCALE:
+        case GGML_OP_CLAMP:
+          if (node->src[1] != nullptr) {
+            step.operand[1] = StepOf(node->src[1]);
+            if (step.operand[1] < 0) return false;
+          }
+          break;
+        default:
+          return false;
+      }
+    }
+    if (node->type != GGML_TYPE_F32 || node->ne[3] != 1) return false;
+    if (ids_ == nullptr || node->ne[1] != ids_->ne[0] || node->ne[2] != ids_->ne[1]) return false;
+    if (node->op != GGML_OP_VIEW) pair_bytes_ += RoundUp(node->ne[0] * sizeof(float));
+    steps_.push_back(step);
+  }
+  if (steps_.empty()) return false;
+  // Only the last node's result may be wanted outside; each of the others must feed one of these.
+  std::vector<bool> used(steps_.size(), false);
+  for (const Step& step : steps_) {
+    for (const int operand : step.operand) {
+      if (operand >= 0) used[operand] = true;
+    }
+  }
+  for (size_t i = 0; i + 1 < steps_.size(); i++) {
+    if (!used[i]) return false;
+  }
+  if (steps_.back().node->op == GGML_OP_VIEW) return false;
+  for (const ggml_tensor* external : externals_) {
+    pair_bytes_ += RoundUp(external->ne[0] * sizeof(float));
+  }
+  pair_bytes_ += 2 * sizeof(int32_t);
+  return true;
+}
+
+ggml_status PairRunner::Run(const Pair* pairs, int n) {
+  const int capacity = static_cast<int>(std::max<size_t>(1, kScratchBytes / pair_bytes_));
+  for (int begin = 0; begin < n; begin += capacity) {
+    const ggml_status status = RunGroup(pairs + begin, std::min(capacity, n - begin));
+    if (status != GGML_STATUS_SUCCESS) return status;
+  }
+  return GGML_STATUS_SUCCESS;
+}
+
+ggml_status PairRunner::RunGroup(const Pair* pairs, int n) {
+  const size_t tensors = steps_.size() * 2 + externals_.size() + 2;
+  graph_memory_.resize(tensors * ggml_tensor_overhead() +
+                       ggml_graph_overhead_custom(kMaxNodes, false) + 4096);
+  ggml_context* context = ggml_init({graph_memory_.size(), graph_memory_.data(), true});
+  const size_t wanted = pair_bytes_ * n + (tensors + 2) * kAlign * 2;
+  if (scratch_.size() < wanted) scratch_.resize(wanted);
+  uint8_t* free = reinterpret_cast<uint8_t*>(
+      RoundUp(reinterpret_cast<uintptr_t>(scratch_.data())));
+  const auto place = [&free](ggml_tensor* tensor) {
+    tensor->data = free;
+    free += RoundUp(ggml_nbytes(tensor));
+  };
+
+  ggml_tensor* slots = ggml_new_tensor_2d(context, GGML_TYPE_I32, 1, n);
+  ggml_tensor* experts = ggml_new_tensor_2d(context, GGML_TYPE_I32, 1, n);
+  place(slots);
+  place(experts);
+  for (int p = 0; p < n; p++) {
+    static_cast<int32_t*>(slots->data)[p] = pairs[p].slot;
+    static_cast<int32_t*>(experts->data)[p] = pairs[p].expert;
+  }
+  std::vector<ggml_tensor*> gathered;
+  for (size_t e = 0; e < externals_.size(); e++) {
+    const ggml_tensor* external = externals_[e];
+    ggml_tensor* rows = NewRows(context, external->ne[0], n);
+    place(rows);
+    for (int p = 0; p < n; p++) {
+      std::memcpy(static_cast<uint8_t*>(rows->data) + p * rows->nb[2],
+                  inputs_[e] + (pairs[p].k % external->ne[1]) * external->nb[1] +
+                      pairs[p].token * external->nb[2],
+                  external->ne[0] * sizeof(float));
+    }
+    gathered.push_back(rows);
+  }
+
+  std::vector<ggml_tensor*> made(steps_.size());
+  std::vector<ggml_tensor> views;
+  views.reserve(steps_.size());
+  for (size_t i = 0; i < steps_.size(); i++) {
+    const Step& step = steps_[i];
+    const ggml_tensor* node = step.node;
+    ggml_tensor* copy;
+    if (const TensorOrigin* origin = ExpertProduct(node)) {
+      views.push_back(origin->model->view(*origin));
+      ggml_tensor* input =
+          step.operand[1] >= 0 ? made[step.operand[1]] : gathered[External(node->src[1])];
+      copy = ggml_mul_mat_id(context, &views.back(), input, slots);
+    } else if (node->op == GGML_OP_VIEW) {
+      ggml_tensor* parent = made[step.operand[0]];
+      copy = ggml_view_3d(context, parent, node->ne[0], 1, n, parent->nb[1], parent->nb[2],
+                          node->view_offs);
+    } else {
+      copy = NewRows(context, node->ne[0], n);
+      copy->op = node->op;
+      for (int s = 0; s < 2; s++) {
+        if (step.operand[s] >= 0) copy->src[s] = made[step.operand[s]];
+      }
+      if (node->op == GGML_OP_ADD_ID) {
+        copy->src[1] = node->src[1];
+        copy->src[2] = experts;
+      }
+    }
+    if (node->op != GGML_OP_VIEW) {
+      // Precision, activation kind, limits: whatever the architecture asked for.
+      std::memcpy(copy->op_params, node->op_params, sizeof(node->op_params));
+      place(copy);
+    }
+    made[i] = copy;
+  }
+  ggml_cgraph* graph = ggml_new_graph_custom(context, kMaxNodes, false);
+  ggml_build_forward_expand(graph, made.back());
+  const ggml_status status = ggml_backend_graph_compute(cpu_, graph);
+
+  const ggml_tensor* result = made.back();
+  const ggml_tensor* wanted_at = steps_.back().node;
+  for (int p = 0; p < n && status == GGML_STATUS_SUCCESS; p++) {
+    std::memcpy(static_cast<uint8_t*>(wanted_at->data) + pairs[p].k * wanted_at->nb[1] +
+                    pairs[p].token * wanted_at->nb[2],
+                static_cast<const uint8_t*>(result->data) + p * result->nb[2],
+                result->ne[0] * sizeof(float));
+  }
+  ggml_free(context);
+  return status;
+}
+
+}  // namespace remoe

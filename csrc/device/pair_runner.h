@@ -1,0 +1,63 @@
+// PairRunner: a layer's expert FFN as a list of (token, expert) pairs, computed in groups.
+//
+// Every product of an expert FFN is computed row by row and column by column, so that a pair's result
+// does not depend on which other pairs run beside it. A group gathers its pairs' inputs, runs a copy of
+// the graph piece in which each pair is a token with one expert, and scatters the results to where the
+// graph wants them. That lets resident experts compute while the missing ones are still being read.
+//
+// Scratch is bounded: a group takes at most kScratchBytes of it, or one pair. One thread.
+#ifndef REMOE_DEVICE_PAIR_RUNNER_H_
+#define REMOE_DEVICE_PAIR_RUNNER_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "device/device.h"
+
+namespace remoe {
+
+struct Pair {
+  int32_t token = 0;
+  int32_t k = 0;       // which of the token's experts
+  int32_t expert = 0;
+  int32_t slot = 0;
+};
+
+class PairRunner {
+ public:
+  static constexpr size_t kScratchBytes = 12u << 20;
+
+  explicit PairRunner(ggml_backend_t cpu) : cpu_(cpu) {}
+
+  // Takes nodes [begin, end) of a graph, none of them computed yet. RETURNS: whether they are an expert
+  // FFN that can be run by pairs; when not, nothing else may be called.
+  bool Prepare(ggml_tensor** nodes, int begin, int end);
+  // Runs the given pairs. REQUIRES: Prepare returned true; every slot is filled.
+  ggml_status Run(const Pair* pairs, int n);
+
+ private:
+  struct Step {
+    ggml_tensor* node = nullptr;
+    int operand[2] = {-1, -1};  // step that makes src[0], src[1] (products: src[1] alone); -1: external
+  };
+  int StepOf(const ggml_tensor* tensor) const;
+  bool IsHalf(const ggml_tensor* view) const;
+  int External(ggml_tensor* tensor);
+  bool Collect(ggml_tensor** nodes, int begin, int end);
+  void SaveInputs();
+  ggml_status RunGroup(const Pair* pairs, int n);
+
+  ggml_backend_t cpu_;
+  std::vector<Step> steps_;
+  std::vector<ggml_tensor*> externals_;  // activations that come from outside, to gather
+  std::vector<const uint8_t*> inputs_;   // their data, or a copy of it
+  std::vector<std::vector<uint8_t>> saved_;
+  const ggml_tensor* ids_ = nullptr;
+  size_t pair_bytes_ = 0;
+  std::vector<uint8_t> scratch_;
+  std::vector<uint8_t> graph_memory_;
+};
+
+}  // namespace remoe
+
+#endif  // REMOE_DEVICE_PAIR_RUNNER_H_

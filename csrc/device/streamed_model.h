@@ -1,0 +1,127 @@
+// StreamedModel: one llama.cpp model whose experts stay on storage, with all that it takes to run it.
+//
+// Load() gives llama.cpp the model as a virtual file, so that only dense bytes are read. Attach() then
+// makes the expert cache; contexts may be made before or after, and decoding needs it. The object
+// outlives the llama_model and every context made from it.
+//
+// Load, Attach and decoding from one thread at a time; counts, Interrupt and failure() from any.
+#ifndef REMOE_DEVICE_STREAMED_MODEL_H_
+#define REMOE_DEVICE_STREAMED_MODEL_H_
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "base/status.h"
+#include "device/device.h"
+#include "device/repack.h"
+#include "gguf/model_file.h"
+#include "gguf/virtual_file.h"
+#include "llama.h"
+#include "runtime/expert_store.h"
+
+namespace remoe {
+
+struct LoadOptions {
+  ReaderOptions reader;
+  bool repack = true;      // rearrange weights as stock llama.cpp does by default
+  Overlay overlay;         // tuned routers
+};
+
+struct AttachOptions {
+  int n_slots = 0;
+  std::string policy = "lru";
+  bool lock = false;
+};
+
+class StreamedModel {
+ public:
+  // Opens and checks the files, and prepares the layout of a slot. Reads headers only.
+  static Result<std::unique_ptr<StreamedModel>> Open(const std::string& path,
+                                                     const LoadOptions& options);
+  ~StreamedModel();
+
+  // Loads the model with `params`, of which buffer overrides and load mode are replaced.
+  // `progress` gets a fraction and says whether to go on. RETURNS: the model, owned by the caller.
+  Result<llama_model*> Load(llama_model_params params, std::function<bool(float)> progress);
+
+  Status Attach(const AttachOptions& options);
+
+  const ModelFile& file() const { return file_; }
+  const std::vector<ExpertLayer>& layers() const { return layers_; }
+  const SlotLayout& layout() const { return *layout_; }
+  // Bytes that a cache of n_slots takes in all, staging included; and its inverse.
+  uint64_t BudgetFor(int n_slots) const;
+  int SlotsFor(uint64_t budget_bytes) const;
+  int n_experts() const;
+  int total_experts() const;
+  int n_experts_used() const { return file_.n_experts_used(); }
+  uint64_t dense_bytes_read() const { return dense_bytes_read_; }
+  double load_seconds() const { return load_seconds_; }
+  ExpertStore* store() const { return store_.get(); }
+  bool repacked() const { return repacked_; }
+  // Bytes per second at the chosen depth, 0 when it was not measured.
+  double probed_bytes_per_s() const { return probed_bytes_per_s_; }
+  std::vector<std::string> notes() const;
+
+  // --- for the device ---
+  // The slab seen as the weights of that matrix: expert index = slot.
+  const ggml_tensor& view(const TensorOrigin& origin) const { return views_[origin.layer][origin.matrix]; }
+  bool loading() const { return loading_; }
+  TensorOrigin* FindOrigin(const std::string& tensor_name);
+  // Makes the experts of one layer's step resident and pins them until the next event begins.
+  // `later_wave`: more of the experts of the step that the last event belonged to.
+  Status BeginEvent(const TensorOrigin& origin, const std::vector<uint16_t>& experts, int n_tokens,
+                    bool later_wave);
+  // Whether `origin` still belongs to the open event: same layer, a matrix not yet used in it.
+  bool Continues(const TensorOrigin& origin) const;
+  void MarkUsed(const TensorOrigin& origin) { used_matrices_ |= 1u << origin.matrix; }
+  // Ends the open event once all of its layer's matrices have been used.
+  void EndIfComplete();
+  Status EndEvent();
+  void Fail(const Status& status);
+  // The first failure since the last TakeFailure.
+  Status TakeFailure();
+
+  void Interrupt() { interrupted_ = true; }
+  void ClearInterrupt() { interrupted_ = false; }
+  bool interrupted() const { return interrupted_; }
+  // Time spent in the expert FFNs, stalls included, in nanoseconds.
+  std::atomic<uint64_t> ffn_ns{0};
+
+ private:
+  StreamedModel() = default;
+  int ProbeDepth();
+
+  ModelFile file_;
+  std::vector<ExpertLayer> layers_;
+  std::vector<std::vector<Repack>> repacks_;   // as layers_; inactive ones where nothing is rearranged
+  std::unique_ptr<SlotLayout> layout_;
+  bool repacked_ = false;
+  LoadOptions options_;
+  std::unique_ptr<Reader> reader_;             // until Attach hands it to the store
+  std::unique_ptr<ggml_backend_buffer_type> buffer_type_;
+  std::vector<std::vector<TensorOrigin>> origins_;
+  std::vector<std::vector<ggml_tensor>> views_;
+  std::unique_ptr<ExpertStore> store_;
+  std::vector<std::string> reader_notes_;
+
+  bool loading_ = false;
+  int64_t step_ = 0;
+  int last_layer_ = -1;
+  unsigned used_matrices_ = 0;
+  uint64_t dense_bytes_read_ = 0;
+  double load_seconds_ = 0;
+  double probed_bytes_per_s_ = 0;
+  std::atomic<bool> interrupted_{false};
+  std::mutex failure_mutex_;
+  Status failure_;
+};
+
+}  // namespace remoe
+
+#endif  // REMOE_DEVICE_STREAMED_MODEL_H_

@@ -1,0 +1,96 @@
+#include "storage/open_file.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <string>
+#include <vector>
+
+#include "testing/check.h"
+
+namespace remoe {
+namespace {
+
+std::string MakeFile(size_t n_bytes) {
+  char path[] = "open_file_test_XXXXXX";
+  const int fd = ::mkstemp(path);
+  const std::vector<char> bytes(n_bytes, 'x');
+  if (::write(fd, bytes.data(), n_bytes) != static_cast<ssize_t>(n_bytes)) std::abort();
+  ::close(fd);
+  return path;
+}
+
+void Append(const std::string& path) {
+  const int fd = ::open(path.c_str(), O_WRONLY | O_APPEND);
+  if (::write(fd, "y", 1) != 1) std::abort();
+  ::close(fd);
+}
+
+bool Says(const Status& status, const std::string& text) {
+  return status.code() == Code::kIo && status.message().find(text) != std::string::npos;
+}
+
+TEST(AnUntouchedFileIsUnchanged) {
+  const std::string path = MakeFile(10000);
+  const auto file = OpenFile::Open(path, {});
+  CHECK_OK(file.status());
+  CHECK_EQ(file.value().n_bytes(), uint64_t{10000});
+  CHECK_EQ(file.value().CurrentBytes(), uint64_t{10000});
+  CHECK_OK(file.value().CheckUnchanged());
+  ::unlink(path.c_str());
+  CHECK_OK(file.value().CheckUnchanged());  // the bytes are still there
+}
+
+TEST(AModifiedTruncatedOrReplacedFileIsNamed) {
+  const std::string path = MakeFile(10000);
+  {
+    const auto file = OpenFile::Open(path, {});
+    Append(path);
+    CHECK(Says(file.value().CheckUnchanged(), path + " was modified"));
+  }
+  {
+    const auto file = OpenFile::Open(path, {});
+    CHECK_EQ(::truncate(path.c_str(), 500), 0);
+    CHECK(
+        Says(file.value().CheckUnchanged(), path + " was truncated: 500 bytes are left of 10001"));
+  }
+  {
+    const auto file = OpenFile::Open(path, {});
+    const std::string other = MakeFile(500);
+    CHECK_EQ(std::rename(other.c_str(), path.c_str()), 0);
+    CHECK(Says(file.value().CheckUnchanged(), path + " was replaced"));
+  }
+  ::unlink(path.c_str());
+}
+
+TEST(WhatIsNoRegularFileIsRefused) {
+  CHECK(OpenFile::Open("/dev/null", {}).status().code() == Code::kInvalidArgument);
+  CHECK(OpenFile::Open(".", {}).status().code() == Code::kInvalidArgument);
+  CHECK(Says(OpenFile::Open("no-such-file", {}).status(), "no-such-file"));
+}
+
+TEST(ARefusedDirectReadIsNoted) {
+  const std::string path = MakeFile(100);
+  OpenFileOptions options;
+  options.refuse_direct = true;
+  const auto file = OpenFile::Open(path, options);
+  CHECK_OK(file.status());
+  CHECK(!file.value().direct());
+  CHECK(file.value().note().find(path) != std::string::npos);
+  options.direct = false;
+  CHECK(OpenFile::Open(path, options).value().note().empty());
+  ::unlink(path.c_str());
+}
+
+TEST(AnEmptyFileOpens) {
+  const std::string path = MakeFile(0);
+  CHECK_OK(OpenFile::Open(path, {}).status());
+  ::unlink(path.c_str());
+}
+
+}  // namespace
+}  // namespace remoe
+
+REMOE_TEST_MAIN()

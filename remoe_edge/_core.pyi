@@ -1,0 +1,207 @@
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, final
+
+# --- gguf -----------------------------------------------------------------------------------------
+
+def type_traits(ggml_type: int) -> tuple[str, int, int] | None:
+    """Return a ggml type's name, weights and bytes per block; None for an unknown type."""
+
+@final
+class Tensor:
+    @property
+    def name(self) -> str: ...
+    @property
+    def type(self) -> int:
+        """The ggml type's number."""
+    @property
+    def type_name(self) -> str: ...
+    @property
+    def shape(self) -> list[int]:
+        """Extents, the fastest-varying first."""
+    @property
+    def shard(self) -> int:
+        """Index into `ModelFile.paths`."""
+    @property
+    def offset(self) -> int:
+        """Bytes from the start of the shard's file."""
+    @property
+    def n_bytes(self) -> int: ...
+
+@final
+class ExpertMatrix:
+    """One matrix of a layer's experts; expert e is at `offset + e * expert_bytes` of its shard."""
+
+    @property
+    def matrix(self) -> str:
+        """One of up, gate, down, gate_up."""
+    @property
+    def tensor(self) -> int:
+        """Index into `ModelFile.tensors`."""
+    @property
+    def shard(self) -> int: ...
+    @property
+    def offset(self) -> int: ...
+    @property
+    def expert_bytes(self) -> int: ...
+
+@final
+class ExpertLayer:
+    @property
+    def block(self) -> int:
+        """N of blk.N."""
+    @property
+    def n_experts(self) -> int: ...
+    @property
+    def matrices(self) -> list[ExpertMatrix]: ...
+    @property
+    def expert_bytes(self) -> int:
+        """Bytes of one expert, all its matrices."""
+
+@final
+class ModelFile:
+    """What a GGUF, or a set of split shards, says of itself, checked against the files."""
+
+    @staticmethod
+    def open(path: str | os.PathLike[str]) -> ModelFile:
+        """Read and check the headers of a GGUF or, given the first shard, of all shards.
+
+        Raises ModelError for a damaged or hostile file, UnsupportedError for a version or byte
+        order that cannot be read, InputError for something that is no file, ReadError from storage.
+        """
+
+    @property
+    def paths(self) -> list[str]: ...
+    @property
+    def file_bytes(self) -> list[int]: ...
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All shards' tensors, in file order."""
+    def find(self, name: str) -> Tensor | None: ...
+    @property
+    def key_names(self) -> list[str]: ...
+    def unsigned(self, key: str) -> int | None:
+        """Return an integer or boolean key's value; None if absent, negative or of another kind."""
+    def unsigned_array(self, key: str) -> list[int] | None: ...
+    def string(self, key: str) -> str | None: ...
+    @property
+    def version(self) -> int: ...
+    @property
+    def alignment(self) -> int: ...
+    @property
+    def architecture(self) -> str: ...
+    @property
+    def n_experts_used(self) -> int:
+        """Experts per token, the largest where it differs by layer; 0 for a dense model."""
+    @property
+    def expert_layers(self) -> list[ExpertLayer]:
+        """The layers whose experts can be streamed.
+
+        Raises UnsupportedError naming the tensor when a layer's matrices do not fit together.
+        """
+    @property
+    def expert_bytes(self) -> int: ...
+    @property
+    def dense_bytes(self) -> int: ...
+
+@final
+class VirtualFile:
+    """The model as llama.cpp is shown it, with plain reads behind it, to look at."""
+
+    def __init__(self, model: ModelFile, overlay: Mapping[str, bytes] = ...) -> None: ...
+    def pread(self, offset: int, n_bytes: int) -> bytes:
+        """Return bytes of the virtual file; those of experts come as zeros, unread."""
+    @property
+    def size(self) -> int: ...
+    @property
+    def dense_bytes_read(self) -> int: ...
+    @property
+    def expert_bytes_skipped(self) -> int: ...
+
+# --- storage --------------------------------------------------------------------------------------
+
+@final
+class FaultPlan:
+    """What goes wrong in a reader, for tests; by default nothing does."""
+
+    def __init__(
+        self,
+        *,
+        fail_operation: int = -1,
+        range_file: int = -1,
+        range_offset: int = 0,
+        range_bytes: int = 0,
+        range_times: int = -1,
+        error_number: int = 5,
+        short_bytes: int = 0,
+        interruptions: int = 0,
+        delay_us: int = 0,
+        truncate_bytes: int = -1,
+        refuse_direct: bool = False,
+        refuse_uring: bool = False,
+    ) -> None:
+        """Plan faults below the retry logic.
+
+        The operation numbered `fail_operation`, and the first `range_times` (-1: all) that touch
+        the range, fail with `error_number`; each delivers at most `short_bytes` (0: all), after
+        `interruptions` times EINTR and `delay_us` microseconds; files seem to end at
+        `truncate_bytes`. The `refuse_` flags act at open.
+        """
+
+@final
+class Reader:
+    """Reads of a set of files, many in flight."""
+
+    def __init__(
+        self,
+        paths: Sequence[str],
+        *,
+        backend: str = "auto",
+        direct: bool = True,
+        depth: int = 0,
+        background_depth: int = 2,
+        piece_bytes: int = 1048576,
+        proof_offset: int = 0,
+        faults: FaultPlan = ...,
+    ) -> None:
+        """Open the files; `backend` is auto, io_uring or pread, and `depth` 0 is its default.
+
+        Raises ReadError for a file that cannot be opened, InputError for one that is not regular,
+        UnsupportedError for a backend asked for by name that is not to be had.
+        """
+    def submit(self, spans: Sequence[tuple[int, int, int]], *, background: bool = False) -> int:
+        """Start reads of (file, offset, n_bytes); return the first's tag, the others' follow it."""
+    def drain(self) -> dict[int, bytes | str]:
+        """Wait for all reads; return each one's bytes, or the message of its failure, by tag."""
+    def cancel_background(self) -> int:
+        """Drop background reads that have not started; return how many reads that ends."""
+    def promote(self, tag: int) -> None:
+        """Turn a background read into a demand read."""
+    def check_unchanged(self) -> None:
+        """Raise ReadError if a file was replaced or modified since it was opened."""
+    def set_faults(self, faults: FaultPlan) -> None: ...
+    def counts(self) -> dict[str, int]: ...
+    @property
+    def backend(self) -> str: ...
+    @property
+    def direct(self) -> bool: ...
+    @property
+    def depth(self) -> int: ...
+    @property
+    def notes(self) -> list[str]: ...
+    def close(self) -> None:
+        """Drop background reads, wait for the rest and close the files."""
+
+def probe(
+    path: str,
+    *,
+    ranges: Sequence[tuple[int, int]] = ...,
+    block_bytes: Sequence[int] = ...,
+    depths: Sequence[int] = ...,
+    seconds: float = 2.0,
+    wanted_bytes: int = 1048576,
+    backend: str = "auto",
+    direct: bool = True,
+    faults: FaultPlan = ...,
+) -> dict[str, Any]:
+    """Measure random reads; see `remoe_edge.storage.probe`."""

@@ -1,0 +1,200 @@
+"""`remoe-edge chat`: talk to a model whose experts stream from storage."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from remoe_edge.cli.conversation import Conversation
+from remoe_edge.cli.engine_options import engine_options, open_engine
+from remoe_edge.cli.prompt import questions
+from remoe_edge.cli.terminal import as_text, say, tolerate_any_text, write
+from remoe_edge.errors import RemoeError
+
+if TYPE_CHECKING:
+    from remoe_edge.engine import Engine
+
+HELP = """\
+/reset   forget the conversation; the experts stay resident
+/stats   what the last answer cost, and how the model is run
+/help    this
+/exit    leave; so does Ctrl-D
+Ctrl-C stops an answer. A line that ends in a backslash goes on in the next."""
+
+
+@click.command(name="chat")
+@click.option(
+    "-p", "--prompt", metavar="TEXT", help="Answer this and end; `-` reads it from stdin."
+)
+@click.option("--system", metavar="TEXT", help="What the model is told before the conversation.")
+@click.option("--raw", is_flag=True, help="Continue the text as it is, without a chat template.")
+@click.option(
+    "-n", "--max-tokens", type=click.IntRange(min=1), default=512, show_default=True, metavar="N",
+    help="Tokens of an answer, at most.",
+)
+@click.option(
+    "--temp", "temperature", type=click.FloatRange(min=0), default=0.7, show_default=True,
+    metavar="T", help="0 always takes the likeliest token.",
+)
+@click.option(
+    "--top-k", type=click.IntRange(min=0), default=40, show_default=True, metavar="K",
+    help="Choose among the K likeliest tokens; 0: all.",
+)
+@click.option(
+    "--top-p", type=click.FloatRange(0, 1), default=0.95, show_default=True, metavar="P",
+    help="Choose among the likeliest that make up P.",
+)
+@click.option(
+    "--min-p", type=click.FloatRange(0, 1), default=0.05, show_default=True, metavar="P",
+    help="Drop tokens below P times the likeliest.",
+)
+@click.option(
+    "--repeat-penalty", type=click.FloatRange(min=0, min_open=True), default=1.0,
+    show_default=True, metavar="X", help="Above 1 makes repetition less likely.",
+)
+@click.option(
+    "--seed", type=click.IntRange(0, 2**32 - 2), metavar="N", help="Same seed, same answer."
+)
+@engine_options
+@click.option("--json", "as_json", is_flag=True, help="With -p: print one JSON object.")
+@click.pass_context
+def command(
+    context: click.Context,
+    /,
+    prompt: str | None,
+    system: str | None,
+    raw: bool,
+    as_json: bool,
+    max_tokens: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    min_p: float,
+    repeat_penalty: float,
+    seed: int | None,
+    **engine_settings: Any,
+) -> None:
+    """Talk to a model whose experts stream from storage inside a memory budget.
+
+    Answers go to stdout, everything else to stderr.
+    """
+    if as_json and prompt is None:
+        raise click.UsageError("--json needs a prompt: -p TEXT, or -p - for stdin")
+    tolerate_any_text()
+    if prompt == "-":
+        prompt = sys.stdin.read()
+    sampling = {
+        "max_tokens": max_tokens,
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "min_p": min_p,
+        "repeat_penalty": repeat_penalty,
+        "seed": seed,
+    }
+    with open_engine(**engine_settings) as engine:
+        if not raw and engine.chat_template is None:
+            raw = True
+            say("this model has no chat template: it continues the text")
+        chat = Conversation(engine, as_text(system) if system else None, raw)
+        if prompt is None:
+            _talk(chat, sampling)
+        elif not _answer_once(chat, as_text(prompt), sampling, as_json):
+            context.exit(130)
+
+
+def _answer_once(
+    chat: Conversation, prompt: str, sampling: dict[str, Any], as_json: bool
+) -> bool:
+    """Answer one prompt; return whether the answer was left to end."""
+    pieces, _ = chat.ask(prompt, **sampling)
+    text: list[str] = []
+    finished = True
+    with contextlib.closing(pieces):
+        try:
+            if as_json:
+                text.extend(pieces)
+            else:
+                write(pieces, text)
+        except KeyboardInterrupt:
+            finished = False
+    engine = chat.engine
+    if as_json:
+        result = {"text": "".join(text), **engine.stats()}
+        click.echo(json.dumps(result, ensure_ascii=False, allow_nan=False))
+    _report(engine)
+    return finished
+
+
+def _talk(chat: Conversation, sampling: dict[str, Any]) -> None:
+    if sys.stdin.isatty():
+        say(f"{chat.engine.path.name}: /help lists the commands")
+    for text in questions():
+        text = as_text(text)
+        if text.startswith("/"):
+            if text.strip() == "/exit":
+                return
+            _obey(chat, text.strip())
+        elif text.strip():
+            _turn(chat, text, sampling)
+
+
+def _turn(chat: Conversation, text: str, sampling: dict[str, Any]) -> None:
+    """Answer, and go on with the conversation whatever happens."""
+    answer: list[str] = []
+    try:
+        pieces, forgotten = chat.ask(text, **sampling)
+        if forgotten:
+            turns = "turn" if forgotten == 1 else f"{forgotten} turns"
+            say(f"the context is full: the oldest {turns} forgotten")
+        with contextlib.closing(pieces):
+            write(pieces, answer)
+    except KeyboardInterrupt:
+        say("stopped")
+    except RemoeError as error:
+        say(f"Error: {error}")
+        return
+    chat.keep(text, "".join(answer))
+    _report(chat.engine)
+
+
+def _obey(chat: Conversation, line: str) -> None:
+    if line == "/reset":
+        chat.clear()
+        say("the conversation is forgotten")
+    elif line == "/stats":
+        _show_stats(chat.engine)
+    elif line == "/help":
+        click.echo(HELP, err=True)
+    else:
+        say(f"no command {line}; /help lists them")
+
+
+def _report(engine: Engine) -> None:
+    """Say in a line what the answer cost, and in another if it had to end early."""
+    say(engine.answer.line(engine.streamed))
+    if engine.answer.stop == "context":
+        say(f"the answer ended at the context of {engine.n_ctx} tokens: raise --ctx")
+    elif engine.answer.stop == "length":
+        say(f"the answer ended at {engine.answer.n_generated} tokens: raise -n for more")
+
+
+def _show_stats(engine: Engine) -> None:
+    stats = engine.stats()
+    for name, value in stats.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{key} {_short(each)}" for key, each in value.items())
+        elif isinstance(value, list):
+            value = "; ".join(value)
+        if value not in (None, ""):
+            say(f"{name}: {_short(value)}")
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict):
+        return "(" + ", ".join(f"{key} {_short(each)}" for key, each in value.items()) + ")"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

@@ -1,0 +1,75 @@
+"""A conversation that forgets its oldest turns when the context is full."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from remoe_edge.errors import InputError
+
+if TYPE_CHECKING:
+    from remoe_edge.engine import Engine
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Hold what was asked and what was answered."""
+
+    asked: str
+    answered: str
+
+
+@dataclass
+class Conversation:
+    """Hold the turns so far, and ask the engine with as many of them as fit.
+
+    raw: one text that the model continues, without a chat template.
+    """
+
+    engine: Engine
+    system: str | None = None
+    raw: bool = False
+    turns: list[Turn] = field(default_factory=list)
+
+    def ask(
+        self, text: str, *, max_tokens: int, **settings: Any
+    ) -> tuple[Generator[str, None, None], int]:
+        """Return the answer's pieces, to be read once, and how many turns had to be forgotten.
+
+        The turn is kept once `keep` is told of its answer. Raises InputError when even the question
+        alone does not fit; then nothing is forgotten.
+        """
+        if not text or (not self.raw and text.isspace()):
+            raise InputError("the prompt is empty")
+        # Room for a whole answer, unless that asks for most of the context.
+        room = max(1, min(max_tokens, self.engine.n_ctx // 4))
+        kept = list(self.turns)
+        tokens, stop = self._tokens(kept, text)
+        while kept and len(tokens) + room > self.engine.n_ctx:
+            del kept[0]
+            tokens, stop = self._tokens(kept, text)
+        pieces = self.engine.generate(tokens, max_tokens=max_tokens, stop=stop, **settings)
+        forgotten = len(self.turns) - len(kept)
+        self.turns = kept
+        return pieces, forgotten
+
+    def keep(self, asked: str, answered: str) -> None:
+        """Add a turn."""
+        self.turns.append(Turn(asked, answered))
+
+    def clear(self) -> None:
+        """Forget all turns; the system text stays."""
+        self.turns.clear()
+        self.engine.reset()
+
+    def _tokens(self, turns: list[Turn], text: str) -> tuple[list[int], list[str]]:
+        if self.raw:
+            whole = [self.system or "", *(turn.asked + turn.answered for turn in turns), text]
+            return self.engine.tokenize("".join(whole)), []
+        messages = [{"role": "system", "content": self.system}] if self.system else []
+        for turn in turns:
+            messages.append({"role": "user", "content": turn.asked})
+            messages.append({"role": "assistant", "content": turn.answered})
+        prompt, stop, bos = self.engine.render([*messages, {"role": "user", "content": text}])
+        return self.engine.tokenize(prompt, special=True, bos=bos), stop

@@ -1,0 +1,98 @@
+"""`remoe-edge convert`: make, merge and extract tuned-router overlays."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import click
+
+FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+@click.group()
+def command() -> None:
+    """Make, merge and extract tuned-router overlays."""
+    # A polite kill unwinds like Ctrl-C, so that it leaves no half-written file either.
+    signal.signal(signal.SIGTERM, _terminate)
+
+
+@command.command()
+@click.argument("tuned", type=FILE)
+@click.option("--base", required=True, type=FILE, help="The GGUF the routers were tuned for.")
+@click.option("-o", "--output", required=True, type=FILE, help="The overlay to write.")
+def routers(tuned: Path, base: Path, output: Path) -> None:
+    """Turn tuned routers (safetensors) into an overlay for BASE."""
+    from remoe_edge.convert.routers import convert_routers
+
+    convert_routers(tuned, base, output)
+    click.echo(output)
+
+
+@command.command()
+@click.argument("base", type=FILE)
+@click.argument("overlay", type=FILE)
+@click.option("-o", "--output", required=True, type=FILE, help="The GGUF to write.")
+def merge(base: Path, overlay: Path, output: Path) -> None:
+    """Write BASE with the overlay's routers: a full GGUF for llama.cpp, Ollama and others."""
+    from remoe_edge.convert.merge import merge as merge_files
+
+    with _progress() as report:
+        written = merge_files(base, overlay, output, report)
+    for path in written:
+        click.echo(path)
+
+
+@command.command()
+@click.argument("tuned", type=FILE)
+@click.option("-o", "--output", required=True, type=FILE, help="The overlay to write.")
+@click.option("--base", type=FILE, help="Verify that the overlay fits this base.")
+@click.option(
+    "--rebase",
+    is_flag=True,
+    help="Fit the routers to --base even where it is another quantisation of the model.",
+)
+def extract(tuned: Path, output: Path, base: Path | None, rebase: bool) -> None:
+    """Take the routers out of a tuned GGUF, as an overlay for its base."""
+    from remoe_edge.convert.extract import extract as extract_routers
+
+    extract_routers(tuned, output, base, rebase)
+    click.echo(output)
+
+
+@command.command("export-hf")
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@click.argument("tuned", type=FILE)
+@click.option(
+    "-o", "--output", required=True, type=click.Path(path_type=Path), help="A new folder."
+)
+def export_hf(folder: Path, tuned: Path, output: Path) -> None:
+    """Write a Hugging Face FOLDER again with tuned routers, for transformers and vLLM."""
+    from remoe_edge.convert.export_hf import export_hf as export
+
+    with _progress() as report:
+        export(folder, tuned, output, report)
+    click.echo(output)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int], None]]:
+    """Yield a callback that draws bytes done against bytes in all, on stderr."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
+
+    columns = (BarColumn(), DownloadColumn(binary_units=True), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task("copy", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    sys.exit(128 + number)

@@ -1,0 +1,83 @@
+"""What goes where: answers to stdout, the rest to stderr, neither able to drive the terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import click
+
+# C0 without tab and newline, DEL, and C1: what a terminal would obey instead of showing.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def escape(text: str) -> str:
+    """Show control characters as \\xNN, all but newline and tab."""
+    return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
+
+
+def tolerate_any_text() -> None:
+    """Let stdin give, and stdout and stderr take, text that their encoding does not have."""
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="replace" if stream is sys.stdin else "backslashreplace")
+
+
+def as_text(argument: str) -> str:
+    """Replace what of an argument is no UTF-8; Python carries such bytes as lone surrogates."""
+    return argument.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def say(line: str) -> None:
+    """Write one line to stderr."""
+    click.echo(escape(line), err=True)
+
+
+def write(pieces: Iterable[str], written: list[str]) -> None:
+    """Write an answer to stdout as it comes, and append its pieces to `written`.
+
+    Its last line is ended, also when something cuts it short.
+    """
+    shown = escape if sys.stdout.isatty() else str
+    try:
+        for piece in pieces:
+            written.append(piece)
+            click.echo(shown(piece), nl=False)
+    except OSError:  # whoever read it has gone
+        raise
+    except BaseException:
+        _end_line(written)
+        raise
+    _end_line(written)
+
+
+def _end_line(written: list[str]) -> None:
+    if not (written and written[-1].endswith("\n")):
+        click.echo()
+
+
+@contextlib.contextmanager
+def loading_bar(name: str, *, shown: bool = True) -> Iterator[Callable[[float], bool]]:
+    """Give a callback that draws a fraction on stderr, if that is a terminal."""
+    if not (shown and sys.stderr.isatty()):
+        # A callback all the same: between two calls is where Ctrl-C can end the loading.
+        yield lambda fraction: True
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+    columns: tuple[Any, ...] = (
+        TextColumn("loading {task.description}", markup=False), BarColumn(), TaskProgressColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(escape(name), total=1.0)
+
+        def report(fraction: float) -> bool:
+            progress.update(task, completed=fraction)
+            return True
+
+        yield report

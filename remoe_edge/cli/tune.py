@@ -1,0 +1,228 @@
+"""`remoe-edge tune`: fine-tune a model's routers to reuse experts."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from remoe_edge.errors import InputError, UnsupportedError
+
+if TYPE_CHECKING:
+    import torch
+
+    from remoe_edge.tune.decoder import Decoder
+    from remoe_edge.tune.trainer import Report, Trainer
+
+_HELP = {
+    "steps": "optimiser steps",
+    "batch": "sequences per step",
+    "window": "tokens per sequence",
+    "lr": "AdamW learning rate",
+    "lr_warmup": "steps until the full learning rate",
+    "loc_warmup": "steps until the locality terms have their full weight (T_warm)",
+    "clip": "gradient norm limit",
+    "seed": "seed of the order of the data",
+    "ce": "weight of the cross entropy",
+    "distill": "weight of KL(base || tuned) of the next-token distributions",
+    "kl": "weight of the trust KL to the reference router",
+    "miss": "weight of the soft misses of an LRU cache of --cache-slots",
+    "reuse": "weight of the reuse mass, -log(rho)",
+    "smooth": "weight of the symmetric KL of neighbours",
+    "lag": "weight of the symmetric KL at lags 1, 2, 4, 8, 16",
+    "ws": "weight of the entropy of each window's mean distribution",
+    "ws_window": "tokens of such a window (W)",
+    "cache_slots": "experts the cache holds, over all layers; 0: a quarter of all",
+    "miss_temperature": "softness of the choice in the soft misses, in logits",
+    "miss_softness": "softness of the cache's edge in the soft misses, as a share of its slots",
+    "miss_through_past": "let the soft misses credit a choice for the tokens after it",
+    "dtype": "precision of the frozen weights: auto (bfloat16 on cuda, float32 on cpu)",
+    "recompute": "recompute activations in the backward pass: less memory, a third slower",
+}
+
+
+def _settings_options(function: Any) -> Any:
+    from remoe_edge.tune.settings import Settings
+
+    for f in reversed(fields(Settings)):
+        name = f"--{f.name.replace('_', '-')}"
+        extra: dict[str, Any] = {"help": _HELP[f.name], "default": f.default, "show_default": True}
+        if isinstance(f.default, bool):
+            name, extra["is_flag"] = f"{name}/--no-{f.name.replace('_', '-')}", True
+        elif f.name == "dtype":
+            extra["type"] = click.Choice(["auto", "float32", "bfloat16"])
+        else:
+            extra["type"] = type(f.default)
+        function = click.option(name, f.name, **extra)(function)
+    return function
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option(
+    "--data",
+    multiple=True,
+    required=True,
+    type=click.Path(path_type=Path),
+    help="text (.txt), chat (.jsonl) or token (.npy) files, or a folder; one domain each",
+)
+@click.option(
+    "-o",
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="safetensors to write; record and curves go beside it",
+)
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N")
+@click.option(
+    "--data-tokens",
+    default=0,
+    show_default=True,
+    help="read at most so many tokens of each file; 0: all",
+)
+@click.option("--checkpoint-every", default=50, show_default=True, help="steps between checkpoints")
+@click.option("--fresh", is_flag=True, help="start over even if a checkpoint is there")
+@_settings_options
+def command(
+    model: Path,
+    data: tuple[Path, ...],
+    out: Path,
+    device: str,
+    data_tokens: int,
+    checkpoint_every: int,
+    fresh: bool,
+    **values: Any,
+) -> None:
+    """Fine-tune MODEL's routers (a GGUF or a Hugging Face folder) to reuse experts.
+
+    Everything else stays frozen. An interrupted run goes on from its checkpoint when the same
+    command is given again.
+    """
+    require_torch()
+    from remoe_edge.tune.data import load_domains
+    from remoe_edge.tune.record import base_fingerprint, save_routers, write_whole
+    from remoe_edge.tune.settings import Settings
+    from remoe_edge.tune.trainer import Trainer
+
+    settings = Settings(**values)
+    if out.suffix != ".safetensors":
+        raise InputError(f"{out}: the output's name must end in .safetensors")
+    decoder = load_decoder(model, device, settings.dtype)
+    domains = load_domains(data, model, settings.window, decoder.n_vocab, data_tokens)
+    trainer = Trainer(decoder, domains, settings)
+    state = out.with_suffix(".checkpoint")
+    if fresh:
+        state.unlink(missing_ok=True)
+    elif state.exists():
+        trainer.resume(state)
+        click.echo(f"going on from step {trainer.step} ({state})", err=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    _train(trainer, state, checkpoint_every)
+    record = trainer.run_record()
+    brief = {key: value for key, value in record.items() if key != "history"}
+    save_routers(out, trainer.routers, decoder.shape, base_fingerprint(model), brief)
+    write_whole(out.with_suffix(".json"), json.dumps(record, indent=1).encode())
+    curves = out.with_suffix(".png")
+    try:
+        from remoe_edge.tune.plots import draw_curves
+
+        draw_curves(trainer.history, curves)
+        click.echo(f"curves: {curves}", err=True)
+    except UnsupportedError as error:
+        click.echo(f"no curves: {error}", err=True)
+    click.echo(str(out))
+
+
+def _train(trainer: Trainer, state: Path, every: int) -> None:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console(stderr=True)
+    with Progress(
+        TextColumn("tune"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[terms]}"),
+        console=console,
+        disable=not console.is_terminal,
+    ) as progress:
+        task = progress.add_task("", total=trainer.settings.steps, completed=trainer.step, terms="")
+
+        def on_step(report: Report) -> None:
+            terms = f"EOR {report['eor']:.3f}  CE {report['ce']:.4f}  KL {report['kl']:.4f}"
+            progress.update(task, completed=int(report["step"]), terms=terms)
+            if not console.is_terminal and report["step"] % every == 0:
+                click.echo(f"step {report['step']:.0f}: {terms}", err=True)
+
+        # Half an optimiser step could not be resumed: Ctrl-C waits for the step's end.
+        stops: list[int] = []
+        before = signal.signal(signal.SIGINT, lambda number, _: stops.append(number))
+        try:
+            finished = trainer.run(on_step, state, every, lambda: bool(stops))
+        finally:
+            signal.signal(signal.SIGINT, before)
+    if not finished:
+        click.echo(f"stopped at step {trainer.step}; the same command goes on", err=True)
+        sys.exit(130)
+
+
+def require_torch() -> None:
+    """Say which extra is missing before anything is imported that needs it."""
+    # Read once, when torch loads OpenMP: threads that spin while they wait starve a shared machine.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+    try:
+        import torch  # noqa: F401
+    except ImportError as error:
+        raise UnsupportedError(
+            "this command needs torch: pip install 'remoe-edge[tune]'"
+        ) from error
+
+
+def torch_dtype(name: str, device: torch.device) -> torch.dtype:
+    """Return the dtype that `--dtype` names, for a device."""
+    import torch
+
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+
+
+def load_decoder(model: Path, device: str, dtype: str) -> Decoder:
+    """Load a model on a device, with a progress bar on stderr."""
+    import torch
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from remoe_edge.tune.decoder import Decoder
+    from remoe_edge.tune.weights import open_weights
+
+    try:
+        place = torch.device(device)
+    except RuntimeError as error:
+        raise InputError(f"--device {device}: not a device; say cpu or cuda") from error
+    if place.type == "cuda" and not torch.cuda.is_available():
+        raise UnsupportedError("--device cuda: torch sees no CUDA device here")
+    source = open_weights(model)
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
+        task = progress.add_task("load", total=source.shape.n_layers)
+        return Decoder(
+            source,
+            place,
+            torch_dtype(dtype, place),
+            on_layer=lambda done, total: progress.update(task, completed=done, total=total),
+        )

@@ -1,0 +1,127 @@
+"""Write a file, or a folder, that is there whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from remoe_edge.errors import InputError, ReadError
+
+# Bytes done, bytes in all.
+Progress = Callable[[int, int], None]
+
+_PIECE_BYTES = 16 << 20
+# Between file systems, and on old kernels, copy_file_range fails; plain reads and writes do.
+_NOT_IN_KERNEL = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
+
+
+def check_output(output: Path, inputs: Sequence[str | Path]) -> None:
+    """Refuse, before any work, an output that is an input under any name, or that has no folder."""
+    for source in inputs:
+        # Follows symbolic links, and compares inodes: a hard link is the same file too.
+        if output.exists() and os.path.exists(source) and os.path.samefile(output, source):
+            raise InputError(f"{output} is the input {source}; give another output")
+    if output.is_dir():
+        raise InputError(f"{output} is a folder; give the path of a file")
+    if not output.absolute().parent.is_dir():
+        raise InputError(f"{output.absolute().parent} does not exist; create it first")
+
+
+def check_space(folder: Path, n_bytes: int) -> None:
+    """Raise InputError when a file system cannot take `n_bytes` more."""
+    free = shutil.disk_usage(folder).free
+    if free < n_bytes:
+        raise InputError(f"{folder} has {free >> 20} MiB free, {n_bytes >> 20} MiB are needed")
+
+
+@contextmanager
+def replacing(outputs: Sequence[Path]) -> Iterator[list[Path]]:
+    """Yield a temporary path beside each output; rename all when the block ends well.
+
+    After an error, Ctrl-C included, the temporary files are gone and the outputs are as before.
+    """
+    partial: list[Path] = []
+    try:
+        with errors_naming(outputs[0]):
+            for output in outputs:
+                descriptor, name = tempfile.mkstemp(
+                    dir=output.absolute().parent, prefix=f".{output.name}.", suffix=".partial"
+                )
+                partial.append(Path(name))
+                os.fchmod(descriptor, 0o666 & ~_umask())
+                os.close(descriptor)
+            yield partial
+            for path in partial:
+                _sync(path)
+            for path, output in zip(partial, outputs, strict=True):
+                os.replace(path, output)
+    finally:
+        for path in partial:
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def errors_naming(output: Path) -> Iterator[None]:
+    """Turn the operating system's refusal to write into one line."""
+    try:
+        yield
+    except OSError as error:
+        way_out = "; free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        raise ReadError(f"cannot write {output}: {error.strerror or error}{way_out}") from error
+
+
+def copy_bytes(source: str | Path, target: Path, progress: Progress | None = None) -> None:
+    """Copy a file's bytes, inside the kernel where it can."""
+    with open(source, "rb") as reader, open(target, "wb") as writer:
+        origin, goal = reader.fileno(), writer.fileno()
+        n_bytes = os.fstat(origin).st_size
+        move = _move_in_kernel
+        done = 0
+        while done < n_bytes:
+            try:
+                moved = move(origin, goal, min(_PIECE_BYTES, n_bytes - done), done)
+            except OSError as error:
+                if move is _move or error.errno not in _NOT_IN_KERNEL:
+                    raise
+                move = _move
+                continue
+            if moved == 0:
+                raise ReadError(f"{source} became shorter while it was copied")
+            done += moved
+            if progress is not None:
+                progress(done, n_bytes)
+
+
+def _move_in_kernel(origin: int, goal: int, n_bytes: int, offset: int) -> int:
+    return os.copy_file_range(origin, goal, n_bytes, offset, offset)
+
+
+def _move(origin: int, goal: int, n_bytes: int, offset: int) -> int:
+    piece = os.pread(origin, n_bytes, offset)
+    return os.pwrite(goal, piece, offset) if piece else 0
+
+
+def overwrite(target: Path, offset: int, raw: bytes) -> None:
+    """Put bytes over a part of a file that exists."""
+    with open(target, "r+b") as file:
+        file.seek(offset)
+        file.write(raw)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _umask() -> int:
+    current = os.umask(0o077)
+    os.umask(current)
+    return current

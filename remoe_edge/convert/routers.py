@@ -1,0 +1,112 @@
+"""Tuned routers as safetensors, read and fitted to a base model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from remoe_edge.convert.atomic import check_output
+from remoe_edge.convert.fingerprint import fingerprint
+from remoe_edge.convert.names import (
+    CheckpointNames,
+    canonical,
+    is_router,
+    must_be_tuned,
+    routers_of,
+)
+from remoe_edge.convert.overlay import require_all, require_finite, run_record, write_overlay
+from remoe_edge.convert.safetensors_file import SafetensorsFile
+from remoe_edge.convert.tensor_values import from_float32, read_tensor
+from remoe_edge.errors import InputError, UnsupportedError
+from remoe_edge.native import _core
+
+FORMAT = "remoe-edge-routers"
+FORMAT_VERSION = "1"
+
+
+def convert_routers(tuned: Path, base_path: Path, output: Path) -> None:
+    """Write the overlay of a base GGUF and the routers tuned for it.
+
+    `tuned` is a safetensors file with float tensors under Hugging Face or GGUF names, [experts,
+    width] for matrices. Biases that it lacks are the base's own. Raises InputError naming what does
+    not fit.
+    """
+    base = _core.ModelFile.open(base_path)
+    check_output(output, [tuned, *base.paths])
+    file = SafetensorsFile.open(tuned)
+    check_metadata(file, base.architecture)
+    base_fingerprint = fingerprint(base)
+    told = file.metadata.get("base_fingerprint", "")
+    if told and told != base_fingerprint:
+        raise InputError(f"{tuned} was tuned for another base model than {base.paths[0]}")
+    run = run_record(file.metadata.get("run", ""), f"{tuned}")
+    write_overlay(output, base, fit(file, base), base_fingerprint, run)
+
+
+def fit(file: SafetensorsFile, base: _core.ModelFile) -> dict[str, bytes]:
+    """Return all of the base's routers, tuned where the file has them, in the base's types."""
+    routers = {canonical(name): tensor for name, tensor in routers_of(base).items()}
+    keys = keys_by_router(file, base.architecture)
+    optional = {name for name in routers if not must_be_tuned(base, name)}
+    require_all(f"{file.path}", set(routers), set(keys) | optional)
+    tensors: dict[str, bytes] = {}
+    for name, router in routers.items():
+        if name in keys:
+            values = checked_values(file, keys[name], tuple(reversed(router.shape)))
+            tensors[router.name] = from_float32(values, router)
+        else:
+            tensors[router.name] = read_tensor(base, router)
+    return tensors
+
+
+def check_metadata(file: SafetensorsFile, architecture: str) -> None:
+    """Refuse routers of another format, version or architecture, where the file says so."""
+    kind = file.metadata.get("format", FORMAT)
+    if kind not in (FORMAT, "pt"):
+        raise InputError(f"{file.path}: its format is '{kind}', not '{FORMAT}'")
+    version = file.metadata.get("version", FORMAT_VERSION)
+    if kind == FORMAT and version != FORMAT_VERSION:
+        raise UnsupportedError(f"{file.path}: format version {version}, not {FORMAT_VERSION}")
+    told = file.metadata.get("architecture", "")
+    if told and told != architecture:
+        raise InputError(f"{file.path} is for architecture '{told}', the base is '{architecture}'")
+
+
+def keys_by_router(file: SafetensorsFile, architecture: str) -> dict[str, str]:
+    """Return the file's key for each router, by canonical GGUF name.
+
+    Raises InputError for keys that are no routers, or that mean the same router twice.
+    """
+    found: dict[str, str] = {}
+    checkpoint: CheckpointNames | None = None
+    for key in file.entries:
+        if is_router(key):
+            name: str | None = canonical(key)
+        else:
+            checkpoint = checkpoint or CheckpointNames.covering(architecture, file.entries)
+            name = checkpoint.to_gguf(key)
+        if name is None:
+            raise InputError(f"{file.path}: {key!r} is not the name of a router")
+        if name in found:
+            raise InputError(f"{file.path}: {key!r} and {found[name]!r} are the same router")
+        found[name] = key
+    if not found:
+        raise InputError(f"{file.path} holds no tensors")
+    return found
+
+
+def checked_values(
+    file: SafetensorsFile, key: str, shape: tuple[int, ...]
+) -> npt.NDArray[np.float32]:
+    """Return a router's values; raise InputError for another shape, NaN or infinity."""
+    entry = file.entries[key]
+    if entry.shape != shape:
+        hint = "; it is transposed" if entry.shape == shape[::-1] else ""
+        raise InputError(
+            f"{file.path}: {key!r} is {list(entry.shape)}, the base model's is {list(shape)}{hint}"
+        )
+    values = file.float32(key)
+    require_finite(f"{file.path}: {key!r}", values)
+    return values

@@ -1,0 +1,492 @@
+"""Run a model whose experts stream from storage: load, generate, chat, and say what it cost."""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import ctypes
+import os
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from jinja2 import TemplateError
+
+from remoe_edge import budget as budgets
+from remoe_edge import memory
+from remoe_edge.errors import InputError, ModelError, RemoeError, UnsupportedError
+from remoe_edge.llama import Buffers, loading
+from remoe_edge.native import WAIT_POLICY, _core, llama_cpp
+from remoe_edge.stats import Answer, Stats
+
+if TYPE_CHECKING:
+    from remoe_edge._core import StreamedModel
+
+DEFAULT_CONTEXT = 4096
+
+Message = Mapping[str, str]
+
+
+class Engine:
+    """Hold one loaded model; generate from it, one answer at a time.
+
+    path: a GGUF, or the first of its split shards.
+    cache: "auto", a size ("1500MiB") or a share of the experts ("30%").
+    routers: a tuned-router overlay made for this model, or None.
+    policy: which expert leaves the cache; see `remoe_edge._core.policy_names()`.
+    n_ctx: tokens of context; 0 takes the model's, up to 4096.
+    n_batch, n_ubatch: tokens of a prompt given to llama.cpp, and computed, at once.
+    threads: compute threads; None takes the cores that this process may use.
+    repack: rearrange quantised weights for other kernels, as llama.cpp does when a model is resident.
+        False gives the bits of stock with `--no-repack`, True those of its default; the work is done
+        again for every miss, so it pays only where nearly everything fits.
+    flash_attention: "auto" (llama.cpp's default), "on" or "off".
+    stream: False loads everything whole, as llama.cpp does.
+    io_backend: "auto", "io_uring" or "pread"; direct: O_DIRECT where possible; depth: reads in
+        flight, 0 chooses.
+    lock: lock the cache in memory where the limit allows it.
+    progress: called with a fraction while loading; returning False cancels.
+
+    Raises RemoeError, of a kind that says what to do: ModelError, BudgetError, UnsupportedError,
+    ReadError, InputError.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        cache: str = "auto",
+        routers: str | os.PathLike[str] | None = None,
+        policy: str = "lru",
+        n_ctx: int = 0,
+        n_batch: int = 512,
+        n_ubatch: int = 512,
+        threads: int | None = None,
+        repack: bool = False,
+        flash_attention: str = "auto",
+        stream: bool = True,
+        io_backend: str = "auto",
+        direct: bool = True,
+        depth: int = 0,
+        lock: bool = True,
+        verbose: bool = False,
+        progress: Callable[[float], bool] | None = None,
+    ) -> None:
+        started = time.perf_counter()
+        self.path = Path(path)
+        self.notes: list[str] = []
+        self.answer = Answer()
+        self._closed = True
+        budgets.check(cache)
+        if policy not in _core.live_policy_names():
+            known = ", ".join(_core.live_policy_names())
+            raise InputError(f"no policy '{policy}' for a running engine; there are: {known}")
+        if not self.path.is_file():
+            raise InputError(f"no model at {self.path}")
+        self.threads = threads or len(os.sched_getaffinity(0))
+        if self.threads < 1 or n_ctx < 0 or n_batch < 1 or n_ubatch < 1:
+            raise InputError("threads, n_batch and n_ubatch are at least 1, and n_ctx at least 0")
+
+        file = _core.ModelFile.open(str(self.path))
+        self._model: StreamedModel | None = None
+        if not stream:
+            self.notes.append("not streamed: the model is loaded whole")
+            if routers is not None:
+                raise InputError("tuned routers are applied while streaming: they need it on")
+        elif file.expert_layers:
+            self._model = _core.StreamedModel.open(
+                str(self.path),
+                backend=io_backend,
+                direct=direct,
+                depth=depth,
+                repack=repack,
+                overlay=_overlay(routers, file),
+            )
+        else:
+            self.notes.append("a dense model: there is nothing to stream, it is loaded whole")
+            if routers is not None:
+                raise InputError(f"{self.path} has no routers for {routers} to replace")
+        trained = file.unsigned(f"{file.architecture}.context_length") or DEFAULT_CONTEXT
+        n_ctx = self._n_ctx = n_ctx or min(trained, DEFAULT_CONTEXT)
+
+        self._buffers = Buffers()
+        self._stack = contextlib.ExitStack()
+        try:
+            with loading(
+                self._loader(progress),
+                flash_attention=flash_attention,
+                repack=repack,
+                buffers=self._buffers,
+                verbose=verbose,
+            ):
+                self._llama = llama_cpp.Llama(
+                    model_path=str(self.path),
+                    n_ctx=n_ctx,
+                    n_batch=min(n_batch, n_ctx),
+                    n_ubatch=min(n_ubatch, n_ctx),
+                    n_threads=self.threads,
+                    n_threads_batch=self.threads,
+                    verbose=verbose,
+                )
+        except (ValueError, RuntimeError) as error:
+            raise ModelError(f"llama.cpp refused {self.path}: {error}") from error
+        self._closed = False
+        try:
+            self.budget = self._attach(cache, policy, lock)
+        except BaseException:
+            self.close()
+            raise
+        self.load_ms = (time.perf_counter() - started) * 1000
+
+    def _loader(self, progress: Callable[[float], bool] | None) -> Callable[[Any], int] | None:
+        model = self._model
+        if model is None:
+            return None
+
+        def load(params: Any) -> int:
+            return int(model.load(ctypes.addressof(params), progress))
+
+        return load
+
+    def _attach(self, cache: str, policy: str, lock: bool) -> budgets.Budget | None:
+        if self._model is None:
+            return None
+        # KV and output buffers are cleared as they are made; compute buffers are not touched yet.
+        budget = budgets.resolve(cache, self._model, self._buffers.n_bytes.get("compute", 0))
+        self._model.attach(n_slots=budget.n_slots, policy=policy, lock=lock)
+        self.notes.extend(self._model.notes)
+        return budget
+
+    # --- what it is ---
+
+    @property
+    def streamed(self) -> bool:
+        """Say whether experts come from storage."""
+        return self._model is not None
+
+    @property
+    def llama(self) -> Any:
+        """Give the llama-cpp-python object underneath, for what this class does not wrap."""
+        return self._llama
+
+    @property
+    def n_ctx(self) -> int:
+        """Give the context length in tokens."""
+        # What was asked for: llama.cpp rounds its own up, `Llama` does not.
+        return min(self._n_ctx, int(self._llama.n_ctx()))
+
+    @property
+    def chat_template(self) -> str | None:
+        """Give the model's chat template, None if it has none."""
+        template = self._llama.metadata.get("tokenizer.chat_template")
+        return None if template is None else str(template)
+
+    # --- running it ---
+
+    def tokenize(self, text: str, *, special: bool = False, bos: bool = True) -> list[int]:
+        """Turn text into token ids."""
+        tokens: list[int] = self._llama.tokenize(text.encode(), add_bos=bos, special=special)
+        return tokens
+
+    def evaluate(self, tokens: Sequence[int], *, reset: bool = True) -> npt.NDArray[np.float32]:
+        """Run tokens through the model and return the logits [n_vocab] after the last one.
+
+        reset: start from an empty context; otherwise go on after what came before.
+        """
+        self._check_open()
+        if reset:
+            self.reset()
+        if not tokens:
+            raise InputError("there are no tokens to evaluate")
+        self._check_room(self._llama.n_tokens + len(tokens))
+        with self._running():
+            self._llama.eval(list(tokens))
+        low = llama_cpp.llama_cpp
+        row = low.llama_get_logits_ith(self._llama.ctx, -1)
+        return np.ctypeslib.as_array(row, (self._llama.n_vocab(),)).copy()
+
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        max_tokens: int = 256,
+        temperature: float = 0.7,
+        top_k: int = 40,
+        top_p: float = 0.95,
+        min_p: float = 0.05,
+        repeat_penalty: float = 1.0,
+        seed: int | None = None,
+        stop: Sequence[str] = (),
+        grammar: Any = None,
+        special: bool = False,
+        bos: bool = True,
+    ) -> Generator[str, None, None]:
+        """Yield the continuation of a prompt, piece by piece, as whole characters.
+
+        temperature 0 is greedy. `special`: special tokens may be written in the prompt. `grammar`: a
+        `llama_cpp.LlamaGrammar`. `stats()` tells afterwards what it cost, also when it was cut short.
+        """
+        self._check_open()
+        tokens = (
+            self.tokenize(prompt, special=special, bos=bos)
+            if isinstance(prompt, str)
+            else list(prompt)
+        )
+        if not tokens:
+            raise InputError("the prompt is empty")
+        self._check_room(len(tokens) + 1)
+        if max_tokens < 0:
+            raise InputError("max_tokens is below 0")
+        settings = {
+            "temp": temperature,
+            "top_k": top_k,
+            "top_p": top_p,
+            "min_p": min_p,
+            "repeat_penalty": repeat_penalty,
+            "grammar": grammar,
+        }
+        self._llama.set_seed(llama_cpp.LLAMA_DEFAULT_SEED if seed is None else seed)
+        return self._generate(tokens, max_tokens, tuple(stop), settings)
+
+    def _generate(
+        self, tokens: list[int], max_tokens: int, stop: tuple[str, ...], settings: dict[str, Any]
+    ) -> Generator[str, None, None]:
+        vocab = self._llama._model.vocab
+        is_end = llama_cpp.llama_cpp.llama_vocab_is_eog
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        answer = self.answer = Answer(n_prompt=len(tokens), stop="length")
+        held = ""  # text that may be the start of a stop string
+        start = self._counts()
+        first: dict[str, int] = start
+        clock = time.perf_counter()
+        produced: list[int] = []
+        try:
+            with self._running():
+                stream = self._llama.generate(tokens, **settings) if max_tokens else iter(())
+                for token in stream:
+                    now = time.perf_counter()
+                    if answer.n_generated == 0:
+                        answer.ttft_ms = (now - clock) * 1000
+                        first = self._counts()
+                    else:
+                        answer.token_ms.append((now - clock) * 1000)
+                    clock = now
+                    answer.n_generated += 1
+                    if is_end(vocab, token):
+                        answer.stop = "end"
+                        break
+                    piece = self._llama.detokenize([token], prev_tokens=tokens + produced)
+                    produced.append(token)
+                    held += decoder.decode(piece)
+                    cut = min((at for s in stop if (at := held.find(s)) >= 0), default=-1)
+                    if cut >= 0:
+                        answer.stop = "stop"
+                        held = held[:cut]
+                        break
+                    ready = len(held) - _partial(held, stop)
+                    if ready:
+                        yield held[:ready]
+                        held = held[ready:]
+                    if answer.n_generated >= max_tokens:
+                        break
+                    if self._llama.n_tokens >= self.n_ctx:
+                        answer.stop = "context"
+                        break
+                    # The time of the caller between two pieces is not the model's.
+                    clock = time.perf_counter()
+            held += decoder.decode(b"", final=True) if answer.stop != "stop" else ""
+            if held:
+                yield held
+        except (GeneratorExit, KeyboardInterrupt):
+            answer.stop = "cancelled"
+            raise
+        finally:
+            self._account(answer, start, first)
+
+    def chat(
+        self, messages: Sequence[Message], **settings: Any
+    ) -> Generator[str, None, None]:
+        """Yield the answer to a conversation of {"role", "content"} messages.
+
+        Settings are those of `generate`. Raises UnsupportedError when the model has no chat template.
+        """
+        prompt, stop, bos = self.render(messages)
+        settings.setdefault("stop", stop)
+        return self.generate(prompt, special=True, bos=bos, **settings)
+
+    def render(self, messages: Sequence[Message]) -> tuple[str, list[str], bool]:
+        """Write a conversation as the model's template does: (text, stop strings, add a BOS token?)."""
+        template = self.chat_template
+        if template is None:
+            raise UnsupportedError(
+                f"{self.path} has no chat template: it continues text and does not answer"
+            )
+        model = self._llama._model
+        ids = (self._llama.token_eos(), self._llama.token_bos())
+        eos, bos = (model.token_get_text(i) if i != -1 else "" for i in ids)
+        try:
+            formatter = llama_cpp.llama_chat_format.Jinja2ChatFormatter(
+                template=template, eos_token=eos, bos_token=bos
+            )
+            result = formatter(messages=list(messages))
+        except (TemplateError, ValueError, TypeError) as error:
+            raise ModelError(f"the chat template of {self.path} fails: {error}") from error
+        stop = result.stop if isinstance(result.stop, list) else [result.stop or ""]
+        return result.prompt, [each for each in stop if each], not result.added_special
+
+    def stats(self) -> Stats:
+        """Tell what the last answer cost, and how it was run. Times in ms, sizes in bytes."""
+        answer = self.answer
+        stats: Stats = {
+            "n_prompt": answer.n_prompt,
+            "n_generated": answer.n_generated,
+            "stop": answer.stop,
+            "load_ms": round(self.load_ms, 3),
+            "ttft_ms": round(answer.ttft_ms, 3) if answer.n_generated else None,
+            "tpot_ms": answer.tpot_ms(),
+            "peak_rss_bytes": memory.peak_rss_bytes(),
+            "streamed": self.streamed,
+            "threads": self.threads,
+            "n_ctx": self.n_ctx,
+            "buffers": dict(self._buffers.n_bytes),
+            "wait_policy": WAIT_POLICY,
+            "notes": list(self.notes),
+            "cache": None,
+            "io": None,
+        }
+        if self._model is not None and self.budget is not None:
+            stats["cache"] = {
+                "budget_bytes": self._model.budget_bytes,
+                "slots": self.budget.n_slots,
+                "hits": answer.hits,
+                "misses": answer.misses,
+                "bytes_read": answer.bytes_read,
+                "device_bytes": answer.device_bytes,
+                "stall_ms": round(answer.stall_ms, 3),
+                "ffn_ms": round(answer.ffn_ms, 3),
+                "policy": self._model.policy,
+                "decode": {
+                    "hits": answer.decode_hits,
+                    "misses": answer.decode_misses,
+                    "bytes_read": answer.decode_bytes,
+                },
+                "why": self.budget.why,
+                "expert_bytes": self._model.expert_bytes,
+                "dense_bytes": self._model.dense_bytes,
+                "dense_bytes_read": self._model.dense_bytes_read,
+                "repacked": self._model.repacked,
+                "locked": self._model.locked,
+                "huge_pages": self._model.huge_pages,
+            }
+            stats["io"] = dict(self._model.io)
+        return stats
+
+    def reset(self) -> None:
+        """Forget the conversation so far; the experts stay resident."""
+        self._llama.reset()
+        self._llama._ctx.kv_cache_clear()
+
+    # --- inner workings ---
+
+    def _counts(self) -> dict[str, int]:
+        return self._model.counts() if self._model is not None else {}
+
+    def _account(self, answer: Answer, start: Mapping[str, int], first: Mapping[str, int]) -> None:
+        if self._model is None:
+            return
+        end = self._counts()
+
+        def since(name: str, base: Mapping[str, int]) -> int:
+            return end[name] - base[name]
+
+        answer.hits, answer.misses = since("hits", start), since("misses", start)
+        answer.bytes_read = since("bytes_read", start)
+        answer.device_bytes = since("device_bytes", start)
+        answer.stall_ms = since("stall_ns", start) / 1e6
+        answer.ffn_ms = since("ffn_ns", start) / 1e6
+        answer.decode_hits, answer.decode_misses = since("hits", first), since("misses", first)
+        answer.decode_bytes = since("bytes_read", first)
+
+    @contextlib.contextmanager
+    def _running(self) -> Iterator[None]:
+        """Turn llama.cpp's bare return codes into the failure that the core has kept."""
+        model = self._model
+        watching = model is not None and _in_main_thread()
+        if model is not None:
+            model.check_unchanged()
+            model.clear_interrupt()
+            if watching:
+                model.watch_interrupt()
+        try:
+            yield
+        except RuntimeError as error:
+            if isinstance(error, RemoeError) or "llama_decode" not in str(error):
+                raise
+            if model is not None:
+                if model.interrupted:
+                    raise KeyboardInterrupt from None
+                model.raise_failure()
+            raise RemoeError(f"llama.cpp could not compute: {error}") from error
+        finally:
+            if watching:
+                _core.unwatch_interrupt()
+
+    def _check_room(self, n_tokens: int) -> None:
+        if n_tokens > self.n_ctx:
+            raise InputError(
+                f"{n_tokens} tokens do not fit the context of {self.n_ctx}: raise --ctx or shorten the "
+                "prompt"
+            )
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise InputError("the engine is closed")
+
+    def close(self) -> None:
+        """Free the model, its context and the cache. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        self._llama.close()
+        # After the llama_model: its buffers lead back to this.
+        self._model = None
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _overlay(routers: str | os.PathLike[str] | None, file: Any) -> dict[str, bytes]:
+    if routers is None:
+        return {}
+    from remoe_edge.convert.overlay import load_overlay
+
+    return load_overlay(Path(routers), file)
+
+
+def _in_main_thread() -> bool:
+    import threading
+
+    return threading.current_thread() is threading.main_thread()
+
+
+def _partial(text: str, stop: Sequence[str]) -> int:
+    """Count the characters at the end of `text` that a stop string could begin with."""
+    longest = 0
+    for each in stop:
+        for n in range(min(len(each) - 1, len(text)), longest, -1):
+            if text.endswith(each[:n]):
+                longest = n
+                break
+    return longest

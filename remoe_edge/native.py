@@ -1,0 +1,67 @@
+"""Bring llama.cpp and the native core into the process, in the order that both need.
+
+OpenMP's threads must not spin while they wait: on two shared cores that made a token fourteen times
+slower. The OpenMP runtime reads its settings once, when it is loaded, so they are made here, before
+llama.cpp loads it. Then llama_cpp's libraries come in, so that the core finds the same copies by name,
+and last the core, which refuses any other build of them.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import sys
+from pathlib import Path
+
+from remoe_edge.errors import AbiError, UnsupportedError
+
+LLAMA_CPP_PYTHON = "0.3.36"
+
+# A waiting thread looks this often (a few microseconds) before it sleeps: long enough to bridge the
+# gap between two operations, short enough to leave the core to I/O.
+_WAIT = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "2000"}
+
+
+def _openmp_loaded() -> bool:
+    try:
+        return "libgomp" in Path("/proc/self/maps").read_text()
+    except OSError:
+        return False
+
+
+def _choose_wait_policy() -> str:
+    """Set how OpenMP's threads wait, and say in a line what will hold."""
+    chosen = [name for name in _WAIT if name in os.environ]
+    if chosen:
+        return "from the environment: " + ", ".join(f"{n}={os.environ[n]}" for n in chosen)
+    if _openmp_loaded():
+        return (
+            "unknown: another package loaded the OpenMP runtime first; import remoe_edge before it, "
+            "or set OMP_WAIT_POLICY=passive"
+        )
+    os.environ.update(_WAIT)
+    return "passive, after a short spin"
+
+
+WAIT_POLICY = _choose_wait_policy()
+
+if sys.platform != "linux":
+    raise UnsupportedError(f"remoe-edge runs on Linux, not on {sys.platform}")
+
+_installed = importlib.metadata.version("llama-cpp-python")
+if _installed != LLAMA_CPP_PYTHON:
+    raise AbiError(
+        f"remoe-edge needs llama-cpp-python {LLAMA_CPP_PYTHON} exactly and finds {_installed}: "
+        f"pip install llama-cpp-python=={LLAMA_CPP_PYTHON}"
+    )
+
+import llama_cpp  # noqa: E402
+
+from remoe_edge import _core  # noqa: E402
+
+try:
+    _core.check_abi()
+except UnsupportedError as error:
+    raise AbiError(str(error)) from None
+
+__all__ = ["LLAMA_CPP_PYTHON", "WAIT_POLICY", "_core", "llama_cpp"]

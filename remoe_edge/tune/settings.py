@@ -1,0 +1,60 @@
+"""Every knob of a tuning run, with the defaults that the recorded sweep chose (docs/tuning.md)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from remoe_edge.errors import InputError
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The objective is ce*CE + distill*KL(base||tuned) + kl*L_Trust + alpha_t*L_Loc, where
+    L_Loc = miss*L_Miss + reuse*L_Reuse + smooth*L_Smooth + lag*L_Lag + ws*L_WS and
+    alpha_t = min(1, t / loc_warmup)."""
+
+    steps: int = 400
+    batch: int = 8
+    window: int = 512
+    lr: float = 1e-3
+    lr_warmup: int = 20
+    loc_warmup: int = 100
+    clip: float = 1.0
+    seed: int = 0
+    ce: float = 1.0
+    distill: float = 0.0
+    kl: float = 0.0
+    miss: float = 1.0
+    reuse: float = 0.0
+    smooth: float = 0.0
+    lag: float = 0.0
+    ws: float = 0.0
+    ws_window: int = 32
+    cache_slots: int = 0  # 0: a quarter of all experts
+    miss_temperature: float = 1.0
+    miss_softness: float = 0.25
+    miss_through_past: bool = False
+    dtype: str = "auto"
+    recompute: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "window", "lr", "clip", "ws_window", "miss_temperature"):
+            if getattr(self, name) <= 0:
+                raise InputError(f"{name} must be above 0, not {getattr(self, name)}")
+        for name in (*WEIGHTS, "cache_slots", "lr_warmup", "loc_warmup", "miss_softness"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name} must not be below 0, not {getattr(self, name)}")
+        if self.window < 2:
+            raise InputError("window must be at least 2 tokens: reuse needs a token before")
+        if self.dtype not in ("auto", "float32", "bfloat16"):
+            raise InputError(f"dtype must be auto, float32 or bfloat16, not {self.dtype}")
+        if not any(getattr(self, name) for name in WEIGHTS):
+            raise InputError("every loss weight is 0: there is nothing to train for")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the settings as plain values, for the run record."""
+        return asdict(self)
+
+
+WEIGHTS = ("ce", "distill", "kl", "miss", "reuse", "smooth", "lag", "ws")

@@ -1,0 +1,188 @@
+"""The reference: unmodified llama.cpp, alone in a process of its own.
+
+    result = run(path, prompt=[1, 2, 3], n_greedy=8)
+
+The process registers no backend of ours, so what it returns is what stock llama.cpp computes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy.typing as npt
+
+# Waiting threads sleep: spinning on shared cores costs minutes over a test session.
+ENVIRONMENT = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Hold what a run depends on besides the model."""
+
+    prompt: tuple[int, ...]
+    n_greedy: int
+    n_threads: int = 2
+    use_extra_bufts: bool = True  # repacked weights, stock's default
+    n_ubatch: int = 512
+    n_ctx: int = 1024
+
+
+@dataclass(frozen=True)
+class Result:
+    """Hold float32 logits and the greedy continuation.
+
+    `logits` has shape (1 + n_greedy, n_vocab): after the prompt, then after each greedy token.
+    `tokens` are the n_greedy tokens fed, each the argmax of the row before it.
+    """
+
+    logits: npt.NDArray[np.float32]
+    tokens: tuple[int, ...]
+
+
+class StockError(Exception):
+    """Carry what llama.cpp said before it refused or died."""
+
+
+class _Refused(Exception):
+    """Say in the process what could not be done."""
+
+
+class _Process:
+    """Own the process that computes; one request at a time, a line each way.
+
+    It is started by the first request, again by the first after it died, and ends with us: its
+    standard input closes.
+    """
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[str] | None = None
+        self._folder = tempfile.TemporaryDirectory(prefix="stock-")
+        self._log = Path(self._folder.name) / "log"
+
+    def ask(self, model: Path, settings: Settings) -> Result:
+        if self._process is None:
+            self._process = self._start()
+        answer = Path(self._folder.name) / "answer.npz"
+        request = {"model": str(model), "answer": str(answer), "settings": asdict(settings)}
+        said = self._log.stat().st_size
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None
+        assert stdout is not None
+        stdin.write(json.dumps(request) + "\n")
+        stdin.flush()
+        failure = stdout.readline().strip()
+        if not failure:
+            failure = f"exit {self._process.wait()}"
+            self._process = None
+        if failure != DONE:
+            tail = self._log.read_bytes()[said:].decode(errors="replace").splitlines()[-12:]
+            raise StockError("\n".join([f"{model}: {failure}", *tail]))
+        with np.load(answer) as data:
+            return Result(data["logits"], tuple(data["tokens"].tolist()))
+
+    def _start(self) -> subprocess.Popen[str]:
+        with self._log.open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, __file__],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env={**os.environ, **ENVIRONMENT},
+            )
+
+
+DONE = "done"
+_process = _Process()
+_results: dict[tuple[str, int, int, Settings], Result] = {}
+
+
+def run(
+    model: Path, prompt: Sequence[int], n_greedy: int = 8, *, fresh: bool = False, **settings: Any
+) -> Result:
+    """Run stock llama.cpp on `prompt` and `n_greedy` greedy steps.
+
+    Equal runs of a session are computed once, unless `fresh`. Other keywords are fields of
+    `Settings`. Raises StockError when llama.cpp refuses the model or dies.
+    """
+    chosen = Settings(prompt=tuple(prompt), n_greedy=n_greedy, **settings)
+    status = model.stat()
+    key = (str(model.resolve()), status.st_mtime_ns, status.st_ino, chosen)
+    if fresh or key not in _results:
+        _results[key] = _process.ask(model, chosen)
+    return _results[key]
+
+
+def _compute(model_path: str, settings: Settings) -> tuple[npt.NDArray[np.float32], list[int]]:
+    import llama_cpp as lib
+
+    params = lib.llama_model_default_params()
+    params.n_gpu_layers = 0
+    params.use_extra_bufts = settings.use_extra_bufts
+    model = lib.llama_model_load_from_file(model_path.encode(), params)
+    if not model:
+        raise _Refused("llama.cpp refused the model")
+    try:
+        return _continue(lib, model, settings)
+    finally:
+        lib.llama_model_free(model)
+
+
+def _continue(
+    lib: Any, model: Any, settings: Settings
+) -> tuple[npt.NDArray[np.float32], list[int]]:
+    params = lib.llama_context_default_params()
+    params.n_ctx = params.n_batch = settings.n_ctx
+    params.n_ubatch = settings.n_ubatch
+    params.n_threads = params.n_threads_batch = settings.n_threads
+    context = lib.llama_init_from_model(model, params)
+    if not context:
+        raise _Refused("llama.cpp made no context")
+    n_vocab = lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(model))
+
+    def decode(tokens: Sequence[int]) -> npt.NDArray[np.float32]:
+        array = (lib.llama_token * len(tokens))(*tokens)
+        status = lib.llama_decode(context, lib.llama_batch_get_one(array, len(tokens)))
+        if status != 0:
+            raise _Refused(f"llama_decode returned {status}")
+        logits = lib.llama_get_logits_ith(context, -1)
+        return np.array(np.ctypeslib.as_array(logits, (n_vocab,)), dtype=np.float32)
+
+    try:
+        rows = [decode(settings.prompt)]
+        tokens: list[int] = []
+        for _ in range(settings.n_greedy):
+            tokens.append(int(rows[-1].argmax()))
+            rows.append(decode(tokens[-1:]))
+    finally:
+        lib.llama_free(context)
+    return np.stack(rows), tokens
+
+
+def _main() -> None:
+    for line in sys.stdin:
+        request = json.loads(line)
+        chosen = request["settings"]
+        chosen["prompt"] = tuple(chosen["prompt"])
+        try:
+            logits, tokens = _compute(request["model"], Settings(**chosen))
+            np.savez(request["answer"], logits=logits, tokens=np.array(tokens, dtype=np.int64))
+            print(DONE, flush=True)
+        except _Refused as refused:
+            print(refused, flush=True)
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,202 @@
+"""The engine as a program uses it: answers, statistics, budgets, one engine after another."""
+
+from __future__ import annotations
+
+import gc
+import json
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import tiny_dense
+import tiny_moe
+from remoe_edge import Engine, errors
+from remoe_edge.native import _core
+
+PROMPT = [11, 48, 85, 122, 159, 196, 38]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_moe.make(tmp_path_factory.mktemp("engine") / "tiny.gguf", "qwen3moe", "Q4_K")
+
+
+def test_generate_is_the_same_at_every_budget(model: Path) -> None:
+    texts = set()
+    for cache in ("100%", "40%", "17%"):
+        with Engine(model, cache=cache) as engine:
+            texts.add("".join(engine.generate(PROMPT, max_tokens=12, temperature=0)))
+    assert len(texts) == 1
+
+
+def test_statistics_add_up(model: Path) -> None:
+    with Engine(model, cache="25%") as engine:
+        list(engine.generate(PROMPT, max_tokens=10, temperature=0))
+        stats = json.loads(json.dumps(engine.stats(), allow_nan=False))
+        native = engine._model
+        assert native is not None
+        per_expert = native.expert_bytes // native.total_experts
+        cache = stats["cache"]
+        assert stats["n_prompt"] == len(PROMPT)
+        assert 1 <= stats["n_generated"] <= 10
+        assert len(engine.answer.token_ms) == stats["n_generated"] - 1
+        assert cache["misses"] > 0
+        assert cache["bytes_read"] == cache["misses"] * per_expert
+        assert cache["hits"] + cache["misses"] >= stats["n_generated"]
+        assert cache["slots"] == round(0.25 * native.total_experts)
+        assert stats["streamed"] is True
+        assert {"mean", "p50", "p99"} <= stats["tpot_ms"].keys()
+        # Each matrix of a miss may move one page more than its bytes at either end.
+        pages = cache["misses"] * 3 * 2 * 4096
+        assert cache["bytes_read"] <= cache["device_bytes"] <= cache["bytes_read"] + pages
+
+
+def test_load_reads_dense_bytes_only(model: Path) -> None:
+    with Engine(model, cache="25%") as engine:
+        native = engine._model
+        assert native is not None
+        assert native.dense_bytes_read == native.dense_bytes
+        counts = native.counts()
+        assert counts["misses"] == counts["bytes_read"] == 0
+        # Everything that storage has moved so far: dense weights, in whole pages.
+        n_tensors = len(_core.ModelFile.open(str(model)).tensors)
+        assert counts["device_bytes"] <= native.dense_bytes + n_tensors * 2 * 4096
+
+
+def test_resident_cache_misses_each_expert_once(model: Path) -> None:
+    with Engine(model, cache="100%") as engine:
+        native = engine._model
+        assert native is not None
+        list(engine.generate(PROMPT * 20, max_tokens=16, temperature=0))
+        assert native.counts()["misses"] <= native.total_experts
+        assert native.counts()["evictions"] == 0
+
+
+def test_budget_in_bytes_is_kept(model: Path) -> None:
+    with Engine(model, cache="1MiB") as engine:
+        assert engine.budget is not None
+        assert engine.stats()["cache"]["budget_bytes"] == engine.budget.n_bytes <= 1 << 20
+
+
+@pytest.mark.parametrize("cache", ["0%", "101%", "x%", "lots", "-5", "5 apples", ""])
+def test_nonsense_budget_is_refused(model: Path, cache: str) -> None:
+    with pytest.raises(errors.InputError, match="--cache|size|share"):
+        Engine(model, cache=cache)
+
+
+def test_budget_below_the_floor_names_the_floor(model: Path) -> None:
+    with pytest.raises(errors.BudgetError, match=r"MiB; use --cache (\d+)KiB") as caught:
+        Engine(model, cache="4KiB")
+    # The setting that the message names works.
+    setting = str(caught.value).split("--cache ")[1].split(" ")[0]
+    with Engine(model, cache=setting) as engine:
+        assert engine.budget is not None
+        assert engine.budget.n_slots == tiny_moe.shape_of("qwen3moe", "Q4_K").n_expert_used
+
+
+def test_unknown_policy_is_refused(model: Path) -> None:
+    with pytest.raises(errors.InputError, match="policy 'best'.*lru"):
+        Engine(model, policy="best")
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(errors.InputError, match="no model at"):
+        Engine(tmp_path / "none.gguf")
+
+
+def test_not_a_gguf(tmp_path: Path) -> None:
+    path = tmp_path / "text.gguf"
+    path.write_text("once upon a time " * 100)
+    with pytest.raises(errors.ModelError, match="text.gguf"):
+        Engine(path)
+
+
+def test_prompt_longer_than_the_context(model: Path) -> None:
+    with (
+        Engine(model, cache="50%", n_ctx=256) as engine,
+        pytest.raises(errors.InputError, match="do not fit the context"),
+    ):
+        list(engine.generate([7] * 300))
+
+
+def test_generation_stops_at_the_end_of_the_context(model: Path) -> None:
+    with Engine(model, cache="50%", n_ctx=256) as engine:
+        list(engine.generate([7] * 250, max_tokens=100, temperature=0))
+        assert engine.stats()["stop"] in ("context", "end")
+        assert engine.stats()["n_generated"] <= 7
+
+
+def test_stop_string_and_seed(model: Path) -> None:
+    with Engine(model, cache="50%") as engine:
+        whole = "".join(engine.generate(PROMPT, max_tokens=24, temperature=1, seed=5))
+        again = "".join(engine.generate(PROMPT, max_tokens=24, temperature=1, seed=5))
+        assert whole == again
+        stop = whole[len(whole) // 2 : len(whole) // 2 + 2]
+        cut = "".join(engine.generate(PROMPT, max_tokens=24, temperature=1, seed=5, stop=[stop]))
+        assert cut == whole[: whole.find(stop)]
+        assert engine.stats()["stop"] == "stop"
+
+
+def test_chat_uses_the_template(model: Path) -> None:
+    with Engine(model, cache="50%") as engine:
+        text, _, _ = engine.render([{"role": "user", "content": "Hello"}])
+        assert "<|im_start|>user" in text
+        list(engine.chat([{"role": "user", "content": "Hello"}], max_tokens=4))
+        assert engine.stats()["n_prompt"] > 4
+
+
+def test_cancelling_keeps_the_engine_usable(model: Path) -> None:
+    with Engine(model, cache="50%") as engine:
+        stream = engine.generate(PROMPT, max_tokens=50, temperature=0)
+        next(stream)
+        stream.close()
+        assert engine.stats()["stop"] == "cancelled"
+        assert np.isfinite(engine.evaluate(PROMPT)).all()
+
+
+def test_progress_can_cancel(model: Path) -> None:
+    with pytest.raises(errors.RemoeError, match="cancelled"):
+        Engine(model, cache="50%", progress=lambda fraction: False)
+
+
+def test_closed_engine_says_so(model: Path) -> None:
+    engine = Engine(model, cache="50%")
+    engine.close()
+    engine.close()
+    with pytest.raises(errors.InputError, match="closed"):
+        engine.evaluate(PROMPT)
+
+
+def test_dense_model_runs_and_says_so(tmp_path: Path) -> None:
+    path = tiny_dense.make(tmp_path / "dense.gguf")
+    with Engine(path) as engine:
+        assert engine.streamed is False
+        assert any("nothing to stream" in note for note in engine.notes)
+        list(engine.generate(PROMPT, max_tokens=3))
+        assert engine.stats()["cache"] is None
+
+
+def test_engines_one_after_another_leave_nothing(model: Path) -> None:
+    process = psutil.Process()
+
+    def once() -> None:
+        with Engine(model, cache="50%") as engine:
+            engine.evaluate(PROMPT)
+
+    for _ in range(3):
+        once()
+    gc.collect()
+    files, threads, rss = process.num_fds(), process.num_threads(), process.memory_info().rss
+    for _ in range(10):
+        once()
+    gc.collect()
+    assert process.num_fds() == files
+    assert process.num_threads() <= threads
+    # One engine of this model takes about 14 MiB; ten leaked ones would show.
+    assert process.memory_info().rss - rss < 24 << 20
+
+
+def test_two_engines_at_once(model: Path) -> None:
+    with Engine(model, cache="50%") as one, Engine(model, cache="25%") as two:
+        assert np.array_equal(one.evaluate(PROMPT), two.evaluate(PROMPT))

@@ -1,0 +1,102 @@
+"""Streaming changes no bit: logits against stock llama.cpp in a process of its own.
+
+Every architecture, every expert format, prompts of 1, 7 and 600 tokens, budgets from everything to the
+floor. Both sides run two threads; stock holds the whole model.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import stock
+import tiny_moe
+from remoe_edge import Engine
+
+PROMPT_LENGTHS = (1, 7, 600)
+BUDGETS = ("100%", "50%", "25%", "floor")
+N_GREEDY = 3
+# The formats that x86 and Arm rearrange take turns over the architectures; each format is also tested
+# on its own below.
+ROTATION = ("Q4_K", "MXFP4", "Q8_0", "IQ4_NL", "Q6_K", "F16", "Q4_0", "Q5_K")
+
+
+def prompt(length: int) -> list[int]:
+    return [(37 * i + 11) % 200 + 5 for i in range(length)]
+
+
+def floor_of(path: Path) -> str:
+    """The smallest cache that the engine accepts."""
+    from remoe_edge.native import _core
+
+    model = _core.StreamedModel.open(str(path))
+    return str(model.budget_for(max(1, model.n_experts_used)))
+
+
+def check(path: Path, *, repack: bool, budgets: tuple[str, ...] = BUDGETS) -> None:
+    spec = {"floor": floor_of(path)}
+    for budget in budgets:
+        with Engine(
+            path, cache=spec.get(budget, budget), n_ctx=1024, n_batch=1024, threads=2, repack=repack
+        ) as engine:
+            for length in PROMPT_LENGTHS:
+                reference = stock.run(
+                    path, prompt(length), N_GREEDY, n_threads=2, use_extra_bufts=repack
+                )
+                rows = [engine.evaluate(prompt(length))]
+                for token in reference.tokens:
+                    assert int(rows[-1].argmax()) == token
+                    rows.append(engine.evaluate([token], reset=False))
+                same = np.stack(rows).view(np.uint32) == reference.logits.view(np.uint32)
+                assert same.all(), f"{budget}, {length} tokens: {(~same).sum()} logits differ"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("lossless")
+
+
+@pytest.mark.parametrize("index", range(len(tiny_moe.ARCHS)), ids=lambda i: tiny_moe.ARCHS[i])
+def test_architecture(folder: Path, index: int) -> None:
+    arch, quant = tiny_moe.ARCHS[index], ROTATION[index % len(ROTATION)]
+    path = tiny_moe.make(folder / f"{arch}.gguf", arch, quant)
+    check(path, repack=False)
+    path.unlink()
+
+
+@pytest.mark.parametrize("repack", [False, True], ids=["plain", "repacked"])
+@pytest.mark.parametrize("quant", tiny_moe.QUANTS)
+def test_format(folder: Path, quant: str, repack: bool) -> None:
+    path = tiny_moe.make(folder / f"{quant}-{repack}.gguf", "qwen3moe", quant)
+    check(path, repack=repack, budgets=("50%", "floor"))
+    path.unlink()
+
+
+@pytest.mark.parametrize("arch", tiny_moe.MERGED_ARCHS)
+def test_merged_gate_and_up(folder: Path, arch: str) -> None:
+    path = tiny_moe.make(folder / f"{arch}-merged.gguf", arch, "Q4_K", merged_gate_up=True)
+    check(path, repack=False, budgets=("50%", "floor"))
+    path.unlink()
+
+
+def test_split_shards(folder: Path) -> None:
+    path = tiny_moe.make(folder / "split.gguf", "qwen3moe", "Q4_K", n_split=3)
+    assert path.name.endswith("-00001-of-00003.gguf")
+    check(path, repack=False)
+
+
+@pytest.mark.parametrize("backend", ["pread", "io_uring"])
+@pytest.mark.parametrize("direct", [True, False], ids=["direct", "buffered"])
+def test_ways_of_reading(folder: Path, backend: str, direct: bool) -> None:
+    path = tiny_moe.make(folder / "ways.gguf", "olmoe", "Q8_0")
+    reference = stock.run(path, prompt(7), N_GREEDY, n_threads=2, use_extra_bufts=False)
+    try:
+        engine = Engine(path, cache="25%", io_backend=backend, direct=direct, threads=2)
+    except Exception as error:
+        if backend == "io_uring":
+            pytest.skip(f"no io_uring here: {error}")
+        raise
+    with engine:
+        assert np.array_equal(engine.evaluate(prompt(7)), reference.logits[0])
+        assert engine.stats()["io"]["backend"] == backend

@@ -1,0 +1,96 @@
+"""The memory promise, by the kernel's account: dense + KV + compute buffers + budget + 64 MiB."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import memory_cgroup
+import pytest
+import tiny_moe
+from remoe_edge import budget, errors, memory
+from remoe_edge.native import _core
+from remoe_edge.units import parse_bytes
+
+SLACK_BYTES = 64 << 20
+
+PROGRAM = """
+import json, sys
+from remoe_edge import Engine
+with Engine(sys.argv[1], cache=sys.argv[2], n_ctx=1024) as engine:
+    for length in (600, 40):
+        prompt = [(37 * i + 11) % 200 + 5 for i in range(length)]
+        list(engine.generate(prompt, max_tokens=12, temperature=0))
+    print(json.dumps(engine.stats()))
+"""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """About 340 MB, nearly all of it experts."""
+    path = tmp_path_factory.mktemp("memory") / "medium.gguf"
+    sizes = {"n_layer": 6, "n_embd": 512, "n_ff_exp": 512, "n_expert": 64, "n_expert_used": 6}
+    return tiny_moe.make(path, "qwen3moe", "Q8_0", **sizes)
+
+
+def promise(stats: dict) -> int:
+    buffers = stats["buffers"]
+    parts = stats["cache"]["dense_bytes"] + stats["cache"]["budget_bytes"]
+    return parts + buffers["KV"] + buffers["compute"] + buffers["output"] + SLACK_BYTES
+
+
+@pytest.mark.parametrize("cache", ["60%", "20%"])
+def test_peak_stays_within_the_promise(model: Path, cache: str) -> None:
+    def run(limit_bytes: int) -> tuple[dict, int]:
+        with memory_cgroup.limited(limit_bytes) as group:
+            done = subprocess.run(
+                [sys.executable, "-c", PROGRAM, str(model), cache],
+                preexec_fn=group.join,
+                capture_output=True,
+                text=True,
+            )
+            assert done.returncode == 0, f"status {done.returncode}: {done.stderr[-500:]}"
+            return json.loads(done.stdout), group.peak_bytes()
+
+    try:
+        stats, peak = run(4 << 30)
+    except memory_cgroup.NoCgroupError as error:
+        pytest.skip(str(error))
+    assert peak <= promise(stats)
+    # With the sum as the limit, the kernel kills nothing.
+    run(promise(stats))
+
+
+def test_auto_respects_what_is_left(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    native = _core.StreamedModel.open(str(model))
+    left = memory.Memory(300 << 20, "a test", None)
+    monkeypatch.setattr(memory, "available", lambda: left)
+    untouched = 10 << 20
+    chosen = budget.resolve("auto", native, untouched)
+    assert chosen.n_bytes <= (300 << 20) - budget.RESERVE_BYTES - untouched
+    assert chosen.n_bytes + native.slot_bytes * 2 > (300 << 20) - budget.RESERVE_BYTES - untouched
+
+
+def test_auto_below_the_floor_is_refused(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    native = _core.StreamedModel.open(str(model))
+    monkeypatch.setattr(memory, "available", lambda: memory.Memory(256 << 20, "a test", None))
+    with pytest.raises(errors.BudgetError, match="below the floor"):
+        budget.resolve("auto", native, 0)
+
+
+def test_more_budget_is_never_fewer_slots(model: Path) -> None:
+    native = _core.StreamedModel.open(str(model))
+    slots = [native.slots_for(mebibytes << 20) for mebibytes in range(1, 400, 3)]
+    assert slots == sorted(slots)
+    for n in (6, 50, native.total_experts):
+        assert native.slots_for(native.budget_for(n)) == n
+
+
+@pytest.mark.parametrize(
+    ("text", "n_bytes"),
+    [("1500MiB", 1500 << 20), ("1.5G", 3 << 29), ("800MB", 800_000_000), ("4096", 4096)],
+)
+def test_sizes_as_people_write_them(text: str, n_bytes: int) -> None:
+    assert parse_bytes(text) == n_bytes

@@ -1,0 +1,1 @@
+"""Readers that turn packages into documents, one module per domain."""

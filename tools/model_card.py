@@ -1,0 +1,153 @@
+"""Write models/README.md from the data's manifest, the figures and the samples.
+
+python tools/model_card.py --manifest build/data/manifest.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from data.packages import CODE_PACKAGES, TEXT_PACKAGES
+
+ROOT = Path(__file__).resolve().parents[1]
+
+HEAD = """# remoe-small
+
+A small, fine-grained mixture of experts for a first chat, for tests and for experiments on
+routing. Architecture `qwen3moe`: {layers} layers, {experts} experts of {expert_ffn}, top-{top_k}
+(renormalised), width {embed}, {heads} query and {kv_heads} KV heads of {head_dim} with QK-norm,
+separate embeddings and output, byte-level BPE of {vocab} (pre-tokeniser `qwen2`), ChatML.
+{parameters:.1f}M parameters, {active:.1f}M of them active per token. Licence of the weights:
+Apache-2.0; the texts' licences are below.
+
+`remoe-small-q8_0.gguf` ({mib:.1f} MiB) is the shipped file.
+
+**How far it is trained.** {tokens:.2f}M tokens on two shared CPU cores, {seconds:.0f} s: this is
+far from the hundreds of millions of tokens that a model of this size wants. It writes
+English-like text, drifts quickly, and knows next to nothing. It is there to be run, streamed
+and measured, not to be believed. The recipe below is complete and resumable; with
+`--device cuda` the same trainer runs in bfloat16 with fixed-capacity dispatch (that path has
+been tested for equal results on a CPU only). Trained at sequences of {length} tokens; the
+file states {context}, the length that the trainer's defaults use.
+
+{growth}
+![Training loss](loss.png)
+
+## Data
+
+Documents are held out per domain, by a hash of their name, before anything else. A training
+document is dropped where more than 5 % of its 24-token windows occur in held-out text.
+
+| domain | training bytes | tokens | held-out bytes | dropped as overlapping |
+|---|---:|---:|---:|---:|
+"""
+
+LICENCES = """
+| package | licence |
+|---|---|
+{rows}
+| code: {code} | MIT, BSD, Apache, PSF or ISC, as each states; anything else stops the builder |
+| GSM8K (train split) | MIT |
+
+From BIG-bench: reading passages, Topical-Chat and TimeDial dialogues, old novels and plays;
+not `movie_dialog*`, `real_or_fake_text*`, news, reviews, exams or web forums. BIG-bench's
+authors ask that their data stay out of training sets (their files carry a canary). Its licence
+allows this use, but **no BIG-bench score of this model means anything**.
+`heldout/` holds samples of held-out text whose sources are public domain or permissive, for
+evaluation from a clone.
+"""
+
+COMMANDS = """
+## Commands
+
+```sh
+python tools/build_data.py --work build/data --gsm8k gsm8k_train.jsonl {data_arguments}
+python tools/train_moe.py --data build/data --out build/run --device cpu \\
+  {train_arguments}
+tools/finish_small.sh build/data build/run build/export   # dialogue stage, export, figures, samples
+python tools/model_card.py --manifest build/data/manifest.json
+```
+"""
+
+
+def main() -> None:
+    """Write the card."""
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    p.add_argument("--manifest", type=Path, required=True)
+    p.add_argument("--figures", type=Path, default=ROOT / "docs/results/small-model.json")
+    p.add_argument("--growth", default="", help="a paragraph on how this run went")
+    p.add_argument("--data-arguments", default="", help="as given to build_data.py")
+    p.add_argument("--train-arguments", default="--plan-seconds 3600", help="to train_moe.py")
+    args = p.parse_args()
+    manifest = json.loads(args.manifest.read_text())
+    figures: dict[str, Any] = json.loads(args.figures.read_text())
+    shape = figures["training"]["config"]
+    model = ROOT / "models" / "remoe-small-q8_0.gguf"
+    text = HEAD.format(
+        **shape,
+        **{k: figures["training"][k] for k in ("parameters", "active", "seconds", "length")},
+        tokens=figures["training"]["tokens"] / 1e6,
+        mib=model.stat().st_size / 2**20,
+        growth=args.growth + "\n" if args.growth else "",
+    )
+    for domain, row in manifest["domains"].items():
+        text += (
+            f"| {domain} | {row['train_bytes']:,} | {row['train_tokens']:,} "
+            f"| {row['heldout_bytes']:,} | {row['dropped_as_overlapping']:,} |\n"
+        )
+    text += LICENCES.format(
+        rows="\n".join(f"| {x.label} | {x.licence} |" for x in TEXT_PACKAGES),
+        code=", ".join(x.name for x in CODE_PACKAGES),
+    )
+    text += _heldout(figures["heldout"]) + _export(figures["export"])
+    text += COMMANDS.format(
+        data_arguments=args.data_arguments, train_arguments=args.train_arguments
+    )
+    text += "\n## Ten samples, unpicked\n\n"
+    text += "Stock llama.cpp, the shipped file, temperature 0.6, top-p 0.9, top-k 40, repeat\n"
+    text += "penalty 1.1, at most 120 tokens: `python tools/sample_chat.py "
+    text += "models/remoe-small-q8_0.gguf`.\n\n"
+    text += (ROOT / "models" / "samples.md").read_text()
+    (ROOT / "models" / "README.md").write_text(text.rstrip() + "\n")
+
+
+def _heldout(figures: dict[str, Any]) -> str:
+    text = "\n## Held-out text\n\nBits per byte, lower is better; windows of "
+    text += f"{figures['window']} tokens. The 5-gram (interpolated Kneser-Ney over the same "
+    text += f"tokens) is fitted on {figures['ngram_tokens'] / 1e6:.1f}M training tokens, all of "
+    text += "them; `xz -9e` sees the whole held-out file.\n\n"
+    text += "| domain | model | 5-gram | xz -9e | expert use, least .. most (even = 1) | "
+    text += "entropy of 6 bits, least layer | dead |\n|---|---:|---:|---:|---:|---:|---:|\n"
+    for domain, row in figures["domains"].items():
+        load = row["load"]
+        text += (
+            f"| {domain} | {row['bits_per_byte']:.3f} | {row['five_gram_bits_per_byte']:.3f} "
+            f"| {row['xz_9e_bits_per_byte']:.3f} | {min(x['min'] for x in load):.2f} .. "
+            f"{max(x['max'] for x in load):.2f} | {min(x['entropy_bits'] for x in load):.2f} "
+            f"| {sum(x['dead'] for x in load)} |\n"
+        )
+    share = figures["shared_by_successive_tokens"]
+    text += "\nUse of every layer is in docs/results/small-model.json. Of a token's experts, "
+    return text + f"{share:.1%} were used by the token before it.\n"
+
+
+def _export(figures: dict[str, Any]) -> str:
+    text = "\n## Exported files against the trainer\n\nThe trainer in float32, nothing dropped, "
+    text += f"over {figures['positions']:,} held-out positions.\n\n"
+    text += "| file | max abs error of logits | rms | same argmax | perplexity | trainer's |\n"
+    text += "|---|---:|---:|---:|---:|---:|\n"
+    for name, row in figures.items():
+        if isinstance(row, dict):
+            text += (
+                f"| {name} | {row['max_abs_error']:.4f} | {row['rms_error']:.5f} "
+                f"| {row['same_argmax']:.3%} | {row['perplexity']:.3f} "
+                f"| {row['trainer_perplexity']:.3f} |\n"
+            )
+    return text
+
+
+if __name__ == "__main__":
+    main()
