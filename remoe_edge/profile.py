@@ -1,9 +1,9 @@
 """Fit the reuse-biased policy to a model's traces, and keep the result in a small file.
 
-What is fitted, and on what, is told in docs/policies.md. In short: links (how an expert's use follows
-from the experts just chosen) by logistic regression per layer, and then one weight per column of the
-score, with every trace judged by links that were fitted on the other traces, so that a link is trusted
-only as far as it carries over. The columns come from the policy's own code.
+What is fitted, and on what, is told in docs/policies.md. In short: links (how an expert's use
+follows from the experts just chosen) by logistic regression per layer, and then one weight per
+column of the score, with every trace judged by links that were fitted on the other traces, so that
+a link is trusted only as far as it carries over. The columns come from the policy's own code.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +32,15 @@ LINK_HORIZON = 4
 CONTEXTS = 5  # of links: chosen now, lately (two averages), by the two layers before
 FADES = (0.75, 0.97)  # of the two averages, as in the policy
 MIN_TOKENS = 200
+SESSION_STEPS = 1500  # an engine starts cold, so what is fitted to does too, every so many steps
 SAMPLES_PER_FOLD = 1500
 WARM_STEPS = 100
+REPLAYS_PER_FOLD = 2
 
 
 @dataclass
 class Fitted:
-    """Hold a fitted profile and how it did: per trace and share, the part of the gap taken back."""
+    """Hold a fitted profile and, per trace and share, the part of the gap that it takes back."""
 
     data: bytes
     gap_shares: list[dict[str, Any]]
@@ -45,7 +48,7 @@ class Fitted:
 
 
 def read_profile(path: str | Path) -> bytes:
-    """Read a profile and check it. Raises InputError where it cannot be read, ModelError if damaged."""
+    """Read a profile and check it. Raises InputError if unreadable, ModelError if damaged."""
     try:
         data = Path(path).read_bytes()
     except OSError as error:
@@ -85,9 +88,9 @@ def fit_profile(
 ) -> Fitted:
     """Fit weights, and links unless told not to, to traces of one model.
 
-    Several traces of different texts are worth more than one long one: each is judged by links of the
-    others. A single trace is cut in two. Raises InputError where the traces are of different models or
-    too short.
+    Several traces of different texts are worth more than one long one: each is judged by links of
+    the others. A single trace is cut in two. Raises InputError where the traces are of different
+    models or too short.
     """
     folds = _folds(traces)
     rng = np.random.default_rng(seed)
@@ -153,6 +156,7 @@ def fit_profile(
         )
         candidates[horizon] = weights
 
+    replays = [_replays(fold) for fold in folds]
     gap_shares: list[dict[str, Any]] = []
     horizons: dict[float, int] = {}
     for share in SHARES:
@@ -160,10 +164,10 @@ def fit_profile(
         best: tuple[float, int, list[float]] | None = None
         for horizon, weights in candidates.items():
             progress(f"replaying at {share:.0%}, horizon {horizon}")
-            taken = [
-                _gap_share(fold, n_slots, profile([share], weights, held, {}))
-                for fold, held in zip(folds, fold_links, strict=True)
-            ]
+            taken = []
+            for fold_replays, held in zip(replays, fold_links, strict=True):
+                data = profile([share], weights, held, {})
+                taken.append(float(np.mean([one.gap_share(n_slots, data) for one in fold_replays])))
             if best is None or np.mean(taken) > best[0]:
                 best = float(np.mean(taken)), horizon, taken
         assert best is not None
@@ -205,26 +209,48 @@ def _folds(traces: Sequence[Trace]) -> list[Trace]:
     return folds
 
 
-def _pick(fold: Trace, rng: np.random.Generator) -> npt.NDArray[np.int64]:
-    first = WARM_STEPS * fold.n_layers
-    last = fold.n_events - max(HORIZONS) * fold.n_layers
-    count = min(SAMPLES_PER_FOLD, last - first)
-    return np.sort(rng.choice(np.arange(first, last), count, replace=False)).astype(np.int64)
+def _sessions(fold: Trace) -> list[Trace]:
+    count = max(1, fold.total_tokens // SESSION_STEPS)
+    cuts = np.linspace(0, fold.total_tokens, count + 1).astype(int)
+    return [fold.tokens(int(a), int(b)) for a, b in pairwise(cuts)]
 
 
-def _samples(fold: Trace, events: npt.NDArray[np.int64], data: bytes | None) -> Floats:
-    columns = _core.policy_columns(fold.columns(), fold.n_layers, fold.n_experts, data, events)
-    return np.asarray(columns, np.float32).reshape(-1, columns.shape[2])
+def _pick(fold: Trace, rng: np.random.Generator) -> list[npt.NDArray[np.int64]]:
+    """Choose events of each session to fit weights to."""
+    picks = []
+    sessions = _sessions(fold)
+    for session in sessions:
+        first = WARM_STEPS * session.n_layers
+        last = session.n_events - max(HORIZONS) * session.n_layers
+        count = min(SAMPLES_PER_FOLD // len(sessions), last - first)
+        picks.append(np.sort(rng.choice(np.arange(first, last), count, replace=False)))
+    return picks
+
+
+def _samples(fold: Trace, picks: list[npt.NDArray[np.int64]], data: bytes | None) -> Floats:
+    blocks = [
+        np.asarray(
+            _core.policy_columns(part.columns(), part.n_layers, part.n_experts, data, events)
+        )
+        for part, events in zip(_sessions(fold), picks, strict=True)
+    ]
+    return np.concatenate([block.reshape(-1, block.shape[2]) for block in blocks])
 
 
 def _scores(fold: Trace, weights: Floats) -> Floats:
+    """Give the scores of every token without links: [token, layer, expert]."""
     data = _core.make_profile(
         0, 0, "", "{}", np.ones(1, np.float32), weights, np.zeros(0, np.float32),
         np.zeros(0, np.int8),
     )  # fmt: skip
-    return np.asarray(
-        _core.policy_scores(fold.columns(), fold.n_layers, fold.n_experts, data), np.float32
-    ).reshape(-1, fold.n_layers, fold.n_experts)
+    return np.concatenate(
+        [
+            _core.policy_scores(part.columns(), part.n_layers, part.n_experts, data).reshape(
+                -1, part.n_layers, part.n_experts
+            )
+            for part in _sessions(fold)
+        ]
+    )
 
 
 def _used(fold: Trace, layer: int) -> npt.NDArray[np.bool_]:
@@ -243,14 +269,18 @@ def _soon(used: npt.NDArray[np.bool_], horizon: int) -> npt.NDArray[np.bool_]:
     return soon
 
 
-def _labels(fold: Trace, events: npt.NDArray[np.int64]) -> dict[int, npt.NDArray[np.bool_]]:
-    labels = {h: np.zeros((len(events), fold.n_experts), np.bool_) for h in HORIZONS}
-    for layer in range(fold.n_layers):
-        used = _used(fold, layer)
-        rows = np.flatnonzero(events % fold.n_layers == layer)
+def _labels(fold: Trace, picks: list[npt.NDArray[np.int64]]) -> dict[int, npt.NDArray[np.bool_]]:
+    blocks: dict[int, list[npt.NDArray[np.bool_]]] = {horizon: [] for horizon in HORIZONS}
+    for part, events in zip(_sessions(fold), picks, strict=True):
+        labels = {h: np.zeros((len(events), fold.n_experts), np.bool_) for h in HORIZONS}
+        for layer in range(fold.n_layers):
+            used = _used(part, layer)
+            rows = np.flatnonzero(events % fold.n_layers == layer)
+            for horizon in HORIZONS:
+                labels[horizon][rows] = _soon(used, horizon)[events[rows] // fold.n_layers]
         for horizon in HORIZONS:
-            labels[horizon][rows] = _soon(used, horizon)[events[rows] // fold.n_layers]
-    return {horizon: label.reshape(-1) for horizon, label in labels.items()}
+            blocks[horizon].append(labels[horizon].reshape(-1))
+    return {horizon: np.concatenate(block) for horizon, block in blocks.items()}
 
 
 def _logistic(
@@ -280,7 +310,7 @@ def _logistic(
 
 
 def _contexts(fold: Trace, layer: int) -> Floats:
-    """Lay out what links of a layer start from: [token, CONTEXTS * n_experts], each context sums to 1."""
+    """Lay out what a layer's links start from: [token, CONTEXTS * n_experts]."""
     now = _used(fold, layer).astype(np.float32) / fold.top_k
     parts = [now]
     for fade in FADES:
@@ -317,9 +347,9 @@ def _fit_links(
         progress(layer)
         inputs = np.concatenate([_contexts(fold, layer) for fold in folds])
         offset = np.concatenate([score[:, layer] for score in scores]) + np.float32(bias)
-        labels = np.concatenate(
-            [_soon(_used(fold, layer), LINK_HORIZON) for fold in folds]
-        ).astype(np.float32)
+        labels = np.concatenate([_soon(_used(fold, layer), LINK_HORIZON) for fold in folds]).astype(
+            np.float32
+        )
         found = _adam(inputs, offset, labels, epochs, seed)
         found = found.reshape(CONTEXTS, n_experts, n_experts)
         scales[layer] = np.abs(found).max(axis=(1, 2)) / 127
@@ -339,7 +369,7 @@ def _adam(
     rate: float = 0.02,
     decay: float = 1e-6,
 ) -> Floats:
-    """Fit `labels ~ logistic(inputs @ W + offset)`, W pulled to 0, by Adam over shuffled batches."""
+    """Fit `labels ~ logistic(inputs @ W + offset)`, W pulled to 0, by Adam over batches."""
     rng = np.random.default_rng(seed)
     count, batch = len(inputs), min(batch, len(inputs))
     weights = np.zeros((inputs.shape[1], labels.shape[1]), np.float32)
@@ -361,14 +391,29 @@ def _adam(
     return weights
 
 
-def _gap_share(fold: Trace, n_slots: int, data: bytes, n_tokens: int = 2000) -> float:
-    """Replay the end of a fold from cold; give the share of the LRU-to-optimum gap taken back."""
-    steps = fold.total_tokens
-    part = fold.tokens(max(0, steps - n_tokens), steps)
-    columns = part.columns()
-    misses = [
-        _core.simulate(columns, part.n_layers, part.n_experts, n_slots, policy, 0, given)["misses"]
-        for policy, given in (("lru", None), ("belady", None), ("reuse-biased", data))
-    ]
-    gap = misses[0] - misses[1]
-    return (misses[0] - misses[2]) / gap if gap else 0.0
+@dataclass
+class _Replay:
+    """Hold a session to replay and, per cache size, LRU's and the optimum's misses on it."""
+
+    part: Trace
+    bounds: dict[int, tuple[int, int]]
+
+    def misses(self, n_slots: int, policy: str, data: bytes | None = None) -> int:
+        part = self.part
+        counts = _core.simulate(
+            part.columns(), part.n_layers, part.n_experts, n_slots, policy, 0, data
+        )
+        return counts["misses"]
+
+    def gap_share(self, n_slots: int, data: bytes) -> float:
+        """Give the share of the LRU-to-optimum gap taken back from cold."""
+        if n_slots not in self.bounds:
+            self.bounds[n_slots] = self.misses(n_slots, "lru"), self.misses(n_slots, "belady")
+        lru, best = self.bounds[n_slots]
+        return (lru - self.misses(n_slots, "reuse-biased", data)) / (lru - best or 1)
+
+
+def _replays(fold: Trace) -> list[_Replay]:
+    sessions = _sessions(fold)
+    chosen = np.linspace(0, len(sessions) - 1, min(REPLAYS_PER_FOLD, len(sessions))).astype(int)
+    return [_Replay(sessions[int(i)], {}) for i in chosen]

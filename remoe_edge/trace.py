@@ -1,8 +1,8 @@
 """Traces: which experts every step of every layer was routed to, as arrays.
 
 A trace is read from a file that the engine recorded (docs/policies.md draws its bytes) or from an
-`.npz` holding `experts[layer, token, k]`. Files are memory-mapped: the columns are small and in memory,
-the router's probabilities stay in the file until they are asked for.
+`.npz` holding `experts[layer, token, k]`. Files are memory-mapped: the columns are small and in
+memory, the router's probabilities stay in the file until they are asked for.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _NO_PROBS = np.zeros(0, np.uint8)
 class Trace:
     """Hold one recording: a column per property, one row per event (one step of one layer).
 
-    `experts[offsets[i]:offsets[i + 1]]` are the distinct experts of event i, in the order the engine
-    presented them. `ids_at` and `probs_at` are byte offsets into `data`, -1 where an event has none;
-    an event without ids has one token, whose ids are its experts.
+    `experts[offsets[i]:offsets[i + 1]]` are the distinct experts of event i, in the order the
+    engine presented them. `ids_at` and `probs_at` are byte offsets into `data`, -1 where an event
+    has none; an event without ids has one token, whose ids are its experts.
     """
 
     path: str
@@ -77,9 +77,7 @@ class Trace:
         per_layer = []
         for layer in range(self.n_layers):
             rows = np.flatnonzero(self.layer == layer)
-            if (self.ids_at[rows] < 0).all() and (
-                np.diff(self.offsets)[rows] == self.top_k
-            ).all():
+            if (self.ids_at[rows] < 0).all() and (np.diff(self.offsets)[rows] == self.top_k).all():
                 at = self.offsets[rows][:, None] + np.arange(self.top_k)
                 per_layer.append(self.experts[at].astype(np.int16))
                 continue
@@ -168,9 +166,7 @@ class Trace:
                     token += int(self.n_tokens[event])
                     rows = int(self.n_prob_tokens[event])
                     back = np.arange(rows - 1, -1, -1)
-                    at[token - rows : token, layer] = (
-                        self.probs_at[event] - back * self.n_experts
-                    )
+                    at[token - rows : token, layer] = self.probs_at[event] - back * self.n_experts
             trace.data, trace.probs_at = self.data, at.reshape(-1)
             trace.n_prob_tokens = (trace.probs_at >= 0).astype(np.uint16)
         return trace
@@ -232,7 +228,9 @@ def from_routed(
     Raises InputError for experts outside `[0, n_experts)` or named twice by one token.
     """
     if routed.ndim != 3 or routed.dtype.kind not in "iu" or min(routed.shape) == 0:
-        raise InputError(f"{path}: `experts` must be integers [layer, token, k], not {routed.shape}")
+        raise InputError(
+            f"{path}: `experts` must be integers [layer, token, k], not {routed.shape}"
+        )
     if routed.min() < 0 or routed.max() >= n_experts:
         raise InputError(
             f"{path}: experts lie in {routed.min()}..{routed.max()} and a layer has {n_experts}"

@@ -78,7 +78,7 @@ def test_probabilities_are_used_where_a_trace_has_them(tmp_path: Path) -> None:
     fitted = fit_profile([read_trace(path) for path in paths[:2]]).data
     held_out = read_trace(paths[2])
     (lru, ours, best) = simulate(held_out, ["lru", "reuse-biased", "belady"], [3], profile=fitted)
-    # Three slots, and the router names one of the two that matter: most of the gap is there to take.
+    # Three slots, and the router names what matters most: much of the gap is there to take.
     assert ours.misses < lru.misses - 0.4 * (lru.misses - best.misses)
 
 
@@ -206,8 +206,6 @@ def test_the_command(tmp_path: Path) -> None:
     run = CliRunner().invoke(cli, [*arguments, "--no-links", "--json"])
     assert len(json.loads(run.stdout)["judged"]) == 6
     target.write_bytes(b"REMOEPRF" + bytes(200))
-    run = CliRunner().invoke(
-        cli, ["simulate", str(tmp_path / "1.npz"), "--profile", str(target)]
-    )
+    run = CliRunner().invoke(cli, ["simulate", str(tmp_path / "1.npz"), "--profile", str(target)])
     assert run.exit_code == 1
     assert str(target) in run.stderr

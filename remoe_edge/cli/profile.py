@@ -16,7 +16,9 @@ import click
 @click.option("--links/--no-links", default=True, help="Fit links, or weights only (2 KB).")
 @click.option("--epochs", default=8, show_default=True, type=click.IntRange(1, 100))
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def command(traces: tuple[Path, ...], output: Path, links: bool, epochs: int, as_json: bool) -> None:
+def command(
+    traces: tuple[Path, ...], output: Path, links: bool, epochs: int, as_json: bool
+) -> None:
     """Fit the reuse-biased policy to TRACES (recorded, or .npz) of one model.
 
     Give traces of different kinds of text: each is judged by what the others taught.
