@@ -189,8 +189,10 @@ def rearranged_formats() -> list[str]:
             writer.write_kv_data_to_file()
             writer.write_tensors_to_file()
             writer.close()
-            options = {"backend": "pread", "direct": False, "depth": 1, "repack": True}
-            if _core.StreamedModel.open(str(path), **options).repacked:
+            model = _core.StreamedModel.open(
+                str(path), backend="pread", direct=False, depth=1, repack=True
+            )
+            if model.repacked:
                 found.append(quant.name)
     return found
 
