@@ -2,6 +2,9 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, final
 
+import numpy as np
+import numpy.typing as npt
+
 # --- gguf -----------------------------------------------------------------------------------------
 
 def type_traits(ggml_type: int) -> tuple[str, int, int] | None:
@@ -275,3 +278,86 @@ class StreamedModel:
     def locked(self) -> bool: ...
     @property
     def huge_pages(self) -> bool: ...
+# --- cache and trace ------------------------------------------------------------------------------
+
+class Cache:
+    def __init__(
+        self, n_layers: int, n_experts: int, n_slots: int, policy: str, profile: bytes | None = None
+    ) -> None: ...
+    def begin(
+        self,
+        layer: int,
+        experts: list[int],
+        step: int = 0,
+        decode: bool = True,
+        n_tokens: int = 1,
+        probs: npt.ArrayLike | None = None,
+    ) -> list[tuple[int, int, bool]]: ...
+    def failed(self, expert: int) -> None: ...
+    def end(self) -> None: ...
+    def clear(self) -> None: ...
+    def counts(self) -> dict[str, int]: ...
+    def residents(self) -> list[tuple[int, int]]: ...
+    @property
+    def resident(self) -> int: ...
+
+class TraceWriter:
+    def __init__(
+        self,
+        path: str,
+        n_layers: int,
+        n_experts: int,
+        top_k: int,
+        fingerprint: str = "",
+        meta: str = "{}",
+    ) -> None: ...
+    def append(
+        self,
+        layer: int,
+        step: int,
+        decode: bool,
+        experts: npt.ArrayLike,
+        n_tokens: int = 1,
+        ids: npt.ArrayLike | None = None,
+        probs: npt.ArrayLike | None = None,
+    ) -> None: ...
+    def finish(self) -> None: ...
+    @property
+    def n_events(self) -> int: ...
+
+def policy_names() -> list[str]: ...
+def live_policy_names() -> list[str]: ...
+def feature_names() -> list[str]: ...
+def simulate(
+    columns: dict[str, Any],
+    n_layers: int,
+    n_experts: int,
+    n_slots: int,
+    policy: str,
+    first_counted: int = 0,
+    profile: bytes | None = None,
+) -> dict[str, int]: ...
+def policy_columns(
+    columns: dict[str, Any],
+    n_layers: int,
+    n_experts: int,
+    profile: bytes | None,
+    events: npt.NDArray[np.int64],
+) -> npt.NDArray[np.float32]: ...
+def policy_scores(
+    columns: dict[str, Any], n_layers: int, n_experts: int, profile: bytes | None
+) -> npt.NDArray[np.float32]: ...
+def make_profile(
+    n_layers: int,
+    n_experts: int,
+    fingerprint: str,
+    meta: str,
+    shares: npt.NDArray[np.float32],
+    weights: npt.NDArray[np.float32],
+    scales: npt.NDArray[np.float32],
+    links: npt.NDArray[np.int8],
+) -> bytes: ...
+def parse_profile(data: bytes, name: str) -> dict[str, Any]: ...
+def parse_trace(data: Any, path: str) -> dict[str, Any]: ...
+def to_prob8(p: npt.ArrayLike) -> Any: ...
+def from_prob8(code: npt.ArrayLike) -> Any: ...

@@ -1,8 +1,8 @@
 """Traces: which experts every step of every layer was routed to, as arrays.
 
 A trace is read from a file that the engine recorded (docs/policies.md draws its bytes) or from an
-`.npz` holding `experts[layer, token, k]`. Files are memory-mapped: the columns are small and in memory,
-the router's probabilities stay in the file until they are asked for.
+`.npz` holding `experts[layer, token, k]`. Files are memory-mapped: the columns are small and in
+memory, the router's probabilities stay in the file until they are asked for.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _NO_PROBS = np.zeros(0, np.uint8)
 class Trace:
     """Hold one recording: a column per property, one row per event (one step of one layer).
 
-    `experts[offsets[i]:offsets[i + 1]]` are the distinct experts of event i, in the order the engine
-    presented them. `ids_at` and `probs_at` are byte offsets into `data`, -1 where an event has none;
-    an event without ids has one token, whose ids are its experts.
+    `experts[offsets[i]:offsets[i + 1]]` are the distinct experts of event i, in the order the
+    engine presented them. `ids_at` and `probs_at` are byte offsets into `data`, -1 where an event
+    has none; an event without ids has one token, whose ids are its experts.
     """
 
     path: str
@@ -148,6 +148,29 @@ class Trace:
             }
         )
 
+    def per_token(self) -> Trace:
+        """Give the same routing with every token a step of its own, prefill included.
+
+        Raises InputError where the layers have different numbers of tokens.
+        """
+        routed = self.routed()
+        n_layers, n_tokens, _ = routed.shape
+        trace = from_routed(
+            routed, self.n_experts, path=self.path, meta=self.meta, fingerprint=self.fingerprint
+        )
+        if self.has_probs():
+            at = np.full((n_tokens, n_layers), -1, np.int64)
+            for layer in range(n_layers):
+                token = 0
+                for event in np.flatnonzero(self.layer == layer):
+                    token += int(self.n_tokens[event])
+                    rows = int(self.n_prob_tokens[event])
+                    back = np.arange(rows - 1, -1, -1)
+                    at[token - rows : token, layer] = self.probs_at[event] - back * self.n_experts
+            trace.data, trace.probs_at = self.data, at.reshape(-1)
+            trace.n_prob_tokens = (trace.probs_at >= 0).astype(np.uint16)
+        return trace
+
     def save(self, path: str | Path) -> None:
         """Write the trace to a file; it takes its name only when it is whole."""
         writer = _core.TraceWriter(
@@ -198,6 +221,7 @@ def from_routed(
     *,
     path: str = "memory",
     meta: dict[str, Any] | None = None,
+    fingerprint: str = "",
 ) -> Trace:
     """Make a trace of one token per step from `experts[layer, token, k]`.
 
@@ -218,7 +242,7 @@ def from_routed(
     n = n_layers * n_steps
     return Trace(
         path=path, n_layers=n_layers, n_experts=n_experts, top_k=top_k,
-        fingerprint="", meta=meta or {},
+        fingerprint=fingerprint, meta=meta or {},
         step=np.repeat(np.arange(n_steps, dtype=np.int64), n_layers),
         layer=np.tile(np.arange(n_layers, dtype=np.uint16), n_steps),
         phase=np.ones(n, np.uint8),

@@ -67,8 +67,8 @@ def test_arc_protects_what_was_seen_twice_from_a_scan() -> None:
 
 
 def test_arc_adapts_to_a_remembered_miss() -> None:
-    # Four slots, 0 and 1 seen twice (t2), 2 and 3 once (t1). Reading 4 evicts 2 from t1; asking for 2
-    # again raises t1's target to one, so that 3, the oldest of t1's two, leaves next and 2 joins t2.
+    # Four slots, 0 and 1 seen twice (t2), 2 and 3 once (t1). Reading 4 evicts 2 from t1; asking
+    # for 2 again raises t1's target to one, so that 3, the oldest of t1's two, leaves next.
     states = play("arc", 4, [[0], [0], [1], [1], [2], [3], [4], [2]])
     assert states[6] == [0, 1, 3, 4]
     assert states[7] == [0, 1, 2, 4]
@@ -211,9 +211,7 @@ def test_bookkeeping_holds_under_any_sequence(
     hits = misses = 0
     for step in range(data.draw(st.integers(1, 30))):
         layer = data.draw(st.integers(0, n_layers - 1))
-        experts = data.draw(
-            st.lists(st.integers(0, n_experts - 1), max_size=n_slots, unique=True)
-        )
+        experts = data.draw(st.lists(st.integers(0, n_experts - 1), max_size=n_slots, unique=True))
         for expert, slot, hit in cache.begin(layer, experts, step=step):
             assert hit == ((layer, expert) in resident)
             assert not hit or resident[layer, expert] == slot

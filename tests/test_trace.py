@@ -21,7 +21,9 @@ RNG = np.random.default_rng(7)
 def recorded(tmp_path: Path) -> Path:
     """A trace of a prefill step of three tokens and two decode steps, two layers, probabilities."""
     path = tmp_path / "a.trace"
-    writer = _core.TraceWriter(str(path), 2, 6, 2, "abc123", '{"model": "tiny", "expert_bytes": 64}')
+    writer = _core.TraceWriter(
+        str(path), 2, 6, 2, "abc123", '{"model": "tiny", "expert_bytes": 64}'
+    )
     for layer in range(2):
         writer.append(
             layer=layer, step=0, decode=False, experts=[4, 1, 0], n_tokens=3,
@@ -148,7 +150,9 @@ def test_a_hostile_event_is_named(recorded: Path, at: int, value: bytes, says: s
 @settings(
     max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-@given(flips=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=4))
+@given(
+    flips=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=4)
+)
 def test_random_damage_is_an_error_or_a_valid_trace(
     recorded: Path, flips: list[tuple[int, int]]
 ) -> None:
@@ -179,7 +183,9 @@ def test_probabilities_in_a_byte() -> None:
 
 
 def test_npz_is_imported(tmp_path: Path) -> None:
-    routed = np.array([RNG.permuted(np.tile(np.arange(6), (9, 1)), axis=1)[:, :2] for _ in range(3)])
+    routed = np.array(
+        [RNG.permuted(np.tile(np.arange(6), (9, 1)), axis=1)[:, :2] for _ in range(3)]
+    )
     np.savez(tmp_path / "e.npz", experts=routed, meta='{"num_experts": 6, "model": "m"}')
     trace = read_trace(tmp_path / "e.npz")
     assert (trace.n_layers, trace.n_experts, trace.top_k, trace.n_events) == (3, 6, 2, 27)

@@ -231,6 +231,28 @@ py::array_t<float> PolicyColumns(const py::dict& columns, int n_layers, int n_ex
   return sampled;
 }
 
+// The scores that reuse-biased gives after every event: [n_events, n_experts], logits without bias.
+py::array_t<float> PolicyScores(const py::dict& columns, int n_layers, int n_experts,
+                                const std::optional<py::bytes>& profile) {
+  const Geometry geometry = MakeGeometry(n_layers, n_experts, n_layers * n_experts);
+  const LogArrays arrays(columns);
+  const EventLog log = arrays.Log();
+  const std::shared_ptr<const Profile> fitted = ToProfile(profile);
+  if (fitted != nullptr) ThrowIfError(ReuseBiasedPolicy::Fits(*fitted, geometry));
+  ThrowIfError(ValidateLog(log, geometry));
+  py::array_t<float> scores(
+      std::vector<py::ssize_t>{static_cast<py::ssize_t>(log.n_events), n_experts});
+  float* out = scores.mutable_data();
+  const py::gil_scoped_release release;
+  ReuseBiasedPolicy policy(geometry, fitted);
+  std::vector<float> probs(n_experts);
+  for (size_t i = 0; i < log.n_events; i++) {
+    policy.OnEvent(EventAt(log, i, n_experts, probs.data()));
+    std::copy(policy.Scores(), policy.Scores() + n_experts, out + i * n_experts);
+  }
+  return scores;
+}
+
 py::bytes MakeProfile(int n_layers, int n_experts, const std::string& fingerprint,
                       const std::string& meta, const Array<float>& shares,
                       const Array<float>& weights, const Array<float>& scales,
@@ -355,6 +377,8 @@ void RegisterCache(py::module_& module) {
   module.def("feature_names", &ReuseBiasedPolicy::FeatureNames);
   module.def("policy_columns", &PolicyColumns, py::arg("columns"), py::arg("n_layers"),
              py::arg("n_experts"), py::arg("profile"), py::arg("events"));
+  module.def("policy_scores", &PolicyScores, py::arg("columns"), py::arg("n_layers"),
+             py::arg("n_experts"), py::arg("profile"));
   module.def("make_profile", &MakeProfile, py::arg("n_layers"), py::arg("n_experts"),
              py::arg("fingerprint"), py::arg("meta"), py::arg("shares"), py::arg("weights"),
              py::arg("scales"), py::arg("links"));

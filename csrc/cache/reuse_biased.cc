@@ -42,6 +42,7 @@ constexpr float kPriorUse = 1.0f / 16, kPriorIdle = 16;
 constexpr float kSmallUse = 1e-4f;   // keeps logarithms finite
 constexpr float kSmallProb = 1.0f / 16384;
 constexpr float kLiftPrior = 30;     // pseudo-uses that pull a learned link towards none
+constexpr int kRowsInSum = 256;      // of bytes, before a 16-bit sum could overflow
 constexpr float kRankScale = 1 << 20;
 
 // Natural logarithm of a positive normal float, within 2e-4; the same on every machine.
@@ -66,17 +67,35 @@ REMOE_WIDE void Logs(const float* x, float small, float* out, size_t n) {
   for (size_t j = 0; j < n; j++) out[j] = Log(x[j] + small);
 }
 
-REMOE_WIDE void AddBytes(const int8_t* row, int32_t* sums, size_t n) {
-  for (size_t j = 0; j < n; j++) sums[j] += row[j];
+REMOE_WIDE void AddBytes(const int8_t* row, int16_t* sums, size_t n) {
+  for (size_t j = 0; j < n; j++) sums[j] = static_cast<int16_t>(sums[j] + row[j]);
+}
+
+REMOE_WIDE void AddSums(const int16_t* sums, float scale, float* out, size_t n) {
+  for (size_t j = 0; j < n; j++) out[j] += scale * static_cast<float>(sums[j]);
+}
+
+REMOE_WIDE void AddFourScaled(const float* a, const float* b, const float* c, const float* d,
+                              const float* weights, float* out, size_t n) {
+  const float w0 = weights[0], w1 = weights[1], w2 = weights[2], w3 = weights[3];
+  for (size_t j = 0; j < n; j++) out[j] += (w0 * a[j] + w1 * b[j]) + (w2 * c[j] + w3 * d[j]);
 }
 
 REMOE_WIDE void AddScaled(const float* x, float weight, float* out, size_t n) {
   for (size_t j = 0; j < n; j++) out[j] += weight * x[j];
 }
 
-REMOE_WIDE void AddLift(const float* follows, const float* share, float uses, float* out, size_t n) {
-  const float total = Log(uses + kLiftPrior);
-  for (size_t j = 0; j < n; j++) out[j] += Log(follows[j] + kLiftPrior * share[j]) - total;
+REMOE_WIDE void AddLogOfOne(const float* a, const float* share, float* out, size_t n) {
+  for (size_t j = 0; j < n; j++) out[j] += Log(a[j] + kLiftPrior * share[j]);
+}
+
+// The logarithms of four at the price of one: their product stays far inside a float.
+REMOE_WIDE void AddLogOfFour(const float* a, const float* b, const float* c, const float* d,
+                             const float* share, float* out, size_t n) {
+  for (size_t j = 0; j < n; j++) {
+    const float prior = kLiftPrior * share[j];
+    out[j] += Log((a[j] + prior) * (b[j] + prior) * ((c[j] + prior) * (d[j] + prior)));
+  }
 }
 
 REMOE_WIDE void Idle(const float* used, float* idle, float* log_idle, size_t n) {
@@ -138,7 +157,13 @@ ReuseBiasedPolicy::ReuseBiasedPolicy(const Geometry& geometry,
       profile_(profile != nullptr ? std::move(profile)
                                   : std::make_shared<const Profile>(DefaultProfile())),
       stride_((static_cast<size_t>(geometry.n_experts) + 15) / 16 * 16) {
-  weights_ = profile_->WeightsFor(static_cast<double>(geometry.n_slots) / geometry.total());
+  const std::vector<float> weights =
+      profile_->WeightsFor(static_cast<double>(geometry.n_slots) / geometry.total());
+  for (int f = 0; f < kFeatures; f++) {
+    if (weights[f] == 0) continue;
+    live_.push_back(f);
+    live_weights_.push_back(weights[f]);
+  }
   const size_t layers = static_cast<size_t>(geometry.n_layers), row = stride_;
   averages_.assign(layers * kScales * row, kPriorUse);
   idle_.assign(layers * row, kPriorIdle);
@@ -219,13 +244,15 @@ void ReuseBiasedPolicy::ScoreLinks(const Event& event) {
     }
     if (n == 0) continue;
     const size_t at = static_cast<size_t>(layer) * kContexts + context;
-    std::fill(sums_.begin(), sums_.end(), 0);
-    for (int i = 0; i < n; i++) {
-      AddBytes(&profile_->links[at * table + static_cast<size_t>(from[i]) * n_experts],
-               sums_.data(), static_cast<size_t>(n_experts));
-    }
     const float scale = profile_->scales[at] / static_cast<float>(n);
-    for (int j = 0; j < n_experts; j++) column[j] = scale * static_cast<float>(sums_[j]);
+    for (int begin = 0; begin < n; begin += kRowsInSum) {
+      std::fill(sums_.begin(), sums_.end(), static_cast<int16_t>(0));
+      for (int i = begin; i < std::min(n, begin + kRowsInSum); i++) {
+        AddBytes(&profile_->links[at * table + static_cast<size_t>(from[i]) * n_experts],
+                 sums_.data(), static_cast<size_t>(n_experts));
+      }
+      AddSums(sums_.data(), scale, column, static_cast<size_t>(n_experts));
+    }
     if (context == 1 || context == 2) {
       float* average = &link_averages_[LayerRow(layer, 2, context - 1)];
       Fade(average, context == 1 ? kFastFade : kSlowFade, column, stride_);
@@ -256,15 +283,23 @@ void ReuseBiasedPolicy::ScoreLearned(const Event& event) {
     float* share = score_.data();  // free until Combine()
     const float events = events_[layer];
     for (size_t j = 0; j < stride_; j++) share[j] = (uses[j] + 1) / (events + 16);
+    const float* rows[4] = {};
+    int n_rows = 0;
+    float total = 0;
     for (int i = 0; i < event.n; i++) {
       const uint16_t from = event.experts[i];
-      AddLift(&follows_[LayerRow(layer, geometry_.n_experts, from)], share, uses[from] - 1, now,
-              stride_);
+      total += Log(uses[from] - 1 + kLiftPrior);
+      rows[n_rows++] = &follows_[LayerRow(layer, geometry_.n_experts, from)];
+      if (n_rows == 4) {
+        AddLogOfFour(rows[0], rows[1], rows[2], rows[3], share, now, stride_);
+        n_rows = 0;
+      }
     }
+    for (int i = 0; i < n_rows; i++) AddLogOfOne(rows[i], share, now, stride_);
     float* own = columns_.data() + Row(kLearnedFast);
     Logs(share, 0, own, stride_);
     const float scale = 1 / static_cast<float>(event.n);
-    for (size_t j = 0; j < stride_; j++) now[j] = now[j] * scale - own[j];
+    for (size_t j = 0; j < stride_; j++) now[j] = (now[j] - total) * scale - own[j];
   }
   for (int k = 0; k < 2; k++) {
     float* average = &learned_averages_[LayerRow(layer, 2, k)];
@@ -294,8 +329,14 @@ void ReuseBiasedPolicy::ScoreProbs(const Event& event) {
 
 void ReuseBiasedPolicy::Combine(int layer) {
   std::fill(score_.begin(), score_.end(), 0.0f);
-  for (int f = 0; f < kFeatures; f++) {
-    if (weights_[f] != 0) AddScaled(&columns_[Row(f)], weights_[f], score_.data(), stride_);
+  const size_t live = live_.size();
+  for (size_t i = 0; i + 4 <= live; i += 4) {
+    AddFourScaled(&columns_[Row(live_[i])], &columns_[Row(live_[i + 1])],
+                  &columns_[Row(live_[i + 2])], &columns_[Row(live_[i + 3])], &live_weights_[i],
+                  score_.data(), stride_);
+  }
+  for (size_t i = live / 4 * 4; i < live; i++) {
+    AddScaled(&columns_[Row(live_[i])], live_weights_[i], score_.data(), stride_);
   }
   int32_t* scored = &scored_[Row(layer)];
   ToRanks(score_.data(), scored, stride_);

@@ -45,6 +45,8 @@ class ReuseBiasedPolicy : public Policy {
 
   // Column `feature` of the layer scored last, [n_experts]; for fitting.
   const float* FeatureColumn(int feature) const { return &columns_[Row(feature)]; }
+  // The scores of the layer scored last, [n_experts].
+  const float* Scores() const { return score_.data(); }
 
  private:
   static constexpr int kScales = 6;
@@ -63,7 +65,8 @@ class ReuseBiasedPolicy : public Policy {
 
   const Geometry geometry_;
   const std::shared_ptr<const Profile> profile_;
-  std::vector<float> weights_;
+  std::vector<int> live_;            // features whose weight is not 0
+  std::vector<float> live_weights_;
   const size_t stride_;         // n_experts up to a multiple of 16, so that rows vectorise whole
 
   // State by layer, rows of stride_.
@@ -83,7 +86,7 @@ class ReuseBiasedPolicy : public Policy {
   std::vector<float> columns_;        // [features] of the layer scored last
   std::vector<float> score_;          // one row
   std::vector<float> use_;            // one row: 1 where used by the event
-  std::vector<int32_t> sums_;         // one row
+  std::vector<int16_t> sums_;         // one row
 
   // Ranks: a resident, unpinned expert's score as an ordered integer, otherwise kUnavailable.
   static constexpr int32_t kUnavailable = INT32_MAX;
