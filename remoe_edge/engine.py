@@ -235,7 +235,9 @@ class Engine:
             self._llama.eval(list(tokens))
         low = llama_cpp.llama_cpp
         row = low.llama_get_logits_ith(self._llama.ctx, -1)
-        logits: npt.NDArray[np.float32] = np.ctypeslib.as_array(row, (self._llama.n_vocab(),)).copy()
+        logits: npt.NDArray[np.float32] = np.ctypeslib.as_array(
+            row, (self._llama.n_vocab(),)
+        ).copy()
         return logits
 
     def generate(
