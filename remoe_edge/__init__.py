@@ -1,11 +1,11 @@
 """Run Mixture-of-Experts language models bigger than memory, losslessly.
 
-    from remoe_edge import Engine
+from remoe_edge import Engine
 
-    with Engine("model.gguf", cache="1500MiB") as engine:
-        for piece in engine.chat([{"role": "user", "content": "Hello!"}]):
-            print(piece, end="", flush=True)
-        print(engine.stats())
+with Engine("model.gguf", cache="1500MiB") as engine:
+    for piece in engine.chat([{"role": "user", "content": "Hello!"}]):
+        print(piece, end="", flush=True)
+    print(engine.stats())
 """
 
 from __future__ import annotations

@@ -87,9 +87,7 @@ def _native() -> list[Check]:
     try:
         version = importlib.metadata.version("llama-cpp-python")
     except importlib.metadata.PackageNotFoundError:
-        return [
-            Check("llama.cpp", FAIL, "llama-cpp-python is missing", "install remoe-edge again")
-        ]
+        return [Check("llama.cpp", FAIL, "llama-cpp-python is missing", "install remoe-edge again")]
     try:
         from remoe_edge import native
     except RemoeError as error:
@@ -191,8 +189,10 @@ def rearranged_formats() -> list[str]:
             writer.write_kv_data_to_file()
             writer.write_tensors_to_file()
             writer.close()
-            options = {"backend": "pread", "direct": False, "depth": 1, "repack": True}
-            if _core.StreamedModel.open(str(path), **options).repacked:
+            model = _core.StreamedModel.open(
+                str(path), backend="pread", direct=False, depth=1, repack=True
+            )
+            if model.repacked:
                 found.append(quant.name)
     return found
 
@@ -373,4 +373,3 @@ def _read(path: Path) -> str | None:
         return path.read_text().strip()
     except OSError:
         return None
-

@@ -19,6 +19,7 @@ from jinja2 import TemplateError
 from remoe_edge import budget as budgets
 from remoe_edge import memory
 from remoe_edge.errors import InputError, ModelError, RemoeError, UnsupportedError
+from remoe_edge.interrupt import Interrupts, held_back
 from remoe_edge.llama import Buffers, loading
 from remoe_edge.native import WAIT_POLICY, _core, llama_cpp
 from remoe_edge.stats import Answer, Stats
@@ -111,38 +112,58 @@ class Engine:
             if routers is not None:
                 raise InputError(f"{self.path} has no routers for {routers} to replace")
         trained = file.unsigned(f"{file.architecture}.context_length") or DEFAULT_CONTEXT
-        n_ctx = self._n_ctx = n_ctx or min(trained, DEFAULT_CONTEXT)
+        self._n_ctx = n_ctx or min(trained, DEFAULT_CONTEXT)
 
         self._buffers = Buffers()
         self._stack = contextlib.ExitStack()
         try:
+            with held_back() as pressed:
+
+                def go_on(fraction: float) -> bool:
+                    return not pressed() and (progress is None or progress(fraction))
+
+                self._llama = self._load(
+                    go_on, n_batch, n_ubatch, flash_attention, repack=repack, verbose=verbose
+                )
+                self._closed = False
+                self.budget = self._attach(cache, policy, lock)
+        except BaseException:
+            self.close()
+            raise
+        self.load_ms = (time.perf_counter() - started) * 1000
+
+    def _load(
+        self,
+        progress: Callable[[float], bool],
+        n_batch: int,
+        n_ubatch: int,
+        flash_attention: str,
+        *,
+        repack: bool,
+        verbose: bool,
+    ) -> Any:
+        try:
             with loading(
                 self._loader(progress),
+                progress=progress,
                 flash_attention=flash_attention,
                 repack=repack,
                 buffers=self._buffers,
                 verbose=verbose,
             ):
-                self._llama = llama_cpp.Llama(
+                return llama_cpp.Llama(
                     model_path=str(self.path),
-                    n_ctx=n_ctx,
-                    n_batch=min(n_batch, n_ctx),
-                    n_ubatch=min(n_ubatch, n_ctx),
+                    n_ctx=self._n_ctx,
+                    n_batch=min(n_batch, self._n_ctx),
+                    n_ubatch=min(n_ubatch, self._n_ctx),
                     n_threads=self.threads,
                     n_threads_batch=self.threads,
                     verbose=verbose,
                 )
         except (ValueError, RuntimeError) as error:
             raise ModelError(f"llama.cpp refused {self.path}: {error}") from error
-        self._closed = False
-        try:
-            self.budget = self._attach(cache, policy, lock)
-        except BaseException:
-            self.close()
-            raise
-        self.load_ms = (time.perf_counter() - started) * 1000
 
-    def _loader(self, progress: Callable[[float], bool] | None) -> Callable[[Any], int] | None:
+    def _loader(self, progress: Callable[[float], bool]) -> Callable[[Any], int] | None:
         model = self._model
         if model is None:
             return None
@@ -203,11 +224,12 @@ class Engine:
         if not tokens:
             raise InputError("there are no tokens to evaluate")
         self._check_room(self._llama.n_tokens + len(tokens))
-        with self._running():
+        with self._running() as interrupts, interrupts.computing():
             self._llama.eval(list(tokens))
         low = llama_cpp.llama_cpp
         row = low.llama_get_logits_ith(self._llama.ctx, -1)
-        return np.ctypeslib.as_array(row, (self._llama.n_vocab(),)).copy()
+        logits: npt.NDArray[np.float32] = np.ctypeslib.as_array(row, (self._llama.n_vocab(),)).copy()
+        return logits
 
     def generate(
         self,
@@ -265,9 +287,13 @@ class Engine:
         clock = time.perf_counter()
         produced: list[int] = []
         try:
-            with self._running():
+            with self._running() as interrupts:
                 stream = self._llama.generate(tokens, **settings) if max_tokens else iter(())
-                for token in stream:
+                while True:
+                    with interrupts.computing():
+                        token = next(stream, None)
+                    if token is None:
+                        break
                     now = time.perf_counter()
                     if answer.n_generated == 0:
                         answer.ttft_ms = (now - clock) * 1000
@@ -307,9 +333,7 @@ class Engine:
         finally:
             self._account(answer, start, first)
 
-    def chat(
-        self, messages: Sequence[Message], **settings: Any
-    ) -> Generator[str, None, None]:
+    def chat(self, messages: Sequence[Message], **settings: Any) -> Generator[str, None, None]:
         """Yield the answer to a conversation of {"role", "content"} messages.
 
         Settings are those of `generate`. Raises UnsupportedError when the model has no chat template.
@@ -412,17 +436,14 @@ class Engine:
         answer.decode_bytes = since("bytes_read", first)
 
     @contextlib.contextmanager
-    def _running(self) -> Iterator[None]:
+    def _running(self) -> Iterator[Interrupts]:
         """Turn llama.cpp's bare return codes into the failure that the core has kept."""
         model = self._model
-        watching = model is not None and _in_main_thread()
         if model is not None:
             model.check_unchanged()
-            model.clear_interrupt()
-            if watching:
-                model.watch_interrupt()
         try:
-            yield
+            with Interrupts(model) as interrupts:
+                yield interrupts
         except RuntimeError as error:
             if isinstance(error, RemoeError) or "llama_decode" not in str(error):
                 raise
@@ -431,9 +452,6 @@ class Engine:
                     raise KeyboardInterrupt from None
                 model.raise_failure()
             raise RemoeError(f"llama.cpp could not compute: {error}") from error
-        finally:
-            if watching:
-                _core.unwatch_interrupt()
 
     def _check_room(self, n_tokens: int) -> None:
         if n_tokens > self.n_ctx:
@@ -473,12 +491,6 @@ def _overlay(routers: str | os.PathLike[str] | None, file: Any) -> dict[str, byt
     from remoe_edge.convert.overlay import load_overlay
 
     return load_overlay(Path(routers), file)
-
-
-def _in_main_thread() -> bool:
-    import threading
-
-    return threading.current_thread() is threading.main_thread()
 
 
 def _partial(text: str, stop: Sequence[str]) -> int:

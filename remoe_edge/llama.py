@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import logging
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -57,25 +58,36 @@ def _listening(buffers: Buffers, verbose: bool) -> Iterator[None]:
         yield
     finally:
         _low.llama_log_set(llama_cpp._logger.llama_log_callback, ctypes.c_void_p(0))
+        if not verbose:
+            # What it says of a step that failed or was stopped, the engine raises.
+            llama_cpp._logger.logger.setLevel(logging.CRITICAL)
 
 
 @contextlib.contextmanager
 def loading(
     load: Callable[[Any], int] | None,
     *,
+    progress: Callable[[float], bool],
     flash_attention: str,
     repack: bool,
     buffers: Buffers,
     verbose: bool,
 ) -> Iterator[None]:
-    """Route `Llama`'s loading through `load(params) -> llama_model address` (None: as ever)."""
+    """Route `Llama`'s loading through `load(params) -> llama_model address` (None: as ever).
+
+    progress: for a load as ever; called with a fraction, and returning False cancels.
+    """
     if flash_attention not in FLASH_ATTENTION:
         raise InputError(f"flash attention is 'auto', 'on' or 'off', not '{flash_attention}'")
     stock_load, stock_init = _low.llama_model_load_from_file, _low.llama_init_from_model
 
     def load_model(path: bytes, params: Any) -> Any:
         params.use_extra_bufts = repack
-        return stock_load(path, params) if load is None else load(params)
+        if load is not None:
+            return load(params)
+        report = _low.llama_progress_callback(lambda fraction, _: progress(fraction))
+        params.progress_callback = report
+        return stock_load(path, params)
 
     def init_context(model: Any, params: Any) -> Any:
         params.flash_attn_type = FLASH_ATTENTION[flash_attention]

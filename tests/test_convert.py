@@ -766,6 +766,27 @@ def test_cli_runs_the_whole_way(case: Case) -> None:
     assert load_overlay(extracted, case.base) == load_overlay(overlay, case.base)
 
 
+def test_cli_killed_politely_leaves_nothing(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    case.convert()
+
+    def kill(*arguments: int) -> int:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return 1
+
+    monkeypatch.setattr(os, "copy_file_range", kill)
+    before = signal.getsignal(signal.SIGTERM)
+    output = case.folder / "merged.gguf"
+    try:
+        result = CliRunner().invoke(
+            command, ["merge", str(case.base_path), str(case.overlay), "-o", str(output)]
+        )
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert result.exit_code == 128 + signal.SIGTERM
+    assert not output.exists()
+    assert not leftovers(case.folder)
+
+
 def test_write_overlay_wants_every_router(case: Case) -> None:
     with pytest.raises(InputError, match="lacks the routers"):
         write_overlay(case.overlay, case.base, {}, "")

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+
 import tiny_dense
 import tiny_moe
 from remoe_edge import Engine, errors

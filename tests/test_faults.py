@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 import tiny_moe
 from remoe_edge import Engine, errors
 from remoe_edge.native import _core

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 import stock
 import tiny_moe
 from remoe_edge import Engine

@@ -7,8 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import memory_cgroup
 import pytest
+
+import memory_cgroup
 import tiny_moe
 from remoe_edge import budget, errors, memory
 from remoe_edge.native import _core

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import gguf
+
 import tiny_moe
 
 
@@ -23,9 +24,7 @@ def make(path: Path, **sizes: int) -> Path:
         if "ffn_gate_inp" in tensor.name:
             continue
         data = tensor.data[0] if "_exps" in tensor.name else tensor.data
-        writer.add_tensor(
-            tensor.name.replace("_exps", ""), data, raw_dtype=tensor.tensor_type
-        )
+        writer.add_tensor(tensor.name.replace("_exps", ""), data, raw_dtype=tensor.tensor_type)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

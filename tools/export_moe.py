@@ -42,6 +42,7 @@ def main() -> None:
     args = p.parse_args()
     if bool(args.checkpoint) == args.untrained:
         p.error("give --checkpoint or --untrained")
+    trained_length = 0
     if args.untrained:
         model = MoeModel(MoeConfig())
         model.start(20)
@@ -50,10 +51,12 @@ def main() -> None:
                 torch.nn.init.normal_(parameter, 0.0, parameter.shape[-1] ** -0.5)
     else:
         model = load_model(args.checkpoint)
+        state = torch.load(args.checkpoint, map_location="cpu", weights_only=True)
+        trained_length = state["length"]
     args.out.mkdir(parents=True, exist_ok=True)
     for kind in args.types:
         path = args.out / f"{args.name}-{kind}.gguf"
-        write_gguf(model, args.tokenizer, path, kind, untrained=args.untrained)
+        write_gguf(model, args.tokenizer, path, kind, trained_length)
         print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB")
     if args.hf:
         write_hf(model, args.tokenizer, args.out / "hf")

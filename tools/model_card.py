@@ -26,9 +26,9 @@ Apache-2.0; the texts' licences are below.
 `remoe-small-q8_0.gguf` ({mib:.1f} MiB) is the shipped file.
 
 **How far it is trained.** {tokens:.2f}M tokens on two shared CPU cores, {seconds:.0f} s: this is
-far from the hundreds of millions of tokens that a model of this size wants. It writes
-English-like text, drifts quickly, and knows next to nothing. It is there to be run, streamed
-and measured, not to be believed. The recipe below is complete and resumable; with
+far from the hundreds of millions of tokens that a model of this size wants. **It does not write
+connected English:** it has learned how replies begin and end, and little between. It is there
+to be run, streamed and measured. The recipe below is complete and resumable; with
 `--device cuda` the same trainer runs in bfloat16 with fixed-capacity dispatch (that path has
 been tested for equal results on a CPU only). Trained at sequences of {length} tokens; the
 file states {context}, the length that the trainer's defaults use.
@@ -130,6 +130,14 @@ def _heldout(figures: dict[str, Any]) -> str:
             f"| {sum(x['dead'] for x in load)} |\n"
         )
     share = figures["shared_by_successive_tokens"]
+    rows = figures["domains"].values()
+    better = {
+        name: sum(r["bits_per_byte"] < r[key] for r in rows)
+        for name, key in (("5-gram", "five_gram_bits_per_byte"), ("xz", "xz_9e_bits_per_byte"))
+    }
+    text += f"\nThe model is ahead of the 5-gram in {better['5-gram']} and of xz in {better['xz']} "
+    text += f"of {len(rows)} domains"
+    text += ".\n" if min(better.values()) == len(rows) else ": it needs more training.\n"
     text += "\nUse of every layer is in docs/results/small-model.json. Of a token's experts, "
     return text + f"{share:.1%} were used by the token before it.\n"
 

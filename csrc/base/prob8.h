@@ -1,9 +1,10 @@
 // Prob8: a probability in one byte, 16 steps to the octave from 1 down to 2^-15.9, and 0.
 //
-// The code is the leading bits of the IEEE-754 float (exponent and 4 bits of mantissa), rounded to the
-// nearest and shifted so that 1.0 is 255: within 3.2 % of the value, no logarithm, the same bits on
-// every machine. FromProb8(ToProb8(FromProb8(c))) == FromProb8(c), so a policy that quantises what it
-// is given decides alike from a live router and from a recorded trace. Pure functions.
+// The code is the leading bits of the IEEE-754 float (exponent and 4 bits of mantissa), rounded to
+// the nearest and shifted so that 1.0 is 255: within 3.2 % of the value, no logarithm, the same
+// bits on every machine. FromProb8(ToProb8(FromProb8(c))) == FromProb8(c), so a policy that
+// quantises what it is given decides alike from a live router and from a recorded trace. Pure
+// functions.
 #ifndef REMOE_BASE_PROB8_H_
 #define REMOE_BASE_PROB8_H_
 

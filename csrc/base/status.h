@@ -1,7 +1,7 @@
 // Status and Result: how the core reports failure.
 //
-// Nothing in the core throws: a callback of the compute library must never unwind. A Status carries a
-// code, so that callers can act, and one sentence for a person: what failed, where (path, offset,
+// Nothing in the core throws: a callback of the compute library must never unwind. A Status carries
+// a code, so that callers can act, and one sentence for a person: what failed, where (path, offset,
 // layer, expert), and the way out where there is one. Bindings turn it into a Python exception.
 //
 // Both are plain values; copies are independent. Not synchronised.
@@ -47,8 +47,8 @@ class [[nodiscard]] Status {
 template <typename T>
 class [[nodiscard]] Result {
  public:
-  Result(T value) : value_(std::move(value)) {}              // NOLINT: implicit by design
-  Result(Status status) : status_(std::move(status)) {}      // NOLINT: implicit by design
+  Result(T value) : value_(std::move(value)) {}          // NOLINT: implicit by design
+  Result(Status status) : status_(std::move(status)) {}  // NOLINT: implicit by design
 
   bool ok() const { return status_.ok(); }
   const Status& status() const { return status_; }

@@ -28,8 +28,8 @@ py::dict Counts(const StreamedModel& model) {
   return dict;
 }
 
-// While one lives, Ctrl-C also tells the model to stop at its next layer; Python's own handler runs as
-// ever, and raises KeyboardInterrupt once the call has returned. One at a time.
+// While one lives, Ctrl-C also tells the model to stop at its next layer; Python's own handler runs
+// as ever, and raises KeyboardInterrupt once the call has returned. One at a time.
 StreamedModel* g_interruptible = nullptr;
 struct sigaction g_previous;
 
@@ -44,7 +44,7 @@ void OnInterrupt(int signal, siginfo_t* info, void* context) {
 
 void WatchInterrupt(StreamedModel* model) {
   g_interruptible = model;
-  struct sigaction action {};
+  struct sigaction action{};
   action.sa_sigaction = OnInterrupt;
   action.sa_flags = SA_SIGINFO | SA_RESTART;
   sigaction(SIGINT, &action, &g_previous);

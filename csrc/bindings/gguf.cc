@@ -94,8 +94,8 @@ void RegisterGguf(py::module_& module) {
       .def_readonly("name", &Tensor::name)
       .def_readonly("type", &Tensor::type)
       .def_property_readonly("type_name", [](const Tensor& t) { return FindType(t.type)->name; })
-      .def_property_readonly("shape",
-                             [](const Tensor& t) { return std::vector<uint64_t>(t.ne, t.ne + t.n_dims); })
+      .def_property_readonly(
+          "shape", [](const Tensor& t) { return std::vector<uint64_t>(t.ne, t.ne + t.n_dims); })
       .def_readonly("shard", &Tensor::shard)
       .def_readonly("offset", &Tensor::offset)
       .def_readonly("n_bytes", &Tensor::n_bytes);
@@ -130,21 +130,23 @@ void RegisterGguf(py::module_& module) {
       .def_property_readonly("paths", &Paths)
       .def_property_readonly("file_bytes", &ModelFile::file_bytes)
       .def_property_readonly("tensors", &ModelFile::tensors)
-      .def("find",
-           [](const ModelFile& m, const std::string& name) -> std::optional<Tensor> {
-             const Tensor* tensor = m.Find(name);
-             return tensor == nullptr ? std::nullopt : std::optional<Tensor>(*tensor);
-           },
-           py::arg("name"))
+      .def(
+          "find",
+          [](const ModelFile& m, const std::string& name) -> std::optional<Tensor> {
+            const Tensor* tensor = m.Find(name);
+            return tensor == nullptr ? std::nullopt : std::optional<Tensor>(*tensor);
+          },
+          py::arg("name"))
       .def_property_readonly("key_names", &ModelFile::KeyNames)
       .def("unsigned", &ModelFile::Unsigned, py::arg("key"))
       .def("unsigned_array", &ModelFile::UnsignedArray, py::arg("key"))
-      .def("string",
-           [](const ModelFile& m, const std::string& key) -> std::optional<py::str> {
-             const auto value = m.String(key);
-             return value ? std::optional<py::str>(Text(*value, "replace")) : std::nullopt;
-           },
-           py::arg("key"))
+      .def(
+          "string",
+          [](const ModelFile& m, const std::string& key) -> std::optional<py::str> {
+            const auto value = m.String(key);
+            return value ? std::optional<py::str>(Text(*value, "replace")) : std::nullopt;
+          },
+          py::arg("key"))
       .def_property_readonly("version", &ModelFile::version)
       .def_property_readonly("alignment", &ModelFile::alignment)
       .def_property_readonly("architecture",
@@ -156,7 +158,8 @@ void RegisterGguf(py::module_& module) {
       .def_property_readonly("dense_bytes", &ModelFile::dense_bytes);
 
   py::class_<PlainVirtualFile>(module, "VirtualFile")
-      .def(py::init([](std::shared_ptr<ModelFile> model, const std::map<std::string, py::bytes>& overlay) {
+      .def(py::init([](std::shared_ptr<ModelFile> model,
+                       const std::map<std::string, py::bytes>& overlay) {
              Overlay bytes;
              for (const auto& [name, value] : overlay) {
                const std::string_view view = value;
@@ -169,8 +172,9 @@ void RegisterGguf(py::module_& module) {
       .def_property_readonly("size", [](const PlainVirtualFile& f) { return f.file().size(); })
       .def_property_readonly("dense_bytes_read",
                              [](const PlainVirtualFile& f) { return f.file().dense_bytes_read(); })
-      .def_property_readonly("expert_bytes_skipped",
-                             [](const PlainVirtualFile& f) { return f.file().expert_bytes_skipped(); });
+      .def_property_readonly("expert_bytes_skipped", [](const PlainVirtualFile& f) {
+        return f.file().expert_bytes_skipped();
+      });
 }
 
 }  // namespace remoe::bindings

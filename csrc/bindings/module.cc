@@ -7,14 +7,26 @@ namespace remoe::bindings {
 void ThrowIfError(const Status& status) {
   const char* name = "RemoeError";
   switch (status.code()) {
-    case Code::kOk: return;
-    case Code::kInvalidArgument: name = "InputError"; break;
-    case Code::kCorrupt: name = "ModelError"; break;
-    case Code::kIo: name = "ReadError"; break;
-    case Code::kNotSupported: name = "UnsupportedError"; break;
-    case Code::kBudgetTooSmall: name = "BudgetError"; break;
+    case Code::kOk:
+      return;
+    case Code::kInvalidArgument:
+      name = "InputError";
+      break;
+    case Code::kCorrupt:
+      name = "ModelError";
+      break;
+    case Code::kIo:
+      name = "ReadError";
+      break;
+    case Code::kNotSupported:
+      name = "UnsupportedError";
+      break;
+    case Code::kBudgetTooSmall:
+      name = "BudgetError";
+      break;
     case Code::kOutOfMemory:
-    case Code::kCancelled: break;
+    case Code::kCancelled:
+      break;
   }
   const py::object type = py::module_::import("remoe_edge.errors").attr(name);
   // Paths are bytes: one that is no UTF-8 must not replace the error by another.

@@ -55,8 +55,8 @@ class BufferedReader {
       if (bytes == nullptr) {
         lock.unlock();
         const py::gil_scoped_acquire acquire;
-        ThrowIfError(Status(Code::kOutOfMemory, "no memory for a read of " + std::to_string(n_bytes) +
-                                                    " bytes"));
+        ThrowIfError(Status(Code::kOutOfMemory,
+                            "no memory for a read of " + std::to_string(n_bytes) + " bytes"));
       }
       Read read;
       read.file = file;
@@ -116,8 +116,8 @@ class BufferedReader {
   using Bytes = std::unique_ptr<uint8_t, Free>;
 
   std::mutex mutex_;
-  uint64_t n_submitted_ = 0;                        // guarded by mutex_, as all below
-  std::map<uint64_t, Bytes> buffers_;               // by tag
+  uint64_t n_submitted_ = 0;           // guarded by mutex_, as all below
+  std::map<uint64_t, Bytes> buffers_;  // by tag
   std::vector<std::pair<Read, Status>> arrived_;
   std::unique_ptr<Reader> reader_;  // last: its threads end before the buffers go
 };
@@ -212,21 +212,23 @@ void RegisterStorage(py::module_& module) {
            py::arg("background") = false)
       .def("drain", &BufferedReader::Drain)
       .def("cancel_background", &BufferedReader::CancelBackground)
-      .def("promote",
-           [](const BufferedReader& self, uint64_t tag) {
-             Reader& reader = self.reader();
-             const py::gil_scoped_release release;
-             reader.Promote(tag);
-           },
-           py::arg("tag"))
+      .def(
+          "promote",
+          [](const BufferedReader& self, uint64_t tag) {
+            Reader& reader = self.reader();
+            const py::gil_scoped_release release;
+            reader.Promote(tag);
+          },
+          py::arg("tag"))
       .def("check_unchanged",
            [](const BufferedReader& self) { ThrowIfError(self.reader().CheckUnchanged()); })
-      .def("set_faults",
-           [](const BufferedReader& self, const FaultPlan& plan) { self.reader().SetFaults(plan); },
-           py::arg("faults"))
+      .def(
+          "set_faults",
+          [](const BufferedReader& self, const FaultPlan& plan) { self.reader().SetFaults(plan); },
+          py::arg("faults"))
       .def("counts", [](const BufferedReader& self) { return CountsOf(self.reader()); })
-      .def_property_readonly(
-          "backend", [](const BufferedReader& self) { return self.reader().backend(); })
+      .def_property_readonly("backend",
+                             [](const BufferedReader& self) { return self.reader().backend(); })
       .def_property_readonly("direct",
                              [](const BufferedReader& self) { return self.reader().direct(); })
       .def_property_readonly("depth",

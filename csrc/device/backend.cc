@@ -17,9 +17,13 @@ struct Context {
   Executor executor;
 };
 
-Context* ContextOf(ggml_backend_t backend) { return static_cast<Context*>(backend->context); }
+Context* ContextOf(ggml_backend_t backend) {
+  return static_cast<Context*>(backend->context);
+}
 
-const char* Name(ggml_backend_t) { return "Storage"; }
+const char* Name(ggml_backend_t) {
+  return "Storage";
+}
 
 void Free(ggml_backend_t backend) {
   delete ContextOf(backend);

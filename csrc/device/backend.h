@@ -1,7 +1,8 @@
 // The backend (stream) of the storage device: one per llama_context.
 //
-// It runs its pieces of the graph on a private CPU backend, with weights taken from the slab. Nothing
-// throws out of it; failures are kept in the model they belong to and told to llama.cpp as a status.
+// It runs its pieces of the graph on a private CPU backend, with weights taken from the slab.
+// Nothing throws out of it; failures are kept in the model they belong to and told to llama.cpp as
+// a status.
 #ifndef REMOE_DEVICE_BACKEND_H_
 #define REMOE_DEVICE_BACKEND_H_
 

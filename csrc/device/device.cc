@@ -24,9 +24,13 @@ ggml_backend_reg g_registry;
 // read of expert weights that went past this device would fault instead of computing nonsense.
 constexpr size_t kTensorBytes = 64;
 
-void FreeBuffer(ggml_backend_buffer_t buffer) { munmap(buffer->context, buffer->size); }
+void FreeBuffer(ggml_backend_buffer_t buffer) {
+  munmap(buffer->context, buffer->size);
+}
 
-void* BufferBase(ggml_backend_buffer_t buffer) { return buffer->context; }
+void* BufferBase(ggml_backend_buffer_t buffer) {
+  return buffer->context;
+}
 
 ggml_status InitTensor(ggml_backend_buffer_t buffer, ggml_tensor* tensor) {
   auto* model = static_cast<StreamedModel*>(buffer->buft->context);
@@ -42,7 +46,9 @@ void GetTensor(ggml_backend_buffer_t, const ggml_tensor*, void* data, size_t, si
 }
 void ClearBuffer(ggml_backend_buffer_t, uint8_t) {}
 
-const char* BufferTypeName(ggml_backend_buffer_type_t) { return kName; }
+const char* BufferTypeName(ggml_backend_buffer_type_t) {
+  return kName;
+}
 
 ggml_backend_buffer_t AllocBuffer(ggml_backend_buffer_type_t type, size_t size) {
   const size_t mapped = size == 0 ? kTensorBytes : size;
@@ -59,20 +65,31 @@ ggml_backend_buffer_t AllocBuffer(ggml_backend_buffer_type_t type, size_t size) 
   return ggml_backend_buffer_init(type, functions, base, mapped);
 }
 
-size_t Alignment(ggml_backend_buffer_type_t) { return kTensorBytes; }
-size_t AllocSize(ggml_backend_buffer_type_t, const ggml_tensor*) { return kTensorBytes; }
-// While loading, llama.cpp stages what goes into other than host memory through a buffer of the tensor's
-// whole size and touches all of it. As "host memory", a tensor is read in place, of which the virtual
-// file makes nothing. Afterwards the truth: nobody but this device can use these tensors.
+size_t Alignment(ggml_backend_buffer_type_t) {
+  return kTensorBytes;
+}
+size_t AllocSize(ggml_backend_buffer_type_t, const ggml_tensor*) {
+  return kTensorBytes;
+}
+// While loading, llama.cpp stages what goes into other than host memory through a buffer of the
+// tensor's whole size and touches all of it. As "host memory", a tensor is read in place, of which
+// the virtual file makes nothing. Afterwards the truth: nobody but this device can use these
+// tensors.
 bool IsHost(ggml_backend_buffer_type_t type) {
   return static_cast<const StreamedModel*>(type->context)->loading();
 }
 
 // --- the device ---
 
-const char* DeviceName(ggml_backend_dev_t) { return kName; }
-const char* DeviceDescription(ggml_backend_dev_t) { return "experts streamed from storage"; }
-void DeviceMemory(ggml_backend_dev_t, size_t* free, size_t* total) { *free = *total = 0; }
+const char* DeviceName(ggml_backend_dev_t) {
+  return kName;
+}
+const char* DeviceDescription(ggml_backend_dev_t) {
+  return "experts streamed from storage";
+}
+void DeviceMemory(ggml_backend_dev_t, size_t* free, size_t* total) {
+  *free = *total = 0;
+}
 enum ggml_backend_dev_type DeviceType(ggml_backend_dev_t) {
   return GGML_BACKEND_DEVICE_TYPE_ACCEL;
 }
@@ -84,23 +101,35 @@ void DeviceProps(ggml_backend_dev_t, ggml_backend_dev_props* props) {
   props->type = GGML_BACKEND_DEVICE_TYPE_ACCEL;
 }
 
-ggml_backend_t InitBackend(ggml_backend_dev_t device, const char*) { return MakeBackend(device); }
+ggml_backend_t InitBackend(ggml_backend_dev_t device, const char*) {
+  return MakeBackend(device);
+}
 
 // Activations stay where the CPU backend has them.
 ggml_backend_buffer_type_t DeviceBufferType(ggml_backend_dev_t) {
   return ggml_backend_cpu_buffer_type();
 }
 
-bool SupportsOp(ggml_backend_dev_t, const ggml_tensor* op) { return IsExpertOp(op); }
+bool SupportsOp(ggml_backend_dev_t, const ggml_tensor* op) {
+  return IsExpertOp(op);
+}
 
 bool SupportsBufferType(ggml_backend_dev_t device, ggml_backend_buffer_type_t type) {
   return type->device == device || ggml_backend_buft_is_host(type);
 }
 
-const char* RegistryName(ggml_backend_reg_t) { return kName; }
-size_t DeviceCount(ggml_backend_reg_t) { return 1; }
-ggml_backend_dev_t GetDevice(ggml_backend_reg_t, size_t) { return &g_device; }
-void* GetProcAddress(ggml_backend_reg_t, const char* name) { return BackendProcAddress(name); }
+const char* RegistryName(ggml_backend_reg_t) {
+  return kName;
+}
+size_t DeviceCount(ggml_backend_reg_t) {
+  return 1;
+}
+ggml_backend_dev_t GetDevice(ggml_backend_reg_t, size_t) {
+  return &g_device;
+}
+void* GetProcAddress(ggml_backend_reg_t, const char* name) {
+  return BackendProcAddress(name);
+}
 
 }  // namespace
 

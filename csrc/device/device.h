@@ -1,12 +1,12 @@
 // Storage as a ggml backend device.
 //
-// One device per process, registered once, of type ACCEL, so that every llama_context takes it in by
-// itself. It claims the matrix products whose weights lie in a StorageBuffer and the small element-wise
-// operations between them, and nothing else: a layer's whole expert FFN becomes one piece of the graph
-// that is ours, and the rest of the model runs as it always does.
+// One device per process, registered once, of type ACCEL, so that every llama_context takes it in
+// by itself. It claims the matrix products whose weights lie in a StorageBuffer and the small
+// element-wise operations between them, and nothing else: a layer's whole expert FFN becomes one
+// piece of the graph that is ours, and the rest of the model runs as it always does.
 //
-// Each streamed model has a buffer type of its own (its address is what `tensor_buft_overrides` names),
-// through which a graph's weights lead back to that model.
+// Each streamed model has a buffer type of its own (its address is what `tensor_buft_overrides`
+// names), through which a graph's weights lead back to that model.
 #ifndef REMOE_DEVICE_DEVICE_H_
 #define REMOE_DEVICE_DEVICE_H_
 

@@ -53,8 +53,8 @@ void Executor::Split(ggml_cgraph* graph) {
     bool fresh = segments_.empty();
     if (!fresh) {
       const ggml_tensor* first = segments_.back().products.front();
-      fresh = OriginOf(first->src[0])->layer != origin->layer || first->src[2] != nodes[i]->src[2] ||
-              (used & 1u << origin->matrix) != 0;
+      fresh = OriginOf(first->src[0])->layer != origin->layer ||
+              first->src[2] != nodes[i]->src[2] || (used & 1u << origin->matrix) != 0;
     }
     if (fresh) {
       if (!segments_.empty()) segments_.back().end = i;
@@ -78,8 +78,8 @@ bool Executor::ReadIds(const ggml_tensor* ids, int n_experts) {
   for (int64_t t = 0; t < n_tokens; t++) {
     for (int64_t i = 0; i < k; i++) {
       // The ids are a strided view of a sort: honour both strides.
-      const int32_t id = *reinterpret_cast<const int32_t*>(
-          static_cast<const char*>(ids->data) + t * ids->nb[1] + i * ids->nb[0]);
+      const int32_t id = *reinterpret_cast<const int32_t*>(static_cast<const char*>(ids->data) +
+                                                           t * ids->nb[1] + i * ids->nb[0]);
       if (id < 0 || id >= n_experts) return false;
       ids_[t * k + i] = id;
       if (index_of_[id] < 0) {
@@ -118,13 +118,14 @@ ggml_status Executor::RunSegment(ggml_cgraph* graph, const Segment& segment) {
   const size_t n_slots = static_cast<size_t>(store->cache().geometry().n_slots);
   if (experts_.size() <= n_slots) return RunEvent(graph, segment, origin, false);
 
-  // More experts than slots: in waves. Lowering the batch instead would change how the dense products
-  // round, and with them the output.
+  // More experts than slots: in waves. Lowering the batch instead would change how the dense
+  // products round, and with them the output.
   if (!ByPairs(graph, segment)) {
-    return Refuse(model, Status(Code::kBudgetTooSmall,
-                                Format("layer %d needs %zu experts at once for this batch and the cache "
-                                       "has %zu slots: lower --ubatch or raise --cache",
-                                       model->layers()[origin.layer].block, experts_.size(), n_slots)));
+    return Refuse(model,
+                  Status(Code::kBudgetTooSmall,
+                         Format("layer %d needs %zu experts at once for this batch and the cache "
+                                "has %zu slots: lower --ubatch or raise --cache",
+                                model->layers()[origin.layer].block, experts_.size(), n_slots)));
   }
   const std::vector<uint16_t> all = OrderedForWaves(*store, origin.layer);
   for (size_t begin = 0; begin < all.size(); begin += n_slots) {
@@ -223,7 +224,8 @@ void Executor::CollectReadyPairs() {
   for (size_t i = 0; i < ids_.size(); i++) {
     const int32_t index = index_of_[ids_[i]];
     if (index < 0 || !ready_[index]) continue;
-    work_.push_back({static_cast<int32_t>(i / k_), static_cast<int32_t>(i % k_), ids_[i], slots_[i]});
+    work_.push_back(
+        {static_cast<int32_t>(i / k_), static_cast<int32_t>(i % k_), ids_[i], slots_[i]});
   }
   // An expert's pairs side by side: its weights are walked through once.
   std::stable_sort(work_.begin(), work_.end(),

@@ -1,9 +1,9 @@
 // Executor: runs pieces of a graph whose weights are on storage.
 //
-// With every expert resident, the piece runs as llama.cpp built it, its weight tensors replaced by views
-// of the slab and its expert ids by slots. With some missing, it runs expert by expert as they arrive
-// (see PairRunner): the same products row by row, hence the same bits. The graph is as it was when Run
-// returns.
+// With every expert resident, the piece runs as llama.cpp built it, its weight tensors replaced by
+// views of the slab and its expert ids by slots. With some missing, it runs expert by expert as
+// they arrive (see PairRunner): the same products row by row, hence the same bits. The graph is as
+// it was when Run returns.
 //
 // Owned by one backend; one thread.
 #ifndef REMOE_DEVICE_EXECUTOR_H_
@@ -48,12 +48,12 @@ class Executor {
   PairRunner pairs_;
   enum class Fit { kUnknown, kYes, kNo } fit_ = Fit::kUnknown;  // of the segment being run
   std::vector<Segment> segments_;
-  size_t k_ = 1;                        // experts of a token
-  std::vector<int32_t> ids_;            // [n_tokens, k], dense
-  std::vector<uint16_t> experts_;       // distinct, in order of first use
-  std::vector<int32_t> index_of_;       // expert -> index into experts_, or -1
-  std::vector<int32_t> slots_;          // [n_tokens, k]
-  std::vector<bool> ready_;             // by index into experts_
+  size_t k_ = 1;                   // experts of a token
+  std::vector<int32_t> ids_;       // [n_tokens, k], dense
+  std::vector<uint16_t> experts_;  // distinct, in order of first use
+  std::vector<int32_t> index_of_;  // expert -> index into experts_, or -1
+  std::vector<int32_t> slots_;     // [n_tokens, k]
+  std::vector<bool> ready_;        // by index into experts_
   std::vector<Pair> work_;
   std::vector<uint8_t> graph_memory_;
 };

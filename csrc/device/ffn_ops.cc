@@ -36,7 +36,8 @@ bool Descends(const ggml_tensor* tensor, bool down_allowed, int depth) {
   }
   if (!IsElementwise(tensor)) return false;
   for (int i = 0; i < 2; i++) {
-    if (tensor->src[i] != nullptr && !Descends(tensor->src[i], down_allowed, depth + 1)) return false;
+    if (tensor->src[i] != nullptr && !Descends(tensor->src[i], down_allowed, depth + 1))
+      return false;
   }
   return tensor->src[0] != nullptr;
 }

@@ -1,6 +1,6 @@
-// The part of ggml's backend ABI that its installed headers leave out: the tables of functions behind a
-// device, its backends and its buffers. Declared here field by field, for one ABI version and one build;
-// CheckAbi() refuses any other before a device is registered.
+// The part of ggml's backend ABI that its installed headers leave out: the tables of functions
+// behind a device, its backends and its buffers. Declared here field by field, for one ABI version
+// and one build; CheckAbi() refuses any other before a device is registered.
 //
 // Members that we neither set nor call are spelt as `void*`: only their place matters.
 #ifndef REMOE_DEVICE_GGML_ABI_H_
@@ -42,9 +42,12 @@ struct ggml_backend_buffer_i {
   void (*free_buffer)(ggml_backend_buffer_t);
   void* (*get_base)(ggml_backend_buffer_t);
   ggml_status (*init_tensor)(ggml_backend_buffer_t, ggml_tensor*);
-  void (*memset_tensor)(ggml_backend_buffer_t, ggml_tensor*, uint8_t value, size_t offset, size_t size);
-  void (*set_tensor)(ggml_backend_buffer_t, ggml_tensor*, const void* data, size_t offset, size_t size);
-  void (*get_tensor)(ggml_backend_buffer_t, const ggml_tensor*, void* data, size_t offset, size_t size);
+  void (*memset_tensor)(ggml_backend_buffer_t, ggml_tensor*, uint8_t value, size_t offset,
+                        size_t size);
+  void (*set_tensor)(ggml_backend_buffer_t, ggml_tensor*, const void* data, size_t offset,
+                     size_t size);
+  void (*get_tensor)(ggml_backend_buffer_t, const ggml_tensor*, void* data, size_t offset,
+                     size_t size);
   void* set_tensor_2d;
   void* get_tensor_2d;
   void* cpy_tensor;
@@ -124,15 +127,16 @@ struct ggml_backend_reg {
 };
 
 // Exported by ggml-base, undeclared in its installed headers.
-ggml_backend_buffer_t ggml_backend_buffer_init(ggml_backend_buffer_type_t, ggml_backend_buffer_i iface,
-                                               void* context, size_t size);
+ggml_backend_buffer_t ggml_backend_buffer_init(ggml_backend_buffer_type_t,
+                                               ggml_backend_buffer_i iface, void* context,
+                                               size_t size);
 
 }  // extern "C"
 
 namespace remoe::abi {
 
-// Compares the libraries in this process with what this file was written for. RETURNS: kNotSupported
-// that names both sides.
+// Compares the libraries in this process with what this file was written for. RETURNS:
+// kNotSupported that names both sides.
 Status CheckAbi();
 
 }  // namespace remoe::abi

@@ -13,7 +13,9 @@ namespace {
 constexpr size_t kAlign = 64;
 constexpr int kMaxNodes = 64;
 
-size_t RoundUp(size_t value) { return (value + kAlign - 1) / kAlign * kAlign; }
+size_t RoundUp(size_t value) {
+  return (value + kAlign - 1) / kAlign * kAlign;
+}
 
 // A tensor laid out as [ne0, 1, n]: one row of floats per pair.
 ggml_tensor* NewRows(ggml_context* context, int64_t ne0, int64_t n) {
@@ -38,11 +40,12 @@ int PairRunner::External(ggml_tensor* tensor) {
   return static_cast<int>(externals_.size()) - 1;
 }
 
-// Half of what a merged gate and up product gave: the same rows and columns, fewer of each column's values.
+// Half of what a merged gate and up product gave: the same rows and columns, fewer of each column's
+// values.
 bool PairRunner::IsHalf(const ggml_tensor* view) const {
   const ggml_tensor* whole = view->view_src;
-  return whole == view->src[0] && StepOf(whole) >= 0 &&
-         view->ne[0] < whole->ne[0] && view->ne[1] == whole->ne[1] && view->ne[2] == whole->ne[2] &&
+  return whole == view->src[0] && StepOf(whole) >= 0 && view->ne[0] < whole->ne[0] &&
+         view->ne[1] == whole->ne[1] && view->ne[2] == whole->ne[2] &&
          view->nb[1] == whole->nb[1] && view->nb[2] == whole->nb[2];
 }
 
@@ -52,8 +55,8 @@ bool PairRunner::Prepare(ggml_tensor** nodes, int begin, int end) {
   return true;
 }
 
-// The graph's allocator may have given the result the memory of an input, since in the graph's order
-// nobody reads that input any more once the result is written. By pairs, somebody does.
+// The graph's allocator may have given the result the memory of an input, since in the graph's
+// order nobody reads that input any more once the result is written. By pairs, somebody does.
 void PairRunner::SaveInputs() {
   const ggml_tensor* result = steps_.back().node;
   const auto* result_begin = static_cast<const uint8_t*>(result->data);
@@ -79,8 +82,8 @@ bool PairRunner::Collect(ggml_tensor** nodes, int begin, int end) {
   for (int i = begin; i < end; i++) {
     ggml_tensor* node = nodes[i];
     if (node->op == GGML_OP_NONE) continue;
-    // A view computes nothing: one that is no half of a merged product is left out, and only a step that
-    // needs it makes the piece unfit.
+    // A view computes nothing: one that is no half of a merged product is left out, and only a step
+    // that needs it makes the piece unfit.
     if (node->op == GGML_OP_VIEW && !IsHalf(node)) continue;
     Step step;
     step.node = node;
@@ -161,8 +164,7 @@ ggml_status PairRunner::RunGroup(const Pair* pairs, int n) {
   ggml_context* context = ggml_init({graph_memory_.size(), graph_memory_.data(), true});
   const size_t wanted = pair_bytes_ * n + (tensors + 2) * kAlign * 2;
   if (scratch_.size() < wanted) scratch_.resize(wanted);
-  uint8_t* free = reinterpret_cast<uint8_t*>(
-      RoundUp(reinterpret_cast<uintptr_t>(scratch_.data())));
+  uint8_t* free = reinterpret_cast<uint8_t*>(RoundUp(reinterpret_cast<uintptr_t>(scratch_.data())));
   const auto place = [&free](ggml_tensor* tensor) {
     tensor->data = free;
     free += RoundUp(ggml_nbytes(tensor));

@@ -1,9 +1,10 @@
 // PairRunner: a layer's expert FFN as a list of (token, expert) pairs, computed in groups.
 //
-// Every product of an expert FFN is computed row by row and column by column, so that a pair's result
-// does not depend on which other pairs run beside it. A group gathers its pairs' inputs, runs a copy of
-// the graph piece in which each pair is a token with one expert, and scatters the results to where the
-// graph wants them. That lets resident experts compute while the missing ones are still being read.
+// Every product of an expert FFN is computed row by row and column by column, so that a pair's
+// result does not depend on which other pairs run beside it. A group gathers its pairs' inputs,
+// runs a copy of the graph piece in which each pair is a token with one expert, and scatters the
+// results to where the graph wants them. That lets resident experts compute while the missing ones
+// are still being read.
 //
 // Scratch is bounded: a group takes at most kScratchBytes of it, or one pair. One thread.
 #ifndef REMOE_DEVICE_PAIR_RUNNER_H_
@@ -18,7 +19,7 @@ namespace remoe {
 
 struct Pair {
   int32_t token = 0;
-  int32_t k = 0;       // which of the token's experts
+  int32_t k = 0;  // which of the token's experts
   int32_t expert = 0;
   int32_t slot = 0;
 };
@@ -29,8 +30,8 @@ class PairRunner {
 
   explicit PairRunner(ggml_backend_t cpu) : cpu_(cpu) {}
 
-  // Takes nodes [begin, end) of a graph, none of them computed yet. RETURNS: whether they are an expert
-  // FFN that can be run by pairs; when not, nothing else may be called.
+  // Takes nodes [begin, end) of a graph, none of them computed yet. RETURNS: whether they are an
+  // expert FFN that can be run by pairs; when not, nothing else may be called.
   bool Prepare(ggml_tensor** nodes, int begin, int end);
   // Runs the given pairs. REQUIRES: Prepare returned true; every slot is filled.
   ggml_status Run(const Pair* pairs, int n);
@@ -38,7 +39,8 @@ class PairRunner {
  private:
   struct Step {
     ggml_tensor* node = nullptr;
-    int operand[2] = {-1, -1};  // step that makes src[0], src[1] (products: src[1] alone); -1: external
+    int operand[2] = {-1,
+                      -1};  // step that makes src[0], src[1] (products: src[1] alone); -1: external
   };
   int StepOf(const ggml_tensor* tensor) const;
   bool IsHalf(const ggml_tensor* view) const;

@@ -10,9 +10,9 @@ namespace {
 // The buffer types of the CPU device besides its own, in llama.cpp's order of preference.
 std::vector<ggml_backend_buffer_type_t> ExtraBufferTypes(ggml_backend_dev_t cpu) {
   std::vector<ggml_backend_buffer_type_t> types;
-  const auto get = reinterpret_cast<ggml_backend_dev_get_extra_bufts_t>(
-      ggml_backend_reg_get_proc_address(ggml_backend_dev_backend_reg(cpu),
-                                        "ggml_backend_dev_get_extra_bufts"));
+  const auto get =
+      reinterpret_cast<ggml_backend_dev_get_extra_bufts_t>(ggml_backend_reg_get_proc_address(
+          ggml_backend_dev_backend_reg(cpu), "ggml_backend_dev_get_extra_bufts"));
   if (get == nullptr) return types;
   for (ggml_backend_buffer_type_t* type = get(cpu); type != nullptr && *type != nullptr; ++type) {
     types.push_back(*type);

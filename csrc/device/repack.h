@@ -1,6 +1,6 @@
-// Repacking: on some machines llama.cpp rearranges the rows of quantised weights as it loads them, for
-// kernels whose sums round differently. To give the same bits, experts must be rearranged the same way,
-// which is done here on arrival, one matrix of one expert at a time, by ggml's own code.
+// Repacking: on some machines llama.cpp rearranges the rows of quantised weights as it loads them,
+// for kernels whose sums round differently. To give the same bits, experts must be rearranged the
+// same way, which is done here on arrival, one matrix of one expert at a time, by ggml's own code.
 //
 // Thread-safe once made.
 #ifndef REMOE_DEVICE_REPACK_H_
@@ -14,8 +14,8 @@ namespace remoe {
 
 class Repack {
  public:
-  // The rearrangement that llama.cpp would choose for an expert tensor [ne0, ne1, n_experts] when extra
-  // buffer types are allowed; inactive when it would leave the tensor as it is.
+  // The rearrangement that llama.cpp would choose for an expert tensor [ne0, ne1, n_experts] when
+  // extra buffer types are allowed; inactive when it would leave the tensor as it is.
   Repack() = default;
   static Repack For(ggml_type type, int64_t ne0, int64_t ne1, int64_t n_experts);
 
@@ -26,7 +26,8 @@ class Repack {
   void Tag(ggml_tensor* tensor) const;
 
  private:
-  ggml_backend_buffer_t buffer_ = nullptr;  // an empty one of that type; lives as long as the process
+  ggml_backend_buffer_t buffer_ =
+      nullptr;  // an empty one of that type; lives as long as the process
   ggml_type type_ = GGML_TYPE_F32;
   int64_t ne0_ = 0, ne1_ = 0;
 };

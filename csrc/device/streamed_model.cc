@@ -13,7 +13,8 @@ namespace remoe {
 
 namespace {
 
-// The tensors that stay on storage; what ModelFile::ExpertLayers() lists, as llama.cpp wants it said.
+// The tensors that stay on storage; what ModelFile::ExpertLayers() lists, as llama.cpp wants it
+// said.
 constexpr char kExpertPattern[] = "^blk\\.[0-9]+\\.ffn_(up|gate|down|gate_up)_exps\\.weight$";
 
 constexpr int kMaxStagingBuffers = 16;
@@ -132,11 +133,11 @@ Result<llama_model*> StreamedModel::Load(llama_model_params params,
   const auto start = std::chrono::steady_clock::now();
   Result<std::unique_ptr<DenseReader>> dense = DenseReader::Make(reader_.get());
   if (!dense.ok()) return dense.status();
-  Result<VirtualFile> file = VirtualFile::Make(
-      &file_, std::move(options_.overlay),
-      [&dense](int shard, uint64_t offset, uint64_t n_bytes, uint8_t* dest) {
-        return dense.value()->ReadAt(shard, offset, n_bytes, dest);
-      });
+  Result<VirtualFile> file =
+      VirtualFile::Make(&file_, std::move(options_.overlay),
+                        [&dense](int shard, uint64_t offset, uint64_t n_bytes, uint8_t* dest) {
+                          return dense.value()->ReadAt(shard, offset, n_bytes, dest);
+                        });
   if (!file.ok()) return file.status();
   Result<std::FILE*> stream = file.value().OpenStream();
   if (!stream.ok()) return stream.status();
@@ -167,13 +168,12 @@ Result<llama_model*> StreamedModel::Load(llama_model_params params,
   loading_ = false;
   std::fclose(stream.value());
   dense_bytes_read_ = file.value().dense_bytes_read();
-  load_seconds_ =
-      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  load_seconds_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   if (model != nullptr) return model;
   if (cancelled) return Status(Code::kCancelled, "loading was cancelled");
   if (!file.value().status().ok()) return file.value().status();
-  return Status(Code::kCorrupt, Format("llama.cpp refused %s: %s", file_.paths()[0].c_str(),
-                                       log.text().c_str()));
+  return Status(Code::kCorrupt,
+                Format("llama.cpp refused %s: %s", file_.paths()[0].c_str(), log.text().c_str()));
 }
 
 int StreamedModel::n_experts() const {
@@ -216,11 +216,12 @@ Status StreamedModel::Attach(const AttachOptions& options) {
   if (store_ != nullptr) return Status(Code::kInvalidArgument, "the model has its cache already");
   const int floor = n_experts_used();
   if (options.n_slots < floor || options.n_slots < 1) {
-    return Status(Code::kBudgetTooSmall,
-                  Format("the expert cache is below the floor: one token uses %d experts of a layer at "
-                         "once, which takes %.2f MiB (--cache %lluKiB or more)",
-                         floor, BudgetFor(floor) / 1048576.0,
-                         static_cast<unsigned long long>((BudgetFor(floor) + 1023) / 1024)));
+    return Status(
+        Code::kBudgetTooSmall,
+        Format("the expert cache is below the floor: one token uses %d experts of a layer at "
+               "once, which takes %.2f MiB (--cache %lluKiB or more)",
+               floor, BudgetFor(floor) / 1048576.0,
+               static_cast<unsigned long long>((BudgetFor(floor) + 1023) / 1024)));
   }
   Transform transform;
   if (repacked_) {
@@ -281,7 +282,8 @@ std::vector<std::string> StreamedModel::notes() const {
 TensorOrigin* StreamedModel::FindOrigin(const std::string& tensor_name) {
   for (size_t l = 0; l < layers_.size(); l++) {
     for (size_t m = 0; m < layers_[l].matrices.size(); m++) {
-      if (file_.tensors()[layers_[l].matrices[m].tensor].name == tensor_name) return &origins_[l][m];
+      if (file_.tensors()[layers_[l].matrices[m].tensor].name == tensor_name)
+        return &origins_[l][m];
     }
   }
   return nullptr;
@@ -305,7 +307,8 @@ Status StreamedModel::BeginEvent(const TensorOrigin& origin, const std::vector<u
 }
 
 bool StreamedModel::Continues(const TensorOrigin& origin) const {
-  return store_->open() && last_layer_ == origin.layer && (used_matrices_ & 1u << origin.matrix) == 0;
+  return store_->open() && last_layer_ == origin.layer &&
+         (used_matrices_ & 1u << origin.matrix) == 0;
 }
 
 void StreamedModel::EndIfComplete() {

@@ -1,8 +1,9 @@
-// StreamedModel: one llama.cpp model whose experts stay on storage, with all that it takes to run it.
+// StreamedModel: one llama.cpp model whose experts stay on storage, with all that it takes to run
+// it.
 //
-// Load() gives llama.cpp the model as a virtual file, so that only dense bytes are read. Attach() then
-// makes the expert cache; contexts may be made before or after, and decoding needs it. The object
-// outlives the llama_model and every context made from it.
+// Load() gives llama.cpp the model as a virtual file, so that only dense bytes are read. Attach()
+// then makes the expert cache; contexts may be made before or after, and decoding needs it. The
+// object outlives the llama_model and every context made from it.
 //
 // Load, Attach and decoding from one thread at a time; counts, Interrupt and failure() from any.
 #ifndef REMOE_DEVICE_STREAMED_MODEL_H_
@@ -28,8 +29,8 @@ namespace remoe {
 
 struct LoadOptions {
   ReaderOptions reader;
-  bool repack = true;      // rearrange weights as stock llama.cpp does by default
-  Overlay overlay;         // tuned routers
+  bool repack = true;  // rearrange weights as stock llama.cpp does by default
+  Overlay overlay;     // tuned routers
 };
 
 struct AttachOptions {
@@ -70,7 +71,9 @@ class StreamedModel {
 
   // --- for the device ---
   // The slab seen as the weights of that matrix: expert index = slot.
-  const ggml_tensor& view(const TensorOrigin& origin) const { return views_[origin.layer][origin.matrix]; }
+  const ggml_tensor& view(const TensorOrigin& origin) const {
+    return views_[origin.layer][origin.matrix];
+  }
   bool loading() const { return loading_; }
   TensorOrigin* FindOrigin(const std::string& tensor_name);
   // Makes the experts of one layer's step resident and pins them until the next event begins.
@@ -99,11 +102,12 @@ class StreamedModel {
 
   ModelFile file_;
   std::vector<ExpertLayer> layers_;
-  std::vector<std::vector<Repack>> repacks_;   // as layers_; inactive ones where nothing is rearranged
+  std::vector<std::vector<Repack>>
+      repacks_;  // as layers_; inactive ones where nothing is rearranged
   std::unique_ptr<SlotLayout> layout_;
   bool repacked_ = false;
   LoadOptions options_;
-  std::unique_ptr<Reader> reader_;             // until Attach hands it to the store
+  std::unique_ptr<Reader> reader_;  // until Attach hands it to the store
   std::unique_ptr<ggml_backend_buffer_type> buffer_type_;
   std::vector<std::vector<TensorOrigin>> origins_;
   std::vector<std::vector<ggml_tensor>> views_;

@@ -1,6 +1,6 @@
-// Which tensors of a model are experts' matrices, by llama.cpp's names. Shared experts (`_shexp`), chunk
-// experts (`_chexps`), norms (`ffn_norm_exps`) and per-expert biases and scales are dense: small, or used
-// by every token.
+// Which tensors of a model are experts' matrices, by llama.cpp's names. Shared experts (`_shexp`),
+// chunk experts (`_chexps`), norms (`ffn_norm_exps`) and per-expert biases and scales are dense:
+// small, or used by every token.
 #include <algorithm>
 #include <cinttypes>
 
@@ -15,7 +15,8 @@ struct BlockName {
   std::string rest;  // after "blk.N."
 };
 
-// nullopt unless `name` is "blk." + a number of at most 6 digits, without leading zeros, + "." + more.
+// nullopt unless `name` is "blk." + a number of at most 6 digits, without leading zeros, + "." +
+// more.
 std::optional<BlockName> ParseBlockName(const std::string& name) {
   if (name.compare(0, 4, "blk.") != 0) return std::nullopt;
   size_t end = 4;
@@ -56,10 +57,14 @@ bool IsExpert(const Tensor& tensor) {
 // Graph order, so that a slot's layout follows the order of use.
 int Rank(Matrix matrix) {
   switch (matrix) {
-    case Matrix::kGateUp: return 0;
-    case Matrix::kUp: return 1;
-    case Matrix::kGate: return 2;
-    case Matrix::kDown: return 3;
+    case Matrix::kGateUp:
+      return 0;
+    case Matrix::kUp:
+      return 1;
+    case Matrix::kGate:
+      return 2;
+    case Matrix::kDown:
+      return 3;
   }
   return 4;
 }
@@ -68,10 +73,14 @@ int Rank(Matrix matrix) {
 
 const char* MatrixName(Matrix matrix) {
   switch (matrix) {
-    case Matrix::kUp: return "up";
-    case Matrix::kGate: return "gate";
-    case Matrix::kDown: return "down";
-    case Matrix::kGateUp: return "gate_up";
+    case Matrix::kUp:
+      return "up";
+    case Matrix::kGate:
+      return "gate";
+    case Matrix::kDown:
+      return "down";
+    case Matrix::kGateUp:
+      return "gate_up";
   }
   return "?";
 }
@@ -92,9 +101,10 @@ Result<std::vector<ExpertLayer>> ModelFile::ExpertLayers() const {
     const auto name = ParseBlockName(tensor.name);
     if (!name) continue;
     if (IsSingleExpert(name->rest)) {
-      return refuse("tensor '" + tensor.name +
-                    "' holds a single expert, an old layout that llama.cpp no longer loads; convert the "
-                    "model again from its source");
+      return refuse(
+          "tensor '" + tensor.name +
+          "' holds a single expert, an old layout that llama.cpp no longer loads; convert the "
+          "model again from its source");
     }
     const auto matrix = ExpertMatrixOf(name->rest);
     if (!matrix) continue;
@@ -105,22 +115,28 @@ Result<std::vector<ExpertLayer>> ModelFile::ExpertLayers() const {
     ExpertLayer& layer = layers[name->block];
     layer.block = name->block;
     if (layer.n_experts != 0 && layer.n_experts != static_cast<int>(tensor.ne[2])) {
-      return refuse(Format("tensor '%s' has %" PRIu64 " experts, another matrix of its layer has %d",
+      return refuse(Format("tensor '%s' has %" PRIu64
+                           " experts, another matrix of its layer has %d",
                            tensor.name.c_str(), tensor.ne[2], layer.n_experts));
     }
     layer.n_experts = static_cast<int>(tensor.ne[2]);
-    layer.matrices.push_back({*matrix, i, tensor.shard, tensor.offset, tensor.n_bytes / tensor.ne[2]});
+    layer.matrices.push_back(
+        {*matrix, i, tensor.shard, tensor.offset, tensor.n_bytes / tensor.ne[2]});
   }
   std::vector<ExpertLayer> sorted;
   for (auto& [block, layer] : layers) {
     std::sort(layer.matrices.begin(), layer.matrices.end(),
-              [](const ExpertMatrix& a, const ExpertMatrix& b) { return Rank(a.matrix) < Rank(b.matrix); });
+              [](const ExpertMatrix& a, const ExpertMatrix& b) {
+                return Rank(a.matrix) < Rank(b.matrix);
+              });
     std::string have;
-    for (const ExpertMatrix& matrix : layer.matrices) have += std::string(have.empty() ? "" : ", ") + MatrixName(matrix.matrix);
+    for (const ExpertMatrix& matrix : layer.matrices)
+      have += std::string(have.empty() ? "" : ", ") + MatrixName(matrix.matrix);
     if (have != "up, gate, down" && have != "gate_up, down" && have != "up, down") {
-      return refuse(Format("tensor '%s': its layer has the expert matrices %s, where up, gate and down, "
-                           "gate_up and down, or up and down belong together",
-                           tensors_[layer.matrices[0].tensor].name.c_str(), have.c_str()));
+      return refuse(
+          Format("tensor '%s': its layer has the expert matrices %s, where up, gate and down, "
+                 "gate_up and down, or up and down belong together",
+                 tensors_[layer.matrices[0].tensor].name.c_str(), have.c_str()));
     }
     sorted.push_back(std::move(layer));
   }

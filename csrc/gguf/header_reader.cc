@@ -69,8 +69,8 @@ Status HeaderReader::Need(const char* what, uint64_t n) {
                           what, n, file_bytes_ - position_));
   }
   if (n > kMaxHeaderBytes || position_ + n > kMaxHeaderBytes) {
-    return Corrupt(Format("%s reaches beyond %" PRIu64 " MiB of header, more than any model has", what,
-                          kMaxHeaderBytes >> 20));
+    return Corrupt(Format("%s reaches beyond %" PRIu64 " MiB of header, more than any model has",
+                          what, kMaxHeaderBytes >> 20));
   }
   const uint64_t end = position_ + n;
   uint64_t have = bytes_.size();
@@ -109,8 +109,8 @@ Status HeaderReader::String(const char* what, uint64_t max_bytes, std::string* v
   REMOE_RETURN_IF_ERROR(U64(what, &length));
   REMOE_RETURN_IF_ERROR(Need(what, length));
   if (length > max_bytes) {
-    return Corrupt(Format("%s is %" PRIu64 " bytes long, at most %" PRIu64 " are allowed", what, length,
-                          max_bytes));
+    return Corrupt(Format("%s is %" PRIu64 " bytes long, at most %" PRIu64 " are allowed", what,
+                          length, max_bytes));
   }
   value->assign(bytes_, position_, length);
   position_ += length;

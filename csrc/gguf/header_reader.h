@@ -1,8 +1,10 @@
-// HeaderReader: the front part of a GGUF file, read forwards, every step checked against the file's end.
+// HeaderReader: the front part of a GGUF file, read forwards, every step checked against the file's
+// end.
 //
 // Holds what it has read so far in memory, growing as the parse advances and never beyond
-// kMaxHeaderBytes, so that a count or a length in the file cannot make it allocate more than the file
-// really has to offer. Opens regular files only; a directory, FIFO or device is refused without blocking.
+// kMaxHeaderBytes, so that a count or a length in the file cannot make it allocate more than the
+// file really has to offer. Opens regular files only; a directory, FIFO or device is refused
+// without blocking.
 //
 // Owns its descriptor. Single-threaded.
 #ifndef REMOE_GGUF_HEADER_READER_H_

@@ -11,7 +11,8 @@
 namespace remoe {
 namespace {
 
-// Far above any model, and low enough that bookkeeping for a hostile header stays in the tens of MiB.
+// Far above any model, and low enough that bookkeeping for a hostile header stays in the tens of
+// MiB.
 constexpr uint64_t kMaxTensors = 1 << 17;
 constexpr uint64_t kMaxKeys = 1 << 16;
 constexpr uint64_t kMaxShards = 65535;
@@ -20,16 +21,41 @@ constexpr uint64_t kMaxKeyNameBytes = 65535;
 constexpr uint64_t kMaxTensorNameBytes = 63;  // what fits a ggml tensor
 
 enum ValueType : uint32_t {
-  kU8, kI8, kU16, kI16, kU32, kI32, kF32, kBool, kString, kArray, kU64, kI64, kF64, kValueTypes
+  kU8,
+  kI8,
+  kU16,
+  kI16,
+  kU32,
+  kI32,
+  kF32,
+  kBool,
+  kString,
+  kArray,
+  kU64,
+  kI64,
+  kF64,
+  kValueTypes
 };
 
 uint64_t ScalarBytes(uint32_t type) {
   switch (type) {
-    case kU8: case kI8: case kBool: return 1;
-    case kU16: case kI16: return 2;
-    case kU32: case kI32: case kF32: return 4;
-    case kU64: case kI64: case kF64: return 8;
-    default: return 0;
+    case kU8:
+    case kI8:
+    case kBool:
+      return 1;
+    case kU16:
+    case kI16:
+      return 2;
+    case kU32:
+    case kI32:
+    case kF32:
+      return 4;
+    case kU64:
+    case kI64:
+    case kF64:
+      return 8;
+    default:
+      return 0;
   }
 }
 
@@ -49,16 +75,26 @@ std::optional<uint64_t> NonNegative(const char* bytes) {
 
 std::optional<uint64_t> DecodeUnsigned(uint32_t type, const char* bytes) {
   switch (type) {
-    case kU8: return Load<uint8_t>(bytes);
-    case kBool: return Load<uint8_t>(bytes) != 0 ? 1 : 0;
-    case kI8: return NonNegative<int8_t>(bytes);
-    case kU16: return Load<uint16_t>(bytes);
-    case kI16: return NonNegative<int16_t>(bytes);
-    case kU32: return Load<uint32_t>(bytes);
-    case kI32: return NonNegative<int32_t>(bytes);
-    case kU64: return Load<uint64_t>(bytes);
-    case kI64: return NonNegative<int64_t>(bytes);
-    default: return std::nullopt;
+    case kU8:
+      return Load<uint8_t>(bytes);
+    case kBool:
+      return Load<uint8_t>(bytes) != 0 ? 1 : 0;
+    case kI8:
+      return NonNegative<int8_t>(bytes);
+    case kU16:
+      return Load<uint16_t>(bytes);
+    case kI16:
+      return NonNegative<int16_t>(bytes);
+    case kU32:
+      return Load<uint32_t>(bytes);
+    case kI32:
+      return NonNegative<int32_t>(bytes);
+    case kU64:
+      return Load<uint64_t>(bytes);
+    case kI64:
+      return NonNegative<int64_t>(bytes);
+    default:
+      return std::nullopt;
   }
 }
 
@@ -114,7 +150,8 @@ Result<ModelFile> ModelFileParser::Shard(const std::string& path) {
 
 Status ModelFileParser::Preamble() {
   uint32_t magic = 0;
-  if (in_.file_bytes() < sizeof(magic)) return in_.Corrupt("not a GGUF file: it has fewer than 4 bytes");
+  if (in_.file_bytes() < sizeof(magic))
+    return in_.Corrupt("not a GGUF file: it has fewer than 4 bytes");
   REMOE_RETURN_IF_ERROR(in_.U32("the magic", &magic));
   if (std::memcmp(&magic, "GGUF", 4) != 0) {
     return in_.Corrupt("not a GGUF file: it starts with " +
@@ -133,10 +170,12 @@ Status ModelFileParser::Preamble() {
   REMOE_RETURN_IF_ERROR(in_.U64("the tensor count", &n_tensors_));
   REMOE_RETURN_IF_ERROR(in_.U64("the key count", &model_.n_keys_));
   if (n_tensors_ > kMaxTensors) {
-    return in_.Corrupt(Format("%" PRIu64 " tensors announced, more than any model has", n_tensors_));
+    return in_.Corrupt(
+        Format("%" PRIu64 " tensors announced, more than any model has", n_tensors_));
   }
   if (model_.n_keys_ > kMaxKeys) {
-    return in_.Corrupt(Format("%" PRIu64 " keys announced, more than any model has", model_.n_keys_));
+    return in_.Corrupt(
+        Format("%" PRIu64 " keys announced, more than any model has", model_.n_keys_));
   }
   return Status::Ok();
 }
@@ -168,7 +207,8 @@ Status ModelFileParser::Value(const std::string& name, KeyPlace* place) {
     place->is_array = true;
     REMOE_RETURN_IF_ERROR(in_.U32(what.c_str(), &place->type));
     REMOE_RETURN_IF_ERROR(in_.U64(what.c_str(), &place->n_elements));
-    if (place->type == kArray) return in_.Corrupt(what + " is an array of arrays, which no model uses");
+    if (place->type == kArray)
+      return in_.Corrupt(what + " is an array of arrays, which no model uses");
   }
   if (place->type >= kValueTypes) {
     return in_.Corrupt(Format("%s has the unknown type %" PRIu32, what.c_str(), place->type));
@@ -188,10 +228,12 @@ Status ModelFileParser::Value(const std::string& name, KeyPlace* place) {
   }
   if (name == "general.alignment") {
     uint32_t alignment = 0;
-    if (place->is_array || place->type != kU32) return in_.Corrupt(what + " is not a 32-bit number");
+    if (place->is_array || place->type != kU32)
+      return in_.Corrupt(what + " is not a 32-bit number");
     REMOE_RETURN_IF_ERROR(in_.U32(what.c_str(), &alignment));
     if (alignment == 0 || (alignment & (alignment - 1)) != 0 || alignment > kMaxAlignment) {
-      return in_.Corrupt(Format("general.alignment is %" PRIu32 ", not a power of two up to 16 MiB", alignment));
+      return in_.Corrupt(
+          Format("general.alignment is %" PRIu32 ", not a power of two up to 16 MiB", alignment));
     }
     model_.alignment_ = alignment;
     return Status::Ok();
@@ -227,7 +269,8 @@ Status ModelFileParser::OneTensor(Tensor* tensor, uint64_t* offset) {
   }
   for (uint32_t d = 0; d < tensor->n_dims; ++d) {
     REMOE_RETURN_IF_ERROR(in_.U64(what.c_str(), &tensor->ne[d]));
-    if (tensor->ne[d] == 0) return in_.Corrupt(Format("%s: dimension %" PRIu32 " is zero", what.c_str(), d));
+    if (tensor->ne[d] == 0)
+      return in_.Corrupt(Format("%s: dimension %" PRIu32 " is zero", what.c_str(), d));
   }
   REMOE_RETURN_IF_ERROR(in_.U32(what.c_str(), &tensor->type));
   const TypeTraits* traits = FindType(tensor->type);
@@ -267,11 +310,10 @@ Status ModelFileParser::PlaceTensors(const std::vector<uint64_t>& offsets) {
     uint64_t end = 0;
     if (__builtin_add_overflow(data_begin, offsets[i], &tensor.offset) ||
         __builtin_add_overflow(tensor.offset, tensor.n_bytes, &end) || end > in_.file_bytes()) {
-      return in_.Corrupt(Format("tensor %s: %" PRIu64 " bytes at %" PRIu64 " + %" PRIu64
-                                " lie beyond the file's %" PRIu64
-                                "; it is damaged or was not downloaded whole",
-                                Quote(tensor.name).c_str(), tensor.n_bytes, data_begin, offsets[i],
-                                in_.file_bytes()));
+      return in_.Corrupt(Format(
+          "tensor %s: %" PRIu64 " bytes at %" PRIu64 " + %" PRIu64 " lie beyond the file's %" PRIu64
+          "; it is damaged or was not downloaded whole",
+          Quote(tensor.name).c_str(), tensor.n_bytes, data_begin, offsets[i], in_.file_bytes()));
     }
     order.push_back(&tensor);
   }
@@ -297,7 +339,8 @@ Status ModelFileParser::Join(ModelFile shard, ModelFile* model) {
     model->tensors_.push_back(std::move(tensor));
   }
   if (model->tensors_.size() > kMaxTensors) {
-    return Status(Code::kCorrupt, shard.paths_[0] + ": the shards so far hold more tensors than any model has");
+    return Status(Code::kCorrupt,
+                  shard.paths_[0] + ": the shards so far hold more tensors than any model has");
   }
   model->paths_.push_back(shard.paths_[0]);
   model->file_bytes_.push_back(shard.file_bytes_[0]);
@@ -335,12 +378,14 @@ Result<ModelFile> ModelFile::Open(const std::string& path) {
     const std::string shard_path = stem + ShardSuffix(i, count);
     Result<ModelFile> shard = ModelFileParser::Shard(shard_path);
     if (!shard.ok()) {
-      return Status(shard.status().code(), Format("shard %" PRIu64 " of %" PRIu64 ": %s", i + 1, count,
-                                                  shard.status().message().c_str()));
+      return Status(shard.status().code(), Format("shard %" PRIu64 " of %" PRIu64 ": %s", i + 1,
+                                                  count, shard.status().message().c_str()));
     }
-    if (shard.value().Unsigned("split.no") != i || shard.value().Unsigned("split.count").value_or(count) != count) {
-      return Status(Code::kCorrupt, Format("%s does not say that it is shard %" PRIu64 " of %" PRIu64,
-                                           shard_path.c_str(), i + 1, count));
+    if (shard.value().Unsigned("split.no") != i ||
+        shard.value().Unsigned("split.count").value_or(count) != count) {
+      return Status(Code::kCorrupt,
+                    Format("%s does not say that it is shard %" PRIu64 " of %" PRIu64,
+                           shard_path.c_str(), i + 1, count));
     }
     const std::string architecture = shard.value().architecture();
     if (!architecture.empty() && architecture != model.architecture()) {
@@ -351,11 +396,12 @@ Result<ModelFile> ModelFile::Open(const std::string& path) {
   }
   const std::optional<uint64_t> announced = model.Unsigned("split.tensors.count");
   if (!announced || *announced != model.tensors_.size()) {
-    return Status(Code::kCorrupt,
-                  Format("%s: the shards hold %zu tensors, and key 'split.tensors.count' %s; they are "
-                         "not of one model",
-                         path.c_str(), model.tensors_.size(),
-                         announced ? Format("says %" PRIu64, *announced).c_str() : "is missing"));
+    return Status(
+        Code::kCorrupt,
+        Format("%s: the shards hold %zu tensors, and key 'split.tensors.count' %s; they are "
+               "not of one model",
+               path.c_str(), model.tensors_.size(),
+               announced ? Format("says %" PRIu64, *announced).c_str() : "is missing"));
   }
   return first;
 }
@@ -373,7 +419,8 @@ std::optional<uint64_t> ModelFile::Unsigned(const std::string& key) const {
 
 std::optional<std::string> ModelFile::String(const std::string& key) const {
   const auto found = keys_.find(key);
-  if (found == keys_.end() || found->second.is_array || found->second.type != kString) return std::nullopt;
+  if (found == keys_.end() || found->second.is_array || found->second.type != kString)
+    return std::nullopt;
   const uint64_t length = Load<uint64_t>(key_bytes_.data() + found->second.value);
   return key_bytes_.substr(found->second.value + sizeof(length), length);
 }
@@ -398,7 +445,8 @@ std::string ModelFile::KeyBytesWithout(const std::function<bool(const std::strin
   for (const auto& [name, place] : keys_) {
     if (!drop(name)) kept.push_back(place);
   }
-  std::sort(kept.begin(), kept.end(), [](const KeyPlace& a, const KeyPlace& b) { return a.begin < b.begin; });
+  std::sort(kept.begin(), kept.end(),
+            [](const KeyPlace& a, const KeyPlace& b) { return a.begin < b.begin; });
   std::string bytes;
   bytes.reserve(key_bytes_.size());
   for (const KeyPlace& place : kept) bytes.append(key_bytes_, place.begin, place.end - place.begin);
@@ -417,7 +465,8 @@ std::string ModelFile::architecture() const { return String("general.architectur
 int ModelFile::n_experts_used() const {
   const std::string key = architecture() + ".expert_used_count";
   uint64_t most = Unsigned(key).value_or(0);
-  for (uint64_t layer : UnsignedArray(key).value_or(std::vector<uint64_t>())) most = std::max(most, layer);
+  for (uint64_t layer : UnsignedArray(key).value_or(std::vector<uint64_t>()))
+    most = std::max(most, layer);
   return static_cast<int>(std::min<uint64_t>(most, INT32_MAX));
 }
 

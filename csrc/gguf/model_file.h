@@ -1,10 +1,11 @@
-// ModelFile: what a GGUF, or a set of split shards, says of itself, checked before anyone relies on it.
+// ModelFile: what a GGUF, or a set of split shards, says of itself, checked before anyone relies on
+// it.
 //
-// Open() parses header, keys and tensor infos of every shard and refuses, as kCorrupt naming the shard
-// and the field, whatever contradicts the file: counts, strings, arrays or tensors beyond its end, sizes
-// that overflow, unknown types, offsets out of alignment, overlapping tensors, duplicate names, shards
-// missing or of another model. It allocates no more than a small multiple of the header's own bytes,
-// however large the counts in it claim to be. Tensor data is not read.
+// Open() parses header, keys and tensor infos of every shard and refuses, as kCorrupt naming the
+// shard and the field, whatever contradicts the file: counts, strings, arrays or tensors beyond its
+// end, sizes that overflow, unknown types, offsets out of alignment, overlapping tensors, duplicate
+// names, shards missing or of another model. It allocates no more than a small multiple of the
+// header's own bytes, however large the counts in it claim to be. Tensor data is not read.
 //
 // Immutable once opened; safe to share between threads.
 #ifndef REMOE_GGUF_MODEL_FILE_H_
@@ -23,22 +24,22 @@ namespace remoe {
 
 struct Tensor {
   std::string name;
-  uint32_t type = 0;           // ggml type number
+  uint32_t type = 0;  // ggml type number
   uint32_t n_dims = 0;
   uint64_t ne[4] = {1, 1, 1, 1};
-  int shard = 0;               // index into paths()
-  uint64_t offset = 0;         // absolute, in the shard's file
+  int shard = 0;        // index into paths()
+  uint64_t offset = 0;  // absolute, in the shard's file
   uint64_t n_bytes = 0;
 };
 
-// Where a key lies in the key section, and of what kind its value is. Values are decoded on demand, so
-// that a tokenizer's arrays cost nothing beyond the bytes of the section itself.
+// Where a key lies in the key section, and of what kind its value is. Values are decoded on demand,
+// so that a tokenizer's arrays cost nothing beyond the bytes of the section itself.
 struct KeyPlace {
-  uint32_t type = 0;        // GGUF value type; of the elements, when is_array
+  uint32_t type = 0;  // GGUF value type; of the elements, when is_array
   bool is_array = false;
   uint64_t n_elements = 1;
-  size_t begin = 0;         // of the whole entry, name included
-  size_t value = 0;         // of the scalar, the string's length, or the first element
+  size_t begin = 0;  // of the whole entry, name included
+  size_t value = 0;  // of the scalar, the string's length, or the first element
   size_t end = 0;
 };
 
@@ -48,22 +49,24 @@ const char* MatrixName(Matrix matrix);  // "up", "gate", "down", "gate_up"
 // One of the matrices of a layer's experts: n_experts consecutive spans of expert_bytes each.
 struct ExpertMatrix {
   Matrix matrix = Matrix::kUp;
-  size_t tensor = 0;           // index into tensors()
+  size_t tensor = 0;  // index into tensors()
   int shard = 0;
-  uint64_t offset = 0;         // of expert 0, absolute
-  uint64_t expert_bytes = 0;   // expert e lies at offset + e * expert_bytes
+  uint64_t offset = 0;        // of expert 0, absolute
+  uint64_t expert_bytes = 0;  // expert e lies at offset + e * expert_bytes
 };
 
 struct ExpertLayer {
-  int block = 0;               // N of blk.N
+  int block = 0;  // N of blk.N
   int n_experts = 0;
-  std::vector<ExpertMatrix> matrices;  // 2 or 3 of them, in the order up, gate, down or gate_up, down
-  uint64_t expert_bytes() const;       // of one expert, all matrices
+  std::vector<ExpertMatrix>
+      matrices;                   // 2 or 3 of them, in the order up, gate, down or gate_up, down
+  uint64_t expert_bytes() const;  // of one expert, all matrices
 };
 
 class ModelFile {
  public:
-  // `path`: a single GGUF or the first shard of NAME-00001-of-0000N.gguf; the others are found by name.
+  // `path`: a single GGUF or the first shard of NAME-00001-of-0000N.gguf; the others are found by
+  // name.
   static Result<ModelFile> Open(const std::string& path);
 
   const std::vector<std::string>& paths() const { return paths_; }
@@ -72,7 +75,8 @@ class ModelFile {
   const Tensor* Find(const std::string& name) const;
 
   // Keys of the first shard. nullopt when absent or of another kind.
-  std::optional<uint64_t> Unsigned(const std::string& key) const;  // any integer or bool scalar >= 0
+  std::optional<uint64_t> Unsigned(
+      const std::string& key) const;  // any integer or bool scalar >= 0
   std::optional<std::string> String(const std::string& key) const;
   std::optional<std::vector<uint64_t>> UnsignedArray(const std::string& key) const;
   // The key section of the first shard as it stands in the file, for re-writing a header.
@@ -85,16 +89,18 @@ class ModelFile {
   uint32_t version() const { return version_; }
   uint64_t alignment() const { return alignment_; }
 
-  std::string architecture() const;      // general.architecture, "" if absent
-  int n_experts_used() const;            // <arch>.expert_used_count (the largest, where it is per layer), 0 if absent
+  std::string architecture() const;  // general.architecture, "" if absent
+  int n_experts_used()
+      const;  // <arch>.expert_used_count (the largest, where it is per layer), 0 if absent
 
   // The layers whose experts can be streamed, by block number; empty for a dense model. Fails with
-  // kNotSupported naming the tensor when a layer's expert matrices are there but do not fit together
-  // (one of them missing, experts counted differently, old models with one tensor per expert).
+  // kNotSupported naming the tensor when a layer's expert matrices are there but do not fit
+  // together (one of them missing, experts counted differently, old models with one tensor per
+  // expert).
   Result<std::vector<ExpertLayer>> ExpertLayers() const;
 
-  uint64_t expert_bytes() const;         // sum over all expert matrices
-  uint64_t dense_bytes() const;          // all other tensors
+  uint64_t expert_bytes() const;  // sum over all expert matrices
+  uint64_t dense_bytes() const;   // all other tensors
 
  private:
   std::vector<std::string> paths_;

@@ -36,9 +36,11 @@ Result<ModelFile> OpenWriter(const GgufWriter& writer) { return OpenBytes(writer
 
 // The file is refused as corrupt, and the message holds `words`.
 void CheckCorrupt(const Result<ModelFile>& model, const std::string& words, int line) {
-  if (model.status().code() != Code::kCorrupt || model.status().message().find(words) == std::string::npos) {
+  if (model.status().code() != Code::kCorrupt ||
+      model.status().message().find(words) == std::string::npos) {
     testing::Failures()++;
-    std::cerr << "line " << line << ": expected '" << words << "', got: " << model.status().message() << "\n";
+    std::cerr << "line " << line << ": expected '" << words
+              << "', got: " << model.status().message() << "\n";
   }
 }
 #define CHECK_CORRUPT(model, words) CheckCorrupt(model, words, __LINE__)
@@ -47,9 +49,11 @@ GgufWriter SmallMoe() {
   GgufWriter writer;
   writer.String("general.architecture", "qwen3moe");
   writer.U32("qwen3moe.expert_used_count", 2);
-  writer.Key("tokenizer.ggml.tokens", kArray,
-             Array(kString, 3, GgufWriter::Str("a") + GgufWriter::Str("") + GgufWriter::Str("ccc")));
-  writer.Key("qwen3moe.layers", kArray, Array(kI32, 2, GgufWriter::Raw<int32_t>(4) + GgufWriter::Raw<int32_t>(5)));
+  writer.Key(
+      "tokenizer.ggml.tokens", kArray,
+      Array(kString, 3, GgufWriter::Str("a") + GgufWriter::Str("") + GgufWriter::Str("ccc")));
+  writer.Key("qwen3moe.layers", kArray,
+             Array(kI32, 2, GgufWriter::Raw<int32_t>(4) + GgufWriter::Raw<int32_t>(5)));
   writer.Add("token_embd.weight", kF32, {8, 4}, 128);
   writer.Add("blk.0.ffn_gate_inp.weight", kF32, {8, 3}, 96);
   writer.Add("blk.0.ffn_gate_exps.weight", kF32, {8, 4, 3}, 384);
@@ -123,7 +127,8 @@ TEST(LayersWhoseMatricesDoNotFitTogetherAreRefusedByName) {
     const Result<ModelFile> model = OpenWriter(writer);
     CHECK_OK(model.status());
     const Status status = model.value().ExpertLayers().status();
-    return status.code() == Code::kNotSupported && status.message().find("blk.7.ffn_") != std::string::npos;
+    return status.code() == Code::kNotSupported &&
+           status.message().find("blk.7.ffn_") != std::string::npos;
   };
   const std::string up = "blk.7.ffn_up_exps.weight", gate = "blk.7.ffn_gate_exps.weight";
   const std::string down = "blk.7.ffn_down_exps.weight", gate_up = "blk.7.ffn_gate_up_exps.weight";
@@ -144,9 +149,10 @@ TEST(LayersWhoseMatricesDoNotFitTogetherAreRefusedByName) {
 
 TEST(SharedExpertsBiasesAndNormsAreDense) {
   GgufWriter writer;
-  for (const char* name : {"blk.0.ffn_up_shexp.weight", "blk.0.ffn_up_chexps.weight", "blk.0.ffn_norm_exps.weight",
-                           "blk.0.ffn_up_exps.bias", "blk.0.ffn_up_exps.scale", "xblk.0.ffn_up_exps.weight",
-                           "blk..ffn_up_exps.weight", "blk.01.ffn_up_exps.weight", "blk.0.ffn_up.weight"}) {
+  for (const char* name :
+       {"blk.0.ffn_up_shexp.weight", "blk.0.ffn_up_chexps.weight", "blk.0.ffn_norm_exps.weight",
+        "blk.0.ffn_up_exps.bias", "blk.0.ffn_up_exps.scale", "xblk.0.ffn_up_exps.weight",
+        "blk..ffn_up_exps.weight", "blk.01.ffn_up_exps.weight", "blk.0.ffn_up.weight"}) {
     writer.Add(name, kF32, {4, 4, 2}, 128);
   }
   const Result<ModelFile> model = OpenWriter(writer);
@@ -235,7 +241,8 @@ TEST(HugeSparseFilesDoNotMakeAHugeHeader) {
 }
 
 TEST(BadNamesAreRefused) {
-  for (const std::string& name : {std::string(), std::string("a\0b", 3), std::string("\xff"), std::string(64, 'n')}) {
+  for (const std::string& name :
+       {std::string(), std::string("a\0b", 3), std::string("\xff"), std::string(64, 'n')}) {
     GgufWriter writer;
     writer.Add(name, kF32, {4}, 16);
     CHECK_CORRUPT(OpenWriter(writer), "a tensor's name");
@@ -316,7 +323,8 @@ TEST(ShardsAreFoundByNameAndMustBelongTogether) {
   {
     Shards s;
     const std::string first = s.Save(1, 3, s.Write(0, 3, "a", 3));
-    CHECK(ModelFile::Open(first).status().message().find("m-00002-of-00003.gguf") != std::string::npos);
+    CHECK(ModelFile::Open(first).status().message().find("m-00002-of-00003.gguf") !=
+          std::string::npos);
     s.Save(2, 3, s.Write(1, 3, "b", 3));
     const std::string third = s.Save(3, 3, s.Write(2, 3, "c", 3));
     const Result<ModelFile> model = ModelFile::Open(first);
@@ -341,7 +349,8 @@ TEST(ShardsAreFoundByNameAndMustBelongTogether) {
   CHECK_CORRUPT(pair(s.Write(0, 2, "a", 3), s.Write(1, 2, "b", 3)), "not of one model");
   CHECK_CORRUPT(pair(s.Write(0, 2, "a", 2), s.Write(1, 2, "b", 2, "other")), "another model");
   CHECK_CORRUPT(pair(s.Write(0, 2, "a", 2), "GGUF"), "shard 2 of 2");
-  CHECK(pair(s.Write(0, 3, "a", 3), s.Write(1, 3, "b", 3)).status().code() == Code::kInvalidArgument);
+  CHECK(pair(s.Write(0, 3, "a", 3), s.Write(1, 3, "b", 3)).status().code() ==
+        Code::kInvalidArgument);
   CHECK_OK(OpenBytes(s.Write(0, 1, "a", 1)).status());  // one shard is a file like any
   CHECK(OpenBytes(s.Write(0, 2, "a", 2)).status().code() == Code::kInvalidArgument);
   CHECK_CORRUPT(OpenBytes(s.Write(5, 2, "a", 2)), "split.no");
@@ -362,12 +371,16 @@ void Use(const ModelFile& model) {
     (void)model.UnsignedArray(key);
   }
   const auto layers = model.ExpertLayers();
-  Result<VirtualFile> file = VirtualFile::Make(
-      &model, {}, [](int, uint64_t, uint64_t n, uint8_t* dest) { std::fill_n(dest, n, uint8_t{1}); return Status::Ok(); });
+  Result<VirtualFile> file =
+      VirtualFile::Make(&model, {}, [](int, uint64_t, uint64_t n, uint8_t* dest) {
+        std::fill_n(dest, n, uint8_t{1});
+        return Status::Ok();
+      });
   CHECK_EQ(file.ok(), layers.ok());
   if (file.ok()) {
     uint8_t piece[4096];
-    for (uint64_t offset = 0; offset < 3000; offset += 1000) CHECK(file.value().Pread(offset, piece, 900) == 900);
+    for (uint64_t offset = 0; offset < 3000; offset += 1000)
+      CHECK(file.value().Pread(offset, piece, 900) == 900);
   }
 }
 
@@ -376,22 +389,40 @@ TEST(RandomDamageNeverCrashes) {
   TemporaryFolder folder;
   const std::string good = SmallMoe().Bytes();
   const size_t header_bytes = static_cast<size_t>(OpenBytes(good).value().tensors()[0].offset);
-  const uint64_t nasty[] = {0, 1, 2, 7, 31, 64, 255, 1u << 16, 1u << 31, UINT32_MAX, uint64_t{1} << 32,
-                            uint64_t{1} << 62, uint64_t{1} << 63, UINT64_MAX, UINT64_MAX - 31};
+  const uint64_t nasty[] = {0,
+                            1,
+                            2,
+                            7,
+                            31,
+                            64,
+                            255,
+                            1u << 16,
+                            1u << 31,
+                            UINT32_MAX,
+                            uint64_t{1} << 32,
+                            uint64_t{1} << 62,
+                            uint64_t{1} << 63,
+                            UINT64_MAX,
+                            UINT64_MAX - 31};
   int opened = 0, refused = 0;
   for (int round = 0; round < 30000; ++round) {
     std::string bytes = good;
     for (uint64_t i = 0, n = 1 + random() % 3; i < n; ++i) {
       const size_t at = random() % header_bytes;
       switch (random() % 4) {
-        case 0: bytes[at] = static_cast<char>(random()); break;
-        case 1: bytes[at] = static_cast<char>(bytes[at] ^ (1 << random() % 8)); break;
+        case 0:
+          bytes[at] = static_cast<char>(random());
+          break;
+        case 1:
+          bytes[at] = static_cast<char>(bytes[at] ^ (1 << random() % 8));
+          break;
         case 2: {
           const std::string value = GgufWriter::Raw(nasty[random() % std::size(nasty)]);
           bytes.replace(at, random() % 2 ? 4 : 8, value, 0, random() % 2 ? 4 : 8);
           break;
         }
-        default: bytes.resize(random() % 8 ? bytes.size() : at + 1);
+        default:
+          bytes.resize(random() % 8 ? bytes.size() : at + 1);
       }
       if (bytes.size() < header_bytes) break;
     }

@@ -20,14 +20,16 @@ void AppendU64(uint64_t value, std::string* bytes) {
   bytes->append(reinterpret_cast<const char*>(&value), sizeof(value));
 }
 
-// The header's bytes for these tensors at these offsets in the data section. Keys about shards are left
-// out: what llama.cpp sees is one file.
+// The header's bytes for these tensors at these offsets in the data section. Keys about shards are
+// left out: what llama.cpp sees is one file.
 std::string WriteHeader(const ModelFile& model, const std::vector<uint64_t>& offsets) {
   constexpr uint32_t kU32 = 4;
   const std::string alignment_key = "general.alignment";
   uint64_t n_keys = 0;
   const std::string keys = model.KeyBytesWithout(
-      [&](const std::string& name) { return name == alignment_key || name.compare(0, 6, "split.") == 0; },
+      [&](const std::string& name) {
+        return name == alignment_key || name.compare(0, 6, "split.") == 0;
+      },
       &n_keys);
   std::string header = "GGUF";
   AppendU32(model.version(), &header);
@@ -67,12 +69,15 @@ Result<VirtualFile> VirtualFile::Make(const ModelFile* model, Overlay overlay, R
   for (const auto& [name, bytes] : overlay) {
     const Tensor* tensor = model->Find(name);
     if (tensor == nullptr) {
-      return Status(Code::kInvalidArgument, "overlay tensor '" + name + "' is not in " + model->paths()[0]);
-    }
-    if (tensor->n_bytes != bytes.size() || experts.count(static_cast<size_t>(tensor - model->tensors().data()))) {
       return Status(Code::kInvalidArgument,
-                    Format("overlay tensor '%s' has %zu bytes and cannot stand in for the %" PRIu64 " in %s",
-                           name.c_str(), bytes.size(), tensor->n_bytes, model->paths()[0].c_str()));
+                    "overlay tensor '" + name + "' is not in " + model->paths()[0]);
+    }
+    if (tensor->n_bytes != bytes.size() ||
+        experts.count(static_cast<size_t>(tensor - model->tensors().data()))) {
+      return Status(
+          Code::kInvalidArgument,
+          Format("overlay tensor '%s' has %zu bytes and cannot stand in for the %" PRIu64 " in %s",
+                 name.c_str(), bytes.size(), tensor->n_bytes, model->paths()[0].c_str()));
     }
   }
 
@@ -86,7 +91,8 @@ Result<VirtualFile> VirtualFile::Make(const ModelFile* model, Overlay overlay, R
     offsets.push_back(data_bytes);
     // Sparse files can claim more than stdio can address.
     if (tensor.n_bytes > static_cast<uint64_t>(INT64_MAX) / 2 - data_bytes) {
-      return Status(Code::kNotSupported, model->paths()[0] + ": the tensors together exceed 2^62 bytes");
+      return Status(Code::kNotSupported,
+                    model->paths()[0] + ": the tensors together exceed 2^62 bytes");
     }
     data_bytes = Align(data_bytes + tensor.n_bytes);
   }
@@ -95,7 +101,8 @@ Result<VirtualFile> VirtualFile::Make(const ModelFile* model, Overlay overlay, R
   const uint64_t data_begin = Align(file.header_.size());
   for (size_t i = 0; i < offsets.size(); ++i) {
     const Tensor& tensor = model->tensors()[i];
-    Span span{data_begin + offsets[i], tensor.n_bytes, Span::kDense, tensor.shard, tensor.offset, nullptr};
+    Span span{data_begin + offsets[i], tensor.n_bytes, Span::kDense, tensor.shard,
+              tensor.offset,           nullptr};
     const auto replaced = file.overlay_.find(tensor.name);
     if (experts.count(i)) {
       span.kind = Span::kExpert;
@@ -165,7 +172,8 @@ struct VirtualFile::Cookie {
 
 Result<std::FILE*> VirtualFile::OpenStream() {
   auto* cookie = new Cookie{this, 0};
-  std::FILE* stream = fopencookie(cookie, "rb", {Cookie::Read, nullptr, Cookie::Seek, Cookie::Close});
+  std::FILE* stream =
+      fopencookie(cookie, "rb", {Cookie::Read, nullptr, Cookie::Seek, Cookie::Close});
   if (stream == nullptr) {
     const int error_number = errno;
     delete cookie;
@@ -177,8 +185,9 @@ Result<std::FILE*> VirtualFile::OpenStream() {
 }
 
 const VirtualFile::Span& VirtualFile::SpanAt(uint64_t offset) const {
-  const auto after = std::upper_bound(spans_.begin(), spans_.end(), offset,
-                                      [](uint64_t at, const Span& span) { return at < span.begin; });
+  const auto after =
+      std::upper_bound(spans_.begin(), spans_.end(), offset,
+                       [](uint64_t at, const Span& span) { return at < span.begin; });
   return *(after - 1);
 }
 
@@ -192,9 +201,15 @@ int64_t VirtualFile::Pread(uint64_t offset, uint8_t* dest, uint64_t n) {
     if (inside < span->n_bytes) {
       const uint64_t piece = std::min(n - done, span->n_bytes - inside);
       switch (span->kind) {
-        case Span::kHeader: std::memcpy(dest + done, header_.data() + inside, piece); break;
-        case Span::kOverlay: std::memcpy(dest + done, span->bytes + inside, piece); break;
-        case Span::kExpert: expert_bytes_skipped_ += piece; break;
+        case Span::kHeader:
+          std::memcpy(dest + done, header_.data() + inside, piece);
+          break;
+        case Span::kOverlay:
+          std::memcpy(dest + done, span->bytes + inside, piece);
+          break;
+        case Span::kExpert:
+          expert_bytes_skipped_ += piece;
+          break;
         case Span::kDense:
           status_ = read_at_(span->shard, span->offset + inside, piece, dest + done);
           if (!status_.ok()) return -1;

@@ -1,19 +1,19 @@
 // VirtualFile: the model as llama.cpp is made to see it: one GGUF, as a stdio stream, with a header
-// written anew, dense tensors read through from the shards, tuned routers laid over the file's own, and
-// expert matrices that are announced with their full extent and cost nothing to read.
+// written anew, dense tensors read through from the shards, tuned routers laid over the file's own,
+// and expert matrices that are announced with their full extent and cost nothing to read.
 //
 // Every tensor begins at a multiple of the stream's buffer, because glibc seeks such a stream to a
-// multiple of its buffer and reads from there: so a seek to a tensor reads nothing of its neighbours, and
-// dense bytes arrive in pieces of that size. A seek into an expert's bytes lands at the end of the stream.
-// llama.cpp asks, before each read, how many bytes are left, reads none then, and leaves its buffer, as
-// large as the tensor, untouched and so without memory; a reader that reads all the same gets an error,
-// never wrong bytes.
+// multiple of its buffer and reads from there: so a seek to a tensor reads nothing of its
+// neighbours, and dense bytes arrive in pieces of that size. A seek into an expert's bytes lands at
+// the end of the stream. llama.cpp asks, before each read, how many bytes are left, reads none
+// then, and leaves its buffer, as large as the tensor, untouched and so without memory; a reader
+// that reads all the same gets an error, never wrong bytes.
 //
-// Reads of dense bytes go through `ReadAt`, which the caller supplies (O_DIRECT, progress, faults), and
-// are counted. The first failure is kept in status(), since stdio can only say "error".
+// Reads of dense bytes go through `ReadAt`, which the caller supplies (O_DIRECT, progress, faults),
+// and are counted. The first failure is kept in status(), since stdio can only say "error".
 //
-// One stream per VirtualFile, used by one thread; the VirtualFile outlives the stream, and stays in its
-// place while the stream is open.
+// One stream per VirtualFile, used by one thread; the VirtualFile outlives the stream, and stays in
+// its place while the stream is open.
 #ifndef REMOE_GGUF_VIRTUAL_FILE_H_
 #define REMOE_GGUF_VIRTUAL_FILE_H_
 
@@ -31,13 +31,14 @@ namespace remoe {
 
 using ReadAt = std::function<Status(int shard, uint64_t offset, uint64_t n_bytes, uint8_t* dest)>;
 
-// Bytes that stand in for a tensor's own; same type and shape. REQUIRES: bytes.size() == tensor.n_bytes.
+// Bytes that stand in for a tensor's own; same type and shape. REQUIRES: bytes.size() ==
+// tensor.n_bytes.
 using Overlay = std::map<std::string, std::vector<uint8_t>>;
 
 class VirtualFile {
  public:
-  // `model` and what ReadAt needs outlive this. Fails with kInvalidArgument when an overlay names a tensor
-  // that the model lacks or whose size differs.
+  // `model` and what ReadAt needs outlive this. Fails with kInvalidArgument when an overlay names a
+  // tensor that the model lacks or whose size differs.
   static Result<VirtualFile> Make(const ModelFile* model, Overlay overlay, ReadAt read_at);
 
   // A seekable read-only stream over the virtual bytes; the caller closes it.
@@ -49,19 +50,19 @@ class VirtualFile {
   uint64_t expert_bytes_skipped() const { return expert_bytes_skipped_; }
   const Status& status() const { return status_; }
 
-  // Copies [offset, offset + n) of the virtual file to dest, leaving it alone where expert bytes would
-  // go. RETURNS: bytes covered (less than n at the end of the file), or -1 after a failure kept in
-  // status().
+  // Copies [offset, offset + n) of the virtual file to dest, leaving it alone where expert bytes
+  // would go. RETURNS: bytes covered (less than n at the end of the file), or -1 after a failure
+  // kept in status().
   int64_t Pread(uint64_t offset, uint8_t* dest, uint64_t n);
 
  private:
   VirtualFile() = default;
   struct Span {
-    uint64_t begin = 0;           // virtual
+    uint64_t begin = 0;  // virtual
     uint64_t n_bytes = 0;
     enum Kind { kHeader, kDense, kExpert, kOverlay } kind = kHeader;
     int shard = 0;
-    uint64_t offset = 0;          // in the shard
+    uint64_t offset = 0;             // in the shard
     const uint8_t* bytes = nullptr;  // overlay
   };
   struct Cookie;  // the stream's side
@@ -71,7 +72,7 @@ class VirtualFile {
   Overlay overlay_;
   ReadAt read_at_;
   std::string header_;
-  std::vector<Span> spans_;       // sorted by begin, the first at 0; gaps read as zeros
+  std::vector<Span> spans_;  // sorted by begin, the first at 0; gaps read as zeros
   std::vector<char> stream_buffer_;
   uint64_t size_ = 0;
   uint64_t dense_bytes_read_ = 0;

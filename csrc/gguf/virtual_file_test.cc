@@ -55,7 +55,8 @@ struct Opened {
 
 void OpenSingle(const GgufWriter& writer, Opened* opened) {
   opened->storage.shards = {writer.Bytes()};
-  Result<ModelFile> model = ModelFile::Open(opened->folder.Write("m.gguf", opened->storage.shards[0]));
+  Result<ModelFile> model =
+      ModelFile::Open(opened->folder.Write("m.gguf", opened->storage.shards[0]));
   CHECK_OK(model.status());
   opened->model = std::make_unique<ModelFile>(std::move(model.value()));
 }
@@ -119,14 +120,16 @@ TEST(EveryOffsetAndLengthReadsTheSameBytes) {
         const int64_t got = file.value().Pread(offset, reinterpret_cast<uint8_t*>(piece.data()), n);
         const uint64_t expected = offset >= whole.size() ? 0 : std::min(n, whole.size() - offset);
         CHECK_EQ(got, static_cast<int64_t>(expected));
-        CHECK(piece.compare(0, expected, whole, std::min<size_t>(offset, whole.size()), expected) == 0);
+        CHECK(piece.compare(0, expected, whole, std::min<size_t>(offset, whole.size()), expected) ==
+              0);
       }
     }
   }
 }
 
 // What llama.cpp does to read a tensor. RETURNS: whether it is content.
-bool LoadAsLlamaDoes(std::FILE* stream, uint64_t file_bytes, uint64_t offset, uint64_t n_bytes, char* dest) {
+bool LoadAsLlamaDoes(std::FILE* stream, uint64_t file_bytes, uint64_t offset, uint64_t n_bytes,
+                     char* dest) {
   if (fseeko(stream, static_cast<off_t>(offset), SEEK_SET) != 0) return false;
   const off_t at = ftello(stream);
   if (at < 0) return false;
@@ -153,7 +156,8 @@ TEST(LoadingAnExpertMakesNoPageResident) {
   for (size_t i = parsed.tensors().size(); i-- > 0;) {
     const Tensor& tensor = parsed.tensors()[i];
     const size_t mapped = (tensor.n_bytes + page - 1) / page * page;
-    void* buffer = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    void* buffer =
+        mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     CHECK(buffer != MAP_FAILED);
     CHECK(LoadAsLlamaDoes(stream.value(), fresh.value().size(), tensor.offset, tensor.n_bytes,
                           static_cast<char*>(buffer)));
@@ -164,7 +168,8 @@ TEST(LoadingAnExpertMakesNoPageResident) {
     const bool expert = tensor.name.find("_exps") != std::string::npos;
     CHECK_EQ(n_resident, expert ? 0u : resident.size());
     const Tensor& real = opened.model->tensors()[i];
-    if (!expert) CHECK(std::memcmp(buffer, opened.storage.shards[0].data() + real.offset, real.n_bytes) == 0);
+    if (!expert)
+      CHECK(std::memcmp(buffer, opened.storage.shards[0].data() + real.offset, real.n_bytes) == 0);
     munmap(buffer, mapped);
   }
   // Each dense byte once, and not one of a neighbour's.
@@ -184,7 +189,8 @@ TEST(ReadingAnExpertFromTheStreamFails) {
   char bytes[8];
   // Tensor 2 begins three buffers after the header's.
   for (uint64_t inside : {uint64_t{0}, uint64_t{1}, uint64_t{131071}}) {
-    fseeko(stream.value(), static_cast<off_t>(3 * VirtualFile::kStreamBufferBytes + inside), SEEK_SET);
+    fseeko(stream.value(), static_cast<off_t>(3 * VirtualFile::kStreamBufferBytes + inside),
+           SEEK_SET);
     CHECK_EQ(std::fread(bytes, 1, 1, stream.value()), 0u);
   }
   CHECK(fseeko(stream.value(), -1, SEEK_SET) != 0);
@@ -203,7 +209,8 @@ TEST(StreamReadsLargeDenseTensorsInPiecesOfItsBuffer) {
   Result<std::FILE*> stream = file.value().OpenStream();
   CHECK_OK(stream.status());
   std::string bytes(kBytes, '\0');
-  CHECK(LoadAsLlamaDoes(stream.value(), file.value().size(), VirtualFile::kStreamBufferBytes, kBytes, bytes.data()));
+  CHECK(LoadAsLlamaDoes(stream.value(), file.value().size(), VirtualFile::kStreamBufferBytes,
+                        kBytes, bytes.data()));
   CHECK(opened.storage.shards[0].compare(opened.model->tensors()[0].offset, kBytes, bytes) == 0);
   CHECK(opened.storage.sizes == (std::vector<uint64_t>{4 << 20, 4 << 20, 2 << 20}));
   std::fclose(stream.value());
@@ -226,7 +233,8 @@ TEST(OverlayMustFit) {
   Opened opened;
   OpenSingle(MoeWriter(), &opened);
   const auto code = [&](const std::string& name, size_t n_bytes) {
-    return VirtualFile::Make(opened.model.get(), {{name, std::vector<uint8_t>(n_bytes)}}, opened.storage.Reader())
+    return VirtualFile::Make(opened.model.get(), {{name, std::vector<uint8_t>(n_bytes)}},
+                             opened.storage.Reader())
         .status()
         .code();
   };
@@ -290,8 +298,8 @@ TEST(ShardsBecomeOneFile) {
     CHECK_EQ(a.n_bytes, b.n_bytes);
     CHECK_EQ(a.n_dims, b.n_dims);
     if (a.name.find("_exps") != std::string::npos) continue;
-    CHECK(bytes.compare(b.offset, b.n_bytes, opened.storage.shards[static_cast<size_t>(a.shard)], a.offset,
-                        a.n_bytes) == 0);
+    CHECK(bytes.compare(b.offset, b.n_bytes, opened.storage.shards[static_cast<size_t>(a.shard)],
+                        a.offset, a.n_bytes) == 0);
   }
 }
 

@@ -55,7 +55,8 @@ Status DenseReader::ReadAt(int file, uint64_t offset, uint64_t n_bytes, uint8_t*
       changed_.wait(lock, [&] { return chunks_[i].done; });
       if (failure.ok()) failure = chunks_[i].status;
     }
-    if (failure.ok()) std::memcpy(dest + (reads[i].offset - offset), reads[i].dest, reads[i].n_bytes);
+    if (failure.ok())
+      std::memcpy(dest + (reads[i].offset - offset), reads[i].dest, reads[i].n_bytes);
     ring_->Give(reads[i].dest - reads[i].offset % kPage);
   }
   return failure;

@@ -1,8 +1,9 @@
-// DenseReader: reads long spans in order through a Reader, several chunks in flight, into any memory.
+// DenseReader: reads long spans in order through a Reader, several chunks in flight, into any
+// memory.
 //
 // For the dense weights at load: O_DIRECT wants aligned memory and llama.cpp gives what it has, so
-// chunks pass through a small ring of aligned buffers. The next chunks of a span are already being read
-// while one is copied out. Single-threaded; the Reader outlives it.
+// chunks pass through a small ring of aligned buffers. The next chunks of a span are already being
+// read while one is copied out. Single-threaded; the Reader outlives it.
 #ifndef REMOE_RUNTIME_DENSE_READER_H_
 #define REMOE_RUNTIME_DENSE_READER_H_
 

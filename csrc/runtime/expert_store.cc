@@ -12,18 +12,21 @@ namespace {
 
 // A read's tag names the placement it serves and the matrix within the expert.
 constexpr int kMatrixBits = 3;
-uint64_t MakeTag(int index, int matrix) { return static_cast<uint64_t>(index) << kMatrixBits | matrix; }
-int TagIndex(uint64_t tag) { return static_cast<int>(tag >> kMatrixBits); }
-int TagMatrix(uint64_t tag) { return static_cast<int>(tag & ((1u << kMatrixBits) - 1)); }
+uint64_t MakeTag(int index, int matrix) {
+  return static_cast<uint64_t>(index) << kMatrixBits | matrix;
+}
+int TagIndex(uint64_t tag) {
+  return static_cast<int>(tag >> kMatrixBits);
+}
+int TagMatrix(uint64_t tag) {
+  return static_cast<int>(tag & ((1u << kMatrixBits) - 1));
+}
 
 }  // namespace
 
-Result<std::unique_ptr<ExpertStore>> ExpertStore::Make(const ModelFile* model,
-                                                       const std::vector<ExpertLayer>* layers,
-                                                       const SlotLayout& layout,
-                                                       std::unique_ptr<Reader> reader,
-                                                       Transform transform,
-                                                       const StoreOptions& options) {
+Result<std::unique_ptr<ExpertStore>> ExpertStore::Make(
+    const ModelFile* model, const std::vector<ExpertLayer>* layers, const SlotLayout& layout,
+    std::unique_ptr<Reader> reader, Transform transform, const StoreOptions& options) {
   Geometry geometry;
   geometry.n_layers = static_cast<int>(layers->size());
   for (const ExpertLayer& layer : *layers) {
@@ -107,7 +110,8 @@ Status ExpertStore::BeginEvent(const Event& event) {
   return Status::Ok();
 }
 
-// Submits as many of the event's staged reads as there are buffers; called again as buffers come free.
+// Submits as many of the event's staged reads as there are buffers; called again as buffers come
+// free.
 void ExpertStore::SubmitStaged() {
   std::vector<Read> batch;
   {
@@ -176,9 +180,9 @@ Status ExpertStore::WaitArrived(std::vector<int>* arrived) {
   const auto start = std::chrono::steady_clock::now();
   std::unique_lock<std::mutex> lock(mutex_);
   changed_.wait(lock, [this] { return !arrived_.empty() || !failure_.ok(); });
-  stall_ns_ += std::chrono::duration_cast<std::chrono::nanoseconds>(
-                   std::chrono::steady_clock::now() - start)
-                   .count();
+  stall_ns_ +=
+      std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - start)
+          .count();
   if (!failure_.ok()) return failure_;
   arrived->insert(arrived->end(), arrived_.begin(), arrived_.end());
   handed_out_ += static_cast<int>(arrived_.size());

@@ -1,10 +1,10 @@
-// ExpertStore: makes the experts of an event resident. It joins the cache (which expert, which slot),
-// the reader (bytes from storage) and the slab (memory), and is what a device executes from.
+// ExpertStore: makes the experts of an event resident. It joins the cache (which expert, which
+// slot), the reader (bytes from storage) and the slab (memory), and is what a device executes from.
 //
-// BeginEvent() places the event's experts and starts reading the missing ones; WaitArrived() hands them
-// out as they come, so that the caller can compute with those already there; EndEvent() waits for
-// stragglers and unpins. The first failed read ends the event with a Status that names file, layer,
-// expert and offset; the expert stays out of the cache and the store goes on working.
+// BeginEvent() places the event's experts and starts reading the missing ones; WaitArrived() hands
+// them out as they come, so that the caller can compute with those already there; EndEvent() waits
+// for stragglers and unpins. The first failed read ends the event with a Status that names file,
+// layer, expert and offset; the expert stays out of the cache and the store goes on working.
 //
 // One event at a time, from one thread. counts() from any thread.
 #ifndef REMOE_RUNTIME_EXPERT_STORE_H_
@@ -29,8 +29,8 @@
 
 namespace remoe {
 
-// Rewrites a matrix as it came from storage into the form that the compute kernels take. Called on an
-// I/O thread, never twice at once for the same destination.
+// Rewrites a matrix as it came from storage into the form that the compute kernels take. Called on
+// an I/O thread, never twice at once for the same destination.
 using Transform = std::function<void(int layer, int matrix, const uint8_t* bytes, uint8_t* dest)>;
 
 struct StoreCounts {
@@ -52,14 +52,11 @@ struct StoreOptions {
 
 class ExpertStore {
  public:
-  // `model` and `layers` outlive the store. `layout` describes the slots; `transform` may be empty when
-  // no matrix is transformed.
-  static Result<std::unique_ptr<ExpertStore>> Make(const ModelFile* model,
-                                                   const std::vector<ExpertLayer>* layers,
-                                                   const SlotLayout& layout,
-                                                   std::unique_ptr<Reader> reader,
-                                                   Transform transform,
-                                                   const StoreOptions& options);
+  // `model` and `layers` outlive the store. `layout` describes the slots; `transform` may be empty
+  // when no matrix is transformed.
+  static Result<std::unique_ptr<ExpertStore>> Make(
+      const ModelFile* model, const std::vector<ExpertLayer>* layers, const SlotLayout& layout,
+      std::unique_ptr<Reader> reader, Transform transform, const StoreOptions& options);
   ~ExpertStore();
 
   Status BeginEvent(const Event& event);
@@ -67,15 +64,17 @@ class ExpertStore {
   const std::vector<Placement>& placements() const { return placements_; }
   // Missing experts of the open event that WaitArrived has not handed out yet.
   int missing_to_come() const { return missing_ - handed_out_; }
-  // Blocks until another missing expert is there; appends the indices (into placements()) of all that
-  // have come since the last call. RETURNS: an error when a read failed, at once.
-  // REQUIRES: missing_to_come() > 0.
+  // Blocks until another missing expert is there; appends the indices (into placements()) of all
+  // that have come since the last call. RETURNS: an error when a read failed, at once. REQUIRES:
+  // missing_to_come() > 0.
   Status WaitArrived(std::vector<int>* arrived);
   // Waits for every read of the event, unpins. RETURNS: the first failure of the event.
   Status EndEvent();
   bool open() const { return open_; }
 
-  uint8_t* slot(SlotId id) const { return slab_->data() + static_cast<uint64_t>(id) * layout_.slot_bytes(); }
+  uint8_t* slot(SlotId id) const {
+    return slab_->data() + static_cast<uint64_t>(id) * layout_.slot_bytes();
+  }
   uint8_t* matrix(SlotId id, int layer, int matrix) const {
     return slot(id) + layout_.at(layer, matrix).offset;
   }
@@ -91,7 +90,7 @@ class ExpertStore {
   const char* policy_name() const { return policy_name_.c_str(); }
 
  private:
-  struct Pending {  // a missing expert of the open event
+  struct Pending {      // a missing expert of the open event
     int remaining = 0;  // matrices still to come
     bool failed = false;
   };
@@ -120,14 +119,15 @@ class ExpertStore {
 
   std::mutex mutex_;
   std::condition_variable changed_;
-  std::vector<Pending> pending_;   // by index into placements_
-  std::vector<int> arrived_;       // complete, not yet handed out
-  std::vector<Read> staged_;       // of the event; those from next_staged_ on wait for a buffer
+  std::vector<Pending> pending_;  // by index into placements_
+  std::vector<int> arrived_;      // complete, not yet handed out
+  std::vector<Read> staged_;      // of the event; those from next_staged_ on wait for a buffer
   size_t next_staged_ = 0;
-  int unfinished_ = 0;             // missing experts with matrices still to come
+  int unfinished_ = 0;  // missing experts with matrices still to come
   Status failure_;
 
-  std::atomic<uint64_t> hits_{0}, misses_{0}, bytes_read_{0}, stall_ns_{0}, events_{0}, evictions_{0};
+  std::atomic<uint64_t> hits_{0}, misses_{0}, bytes_read_{0}, stall_ns_{0}, events_{0},
+      evictions_{0};
 };
 
 }  // namespace remoe

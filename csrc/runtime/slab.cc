@@ -28,7 +28,8 @@ Result<std::unique_ptr<Slab>> Slab::Make(uint64_t n_bytes, bool lock) {
   if (n_bytes >= 8 * kHugePage) {
     slab->huge_pages_ = madvise(data, n_bytes, MADV_HUGEPAGE) == 0;
     if (!slab->huge_pages_) {
-      slab->notes_.push_back(Format("no huge pages for the expert cache: %s", std::strerror(errno)));
+      slab->notes_.push_back(
+          Format("no huge pages for the expert cache: %s", std::strerror(errno)));
     }
   }
 #ifdef MLOCK_ONFAULT
@@ -37,10 +38,10 @@ Result<std::unique_ptr<Slab>> Slab::Make(uint64_t n_bytes, bool lock) {
     if (!slab->locked_) {
       rlimit limit{};
       getrlimit(RLIMIT_MEMLOCK, &limit);
-      slab->notes_.push_back(
-          Format("expert cache not locked in memory (%s; memlock limit %.0f MiB, wanted %.0f): raise "
-                 "it with `ulimit -l` if this machine swaps",
-                 std::strerror(errno), limit.rlim_cur / 1048576.0, n_bytes / 1048576.0));
+      slab->notes_.push_back(Format(
+          "expert cache not locked in memory (%s; memlock limit %.0f MiB, wanted %.0f): raise "
+          "it with `ulimit -l` if this machine swaps",
+          std::strerror(errno), limit.rlim_cur / 1048576.0, n_bytes / 1048576.0));
     }
   }
 #endif

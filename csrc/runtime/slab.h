@@ -1,7 +1,7 @@
 // Slab: one anonymous mapping that holds every slot, made once, never grown, freed with its owner.
 //
-// Pages become resident when a slot is first filled. Huge pages and locking are asked for and, where the
-// machine refuses, noted in a line. The mapping is page-aligned.
+// Pages become resident when a slot is first filled. Huge pages and locking are asked for and,
+// where the machine refuses, noted in a line. The mapping is page-aligned.
 //
 // Owned by one ExpertStore; the memory may be used from any thread.
 #ifndef REMOE_RUNTIME_SLAB_H_

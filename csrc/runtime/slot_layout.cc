@@ -11,7 +11,9 @@ namespace {
 // Vector loads of the compute kernels like a cache line.
 constexpr uint64_t kAlign = 64;
 
-uint64_t RoundUp(uint64_t value, uint64_t unit) { return (value + unit - 1) / unit * unit; }
+uint64_t RoundUp(uint64_t value, uint64_t unit) {
+  return (value + unit - 1) / unit * unit;
+}
 
 }  // namespace
 
@@ -26,7 +28,8 @@ SlotLayout::SlotLayout(const std::vector<ExpertLayer>& layers,
       MatrixSlot slot;
       slot.in_place = !transformed[l][m] && matrix.expert_bytes % kPage == 0;
       if (slot.in_place) {
-        // The read may spill into the whole first and last page, which so belong to this matrix alone.
+        // The read may spill into the whole first and last page, which so belong to this matrix
+        // alone.
         any_in_place = true;
         const uint64_t residue = matrix.offset % kPage;
         slot.offset = RoundUp(end, kPage) + residue;

@@ -1,10 +1,11 @@
 // SlotLayout: where an expert's matrices lie inside a slot.
 //
-// All slots have one size, so that any slot can take any expert of any layer, and a layer's matrix is
-// at the same place in every slot, so that the slab can stand in for the expert tensor with the slot
-// size as its stride. A matrix is read in place (no copy between storage and slot) when its experts all
-// have the same residue modulo the page size, that is, when expert_bytes is a multiple of kPage; the
-// residue is then carried into the slot. Otherwise, and for matrices that are rewritten on arrival
+// All slots have one size, so that any slot can take any expert of any layer, and a layer's matrix
+// is at the same place in every slot, so that the slab can stand in for the expert tensor with the
+// slot size as its stride. A matrix is read in place (no copy between storage and slot) when its
+// experts all have the same residue modulo the page size, that is, when expert_bytes is a multiple
+// of kPage; the residue is then carried into the slot. Otherwise, and for matrices that are
+// rewritten on arrival
 // (`transformed`), it is staged elsewhere and takes just its bytes here.
 //
 // Immutable; safe to share.

@@ -16,7 +16,8 @@ namespace remoe {
 
 class Staging {
  public:
-  // `n` buffers that each take `payload_bytes` at any residue modulo the page size; none when it is 0.
+  // `n` buffers that each take `payload_bytes` at any residue modulo the page size; none when it is
+  // 0.
   static Result<std::unique_ptr<Staging>> Make(int n, uint64_t payload_bytes);
   ~Staging();
 

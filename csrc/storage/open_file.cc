@@ -70,7 +70,9 @@ Result<OpenFile> OpenFile::Open(const std::string& path, const OpenFileOptions& 
   return file;
 }
 
-OpenFile::OpenFile(OpenFile&& other) noexcept { *this = std::move(other); }
+OpenFile::OpenFile(OpenFile&& other) noexcept {
+  *this = std::move(other);
+}
 
 OpenFile& OpenFile::operator=(OpenFile&& other) noexcept {
   std::swap(path_, other.path_);

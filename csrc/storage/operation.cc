@@ -15,8 +15,12 @@ namespace {
 constexpr int kMaxStalls = 100;
 constexpr size_t kMaxIovecs = 64;  // well below IOV_MAX
 
-uint64_t RoundDown(uint64_t n) { return n / kPage * kPage; }
-uint64_t RoundUp(uint64_t n) { return (n + kPage - 1) / kPage * kPage; }
+uint64_t RoundDown(uint64_t n) {
+  return n / kPage * kPage;
+}
+uint64_t RoundUp(uint64_t n) {
+  return (n + kPage - 1) / kPage * kPage;
+}
 
 Status Check(const Read& read, const std::vector<OpenFile>& files) {
   if (read.file < 0 || static_cast<size_t>(read.file) >= files.size()) {

@@ -4,7 +4,8 @@
 // no experts.
 //
 // Where the storage is slow, points that would overrun the time limit are left out, but never the
-// first of the block size that the pick is for. PickDepth is pure. Thread-safe: a Probe shares nothing.
+// first of the block size that the pick is for. PickDepth is pure. Thread-safe: a Probe shares
+// nothing.
 #ifndef REMOE_STORAGE_PROBE_H_
 #define REMOE_STORAGE_PROBE_H_
 

@@ -1,8 +1,8 @@
 // A minimal unit-test harness: TEST(name) { CHECK(...); CHECK_EQ(a, b); } and REMOE_TEST_MAIN().
 //
 // A test program runs every TEST in file order, prints each failure with its line, and exits with 1
-// if any failed. Its last line is "N passed, M failed". Single-threaded: start threads inside a test,
-// join them there, and CHECK only from the test's own thread.
+// if any failed. Its last line is "N passed, M failed". Single-threaded: start threads inside a
+// test, join them there, and CHECK only from the test's own thread.
 #ifndef REMOE_TESTING_CHECK_H_
 #define REMOE_TESTING_CHECK_H_
 
@@ -46,41 +46,43 @@ inline int RunAll() {
 
 }  // namespace remoe::testing
 
-#define TEST(name)                                                                 \
-  static void name();                                                              \
-  static const ::remoe::testing::Register register_##name(#name, name);            \
+#define TEST(name)                                                      \
+  static void name();                                                   \
+  static const ::remoe::testing::Register register_##name(#name, name); \
   static void name()
 
-#define CHECK(condition)                                                           \
-  do {                                                                             \
-    if (!(condition)) {                                                            \
-      ::remoe::testing::Failures()++;                                              \
-      std::cerr << __FILE__ << ":" << __LINE__ << ": " #condition "\n";            \
-    }                                                                              \
+#define CHECK(condition)                                                \
+  do {                                                                  \
+    if (!(condition)) {                                                 \
+      ::remoe::testing::Failures()++;                                   \
+      std::cerr << __FILE__ << ":" << __LINE__ << ": " #condition "\n"; \
+    }                                                                   \
   } while (false)
 
-#define CHECK_EQ(left, right)                                                      \
-  do {                                                                             \
-    const auto& left_ = (left);                                                    \
-    const auto& right_ = (right);                                                  \
-    if (!(left_ == right_)) {                                                      \
-      ::remoe::testing::Failures()++;                                              \
-      std::cerr << __FILE__ << ":" << __LINE__ << ": " #left " == " #right ": "    \
-                << left_ << " != " << right_ << "\n";                              \
-    }                                                                              \
+#define CHECK_EQ(left, right)                                                            \
+  do {                                                                                   \
+    const auto& left_ = (left);                                                          \
+    const auto& right_ = (right);                                                        \
+    if (!(left_ == right_)) {                                                            \
+      ::remoe::testing::Failures()++;                                                    \
+      std::cerr << __FILE__ << ":" << __LINE__ << ": " #left " == " #right ": " << left_ \
+                << " != " << right_ << "\n";                                             \
+    }                                                                                    \
   } while (false)
 
 // Prints the message of a failed Status.
-#define CHECK_OK(expression)                                                       \
-  do {                                                                             \
-    const auto status_ = (expression);                                             \
-    if (!status_.ok()) {                                                           \
-      ::remoe::testing::Failures()++;                                              \
+#define CHECK_OK(expression)                                                         \
+  do {                                                                               \
+    const auto status_ = (expression);                                               \
+    if (!status_.ok()) {                                                             \
+      ::remoe::testing::Failures()++;                                                \
       std::cerr << __FILE__ << ":" << __LINE__ << ": " << status_.message() << "\n"; \
-    }                                                                              \
+    }                                                                                \
   } while (false)
 
-#define REMOE_TEST_MAIN() \
-  int main() { return ::remoe::testing::RunAll(); }
+#define REMOE_TEST_MAIN()              \
+  int main() {                         \
+    return ::remoe::testing::RunAll(); \
+  }
 
 #endif  // REMOE_TESTING_CHECK_H_

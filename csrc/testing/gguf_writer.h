@@ -38,15 +38,17 @@ class GgufWriter {
   void String(const std::string& name, const std::string& value) { Key(name, 8, Str(value)); }
 
   // Tensor data: bytes that tell which tensor and where, so that a wrong range shows.
-  void Add(const std::string& name, uint32_t type, const std::vector<uint64_t>& shape, uint64_t n_bytes) {
+  void Add(const std::string& name, uint32_t type, const std::vector<uint64_t>& shape,
+           uint64_t n_bytes) {
     AddAt(name, type, shape, n_bytes, data_.size());
     const size_t begin = data_.size();
     data_.resize((begin + n_bytes + alignment - 1) / alignment * alignment);
-    for (size_t i = 0; i < n_bytes; ++i) data_[begin + i] = static_cast<char>(i * 7 + begin / alignment + seed);
+    for (size_t i = 0; i < n_bytes; ++i)
+      data_[begin + i] = static_cast<char>(i * 7 + begin / alignment + seed);
   }
   // Info only, at an offset of the caller's choice.
-  void AddAt(const std::string& name, uint32_t type, const std::vector<uint64_t>& shape, uint64_t n_bytes,
-             uint64_t offset) {
+  void AddAt(const std::string& name, uint32_t type, const std::vector<uint64_t>& shape,
+             uint64_t n_bytes, uint64_t offset) {
     infos_ += Str(name) + Raw<uint32_t>(static_cast<uint32_t>(shape.size()));
     for (uint64_t extent : shape) infos_ += Raw(extent);
     infos_ += Raw(type) + Raw(offset);
@@ -71,7 +73,9 @@ class GgufWriter {
 class TemporaryFolder {
  public:
   TemporaryFolder() {
-    std::string name = "/tmp/remoe_test_XXXXXX";
+    // In memory where there is such a place: disks flush a file that is rewritten over and over.
+    std::string name = access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp";
+    name += "/remoe_test_XXXXXX";
     path_ = mkdtemp(name.data());
   }
   ~TemporaryFolder() {

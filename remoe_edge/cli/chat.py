@@ -33,28 +33,54 @@ Ctrl-C stops an answer. A line that ends in a backslash goes on in the next."""
 @click.option("--system", metavar="TEXT", help="What the model is told before the conversation.")
 @click.option("--raw", is_flag=True, help="Continue the text as it is, without a chat template.")
 @click.option(
-    "-n", "--max-tokens", type=click.IntRange(min=1), default=512, show_default=True, metavar="N",
+    "-n",
+    "--max-tokens",
+    type=click.IntRange(min=1),
+    default=512,
+    show_default=True,
+    metavar="N",
     help="Tokens of an answer, at most.",
 )
 @click.option(
-    "--temp", "temperature", type=click.FloatRange(min=0), default=0.7, show_default=True,
-    metavar="T", help="0 always takes the likeliest token.",
+    "--temp",
+    "temperature",
+    type=click.FloatRange(min=0),
+    default=0.7,
+    show_default=True,
+    metavar="T",
+    help="0 always takes the likeliest token.",
 )
 @click.option(
-    "--top-k", type=click.IntRange(min=0), default=40, show_default=True, metavar="K",
+    "--top-k",
+    type=click.IntRange(min=0),
+    default=40,
+    show_default=True,
+    metavar="K",
     help="Choose among the K likeliest tokens; 0: all.",
 )
 @click.option(
-    "--top-p", type=click.FloatRange(0, 1), default=0.95, show_default=True, metavar="P",
+    "--top-p",
+    type=click.FloatRange(0, 1),
+    default=0.95,
+    show_default=True,
+    metavar="P",
     help="Choose among the likeliest that make up P.",
 )
 @click.option(
-    "--min-p", type=click.FloatRange(0, 1), default=0.05, show_default=True, metavar="P",
+    "--min-p",
+    type=click.FloatRange(0, 1),
+    default=0.05,
+    show_default=True,
+    metavar="P",
     help="Drop tokens below P times the likeliest.",
 )
 @click.option(
-    "--repeat-penalty", type=click.FloatRange(min=0, min_open=True), default=1.0,
-    show_default=True, metavar="X", help="Above 1 makes repetition less likely.",
+    "--repeat-penalty",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1.0,
+    show_default=True,
+    metavar="X",
+    help="Above 1 makes repetition less likely.",
 )
 @click.option(
     "--seed", type=click.IntRange(0, 2**32 - 2), metavar="N", help="Same seed, same answer."
@@ -107,9 +133,7 @@ def command(
             context.exit(130)
 
 
-def _answer_once(
-    chat: Conversation, prompt: str, sampling: dict[str, Any], as_json: bool
-) -> bool:
+def _answer_once(chat: Conversation, prompt: str, sampling: dict[str, Any], as_json: bool) -> bool:
     """Answer one prompt; return whether the answer was left to end."""
     pieces, _ = chat.ask(prompt, **sampling)
     text: list[str] = []

@@ -126,7 +126,10 @@ def command(
     _train(trainer, state, checkpoint_every)
     record = trainer.run_record()
     brief = {key: value for key, value in record.items() if key != "history"}
-    save_routers(out, trainer.routers, decoder.shape, base_fingerprint(model), brief)
+    fingerprint = base_fingerprint(model)
+    if not fingerprint and not model.is_dir():
+        click.echo("no fingerprint: the extension is not built; routers name no base", err=True)
+    save_routers(out, trainer.routers, decoder.shape, fingerprint, brief)
     write_whole(out.with_suffix(".json"), json.dumps(record, indent=1).encode())
     curves = out.with_suffix(".png")
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.metadata
 import json
 import os
@@ -43,17 +42,19 @@ def describe_data(domains: Sequence[Domain]) -> list[dict[str, Any]]:
 
 
 def base_fingerprint(model: str | Path) -> str:
-    """Return the GGUF's fingerprint, which says what the routers fit; "" for a Hugging Face
-    folder."""
+    """Return the GGUF's fingerprint, which says what the routers fit.
+
+    "" for a Hugging Face folder, and where the extension is not built.
+    """
     if Path(model).is_dir():
         return ""
     try:
-        native = importlib.import_module("remoe_edge.native")
-        convert = importlib.import_module("remoe_edge.convert.fingerprint")
+        from remoe_edge.convert.fingerprint import fingerprint
+        from remoe_edge.native import _core
     except ImportError:
         # Tuning needs no extension (a CUDA machine may lack it); `convert` still checks shapes.
         return ""
-    return str(convert.fingerprint(native._core.ModelFile.open(str(model))))
+    return fingerprint(_core.ModelFile.open(model))
 
 
 def save_routers(

@@ -1,4 +1,4 @@
-"""Every knob of a tuning run, with the defaults that the recorded sweep chose (docs/tuning.md)."""
+"""Every knob of a tuning run; docs/tuning.md says where the defaults come from."""
 
 from __future__ import annotations
 

@@ -49,16 +49,17 @@ def tensor_name(parameter: str) -> str:
 
 
 def write_gguf(
-    model: MoeModel, tokenizer_json: Path, path: Path, kind: str, untrained: bool = False
+    model: MoeModel, tokenizer_json: Path, path: Path, kind: str, trained_length: int
 ) -> None:
     """Write `model` to `path`, its matrices in `kind`: "f16", "q8_0" or "q4_0".
 
+    `trained_length` is written into the description; 0 says that the weights are random.
     Q4_0 keeps the embeddings and the output matrix in Q8_0: they are small and matter most.
     """
     quantisation, file_type = _TYPES[kind]
     config = model.config
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[gguf.MODEL_ARCH.QWEN3MOE])
-    _write_shape(writer, config, untrained)
+    _write_shape(writer, config, trained_length)
     writer.add_file_type(file_type)
     if kind != "f16":
         writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
@@ -78,12 +79,13 @@ def write_gguf(
     writer.close()
 
 
-def _write_shape(writer: gguf.GGUFWriter, c: MoeConfig, untrained: bool) -> None:
+def _write_shape(writer: gguf.GGUFWriter, c: MoeConfig, trained_length: int) -> None:
+    untrained = trained_length == 0
     writer.add_name("remoe-small" + ("-untrained" if untrained else ""))
     writer.add_description(
         "random weights: for loading and speed only, its text and routing mean nothing"
         if untrained
-        else f"a small fine-grained mixture of experts, trained at {c.context} tokens of context"
+        else f"a small mixture of experts, trained on sequences of {trained_length} tokens"
     )
     writer.add_license("apache-2.0")
     writer.add_size_label(f"{c.experts}x1M")

@@ -36,7 +36,7 @@ class Cgroup:
 @contextlib.contextmanager
 def limited(limit_bytes: int) -> Iterator[Cgroup]:
     """Make a cgroup that may use `limit_bytes`. Raises NoCgroupError."""
-    name = f"remoe-edge-test-{os.getpid()}"
+    name = f"remoe-edge-{os.getpid()}"
     if (V1 / "memory.limit_in_bytes").exists():
         group = Cgroup(V1 / name, "memory.max_usage_in_bytes")
         limit = "memory.limit_in_bytes"

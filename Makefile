@@ -1,0 +1,17 @@
+# `make` is test + lint; each alone as well. Needs `pip install -e '.[dev]'`.
+.PHONY: check test lint format
+check: lint test
+
+test:
+	python -m pytest
+
+lint:
+	ruff check .
+	ruff format --check .
+	mypy
+	clang-format --dry-run --Werror $(shell git ls-files '*.cc' '*.h')
+
+format:
+	ruff check --fix .
+	ruff format .
+	clang-format -i $(shell git ls-files '*.cc' '*.h')

@@ -1,0 +1,152 @@
+"""`remoe-edge doctor`: what it finds here, and what it says where something is missing."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import json
+import os
+import resource
+from pathlib import Path
+
+import llama_cpp
+import pytest
+
+import tiny_moe
+from command_line import run
+from remoe_edge import doctor, native
+from remoe_edge.doctor import Check
+
+PROMISED = (
+    "remoe-edge", "python", "llama.cpp", "ABI", "CPU", "repacking", "wait policy", "io_uring",
+    "O_DIRECT", "memlock", "huge pages", "cgroup limit", "memory", "read-ahead", "power", "model",
+    "[jetson]", "[tune]", "[plot]", "[serve]",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_moe.make(tmp_path_factory.mktemp("doctor") / "tiny.gguf", "qwen3moe", "Q4_0")
+
+
+def found(checks: list[Check], name: str) -> Check:
+    return next(check for check in checks if check.name == name)
+
+
+def test_every_promised_check_is_there(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    outcome = run(capsys, "doctor", model, "--json")
+    assert outcome.code == 0, outcome
+    assert outcome.err == ""
+    told = json.loads(outcome.out)
+    assert told["can_run"] is True
+    checks = {check["name"]: check for check in told["checks"]}
+    assert set(checks) == set(PROMISED)
+    assert {check["state"] for check in checks.values()} <= {"ok", "off", "info"}
+    assert all(check["advice"] for check in checks.values() if check["state"] == "off")
+    assert llama_cpp.__version__ in checks["llama.cpp"]["detail"]
+    assert str(len(os.sched_getaffinity(0))) in checks["CPU"]["detail"]
+
+
+def test_people_get_a_line_for_each(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    outcome = run(capsys, "doctor", model)
+    assert outcome.code == 0
+    assert [line.split()[0] in ("ok", "off", "info") for line in outcome.out.splitlines()] == [
+        True
+    ] * len(PROMISED)
+
+
+def test_a_folder_is_checked_with_a_file_for_a_moment(tmp_path: Path) -> None:
+    checks = doctor.examine(tmp_path)
+    assert found(checks, "O_DIRECT").state in ("ok", "off")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_in_which_nothing_can_be_made_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(doctor.tempfile, "NamedTemporaryFile", refuse)
+    checks = doctor.examine(tmp_path)
+    for name in ("io_uring", "O_DIRECT"):
+        assert found(checks, name).detail.startswith("not tried: ")
+        assert "Permission denied" in found(checks, name).detail
+
+
+@pytest.mark.parametrize(
+    ("fault", "name"), [("refuse_uring", "io_uring"), ("refuse_direct", "O_DIRECT")]
+)
+def test_what_storage_refuses_is_off_with_the_reason(
+    model: Path, monkeypatch: pytest.MonkeyPatch, fault: str, name: str
+) -> None:
+    plan = native._core.FaultPlan(**{fault: True})
+    reader = functools.partial(native._core.Reader, faults=plan)
+    monkeypatch.setattr(native._core, "Reader", reader)
+    checks = doctor.examine(model)
+    assert found(checks, name).state == "off"
+    assert found(checks, name).detail
+    assert found(checks, name).advice
+    assert doctor.can_run(checks)
+
+
+def test_a_read_that_fails_is_not_called_ok(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = native._core.FaultPlan(range_file=0, range_bytes=1 << 20)
+    reader = functools.partial(native._core.Reader, faults=plan, direct=False)
+    monkeypatch.setattr(native._core, "Reader", reader)
+    check = doctor._io_uring(model)
+    assert check.state == "off"
+    assert str(model) in check.detail
+
+
+def test_the_formats_it_names_are_those_the_engine_would_rearrange(tmp_path: Path) -> None:
+    formats = doctor.rearranged_formats()
+    for quant in ("Q4_0", "Q8_0", "F16"):
+        path = tiny_moe.make(tmp_path / f"{quant}.gguf", "qwen3moe", quant)
+        opened = native._core.StreamedModel.open(str(path), repack=True, depth=1)
+        assert opened.repacked == (quant in formats), quant
+
+
+def test_the_wait_policy_is_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert doctor._wait_policy().state in ("ok", "off")
+    monkeypatch.setattr(native, "WAIT_POLICY", "from the environment: OMP_WAIT_POLICY=ACTIVE")
+    assert doctor._wait_policy().state == "off"
+    monkeypatch.setattr(native, "WAIT_POLICY", "passive, after a short spin")
+    assert doctor._wait_policy().state == "ok"
+
+
+def test_a_small_memlock_limit_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_capable", lambda bit: False)
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (8 << 20, 8 << 20))
+    check = doctor._memlock()
+    assert check.state == "off"
+    assert "8.00 MiB" in check.detail
+    assert "ulimit -l" in check.advice
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (resource.RLIM_INFINITY,) * 2)
+    assert doctor._memlock().state == "ok"
+
+
+def test_an_installation_that_cannot_run_ends_with_1(
+    model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", missing)
+    outcome = run(capsys, "doctor", model)
+    assert outcome.code == 1
+    assert "fail  llama.cpp" in outcome.out
+    assert "llama-cpp-python is missing" in outcome.out
+    assert "Traceback" not in outcome.err
+    assert json.loads(run(capsys, "doctor", model, "--json").out)["can_run"] is False
+
+
+def test_an_optional_extra_names_what_it_lacks() -> None:
+    check = doctor._extra("tune", ("json", "no_such_package_at_all"))
+    assert (check.state, check.detail) == ("info", "optional, without no_such_package_at_all")
+    assert check.advice == "pip install 'remoe-edge[tune]'"
+    assert doctor._extra("tune", ("json",)).state == "ok"
+
+
+def test_no_such_path_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "no file or folder at" in run(capsys, "doctor", tmp_path / "none").error()
