@@ -40,6 +40,7 @@ FROZEN = {
     "lfru": 1007,
     "arc": 892,
     "least-stale": 1137,
+    "reuse-biased": 917,
     "belady": 495,
 }
 
@@ -71,7 +72,7 @@ def test_the_replay_is_the_live_cache_with_probabilities(tmp_path: Path) -> None
     """What a trace stores in a byte must not change any decision."""
     rng = np.random.default_rng(8)
     n_experts, path = 12, str(tmp_path / "p.trace")
-    cache = _core.Cache(2, n_experts, 8, LIVE[-1])
+    cache = _core.Cache(2, n_experts, 8, "reuse-biased")
     writer = _core.TraceWriter(path, 2, n_experts, 3)
     for step in range(200):
         for layer in range(2):
@@ -83,7 +84,7 @@ def test_the_replay_is_the_live_cache_with_probabilities(tmp_path: Path) -> None
     writer.finish()
     trace = read_trace(path)
     assert trace.has_probs()
-    (outcome,) = simulate(trace, [LIVE[-1]], [8])
+    (outcome,) = simulate(trace, ["reuse-biased"], [8])
     assert outcome.misses == cache.counts()["misses"]
     assert 0 < outcome.misses < 2 * 200 * 3
 
