@@ -278,6 +278,7 @@ class StreamedModel:
     def locked(self) -> bool: ...
     @property
     def huge_pages(self) -> bool: ...
+
 # --- cache and trace ------------------------------------------------------------------------------
 
 class Cache:

@@ -201,7 +201,10 @@ def _wait_policy() -> Check:
     from remoe_edge.native import WAIT_POLICY
 
     if WAIT_POLICY.startswith("unknown"):
-        return Check("wait policy", OFF, WAIT_POLICY)
+        return Check(
+            "wait policy", OFF, "unknown: another package loaded the OpenMP runtime first",
+            "import remoe_edge before it, or set OMP_WAIT_POLICY=passive",
+        )  # fmt: skip
     if "=active" in WAIT_POLICY.lower():
         return Check(
             "wait policy", OFF, f"threads spin while they wait: {WAIT_POLICY}",

@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 import memory_cgroup
-
 from remoe_edge.units import parse_bytes
 
 PROGRAM = """
@@ -162,10 +161,15 @@ def main() -> None:
         for key in ("mean_token_ms", "median_token_ms", "first_token_s", "load_s"):
             summary.setdefault(arm, {})[key] = statistics.median(each[key] for each in mine)
     stock, ours = (summary[arm] for arm in arms)
-    ratio = {key: stock[key] / ours[key] for key in ("mean_token_ms", "median_token_ms", "first_token_s")}
+    ratio = {
+        key: stock[key] / ours[key] for key in ("mean_token_ms", "median_token_ms", "first_token_s")
+    }
     record = {
         "command": " ".join(["python", *sys.argv]),
-        "machine": {"cpu": platform.processor() or platform.machine(), "kernel": platform.release()},
+        "machine": {
+            "cpu": platform.processor() or platform.machine(),
+            "kernel": platform.release(),
+        },
         "model_bytes": arguments.model.stat().st_size,
         "memory_limit_bytes": limit_bytes,
         "read_ahead": ahead,

@@ -1,0 +1,21 @@
+"""Load the engine before any test's imports can load OpenMP: its waiting threads must not spin."""
+
+from __future__ import annotations
+
+import pytest
+
+import remoe_edge.native  # noqa: F401
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add --run-slow."""
+    parser.addoption("--run-slow", action="store_true", help="also run the tests marked slow")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip the slow tests unless they are asked for."""
+    if config.getoption("--run-slow"):
+        return
+    for item in items:
+        if "slow" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="slow: pass --run-slow"))
