@@ -70,7 +70,8 @@ for i in range(warm + n):
         times.append(1000 * (time.perf_counter() - clock))
 if arm.startswith("stream"):
     after = engine._model.counts()
-    extra = {k: (after[k] - before[k]) / n for k in ("hits", "misses", "bytes_read", "stall_ns", "ffn_ns")}
+    keys = ("hits", "misses", "bytes_read", "stall_ns", "ffn_ns")
+    extra = {key: (after[key] - before[key]) / n for key in keys}
     extra["cache"] = engine.stats()["cache"]["budget_bytes"]
     extra["io"] = engine.stats()["io"]
 print(json.dumps({"arm": arm, "load_s": loaded - started, "first_token_s": first - started,
@@ -104,7 +105,7 @@ def run(arm: str, arguments: argparse.Namespace, limit_bytes: int | None) -> dic
     subprocess.run(["sync"], check=True)
     with contextlib.suppress(OSError):
         Path("/proc/sys/vm/drop_caches").write_text("3")
-    prompt = [100 + 7 * i % 900 for i in range(arguments.prompt)]
+    prompt = arguments.tokens_of_prompt
     resident = arm.endswith("resident")
     job = [arm, str(arguments.model), prompt, arguments.tokens, arguments.threads]
     job += ["100%" if resident else arguments.cache, arguments.policy, 24 if resident else 4]
@@ -144,6 +145,7 @@ def main() -> None:
     parser.add_argument("--policy", default="lru")
     parser.add_argument("--resident", action="store_true", help="the resident arms instead")
     parser.add_argument("--prompt", type=int, default=25, help="tokens")
+    parser.add_argument("--text", help="the prompt as text, instead of --prompt made-up tokens")
     parser.add_argument("--tokens", type=int, default=24, help="timed tokens per arm")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
@@ -151,6 +153,12 @@ def main() -> None:
     arguments = parser.parse_args()
     arms = ["stock-resident", "stream-resident"] if arguments.resident else ["stock", "stream"]
     limit_bytes = parse_bytes(arguments.memory) if arguments.memory else None
+    if arguments.text:
+        vocabulary = llama_cpp.Llama(str(arguments.model), vocab_only=True, verbose=False)
+        arguments.tokens_of_prompt = vocabulary.tokenize(arguments.text.encode())
+        vocabulary.close()
+    else:
+        arguments.tokens_of_prompt = [100 + 7 * i % 900 for i in range(arguments.prompt)]
     with read_ahead(arguments.model, 128) as ahead:
         runs = [run(arm, arguments, limit_bytes) for _ in range(arguments.rounds) for arm in arms]
     if len({tuple(each["tokens"]) for each in runs}) != 1:

@@ -180,6 +180,9 @@ ProbePoint PickDepth(const std::vector<ProbePoint>& points, uint64_t wanted_byte
     return std::abs(
         std::log2(static_cast<double>(point.block_bytes) / static_cast<double>(wanted_bytes)));
   };
+  // A queue of one or two measures well on an idle machine and runs dry in an engine, where whoever
+  // refills it waits for a core that computes.
+  constexpr int kShallowest = 4;
   double nearest = distance(points.front());
   for (const ProbePoint& point : points) nearest = std::min(nearest, distance(point));
   double best = 0;
@@ -190,6 +193,13 @@ ProbePoint PickDepth(const std::vector<ProbePoint>& points, uint64_t wanted_byte
   for (const ProbePoint& point : points) {
     if (distance(point) != nearest || point.bytes_per_s() < 0.95 * best) continue;
     if (pick == nullptr || point.depth < pick->depth) pick = &point;
+  }
+  for (const ProbePoint& point : points) {
+    const bool deeper = point.depth >= kShallowest && point.depth > pick->depth;
+    if (pick->depth < kShallowest && distance(point) == nearest && deeper) {
+      pick = &point;
+      break;
+    }
   }
   return *pick;
 }

@@ -59,7 +59,8 @@ Result<ProbeResult> Probe(const std::string& path, const ProbeOptions& options);
 ProbeOptions QuickProbe(std::vector<ProbeRange> ranges, uint64_t wanted_bytes);
 
 // The point of the smallest depth whose throughput is within 5 % of the best, among those of the
-// block size nearest to `wanted_bytes`. REQUIRES: points is not empty.
+// block size nearest to `wanted_bytes`, but of no depth below 4 where deeper ones were measured.
+// REQUIRES: points is not empty, and by depth within a block size.
 ProbePoint PickDepth(const std::vector<ProbePoint>& points, uint64_t wanted_bytes);
 
 }  // namespace remoe

@@ -69,6 +69,20 @@ def must_be_tuned(model: _core.ModelFile, name: str) -> bool:
     return block_of(name) < n_blocks - n_predictors
 
 
+def tensor_name_map(architecture: MODEL_ARCH, n_blocks: int) -> TensorNameMap:
+    """Make the gguf package's map between Hugging Face and GGUF names.
+
+    Making one for an architecture with names of its own writes them into a table that all maps share,
+    where they would hide the names of the next architecture; so the table is put back.
+    """
+    shared = dict(TensorNameMap.block_mappings_cfg)
+    try:
+        return TensorNameMap(architecture, n_blocks)
+    finally:
+        TensorNameMap.block_mappings_cfg.clear()
+        TensorNameMap.block_mappings_cfg.update(shared)
+
+
 class CheckpointNames:
     """Hugging Face names of one architecture's routers, to GGUF and back."""
 
@@ -82,7 +96,7 @@ class CheckpointNames:
         if not 0 < n_blocks <= _MAX_BLOCKS:
             raise ModelError(f"{n_blocks} layers; 1 to {_MAX_BLOCKS} are supported")
         self.architecture = architecture
-        self._map = TensorNameMap(known[architecture], n_blocks)
+        self._map = tensor_name_map(known[architecture], n_blocks)
 
     @classmethod
     def covering(cls, architecture: str, names: Iterable[str]) -> CheckpointNames:

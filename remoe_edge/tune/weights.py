@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from remoe_edge.convert.names import tensor_name_map
 from remoe_edge.errors import InputError, ModelError, UnsupportedError
 from remoe_edge.tune.architecture import Shape, shape_from_gguf, shape_from_hf
 
@@ -112,7 +113,7 @@ class HfWeights:
             raise ModelError(f"{path}/config.json: {_first_line(error)}") from error
         self.shape = shape_from_hf(config, self.path)
         arch = next(a for a, n in gguf.MODEL_ARCH_NAMES.items() if n == self.shape.architecture)
-        names = gguf.get_tensor_name_map(arch, self.shape.n_layers)
+        names = tensor_name_map(arch, self.shape.n_layers)
         self._handles: dict[Path, Any] = {}
         self._found: dict[str, Callable[[], Tensor]] = {}
         experts: dict[str, dict[int, str]] = {}
