@@ -6,8 +6,8 @@ Every arm is a process of its own, in a memory cgroup of its own (page cache inc
 cache and the disk's read-ahead at 128 KiB, which is stock's best where memory is short. Arms: `stock`
 (mmap, `--no-repack`: repacked weights would not fit) and `stream`; with --resident, without a memory
 limit: `stock-resident` and `stream-resident`, timed once everything has been touched. All arms get the
-same tokens; greedy answers that differ fail the run. Needs root for the cgroup, the caches and the
-read-ahead; what could not be set is said in the result.
+same tokens; if the tokens that they would choose differ, the run fails. Needs root for the cgroup,
+the caches and the read-ahead; what could not be set is said in the result.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ from pathlib import Path
 from typing import Any
 
 import memory_cgroup
+from remoe_edge.native import llama_cpp
 from remoe_edge.units import parse_bytes
 
 PROGRAM = """
 import json, sys, time
 started = float(sys.argv[1])
-arm, path, prompt, n, threads, cache, policy, warm = json.loads(sys.argv[2])
+arm, path, prompt, forced, n, threads, cache, policy, warm = json.loads(sys.argv[2])
 times, tokens, extra = [], [], {}
 if arm.startswith("stock"):
     import os
@@ -60,8 +61,8 @@ loaded = time.time()
 row = evaluate(prompt, True)
 first = time.time()
 for i in range(warm + n):
-    token = int(row.argmax())
-    tokens.append(token)
+    tokens.append(int(row.argmax()))
+    token = forced[i] if forced else tokens[-1]
     clock = time.perf_counter()
     if i == warm and arm.startswith("stream"):
         before = engine._model.counts()
@@ -105,10 +106,14 @@ def run(arm: str, arguments: argparse.Namespace, limit_bytes: int | None) -> dic
     subprocess.run(["sync"], check=True)
     with contextlib.suppress(OSError):
         Path("/proc/sys/vm/drop_caches").write_text("3")
-    prompt = arguments.tokens_of_prompt
+    tokens, n_prompt = arguments.text_tokens, arguments.prompt
+    warm = 24 if arm.endswith("resident") else 4
+    prompt, forced = tokens[:n_prompt], tokens[n_prompt : n_prompt + warm + arguments.tokens]
+    if forced and len(forced) < warm + arguments.tokens:
+        raise SystemExit(f"the text has {len(tokens)} tokens, too few for this run")
     resident = arm.endswith("resident")
-    job = [arm, str(arguments.model), prompt, arguments.tokens, arguments.threads]
-    job += ["100%" if resident else arguments.cache, arguments.policy, 24 if resident else 4]
+    job = [arm, str(arguments.model), prompt, forced, arguments.tokens, arguments.threads]
+    job += ["100%" if resident else arguments.cache, arguments.policy, warm]
     with contextlib.ExitStack() as stack:
         group = None
         if limit_bytes is not None:
@@ -145,7 +150,11 @@ def main() -> None:
     parser.add_argument("--policy", default="lru")
     parser.add_argument("--resident", action="store_true", help="the resident arms instead")
     parser.add_argument("--prompt", type=int, default=25, help="tokens")
-    parser.add_argument("--text", help="the prompt as text, instead of --prompt made-up tokens")
+    parser.add_argument(
+        "--text",
+        type=Path,
+        help="read this text token by token, instead of made-up tokens and greed",
+    )
     parser.add_argument("--tokens", type=int, default=24, help="timed tokens per arm")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
@@ -155,10 +164,10 @@ def main() -> None:
     limit_bytes = parse_bytes(arguments.memory) if arguments.memory else None
     if arguments.text:
         vocabulary = llama_cpp.Llama(str(arguments.model), vocab_only=True, verbose=False)
-        arguments.tokens_of_prompt = vocabulary.tokenize(arguments.text.encode())
+        arguments.text_tokens = vocabulary.tokenize(arguments.text.read_bytes())
         vocabulary.close()
     else:
-        arguments.tokens_of_prompt = [100 + 7 * i % 900 for i in range(arguments.prompt)]
+        arguments.text_tokens = [100 + 7 * i % 900 for i in range(arguments.prompt)]
     with read_ahead(arguments.model, 128) as ahead:
         runs = [run(arm, arguments, limit_bytes) for _ in range(arguments.rounds) for arm in arms]
     if len({tuple(each["tokens"]) for each in runs}) != 1:

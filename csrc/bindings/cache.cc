@@ -35,9 +35,9 @@ T Unwrap(Result<T> result) {
 
 Geometry MakeGeometry(int n_layers, int n_experts, int n_slots) {
   if (n_layers < 1 || n_experts < 1 || n_experts > 16384 || n_layers > 4096 || n_slots < 1) {
-    ThrowIfError(Status(Code::kInvalidArgument,
-                        Format("no such cache: %d layers of %d experts, %d slots", n_layers,
-                               n_experts, n_slots)));
+    ThrowIfError(Status(
+        Code::kInvalidArgument,
+        Format("no such cache: %d layers of %d experts, %d slots", n_layers, n_experts, n_slots)));
   }
   Geometry geometry;
   geometry.n_layers = n_layers;
@@ -58,8 +58,8 @@ py::dict CountsDict(const CacheCounts& counts) {
 std::shared_ptr<const Profile> ToProfile(const std::optional<py::bytes>& bytes) {
   if (!bytes) return nullptr;
   const std::string_view view = *bytes;
-  return std::make_shared<const Profile>(Unwrap(Profile::Parse(
-      reinterpret_cast<const uint8_t*>(view.data()), view.size(), "the profile")));
+  return std::make_shared<const Profile>(Unwrap(
+      Profile::Parse(reinterpret_cast<const uint8_t*>(view.data()), view.size(), "the profile")));
 }
 
 // A cache driven event by event from Python: what tests and tools use to see single decisions.
@@ -142,8 +142,12 @@ struct LogArrays {
   std::optional<Array<int64_t>> probs_at;
 
   explicit LogArrays(const py::dict& columns)
-      : step(columns["step"]), layer(columns["layer"]), phase(columns["phase"]),
-        n_tokens(columns["n_tokens"]), offsets(columns["offsets"]), experts(columns["experts"]) {
+      : step(columns["step"]),
+        layer(columns["layer"]),
+        phase(columns["phase"]),
+        n_tokens(columns["n_tokens"]),
+        offsets(columns["offsets"]),
+        experts(columns["experts"]) {
     if (columns.contains("probs") && !columns["probs"].is_none()) {
       probs = columns["probs"].cast<py::buffer>().request();
       probs_at = Array<int64_t>(columns["probs_at"]);
@@ -210,8 +214,8 @@ py::array_t<float> PolicyColumns(const py::dict& columns, int n_layers, int n_ex
   if (fitted != nullptr) ThrowIfError(ReuseBiasedPolicy::Fits(*fitted, geometry));
   ThrowIfError(ValidateLog(log, geometry));
   const size_t n_features = ReuseBiasedPolicy::FeatureNames().size();
-  py::array_t<float> sampled(std::vector<py::ssize_t>{
-      events.size(), n_experts, static_cast<py::ssize_t>(n_features)});
+  py::array_t<float> sampled(
+      std::vector<py::ssize_t>{events.size(), n_experts, static_cast<py::ssize_t>(n_features)});
   float* out = sampled.mutable_data();
   const int64_t* next = events.data();
   const int64_t* const end = next + events.size();
@@ -281,8 +285,8 @@ py::bytes MakeProfile(int n_layers, int n_experts, const std::string& fingerprin
 
 py::dict ParseProfileBytes(const py::bytes& bytes, const std::string& name) {
   const std::string_view view = bytes;
-  Profile profile = Unwrap(
-      Profile::Parse(reinterpret_cast<const uint8_t*>(view.data()), view.size(), name));
+  Profile profile =
+      Unwrap(Profile::Parse(reinterpret_cast<const uint8_t*>(view.data()), view.size(), name));
   py::dict dict;
   dict["n_layers"] = profile.n_layers;
   dict["n_experts"] = profile.n_experts;
@@ -327,7 +331,8 @@ class PyTraceWriter {
  public:
   PyTraceWriter(const std::string& path, uint32_t n_layers, uint32_t n_experts, uint32_t top_k,
                 const std::string& fingerprint, const std::string& meta)
-      : writer_(Unwrap(TraceWriter::Create(path, {n_layers, n_experts, top_k, fingerprint, meta}))) {}
+      : writer_(
+            Unwrap(TraceWriter::Create(path, {n_layers, n_experts, top_k, fingerprint, meta}))) {}
 
   void Append(int layer, int64_t step, bool decode, const Array<uint16_t>& experts, int n_tokens,
               std::optional<Array<uint16_t>> ids, std::optional<Array<float>> probs) {

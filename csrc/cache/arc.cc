@@ -18,8 +18,11 @@ ExpertId OldestUnpinned(const EvictableList& list, const EvictableList& evictabl
 }  // namespace
 
 ArcPolicy::ArcPolicy(const Geometry& geometry)
-    : n_slots_(geometry.n_slots), t1_(geometry.total()), t2_(geometry.total()),
-      b1_(geometry.total()), b2_(geometry.total()) {}
+    : n_slots_(geometry.n_slots),
+      t1_(geometry.total()),
+      t2_(geometry.total()),
+      b1_(geometry.total()),
+      b2_(geometry.total()) {}
 
 void ArcPolicy::OnHit(ExpertId id) {
   (t1_.Contains(id) ? t1_ : t2_).Remove(id);
@@ -40,8 +43,8 @@ void ArcPolicy::OnMiss(ExpertId id) {
 }
 
 ExpertId ArcPolicy::Victim(const EvictableList& evictable) {
-  const bool once = !t1_.empty() && (t1_.size() > target_ || (coming_ == Coming::kOftenBefore &&
-                                                               t1_.size() == target_));
+  const bool once = !t1_.empty() && (t1_.size() > target_ ||
+                                     (coming_ == Coming::kOftenBefore && t1_.size() == target_));
   const ExpertId victim = OldestUnpinned(once ? t1_ : t2_, evictable);
   return victim != kNoExpert ? victim : OldestUnpinned(once ? t2_ : t1_, evictable);
 }

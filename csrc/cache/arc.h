@@ -1,11 +1,11 @@
-// ArcPolicy: adaptive replacement. Experts seen once recently (t1) and more often (t2) are kept apart,
-// with the ids of those just evicted from each remembered (b1, b2); a miss on a remembered id shifts
-// the share of slots aimed at for t1 towards the list that lost it.
+// ArcPolicy: adaptive replacement. Experts seen once recently (t1) and more often (t2) are kept
+// apart, with the ids of those just evicted from each remembered (b1, b2); a miss on a remembered
+// id shifts the share of slots aimed at for t1 towards the list that lost it.
 //
-// An event's experts enter together, in the event's order; pinned ones stand at the young end of their
-// list and are stepped over when a victim is looked for, at most one event's worth.
-// Source: Megiddo and Modha, "ARC: a self-tuning, low overhead replacement cache", FAST 2003; written
-// from the paper's description. Not synchronised.
+// An event's experts enter together, in the event's order; pinned ones stand at the young end of
+// their list and are stepped over when a victim is looked for, at most one event's worth. Source:
+// Megiddo and Modha, "ARC: a self-tuning, low overhead replacement cache", FAST 2003; written from
+// the paper's description. Not synchronised.
 #ifndef REMOE_CACHE_ARC_H_
 #define REMOE_CACHE_ARC_H_
 

@@ -1,11 +1,12 @@
 // BeladyPolicy: the oracle. The expert whose layer needs it again last leaves first.
 //
-// The replay tells each event's next uses (Event::next_use); the live engine cannot. For events that
-// need all their experts at once, all of one size, in slots of one size, evicting the farthest next
-// event among the unpinned gives the fewest misses that any demand-driven policy can reach: two
-// experts with the same next event are both needed by it, so either choice costs the same. It is no
-// bound for policies that read ahead of demand in idle time, since those change what a miss costs, nor
-// for caches that split events. Source: Belady 1966, Mattson et al. 1970. Not synchronised.
+// The replay tells each event's next uses (Event::next_use); the live engine cannot. For events
+// that need all their experts at once, all of one size, in slots of one size, evicting the farthest
+// next event among the unpinned gives the fewest misses that any demand-driven policy can reach:
+// two experts with the same next event are both needed by it, so either choice costs the same. It
+// is no bound for policies that read ahead of demand in idle time, since those change what a miss
+// costs, nor for caches that split events. Source: Belady 1966, Mattson et al. 1970. Not
+// synchronised.
 #ifndef REMOE_CACHE_BELADY_H_
 #define REMOE_CACHE_BELADY_H_
 

@@ -7,7 +7,9 @@
 namespace remoe {
 
 Cache::Cache(const Geometry& geometry, std::unique_ptr<Policy> policy)
-    : geometry_(geometry), policy_(std::move(policy)), evictable_(geometry.total()),
+    : geometry_(geometry),
+      policy_(std::move(policy)),
+      evictable_(geometry.total()),
       slot_of_(geometry.total(), kNoSlot) {
   free_.reserve(geometry.n_slots);
   event_experts_.reserve(geometry.n_experts);

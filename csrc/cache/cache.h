@@ -2,9 +2,9 @@
 // no memory is touched and nothing is read here, so that the simulator runs what the engine runs.
 //
 // Begin() makes one event's experts resident all at once: residents are hits and get pinned, the
-// missing get slots, taken from the free ones and then from the policy's victims. The caller fills the
-// missing slots, says Failed() for each that could not be filled, and End() unpins. An expert is on exactly one of
-// two lists, pinned or evictable, so evicting one in use cannot be written.
+// missing get slots, taken from the free ones and then from the policy's victims. The caller fills
+// the missing slots, says Failed() for each that could not be filled, and End() unpins. An expert
+// is on exactly one of two lists, pinned or evictable, so evicting one in use cannot be written.
 //
 // Not synchronised: one event at a time, calls from one thread.
 #ifndef REMOE_CACHE_CACHE_H_
@@ -25,7 +25,7 @@ constexpr SlotId kNoSlot = -1;
 struct Placement {
   uint16_t expert = 0;  // within the layer
   SlotId slot = kNoSlot;
-  bool hit = false;      // false: the caller must fill the slot
+  bool hit = false;  // false: the caller must fill the slot
 };
 
 struct CacheCounts {
@@ -43,8 +43,8 @@ class Cache {
   const CacheCounts& counts() const { return counts_; }
   Policy& policy() { return *policy_; }
 
-  // Pins the event's experts and gives each a slot, in the event's order. Fails with kBudgetTooSmall,
-  // changing nothing, when the event has more experts than there are slots.
+  // Pins the event's experts and gives each a slot, in the event's order. Fails with
+  // kBudgetTooSmall, changing nothing, when the event has more experts than there are slots.
   // REQUIRES: no event is open.
   Status Begin(const Event& event, std::vector<Placement>* placements);
   // The slot given to a missing expert could not be filled: it is free again.
@@ -67,7 +67,7 @@ class Cache {
   Geometry geometry_;
   std::unique_ptr<Policy> policy_;
   EvictableList evictable_;
-  std::vector<SlotId> slot_of_;   // by expert id; kNoSlot when not resident
+  std::vector<SlotId> slot_of_;  // by expert id; kNoSlot when not resident
   std::vector<SlotId> free_;
   std::vector<uint16_t> event_experts_;  // pinned by the open event
   std::vector<int64_t> event_next_use_;  // parallel to it, where the event has them

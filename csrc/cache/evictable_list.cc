@@ -3,7 +3,9 @@
 namespace remoe {
 
 EvictableList::EvictableList(int total)
-    : next_(total + 1, kNoExpert), prev_(total + 1, kNoExpert), in_(total + 1, false),
+    : next_(total + 1, kNoExpert),
+      prev_(total + 1, kNoExpert),
+      in_(total + 1, false),
       sentinel_(static_cast<ExpertId>(total)) {
   next_[sentinel_] = prev_[sentinel_] = sentinel_;
 }
@@ -18,9 +20,13 @@ void EvictableList::Link(ExpertId before, ExpertId id) {
   size_++;
 }
 
-void EvictableList::PushBack(ExpertId id) { Link(prev_[sentinel_], id); }
+void EvictableList::PushBack(ExpertId id) {
+  Link(prev_[sentinel_], id);
+}
 
-void EvictableList::PushFront(ExpertId id) { Link(sentinel_, id); }
+void EvictableList::PushFront(ExpertId id) {
+  Link(sentinel_, id);
+}
 
 void EvictableList::Remove(ExpertId id) {
   next_[prev_[id]] = next_[id];

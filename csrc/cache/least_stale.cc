@@ -3,9 +3,11 @@
 namespace remoe {
 
 LeastStalePolicy::LeastStalePolicy(const Geometry& geometry)
-    : n_layers_(geometry.n_layers), n_experts_(geometry.n_experts),
+    : n_layers_(geometry.n_layers),
+      n_experts_(geometry.n_experts),
       next_(geometry.total() + geometry.n_layers, kNoExpert),
-      prev_(geometry.total() + geometry.n_layers, kNoExpert), used_(geometry.total(), 0) {
+      prev_(geometry.total() + geometry.n_layers, kNoExpert),
+      used_(geometry.total(), 0) {
   for (int layer = 0; layer < n_layers_; layer++) {
     const ExpertId sentinel = static_cast<ExpertId>(geometry.total() + layer);
     next_[sentinel] = prev_[sentinel] = sentinel;

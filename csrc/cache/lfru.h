@@ -1,10 +1,10 @@
-// LfruPolicy: least frequently *recently* used. Every use counts 1 and fades by 5 % with each event of
-// its layer; the expert with the smallest faded count leaves first; equal counts by recency.
+// LfruPolicy: least frequently *recently* used. Every use counts 1 and fades by 5 % with each event
+// of its layer; the expert with the smallest faded count leaves first; equal counts by recency.
 //
 // All counts fade alike, so their order only changes when an expert is used: the rank kept is
-// log2(count) + t · log2(1 / 0.95), t = events of the layer so far, which stands still between uses.
-// Source: LFU with exponential ageing, as in LFRU caches; 0.95 per token is what served best on routing
-// traces of a 48-layer, 128-expert model. Not synchronised.
+// log2(count) + t · log2(1 / 0.95), t = events of the layer so far, which stands still between
+// uses. Source: LFU with exponential ageing, as in LFRU caches; 0.95 per token is what served best
+// on routing traces of a 48-layer, 128-expert model. Not synchronised.
 #ifndef REMOE_CACHE_LFRU_H_
 #define REMOE_CACHE_LFRU_H_
 
@@ -19,8 +19,11 @@ namespace remoe {
 class LfruPolicy : public Policy {
  public:
   explicit LfruPolicy(const Geometry& geometry)
-      : n_experts_(geometry.n_experts), time_(geometry.n_layers, 0), used_at_(geometry.total(), 0),
-        count_(geometry.total(), 0), heap_(geometry.total()) {}
+      : n_experts_(geometry.n_experts),
+        time_(geometry.n_layers, 0),
+        used_at_(geometry.total(), 0),
+        count_(geometry.total(), 0),
+        heap_(geometry.total()) {}
 
   const char* name() const override { return "lfru"; }
   void OnHit(ExpertId id) override { heap_.Remove(id); }

@@ -1,8 +1,8 @@
 // LfuPolicy: the expert used in the fewest events leaves first; equal counts by recency.
 //
-// Counts are of the whole run and outlive eviction ("perfect" LFU), so that an expert that comes back
-// keeps its standing. Old favourites therefore stay long after their text has passed: see lfru.
-// Source: textbook; counts kept by an indexed heap. Not synchronised.
+// Counts are of the whole run and outlive eviction ("perfect" LFU), so that an expert that comes
+// back keeps its standing. Old favourites therefore stay long after their text has passed: see
+// lfru. Source: textbook; counts kept by an indexed heap. Not synchronised.
 #ifndef REMOE_CACHE_LFU_H_
 #define REMOE_CACHE_LFU_H_
 

@@ -29,8 +29,10 @@ Made Make(const Geometry& geometry) {
 }
 
 constexpr Entry kPolicies[] = {
-    {"lru", Make<LruPolicy>},   {"lfu", Make<LfuPolicy>},
-    {"lfru", Make<LfruPolicy>}, {"arc", Make<ArcPolicy>},
+    {"lru", Make<LruPolicy>},
+    {"lfu", Make<LfuPolicy>},
+    {"lfru", Make<LfruPolicy>},
+    {"arc", Make<ArcPolicy>},
     {"least-stale", Make<LeastStalePolicy>},
     // Learns, and so is made apart from the others.
     {"reuse-biased", nullptr},

@@ -3,8 +3,8 @@
 // The cache owns residency, slots and pins; a policy only keeps what it needs to rank. It hears of
 // every event (all experts that one step routes to in one layer are one event), of every hit,
 // insertion and eviction, and names a victim from the experts that may leave. Pinned experts are on
-// another list, so a policy cannot name one. The same object code runs in the live engine and in the
-// trace simulator.
+// another list, so a policy cannot name one. The same object code runs in the live engine and in
+// the trace simulator.
 //
 // Owned by one Cache; not synchronised: the cache's lock covers it.
 #ifndef REMOE_CACHE_POLICY_H_
@@ -35,9 +35,9 @@ enum class Phase : uint8_t { kPrefill, kDecode };
 // One step of one layer. `experts` are distinct; pointers are valid during the call only.
 struct Event {
   int layer = 0;
-  int64_t step = 0;      // counts llama_decode ubatches; equal for all layers of one
+  int64_t step = 0;  // counts llama_decode ubatches; equal for all layers of one
   Phase phase = Phase::kDecode;
-  int n_tokens = 1;      // tokens of the step
+  int n_tokens = 1;  // tokens of the step
   const uint16_t* experts = nullptr;
   int n = 0;
   const float* probs = nullptr;  // [n_experts] router probabilities of the last token, or null
@@ -48,16 +48,16 @@ struct Event {
 
 constexpr int64_t kNever = INT64_MAX;
 
-// The resident experts that may leave, oldest unpin first. An intrusive doubly linked list over expert
-// ids: O(1) add and remove, no allocation after construction.
+// The resident experts that may leave, oldest unpin first. An intrusive doubly linked list over
+// expert ids: O(1) add and remove, no allocation after construction.
 class EvictableList {
  public:
   explicit EvictableList(int total);
   bool empty() const { return size_ == 0; }
   int size() const { return size_; }
   bool Contains(ExpertId id) const { return in_[id]; }
-  ExpertId front() const { return next_[sentinel_]; }             // REQUIRES: !empty()
-  ExpertId Next(ExpertId id) const {                               // kNoExpert at the end
+  ExpertId front() const { return next_[sentinel_]; }  // REQUIRES: !empty()
+  ExpertId Next(ExpertId id) const {                   // kNoExpert at the end
     return next_[id] == sentinel_ ? kNoExpert : next_[id];
   }
   void PushBack(ExpertId id);   // REQUIRES: !Contains(id)
@@ -87,8 +87,8 @@ class Policy {
   virtual void OnInsert(ExpertId id) {}
   // `id` lost its slot: chosen as victim, or its read failed.
   virtual void OnEvict(ExpertId id) {}
-  // Called when the event's experts are no longer pinned and are back on the evictable list. Experts
-  // whose read failed are not among event.experts.
+  // Called when the event's experts are no longer pinned and are back on the evictable list.
+  // Experts whose read failed are not among event.experts.
   virtual void OnEventEnd(const Event& event) {}
   // Names the expert that leaves next. REQUIRES: !evictable.empty(). RETURNS: a member of it.
   virtual ExpertId Victim(const EvictableList& evictable) = 0;
@@ -96,9 +96,9 @@ class Policy {
 
 class Profile;
 
-// Makes the policy of that name ("lru", ...), or kInvalidArgument naming the known ones. A profile of
-// another geometry is kInvalidArgument too; policies that learn nothing ignore it. "belady" needs
-// Event::next_use and is for replays only.
+// Makes the policy of that name ("lru", ...), or kInvalidArgument naming the known ones. A profile
+// of another geometry is kInvalidArgument too; policies that learn nothing ignore it. "belady"
+// needs Event::next_use and is for replays only.
 Result<std::unique_ptr<Policy>> MakePolicy(const std::string& name, const Geometry& geometry,
                                            std::shared_ptr<const Profile> profile = nullptr);
 // Every name, the oracle included; and those that a live engine can run.

@@ -102,8 +102,7 @@ Result<Profile> Profile::Parse(const uint8_t* data, size_t size, const std::stri
 }
 
 std::vector<uint8_t> Profile::Serialize() const {
-  const uint32_t header_bytes =
-      kHeaderBytes + static_cast<uint32_t>((meta.size() + 7) / 8 * 8);
+  const uint32_t header_bytes = kHeaderBytes + static_cast<uint32_t>((meta.size() + 7) / 8 * 8);
   const uint32_t fields[] = {kVersion,
                              header_bytes,
                              static_cast<uint32_t>(n_layers),
@@ -115,7 +114,8 @@ std::vector<uint8_t> Profile::Serialize() const {
   std::vector<uint8_t> bytes(kHeaderBytes, 0);
   std::memcpy(bytes.data(), kMagic, 8);
   std::memcpy(bytes.data() + 8, fields, sizeof fields);
-  std::memcpy(bytes.data() + 40, fingerprint.data(), std::min(fingerprint.size(), kFingerprintBytes));
+  std::memcpy(bytes.data() + 40, fingerprint.data(),
+              std::min(fingerprint.size(), kFingerprintBytes));
   bytes.insert(bytes.end(), meta.begin(), meta.end());
   bytes.resize(header_bytes, 0);
   Append(&bytes, shares);

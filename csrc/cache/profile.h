@@ -1,17 +1,17 @@
-// Profile: what fitting to traces has learned of a model: the weights of the reuse-biased policy and,
-// per layer, how one expert's use bears on another's next.
+// Profile: what fitting to traces has learned of a model: the weights of the reuse-biased policy
+// and, per layer, how one expert's use bears on another's next.
 //
 // A profile is bytes in and bytes out; files are the caller's. Little-endian:
 //
-//   0 char[8] "REMOEPRF"     24 u32 n_weights       40 char[64] fingerprint of the model, NUL-padded
-//   8 u32 version (1)        28 u32 n_knots        104 u64 size of the whole
-//  12 u32 header_bytes       32 u32 n_contexts     112 u64 FNV-1a of all bytes, itself counted as zeros
-//  16 u32 n_layers           36 u32 meta_bytes     120 zeros
-//  20 u32 n_experts
+//   0 char[8] "REMOEPRF"     24 u32 n_weights       40 char[64] fingerprint of the model,
+//   NUL-padded 8 u32 version (1)        28 u32 n_knots        104 u64 size of the whole
+//  12 u32 header_bytes       32 u32 n_contexts     112 u64 FNV-1a of all bytes, itself counted as
+//  zeros 16 u32 n_layers           36 u32 meta_bytes     120 zeros 20 u32 n_experts
 //
 // then a JSON object, zeros up to header_bytes, f32 shares[n_knots] rising, f32 weights[n_knots]
-// [n_weights], f32 scales[n_layers][n_contexts], i8 links[n_layers][n_contexts][n_experts][n_experts].
-// Immutable once parsed; safe to share between threads.
+// [n_weights], f32 scales[n_layers][n_contexts], i8
+// links[n_layers][n_contexts][n_experts][n_experts]. Immutable once parsed; safe to share between
+// threads.
 #ifndef REMOE_CACHE_PROFILE_H_
 #define REMOE_CACHE_PROFILE_H_
 
@@ -33,8 +33,8 @@ class Profile {
   int n_layers = 0;
   int n_experts = 0;
   int n_weights = 0;
-  int n_contexts = 0;          // 0: no links, n_layers and n_experts are 0 too
-  std::string fingerprint;     // at most 64 bytes
+  int n_contexts = 0;       // 0: no links, n_layers and n_experts are 0 too
+  std::string fingerprint;  // at most 64 bytes
   std::string meta = "{}";
   std::vector<float> shares;   // cache sizes that weights were fitted for, as shares of all experts
   std::vector<float> weights;  // [shares][n_weights]

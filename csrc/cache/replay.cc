@@ -25,8 +25,7 @@ Status ValidateLog(const EventLog& log, const Geometry& geometry) {
                                                      i, expert, geometry.n_experts));
       }
       if (seen[expert] == i) {
-        return Status(Code::kInvalidArgument,
-                      Format("event %zu names expert %d twice", i, expert));
+        return Status(Code::kInvalidArgument, Format("event %zu names expert %d twice", i, expert));
       }
       seen[expert] = i;
     }

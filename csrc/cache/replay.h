@@ -1,9 +1,10 @@
-// Replay: runs a recorded sequence of events through a Cache, the live engine's own code, and counts.
+// Replay: runs a recorded sequence of events through a Cache, the live engine's own code, and
+// counts.
 //
-// EventLog is a set of columns owned by the caller, one row per event in the order the engine met them.
-// ValidateLog() must have passed before anything else reads it: experts in range and distinct inside an
-// event, layers in range, offsets rising. Counts are of the events from `first_counted` on; what comes
-// before warms the cache. Thread-safe as long as each thread has its own Cache.
+// EventLog is a set of columns owned by the caller, one row per event in the order the engine met
+// them. ValidateLog() must have passed before anything else reads it: experts in range and distinct
+// inside an event, layers in range, offsets rising. Counts are of the events from `first_counted`
+// on; what comes before warms the cache. Thread-safe as long as each thread has its own Cache.
 #ifndef REMOE_CACHE_REPLAY_H_
 #define REMOE_CACHE_REPLAY_H_
 
@@ -19,14 +20,15 @@ struct EventLog {
   size_t n_events = 0;
   const int64_t* step = nullptr;
   const uint16_t* layer = nullptr;
-  const uint8_t* phase = nullptr;      // Phase
+  const uint8_t* phase = nullptr;  // Phase
   const uint32_t* n_tokens = nullptr;
-  const int64_t* offsets = nullptr;    // [n_events + 1] into experts
+  const int64_t* offsets = nullptr;  // [n_events + 1] into experts
   const uint16_t* experts = nullptr;
-  // Optional: quantised probabilities (base/prob8.h) of each event's last token, n_experts bytes each.
+  // Optional: quantised probabilities (base/prob8.h) of each event's last token, n_experts bytes
+  // each.
   const uint8_t* probs = nullptr;
   size_t n_prob_bytes = 0;
-  const int64_t* probs_at = nullptr;   // [n_events] where in probs, -1 where the event has none
+  const int64_t* probs_at = nullptr;  // [n_events] where in probs, -1 where the event has none
 };
 
 Status ValidateLog(const EventLog& log, const Geometry& geometry);
@@ -34,8 +36,8 @@ Status ValidateLog(const EventLog& log, const Geometry& geometry);
 // For every entry of log.experts the index of the layer's next event with that expert, or kNever.
 std::vector<int64_t> NextUses(const EventLog& log, const Geometry& geometry);
 
-// Event `i` of the log, pointing into it; probabilities, where it has them, are put into `probs`, which
-// has room for n_experts.
+// Event `i` of the log, pointing into it; probabilities, where it has them, are put into `probs`,
+// which has room for n_experts.
 Event EventAt(const EventLog& log, size_t i, int n_experts, float* probs);
 
 // `next_uses` may be null unless the policy is the oracle.

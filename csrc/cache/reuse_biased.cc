@@ -10,8 +10,8 @@
 
 // The loops below run over whole rows and vectorise; x86-64 gets an AVX2 copy chosen at load time.
 // Fused multiply-add stays off (see the build file), so that every machine scores to the same bit.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__) && \
-    !defined(__SANITIZE_THREAD__)
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && \
+    !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
 #define REMOE_WIDE __attribute__((target_clones("avx2", "default")))
 #else
 #define REMOE_WIDE
@@ -23,15 +23,22 @@ namespace {
 
 enum Feature {
   kUsed,
-  kAverage,                  // kScales of them
+  kAverage,  // kScales of them
   kLogAverage = kAverage + 6,
   kLogIdle = kLogAverage + 6,
-  kLocality,                 // × log idle
-  kLinkNow,                  // from the experts chosen now
-  kLinkFast, kLinkSlow,      // moving averages of such sums, with links of their own
-  kLinkBefore1, kLinkBefore2,  // from the layers before, for this token
-  kLearnedNow, kLearnedFast, kLearnedSlow,
-  kProb, kLogProb, kLogProbFast, kLogProbSlow,
+  kLocality,  // × log idle
+  kLinkNow,   // from the experts chosen now
+  kLinkFast,
+  kLinkSlow,  // moving averages of such sums, with links of their own
+  kLinkBefore1,
+  kLinkBefore2,  // from the layers before, for this token
+  kLearnedNow,
+  kLearnedFast,
+  kLearnedSlow,
+  kProb,
+  kLogProb,
+  kLogProbFast,
+  kLogProbSlow,
   kFeatures
 };
 
@@ -39,10 +46,10 @@ constexpr float kFade[6] = {0.5f, 0.75f, 0.9f, 0.97f, 0.99f, 0.998f};
 constexpr float kFastFade = 0.75f, kSlowFade = 0.97f;
 constexpr float kLocalityFade = 0.95f;
 constexpr float kPriorUse = 1.0f / 16, kPriorIdle = 16;
-constexpr float kSmallUse = 1e-4f;   // keeps logarithms finite
+constexpr float kSmallUse = 1e-4f;  // keeps logarithms finite
 constexpr float kSmallProb = 1.0f / 16384;
-constexpr float kLiftPrior = 30;     // pseudo-uses that pull a learned link towards none
-constexpr int kRowsInSum = 256;      // of bytes, before a 16-bit sum could overflow
+constexpr float kLiftPrior = 30;  // pseudo-uses that pull a learned link towards none
+constexpr int kRowsInSum = 256;   // of bytes, before a 16-bit sum could overflow
 constexpr float kRankScale = 1 << 20;
 
 // Natural logarithm of a positive normal float, within 2e-4; the same on every machine.
@@ -122,11 +129,11 @@ REMOE_WIDE int32_t Least(const int32_t* ranks, size_t n) {
 
 const std::vector<std::string>& ReuseBiasedPolicy::FeatureNames() {
   static const std::vector<std::string> names = {
-      "used",         "use-0.5",      "use-0.75",      "use-0.9",       "use-0.97",
-      "use-0.99",     "use-0.998",    "log-use-0.5",   "log-use-0.75",  "log-use-0.9",
-      "log-use-0.97", "log-use-0.99", "log-use-0.998", "log-idle",      "locality-log-idle",
-      "link-now",     "link-fast",    "link-slow",     "link-before-1", "link-before-2",
-      "learned-now",  "learned-fast", "learned-slow",  "prob",          "log-prob",
+      "used",          "use-0.5",      "use-0.75",      "use-0.9",       "use-0.97",
+      "use-0.99",      "use-0.998",    "log-use-0.5",   "log-use-0.75",  "log-use-0.9",
+      "log-use-0.97",  "log-use-0.99", "log-use-0.998", "log-idle",      "locality-log-idle",
+      "link-now",      "link-fast",    "link-slow",     "link-before-1", "link-before-2",
+      "learned-now",   "learned-fast", "learned-slow",  "prob",          "log-prob",
       "log-prob-fast", "log-prob-slow"};
   static_assert(kFeatures == 27, "names and features differ");
   return names;
@@ -134,19 +141,20 @@ const std::vector<std::string>& ReuseBiasedPolicy::FeatureNames() {
 
 Status ReuseBiasedPolicy::Fits(const Profile& profile, const Geometry& geometry) {
   if (profile.n_weights != kFeatures) {
-    return Status(Code::kInvalidArgument,
-                  Format("the profile has %d weights and this program's policy %d: fit it again with "
-                         "`remoe-edge profile`",
-                         profile.n_weights, kFeatures));
+    return Status(
+        Code::kInvalidArgument,
+        Format("the profile has %d weights and this program's policy %d: fit it again with "
+               "`remoe-edge profile`",
+               profile.n_weights, kFeatures));
   }
   if (profile.n_contexts != 0 &&
       (profile.n_contexts != kContexts || profile.n_layers != geometry.n_layers ||
        profile.n_experts != geometry.n_experts)) {
-    return Status(Code::kInvalidArgument,
-                  Format("the profile is of a model with %d layers of %d experts and this one has %d "
-                         "of %d: fit one to it with `remoe-edge profile`",
-                         profile.n_layers, profile.n_experts, geometry.n_layers,
-                         geometry.n_experts));
+    return Status(
+        Code::kInvalidArgument,
+        Format("the profile is of a model with %d layers of %d experts and this one has %d "
+               "of %d: fit one to it with `remoe-edge profile`",
+               profile.n_layers, profile.n_experts, geometry.n_layers, geometry.n_experts));
   }
   return Status::Ok();
 }
@@ -353,7 +361,9 @@ void ReuseBiasedPolicy::OnHit(ExpertId id) {
   stale_[layer] = 1;
 }
 
-void ReuseBiasedPolicy::OnEvict(ExpertId id) { OnHit(id); }
+void ReuseBiasedPolicy::OnEvict(ExpertId id) {
+  OnHit(id);
+}
 
 void ReuseBiasedPolicy::OnEventEnd(const Event& event) {
   for (int i = 0; i < event.n; i++) {

@@ -1,20 +1,25 @@
-// ReuseBiasedPolicy: evicts the resident expert whose layer is least likely to route to it again soon.
+// ReuseBiasedPolicy: evicts the resident expert whose layer is least likely to route to it again
+// soon.
 //
-// After every event each expert of its layer gets a score, a logit for being used within the next few
-// steps: a linear function of
-//   - how it was used: now, moving averages of use at six time scales and their logarithms, steps since;
+// After every event each expert of its layer gets a score, a logit for being used within the next
+// few steps: a linear function of
+//   - how it was used: now, moving averages of use at six time scales and their logarithms, steps
+//   since;
 //   - the layer's own locality (share of its experts kept from step to step);
-//   - links fitted to traces: how its use follows from the experts just chosen in this layer, from those
+//   - links fitted to traces: how its use follows from the experts just chosen in this layer, from
+//   those
 //     chosen lately, and from those that the two layers before chose for this same token;
 //   - links learned while running: log-lift of its use after the experts just chosen;
-//   - what the router said, where the event carries it: probability now and lately, also of the experts
+//   - what the router said, where the event carries it: probability now and lately, also of the
+//   experts
 //     not chosen, since a near miss often comes next.
-// Weights and links come from a profile, or are the defaults in reuse_defaults.h; they are interpolated
-// to the cache's size, since a large cache looks further ahead. An expert just read that scores worse
-// than all others is the next victim: that is how admission is decided, the slot being needed anyway.
+// Weights and links come from a profile, or are the defaults in reuse_defaults.h; they are
+// interpolated to the cache's size, since a large cache looks further ahead. An expert just read
+// that scores worse than all others is the next victim: that is how admission is decided, the slot
+// being needed anyway.
 //
-// Cost per event: one layer is rescored (n_experts columns, vectorised), victims are found through one
-// minimum per layer. No allocation after construction. Not synchronised.
+// Cost per event: one layer is rescored (n_experts columns, vectorised), victims are found through
+// one minimum per layer. No allocation after construction. Not synchronised.
 #ifndef REMOE_CACHE_REUSE_BIASED_H_
 #define REMOE_CACHE_REUSE_BIASED_H_
 
@@ -65,35 +70,35 @@ class ReuseBiasedPolicy : public Policy {
 
   const Geometry geometry_;
   const std::shared_ptr<const Profile> profile_;
-  std::vector<int> live_;            // features whose weight is not 0
+  std::vector<int> live_;  // features whose weight is not 0
   std::vector<float> live_weights_;
-  const size_t stride_;         // n_experts up to a multiple of 16, so that rows vectorise whole
+  const size_t stride_;  // n_experts up to a multiple of 16, so that rows vectorise whole
 
   // State by layer, rows of stride_.
-  std::vector<float> averages_;       // [layer][kScales] of use
-  std::vector<float> idle_;           // [layer] steps since the last use
-  std::vector<float> link_averages_;  // [layer][2] of the first link's sums
+  std::vector<float> averages_;          // [layer][kScales] of use
+  std::vector<float> idle_;              // [layer] steps since the last use
+  std::vector<float> link_averages_;     // [layer][2] of the first link's sums
   std::vector<float> learned_averages_;  // [layer][2]
-  std::vector<float> prob_averages_;  // [layer][2]
-  std::vector<float> follows_;        // [layer][from] counts: `to` used one step after `from`
-  std::vector<float> uses_;           // [layer] counts
-  std::vector<float> locality_;       // [layer], one number
-  std::vector<float> events_;         // [layer], one number
-  std::vector<uint16_t> chosen_;      // [layer][n_experts] of its last event
-  std::vector<int> n_chosen_;         // [layer]
-  std::vector<int64_t> chosen_step_;  // [layer]
+  std::vector<float> prob_averages_;     // [layer][2]
+  std::vector<float> follows_;           // [layer][from] counts: `to` used one step after `from`
+  std::vector<float> uses_;              // [layer] counts
+  std::vector<float> locality_;          // [layer], one number
+  std::vector<float> events_;            // [layer], one number
+  std::vector<uint16_t> chosen_;         // [layer][n_experts] of its last event
+  std::vector<int> n_chosen_;            // [layer]
+  std::vector<int64_t> chosen_step_;     // [layer]
 
-  std::vector<float> columns_;        // [features] of the layer scored last
-  std::vector<float> score_;          // one row
-  std::vector<float> use_;            // one row: 1 where used by the event
-  std::vector<int16_t> sums_;         // one row
+  std::vector<float> columns_;  // [features] of the layer scored last
+  std::vector<float> score_;    // one row
+  std::vector<float> use_;      // one row: 1 where used by the event
+  std::vector<int16_t> sums_;   // one row
 
   // Ranks: a resident, unpinned expert's score as an ordered integer, otherwise kUnavailable.
   static constexpr int32_t kUnavailable = INT32_MAX;
-  std::vector<int32_t> ranks_;        // [layer]
-  std::vector<int32_t> scored_;       // [layer] the same for every expert, resident or not
-  std::vector<int32_t> least_;        // [layer] least of ranks_, valid unless stale_
-  std::vector<uint8_t> stale_;        // [layer]
+  std::vector<int32_t> ranks_;   // [layer]
+  std::vector<int32_t> scored_;  // [layer] the same for every expert, resident or not
+  std::vector<int32_t> least_;   // [layer] least of ranks_, valid unless stale_
+  std::vector<uint8_t> stale_;   // [layer]
 };
 
 }  // namespace remoe

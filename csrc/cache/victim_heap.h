@@ -1,8 +1,8 @@
 // VictimHeap: evictable experts by rank, the lowest on top; equal ranks by age, the oldest first.
 //
-// An indexed binary heap over expert ids: push, remove and top without allocation after construction.
-// For policies whose ranks stand still while an expert is not used, so that nothing is re-sorted.
-// Not synchronised.
+// An indexed binary heap over expert ids: push, remove and top without allocation after
+// construction. For policies whose ranks stand still while an expert is not used, so that nothing
+// is re-sorted. Not synchronised.
 #ifndef REMOE_CACHE_VICTIM_HEAP_H_
 #define REMOE_CACHE_VICTIM_HEAP_H_
 

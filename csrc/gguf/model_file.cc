@@ -460,7 +460,9 @@ std::vector<std::string> ModelFile::KeyNames() const {
   return names;
 }
 
-std::string ModelFile::architecture() const { return String("general.architecture").value_or(""); }
+std::string ModelFile::architecture() const {
+  return String("general.architecture").value_or("");
+}
 
 int ModelFile::n_experts_used() const {
   const std::string key = architecture() + ".expert_used_count";

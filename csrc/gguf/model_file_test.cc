@@ -32,7 +32,9 @@ Result<ModelFile> OpenBytes(const std::string& bytes) {
   return ModelFile::Open(folder.Write("m.gguf", bytes));
 }
 
-Result<ModelFile> OpenWriter(const GgufWriter& writer) { return OpenBytes(writer.Bytes()); }
+Result<ModelFile> OpenWriter(const GgufWriter& writer) {
+  return OpenBytes(writer.Bytes());
+}
 
 // The file is refused as corrupt, and the message holds `words`.
 void CheckCorrupt(const Result<ModelFile>& model, const std::string& words, int line) {

@@ -93,10 +93,10 @@ class Parser {
     }
     if (layer >= header.n_layers || n > header.n_experts || n_tokens == 0 ||
         n_tokens > kMaxTokens || n_prob_tokens > n_tokens) {
-      return CorruptEvent(Format("is impossible: layer %d of %u, %d experts of %u, %u tokens, %d "
-                                 "with probabilities",
-                                 layer, header.n_layers, n, header.n_experts, n_tokens,
-                                 n_prob_tokens));
+      return CorruptEvent(
+          Format("is impossible: layer %d of %u, %d experts of %u, %u tokens, %d "
+                 "with probabilities",
+                 layer, header.n_layers, n, header.n_experts, n_tokens, n_prob_tokens));
     }
     const bool has_ids = (flags & kTraceHasIds) != 0;
     if (!has_ids && n_tokens != 1) return CorruptEvent("has several tokens and no ids for them");
@@ -119,8 +119,8 @@ class Parser {
     for (uint64_t i = 0; i < ids; i++) {
       const uint16_t expert = Load<uint16_t>(experts + 2 * (n + i));
       if (expert >= header.n_experts || seen_[expert] != event) {
-        return CorruptEvent(Format("routes a token to expert %d, which is not among its experts",
-                                   expert));
+        return CorruptEvent(
+            Format("routes a token to expert %d, which is not among its experts", expert));
       }
     }
     const int64_t ids_at = static_cast<int64_t>(at_) + kTraceRecordBytes + 2 * n;

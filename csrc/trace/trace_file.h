@@ -1,17 +1,19 @@
-// The trace file: which experts each step of each layer was routed to, and the router's probabilities.
+// The trace file: which experts each step of each layer was routed to, and the router's
+// probabilities.
 //
-// Little-endian. A header of 128 bytes, a JSON object, then one record per event (a step of a layer) in
-// the order the engine met them. docs/policies.md draws the layout; trace.py reads it as arrays.
+// Little-endian. A header of 128 bytes, a JSON object, then one record per event (a step of a
+// layer) in the order the engine met them. docs/policies.md draws the layout; trace.py reads it as
+// arrays.
 //
-//   0  char[8] "REMOETRC"      24 u32 top_k             40 char[64] fingerprint of the model, NUL-padded
-//   8  u32 version (1)         28 u32 meta_bytes       104 zeros
+//   0  char[8] "REMOETRC"      24 u32 top_k             40 char[64] fingerprint of the model,
+//   NUL-padded 8  u32 version (1)         28 u32 meta_bytes       104 zeros
 //  12  u32 header_bytes        32 u64 n_events
 //  16  u32 n_layers, 20 u32 n_experts
 //
-// Record: u32 step, u16 layer, u8 phase, u8 0xA0|has_ids, u32 n_tokens, u16 n, u16 n_prob_tokens; then
-// u16 experts[n] distinct, as presented; u16 ids[n_tokens][top_k] if has_ids (otherwise there is one
-// token and the experts are its ids); u8 probs[n_prob_tokens][n_experts] (base/prob8.h), of the last
-// n_prob_tokens tokens; zeros up to a multiple of 4.
+// Record: u32 step, u16 layer, u8 phase, u8 0xA0|has_ids, u32 n_tokens, u16 n, u16 n_prob_tokens;
+// then u16 experts[n] distinct, as presented; u16 ids[n_tokens][top_k] if has_ids (otherwise there
+// is one token and the experts are its ids); u8 probs[n_prob_tokens][n_experts] (base/prob8.h), of
+// the last n_prob_tokens tokens; zeros up to a multiple of 4.
 //
 // ParseTrace() checks every field against the file before it is used. No I/O, thread-safe.
 #ifndef REMOE_TRACE_TRACE_FILE_H_
@@ -42,8 +44,8 @@ struct TraceHeader {
   std::string meta = "{}";  // a JSON object
 };
 
-// A trace as columns, one row per event. ids_at and probs_at are byte offsets into the file, -1 where
-// the record has none; probs_at is that of the last token.
+// A trace as columns, one row per event. ids_at and probs_at are byte offsets into the file, -1
+// where the record has none; probs_at is that of the last token.
 struct TraceIndex {
   TraceHeader header;
   std::vector<int64_t> step;

@@ -68,9 +68,8 @@ Status TraceWriter::Append(const TraceEvent& event) {
   if (!failed_.ok()) return failed_;
   if (event.layer < 0 || event.layer >= static_cast<int>(header_.n_layers) || event.n < 0 ||
       event.n > static_cast<int>(header_.n_experts) || event.n_tokens < 1 || event.step < 0 ||
-      event.step > UINT32_MAX || event.n_prob_tokens < 0 ||
-      event.n_prob_tokens > event.n_tokens || event.n_prob_tokens > UINT16_MAX ||
-      (event.ids == nullptr && event.n_tokens != 1)) {
+      event.step > UINT32_MAX || event.n_prob_tokens < 0 || event.n_prob_tokens > event.n_tokens ||
+      event.n_prob_tokens > UINT16_MAX || (event.ids == nullptr && event.n_tokens != 1)) {
     return Status(Code::kInvalidArgument,
                   Format("no such event: layer %d, step %lld, %d experts, %d tokens, %d with "
                          "probabilities",
@@ -100,7 +99,8 @@ Status TraceWriter::Append(const TraceEvent& event) {
   if (has_ids) Put(event.ids, n_ids);
   const size_t n_probs = static_cast<size_t>(n_prob_tokens) * header_.n_experts;
   const size_t at = buffer_.size();
-  // The header is a multiple of 4 bytes and so is what was flushed, so alignment here is in the file.
+  // The header is a multiple of 4 bytes and so is what was flushed, so alignment here is in the
+  // file.
   buffer_.resize((at + n_probs + 3) / 4 * 4, 0);
   for (size_t i = 0; i < n_probs; i++) buffer_[at + i] = ToProb8(event.probs[i]);
   n_events_++;

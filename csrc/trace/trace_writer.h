@@ -24,8 +24,8 @@ struct TraceEvent {
   int n_tokens = 1;
   const uint16_t* experts = nullptr;  // [n] distinct, in the order they are presented to the cache
   int n = 0;
-  const uint16_t* ids = nullptr;      // [n_tokens][top_k]; null for one token whose ids are `experts`
-  const float* probs = nullptr;       // [n_prob_tokens][n_experts] of the last n_prob_tokens tokens
+  const uint16_t* ids = nullptr;  // [n_tokens][top_k]; null for one token whose ids are `experts`
+  const float* probs = nullptr;   // [n_prob_tokens][n_experts] of the last n_prob_tokens tokens
   int n_prob_tokens = 0;
 };
 
