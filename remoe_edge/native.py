@@ -57,7 +57,13 @@ if _installed != LLAMA_CPP_PYTHON:
 
 import llama_cpp  # noqa: E402
 
-from remoe_edge import _core  # noqa: E402
+try:
+    from remoe_edge import _core
+except ImportError as error:
+    raise ImportError(
+        f"{Path(__file__).parent} holds no compiled core ({error}): it is a source tree; run from another "
+        "folder after `pip install .`, or install with `pip install -e .`"
+    ) from error
 
 try:
     _core.check_abi()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 
 import pytest
@@ -12,6 +13,12 @@ import remoe_edge.native  # noqa: F401
 # programs that these tests interrupt would never hear of it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Leave the checkout: programs started in it would import its sources, which hold no core."""
+    os.chdir(tmp_path_factory.mktemp("elsewhere"))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

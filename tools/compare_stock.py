@@ -112,7 +112,7 @@ def run(arm: str, arguments: argparse.Namespace, limit_bytes: int | None) -> dic
     if forced and len(forced) < warm + arguments.tokens:
         raise SystemExit(f"the text has {len(tokens)} tokens, too few for this run")
     resident = arm.endswith("resident")
-    job = [arm, str(arguments.model), prompt, forced, arguments.tokens, arguments.threads]
+    job = [arm, str(arguments.model.resolve()), prompt, forced, arguments.tokens, arguments.threads]
     job += ["100%" if resident else arguments.cache, arguments.policy, warm]
     with contextlib.ExitStack() as stack:
         group = None
@@ -121,6 +121,7 @@ def run(arm: str, arguments: argparse.Namespace, limit_bytes: int | None) -> dic
         done = subprocess.run(
             [sys.executable, "-c", PROGRAM, str(time.time()), json.dumps(job)],
             preexec_fn=group.join if group else None,
+            cwd="/",  # not the checkout, whose sources hold no compiled core
             capture_output=True,
             text=True,
         )
