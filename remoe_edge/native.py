@@ -61,8 +61,8 @@ try:
     from remoe_edge import _core
 except ImportError as error:
     raise ImportError(
-        f"{Path(__file__).parent} holds no compiled core ({error}): it is a source tree; run from another "
-        "folder after `pip install .`, or install with `pip install -e .`"
+        f"{Path(__file__).parent} holds no compiled core ({error}): it is a source tree; run from "
+        "another folder after `pip install .`, or install with `pip install -e .`"
     ) from error
 
 try:
