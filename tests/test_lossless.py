@@ -81,6 +81,14 @@ def test_merged_gate_and_up(folder: Path, arch: str) -> None:
     path.unlink()
 
 
+@pytest.mark.parametrize("arch", tiny_moe.SCALED_ARCHS)
+def test_expert_scales(folder: Path, arch: str) -> None:
+    # Scales stand between the products: the FFN comes to the device in pieces.
+    path = tiny_moe.make(folder / f"{arch}-scaled.gguf", arch, "Q8_0", expert_scales=True)
+    check(path, repack=False, budgets=("100%", "25%", "floor"))
+    path.unlink()
+
+
 def test_split_shards(folder: Path) -> None:
     path = tiny_moe.make(folder / "split.gguf", "qwen3moe", "Q4_K", n_split=3)
     assert path.name.endswith("-00001-of-00003.gguf")

@@ -135,6 +135,9 @@ ggml_status Executor::RunSegment(ggml_cgraph* graph, const Segment& segment) {
     const ggml_status status = RunEvent(graph, segment, origin, begin > 0);
     if (status != GGML_STATUS_SUCCESS) return status;
   }
+  // Where other operations cut an FFN in pieces, the next piece begins its own event: the last
+  // wave's experts are not all of the step's.
+  (void)model->EndEvent();
   return GGML_STATUS_SUCCESS;
 }
 

@@ -17,6 +17,11 @@ size_t RoundUp(size_t value) {
   return (value + kAlign - 1) / kAlign * kAlign;
 }
 
+bool IsView(const ggml_tensor* node) {
+  return node->op == GGML_OP_VIEW || node->op == GGML_OP_RESHAPE || node->op == GGML_OP_PERMUTE ||
+         node->op == GGML_OP_TRANSPOSE;
+}
+
 // A tensor laid out as [ne0, 1, n]: one row of floats per pair.
 ggml_tensor* NewRows(ggml_context* context, int64_t ne0, int64_t n) {
   return ggml_new_tensor_3d(context, GGML_TYPE_F32, ne0, 1, n);
@@ -44,8 +49,8 @@ int PairRunner::External(ggml_tensor* tensor) {
 // values.
 bool PairRunner::IsHalf(const ggml_tensor* view) const {
   const ggml_tensor* whole = view->view_src;
-  return whole == view->src[0] && StepOf(whole) >= 0 && view->ne[0] < whole->ne[0] &&
-         view->ne[1] == whole->ne[1] && view->ne[2] == whole->ne[2] &&
+  return view->op == GGML_OP_VIEW && whole == view->src[0] && StepOf(whole) >= 0 &&
+         view->ne[0] < whole->ne[0] && view->ne[1] == whole->ne[1] && view->ne[2] == whole->ne[2] &&
          view->nb[1] == whole->nb[1] && view->nb[2] == whole->nb[2];
 }
 
@@ -58,15 +63,18 @@ bool PairRunner::Prepare(ggml_tensor** nodes, int begin, int end) {
 // The graph's allocator may have given the result the memory of an input, since in the graph's
 // order nobody reads that input any more once the result is written. By pairs, somebody does.
 void PairRunner::SaveInputs() {
-  const ggml_tensor* result = steps_.back().node;
-  const auto* result_begin = static_cast<const uint8_t*>(result->data);
-  const uint8_t* result_end = result_begin + ggml_nbytes(result);
+  const auto overwritten = [this](const uint8_t* begin, const uint8_t* end) {
+    return std::any_of(steps_.begin(), steps_.end(), [=](const Step& step) {
+      const auto* data = static_cast<const uint8_t*>(step.node->data);
+      return step.result && begin < data + ggml_nbytes(step.node) && data < end;
+    });
+  };
   inputs_.clear();
   saved_.resize(std::max(saved_.size(), externals_.size()));
   for (size_t i = 0; i < externals_.size(); i++) {
     const auto* data = static_cast<const uint8_t*>(externals_[i]->data);
     const size_t n_bytes = ggml_nbytes(externals_[i]);
-    if (data < result_end && result_begin < data + n_bytes) {
+    if (overwritten(data, data + n_bytes)) {
       saved_[i].assign(data, data + n_bytes);
       data = saved_[i].data();
     }
@@ -84,7 +92,7 @@ bool PairRunner::Collect(ggml_tensor** nodes, int begin, int end) {
     if (node->op == GGML_OP_NONE) continue;
     // A view computes nothing: one that is no half of a merged product is left out, and only a step
     // that needs it makes the piece unfit.
-    if (node->op == GGML_OP_VIEW && !IsHalf(node)) continue;
+    if (IsView(node) && !IsHalf(node)) continue;
     Step step;
     step.node = node;
     if (ExpertProduct(node) != nullptr) {
@@ -130,17 +138,17 @@ bool PairRunner::Collect(ggml_tensor** nodes, int begin, int end) {
     steps_.push_back(step);
   }
   if (steps_.empty()) return false;
-  // Only the last node's result may be wanted outside; each of the others must feed one of these.
-  std::vector<bool> used(steps_.size(), false);
+  // What no step takes is wanted outside. Nothing that a step takes is: llama.cpp reads the steps
+  // within an expert FFN nowhere else.
+  for (Step& step : steps_) step.result = true;
   for (const Step& step : steps_) {
     for (const int operand : step.operand) {
-      if (operand >= 0) used[operand] = true;
+      if (operand >= 0) steps_[operand].result = false;
     }
   }
-  for (size_t i = 0; i + 1 < steps_.size(); i++) {
-    if (!used[i]) return false;
+  for (const Step& step : steps_) {
+    if (step.result && step.node->op == GGML_OP_VIEW) return false;
   }
-  if (steps_.back().node->op == GGML_OP_VIEW) return false;
   for (const ggml_tensor* external : externals_) {
     pair_bytes_ += RoundUp(external->ne[0] * sizeof(float));
   }
@@ -227,16 +235,20 @@ ggml_status PairRunner::RunGroup(const Pair* pairs, int n) {
     made[i] = copy;
   }
   ggml_cgraph* graph = ggml_new_graph_custom(context, kMaxNodes, false);
-  ggml_build_forward_expand(graph, made.back());
+  for (size_t i = 0; i < steps_.size(); i++) {
+    if (steps_[i].result) ggml_build_forward_expand(graph, made[i]);
+  }
   const ggml_status status = ggml_backend_graph_compute(cpu_, graph);
 
-  const ggml_tensor* result = made.back();
-  const ggml_tensor* wanted_at = steps_.back().node;
-  for (int p = 0; p < n && status == GGML_STATUS_SUCCESS; p++) {
-    std::memcpy(static_cast<uint8_t*>(wanted_at->data) + pairs[p].k * wanted_at->nb[1] +
-                    pairs[p].token * wanted_at->nb[2],
-                static_cast<const uint8_t*>(result->data) + p * result->nb[2],
-                result->ne[0] * sizeof(float));
+  for (size_t i = 0; i < steps_.size() && status == GGML_STATUS_SUCCESS; i++) {
+    if (!steps_[i].result) continue;
+    const ggml_tensor* wanted_at = steps_[i].node;
+    for (int p = 0; p < n; p++) {
+      std::memcpy(static_cast<uint8_t*>(wanted_at->data) + pairs[p].k * wanted_at->nb[1] +
+                      pairs[p].token * wanted_at->nb[2],
+                  static_cast<const uint8_t*>(made[i]->data) + p * made[i]->nb[2],
+                  made[i]->ne[0] * sizeof(float));
+    }
   }
   ggml_free(context);
   return status;

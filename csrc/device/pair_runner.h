@@ -39,6 +39,7 @@ class PairRunner {
  private:
   struct Step {
     ggml_tensor* node = nullptr;
+    bool result = false;  // no other step takes it: the graph wants it
     int operand[2] = {-1,
                       -1};  // step that makes src[0], src[1] (products: src[1] alone); -1: external
   };
