@@ -40,6 +40,9 @@ struct Event {
   int n_tokens = 1;  // tokens of the step
   const uint16_t* experts = nullptr;
   int n = 0;
+  // The first so many of `experts` were routed to by the beginning of a long prompt alone: once
+  // the event has ended they leave before any victim that the policy names. See Cache.
+  int n_spent = 0;
   const float* probs = nullptr;  // [n_experts] router probabilities of the last token, or null
   // [n] index of the layer's next event with that expert, kNever where there is none. Only a replay
   // knows it, and only the oracle reads it; null in the live engine.
