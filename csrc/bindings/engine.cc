@@ -24,8 +24,37 @@ py::dict Counts(const StreamedModel& model) {
   dict["stall_ns"] = counts.stall_ns;
   dict["events"] = counts.events;
   dict["evictions"] = counts.evictions;
+  dict["ahead_misses"] = counts.ahead_misses;
+  dict["ahead_useful_bytes"] = counts.ahead_useful_bytes;
+  dict["ahead_wasted_bytes"] = counts.ahead_wasted_bytes;
+  dict["ahead_given_up"] = counts.ahead_given_up;
+  dict["predict_ns"] = model.lookahead().predict_ns();
   dict["ffn_ns"] = model.ffn_ns.load();
   return dict;
+}
+
+py::dict Prefetch(const StreamedModel& model) {
+  py::dict dict;
+  const Lookahead& lookahead = model.lookahead();
+  if (model.store() == nullptr) return dict;
+  const Cache& cache = model.store()->cache();
+  dict["state"] = lookahead.started() ? lookahead.governor().state() : "off";
+  dict["spare_slots"] = cache.total_slots() - cache.geometry().n_slots;
+  dict["why_not"] = lookahead.why_not();
+  if (!lookahead.started()) return dict;
+  dict["gain_ms"] = lookahead.governor().gain_ms();
+  dict["trials"] = lookahead.governor().trials();
+  dict["losses"] = lookahead.governor().losses();
+  dict["needed_certainty"] = lookahead.governor().NeededCertainty();
+  dict["first_rank_certainty"] = lookahead.first_rank_certainty();
+  return dict;
+}
+
+PrefetchMode ModeOf(const std::string& name) {
+  if (name == "on") return PrefetchMode::kOn;
+  if (name == "auto") return PrefetchMode::kAuto;
+  if (name != "off") throw py::value_error("prefetch is auto, on or off, not '" + name + "'");
+  return PrefetchMode::kOff;
 }
 
 // While one lives, Ctrl-C also tells the model to stop at its next layer; Python's own handler runs
@@ -111,14 +140,17 @@ void RegisterEngine(py::module_& module) {
           py::arg("params"), py::arg("progress") = std::function<bool(float)>())
       .def(
           "attach",
-          [](StreamedModel& model, int n_slots, const std::string& policy, bool lock) {
+          [](StreamedModel& model, int n_slots, const std::string& policy, bool lock,
+             const std::string& prefetch) {
             AttachOptions options;
             options.n_slots = n_slots;
             options.policy = policy;
             options.lock = lock;
+            options.prefetch = ModeOf(prefetch);
             ThrowIfError(model.Attach(options));
           },
-          py::kw_only(), py::arg("n_slots"), py::arg("policy") = "lru", py::arg("lock") = false)
+          py::kw_only(), py::arg("n_slots"), py::arg("policy") = "lru", py::arg("lock") = false,
+          py::arg("prefetch") = "off")
       .def("budget_for", &StreamedModel::BudgetFor, py::arg("n_slots"))
       .def("slots_for", &StreamedModel::SlotsFor, py::arg("budget_bytes"))
       .def_property_readonly("slot_bytes",
@@ -142,7 +174,7 @@ void RegisterEngine(py::module_& module) {
                              })
       .def_property_readonly("n_slots",
                              [](const StreamedModel& model) {
-                               return model.store() ? model.store()->cache().geometry().n_slots : 0;
+                               return model.store() ? model.store()->cache().total_slots() : 0;
                              })
       .def_property_readonly("policy",
                              [](const StreamedModel& model) {
@@ -167,6 +199,7 @@ void RegisterEngine(py::module_& module) {
                              [](const StreamedModel& model) {
                                return model.store() && model.store()->slab().huge_pages();
                              })
+      .def_property_readonly("prefetch", &Prefetch)
       .def("counts", &Counts)
       .def("check_unchanged",
            [](const StreamedModel& model) {

@@ -98,6 +98,7 @@ ggml_status Executor::RunSegment(ggml_cgraph* graph, const Segment& segment) {
   const Timer timer(&model->ffn_ns);
   if (model->interrupted()) {
     (void)model->EndEvent();
+    if (model->store() != nullptr) model->store()->CancelAhead();
     return GGML_STATUS_ABORTED;
   }
   ExpertStore* store = model->store();
@@ -112,11 +113,40 @@ ggml_status Executor::RunSegment(ggml_cgraph* graph, const Segment& segment) {
                                        model->layers()[origin.layer].block)));
   }
   if (model->Continues(origin)) {
+    experts_.clear();
+    for (const Placement& placement : store->placements()) experts_.push_back(placement.expert);
+    IndexExperts();
     MarkUsed(segment, model);
     return RunOpenEvent(graph, segment, model);
   }
-  const size_t n_slots = static_cast<size_t>(store->cache().geometry().n_slots);
-  if (experts_.size() <= n_slots) return RunEvent(graph, segment, origin, false);
+  spent_.assign(n_experts, false);
+  Lookahead& lookahead = model->lookahead();
+  if (!lookahead.started()) return RunLayer(graph, segment, origin);
+  routed_.layer = origin.layer;
+  routed_.product = segment.products.front();
+  routed_.ids = ids_.data();
+  routed_.n_tokens = static_cast<int>(ids->ne[1]);
+  routed_.k = static_cast<int>(k_);
+  routed_.n_distinct = static_cast<int>(experts_.size());
+  lookahead.BeginLayer(routed_);
+  if (routed_.n_tokens > 1) OrderByLastUse(*store);
+  const ggml_status status = RunLayer(graph, segment, origin);
+  lookahead.EndLayer();
+  return status;
+}
+
+ggml_status Executor::RunLayer(ggml_cgraph* graph, const Segment& segment,
+                               const TensorOrigin& origin) {
+  StreamedModel* model = origin.model;
+  ExpertStore* store = model->store();
+  size_t n_slots = static_cast<size_t>(store->cache().geometry().n_slots);
+  if (experts_.size() <= n_slots) {
+    // Smaller waves where the next one can be read while the present one computes.
+    const size_t half = static_cast<size_t>(store->event_slots());
+    const bool split = experts_.size() > half && model->lookahead().batch_reads();
+    if (!split || !ByPairs(graph, segment))
+      return RunEvent(graph, segment, origin, false, nullptr, 0);
+  }
 
   // More experts than slots: in waves. Lowering the batch instead would change how the dense
   // products round, and with them the output.
@@ -127,12 +157,15 @@ ggml_status Executor::RunSegment(ggml_cgraph* graph, const Segment& segment) {
                                 "has %zu slots: lower --ubatch or raise --cache",
                                 model->layers()[origin.layer].block, experts_.size(), n_slots)));
   }
+  if (model->lookahead().batch_reads()) {
+    n_slots = std::min(n_slots, static_cast<size_t>(store->event_slots()));
+  }
   const std::vector<uint16_t> all = OrderedForWaves(*store, origin.layer);
   for (size_t begin = 0; begin < all.size(); begin += n_slots) {
-    experts_.assign(all.begin() + begin, all.begin() + std::min(all.size(), begin + n_slots));
-    std::fill(index_of_.begin(), index_of_.end(), -1);
-    for (size_t i = 0; i < experts_.size(); i++) index_of_[experts_[i]] = static_cast<int32_t>(i);
-    const ggml_status status = RunEvent(graph, segment, origin, begin > 0);
+    const size_t end = std::min(all.size(), begin + n_slots);
+    experts_.assign(all.begin() + begin, all.begin() + end);
+    const ggml_status status =
+        RunEvent(graph, segment, origin, begin > 0, all.data() + end, all.size() - end);
     if (status != GGML_STATUS_SUCCESS) return status;
   }
   // Where other operations cut an FFN in pieces, the next piece begins its own event: the last
@@ -153,9 +186,37 @@ bool Executor::ByPairs(ggml_cgraph* graph, const Segment& segment) {
 std::vector<uint16_t> Executor::OrderedForWaves(const ExpertStore& store, int layer) const {
   std::vector<uint16_t> ordered = experts_;
   std::stable_partition(ordered.begin(), ordered.end(), [&](uint16_t expert) {
-    return store.cache().SlotOf(layer, expert) != kNoSlot;
+    return store.cache().SlotOf(layer, expert) != kNoSlot ||
+           store.cache().AheadSlotOf(layer, expert) != kNoSlot;
   });
   return ordered;
+}
+
+// Of a prompt that takes most experts of every layer, the cache can keep a share of each layer's:
+// those that the prompt's end used, which decoding will want again, and not whole layers.
+void Executor::OrderByLastUse(const ExpertStore& store) {
+  last_use_.assign(index_of_.size(), -1);
+  for (size_t i = 0; i < ids_.size(); i++) last_use_[ids_[i]] = static_cast<int32_t>(i / k_);
+  std::stable_sort(experts_.begin(), experts_.end(),
+                   [this](uint16_t a, uint16_t b) { return last_use_[a] < last_use_[b]; });
+  const Geometry& geometry = store.cache().geometry();
+  if (geometry.n_slots >= geometry.total()) return;
+  // Room to work in: two layers, or half of a smaller cache.
+  const int working = std::min(2 * geometry.n_experts, geometry.n_slots / 2);
+  const size_t kept = std::max(k_, static_cast<size_t>(geometry.n_slots - working) /
+                                       static_cast<size_t>(geometry.n_layers));
+  for (size_t i = 0; i + kept < experts_.size(); i++) spent_[experts_[i]] = true;
+}
+
+int Executor::SpentFirst() {
+  const auto kept = std::stable_partition(experts_.begin(), experts_.end(),
+                                          [this](uint16_t expert) { return spent_[expert]; });
+  return static_cast<int>(kept - experts_.begin());
+}
+
+void Executor::IndexExperts() {
+  std::fill(index_of_.begin(), index_of_.end(), -1);
+  for (size_t i = 0; i < experts_.size(); i++) index_of_[experts_[i]] = static_cast<int32_t>(i);
 }
 
 void Executor::MarkUsed(const Segment& segment, StreamedModel* model) {
@@ -163,10 +224,16 @@ void Executor::MarkUsed(const Segment& segment, StreamedModel* model) {
 }
 
 ggml_status Executor::RunEvent(ggml_cgraph* graph, const Segment& segment,
-                               const TensorOrigin& origin, bool later_wave) {
+                               const TensorOrigin& origin, bool later_wave, const uint16_t* rest,
+                               size_t n_rest) {
   const int n_tokens = static_cast<int>(segment.products.front()->src[2]->ne[1]);
-  const Status status = origin.model->BeginEvent(origin, experts_, n_tokens, later_wave);
+  const int n_spent = SpentFirst();
+  IndexExperts();
+  const Status status = origin.model->BeginEvent(origin, experts_, n_tokens, later_wave, n_spent);
   if (!status.ok()) return Refuse(origin.model, status);
+  if (origin.model->lookahead().started()) {
+    origin.model->lookahead().ReadAhead(routed_, rest, n_rest);
+  }
   MarkUsed(segment, origin.model);
   return RunOpenEvent(graph, segment, origin.model);
 }
@@ -205,7 +272,7 @@ ggml_status Executor::RunOpenEvent(ggml_cgraph* graph, const Segment& segment,
 ggml_status Executor::RunPairs(ExpertStore* store, Status* failure) {
   const std::vector<Placement>& placements = store->placements();
   ready_.assign(placements.size(), false);
-  for (size_t i = 0; i < placements.size(); i++) ready_[i] = placements[i].hit;
+  for (size_t i = 0; i < placements.size(); i++) ready_[i] = store->ready(i);
   std::vector<int> arrived;
   while (true) {
     CollectReadyPairs();

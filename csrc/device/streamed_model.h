@@ -19,6 +19,7 @@
 
 #include "base/status.h"
 #include "device/device.h"
+#include "device/lookahead.h"
 #include "device/repack.h"
 #include "gguf/model_file.h"
 #include "gguf/virtual_file.h"
@@ -36,6 +37,7 @@ struct LoadOptions {
 struct AttachOptions {
   int n_slots = 0;
   std::string policy = "lru";
+  PrefetchMode prefetch = PrefetchMode::kOff;
   bool lock = false;
 };
 
@@ -64,6 +66,8 @@ class StreamedModel {
   uint64_t dense_bytes_read() const { return dense_bytes_read_; }
   double load_seconds() const { return load_seconds_; }
   ExpertStore* store() const { return store_.get(); }
+  Lookahead& lookahead() { return *lookahead_; }
+  const Lookahead& lookahead() const { return *lookahead_; }
   bool repacked() const { return repacked_; }
   // Bytes per second at the chosen depth, 0 when it was not measured.
   double probed_bytes_per_s() const { return probed_bytes_per_s_; }
@@ -77,9 +81,10 @@ class StreamedModel {
   bool loading() const { return loading_; }
   TensorOrigin* FindOrigin(const std::string& tensor_name);
   // Makes the experts of one layer's step resident and pins them until the next event begins.
-  // `later_wave`: more of the experts of the step that the last event belonged to.
+  // `later_wave`: more of the experts of the step that the last event belonged to. `n_spent`: see
+  // Event.
   Status BeginEvent(const TensorOrigin& origin, const std::vector<uint16_t>& experts, int n_tokens,
-                    bool later_wave);
+                    bool later_wave, int n_spent);
   // Whether `origin` still belongs to the open event: same layer, a matrix not yet used in it.
   bool Continues(const TensorOrigin& origin) const;
   void MarkUsed(const TensorOrigin& origin) { used_matrices_ |= 1u << origin.matrix; }
@@ -99,6 +104,7 @@ class StreamedModel {
  private:
   StreamedModel() = default;
   int ProbeDepth();
+  int SpareSlots(int n_slots, PrefetchMode prefetch) const;
 
   ModelFile file_;
   std::vector<ExpertLayer> layers_;
@@ -112,6 +118,7 @@ class StreamedModel {
   std::vector<std::vector<TensorOrigin>> origins_;
   std::vector<std::vector<ggml_tensor>> views_;
   std::unique_ptr<ExpertStore> store_;
+  std::unique_ptr<Lookahead> lookahead_;
   std::vector<std::string> reader_notes_;
 
   bool loading_ = false;

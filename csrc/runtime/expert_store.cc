@@ -281,6 +281,8 @@ Status ExpertStore::EndEvent() {
     std::unique_lock<std::mutex> lock(mutex_);
     changed_.wait(lock, [this] { return unfinished_ == 0; });
     failure = failure_;
+    last_read_bytes_ = failure.ok() ? event_read_bytes_ : 0;
+    last_read_ns_ = event_read_ns_;
     for (const Placement& placement : placements_) {
       if (placement.hit) continue;
       if (loads_[placement.slot].failed) cache_->Failed(placement.expert);

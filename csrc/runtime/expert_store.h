@@ -99,10 +99,12 @@ class ExpertStore {
   int ahead_room() const;
   // Time from the last demand read of the event before the open one to the open one's beginning.
   uint64_t idle_window_ns() const { return idle_window_ns_; }
-  // The last event's demand reads: bytes, and time until the last of them had come.
-  // REQUIRES: no event is open.
-  uint64_t event_read_bytes() const { return event_read_bytes_; }
-  uint64_t event_read_ns() const { return event_read_ns_; }
+  // The last ended event's demand reads: bytes, and time until the last of them had come.
+  uint64_t last_read_bytes() const { return last_read_bytes_; }
+  uint64_t last_read_ns() const { return last_read_ns_; }
+  // What reading ahead leaves of the slots, whatever is planned: events up to this size never wait
+  // for it.
+  int event_slots() const { return event_slots_; }
 
   uint8_t* slot(SlotId id) const {
     return slab_->data() + static_cast<uint64_t>(id) * layout_.slot_bytes();
@@ -183,7 +185,7 @@ class ExpertStore {
   std::vector<bool> planned_;  // by expert id: is it in plan_?
   size_t next_planned_ = 0;    // those before it have a slot or are resident
   std::vector<SlotId> ahead_slots_;
-  uint64_t idle_window_ns_ = 0;
+  uint64_t idle_window_ns_ = 0, last_read_bytes_ = 0, last_read_ns_ = 0;
   std::chrono::steady_clock::time_point began_;
 
   std::mutex mutex_;

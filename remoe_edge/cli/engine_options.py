@@ -29,6 +29,10 @@ _OPTIONS = (
         help="Which expert leaves the cache.",
     ),
     click.option(
+        "--prefetch", type=click.Choice(["auto", "off", "on"]), default="auto", show_default=True,
+        help="Read ahead what the next layers will want; auto keeps what proves faster.",
+    ),
+    click.option(
         "--routers", metavar="GGUF",
         help="Tuned routers made for this model; `default`: those beside it.",
     ),

@@ -1,0 +1,294 @@
+#include "device/lookahead.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#define REMOE_WIDE __attribute__((target_clones("avx2", "default")))
+#else
+#define REMOE_WIDE
+#endif
+
+namespace remoe {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr int kMostTokens = 32;       // of a batch, that are looked at
+constexpr int kMostJudged = 8;        // of those, whose predictions are judged
+constexpr int kStreamTokens = 8;      // smaller batches are read ahead of like single tokens
+constexpr float kWholeLayer = 0.9f;   // this share of a layer in use: the next ones whole
+constexpr float kUnknownLayer = 0.75f;  // the same, where no router can say more
+constexpr float kStreamCertainty = 0.6f;
+constexpr uint64_t kMostInFlight = 2u << 20;  // of one matrix, in the background
+
+constexpr int kLanes = 16;
+
+REMOE_WIDE float Dot(const float* a, const float* b, size_t n) {
+  float sums[kLanes] = {};
+  size_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    for (int lane = 0; lane < kLanes; lane++) sums[lane] += a[i + lane] * b[i + lane];
+  }
+  float sum = 0;
+  for (; i < n; i++) sum += a[i] * b[i];
+  for (const float each : sums) sum += each;
+  return sum;
+}
+
+void Apply(const RouterChain::Step& step, float* scores, int n) {
+  using Kind = RouterChain::Step::Kind;
+  switch (step.kind) {
+    case Kind::kAdd:
+      for (int e = 0; e < n; e++) scores[e] += static_cast<const float*>(step.bias->data)[e];
+      break;
+    case Kind::kSoftmax: {
+      const float most = *std::max_element(scores, scores + n);
+      float sum = 0;
+      for (int e = 0; e < n; e++) sum += scores[e] = std::exp(scores[e] - most);
+      for (int e = 0; e < n; e++) scores[e] /= sum;
+      break;
+    }
+    case Kind::kSigmoid:
+      for (int e = 0; e < n; e++) scores[e] = 1 / (1 + std::exp(-scores[e]));
+      break;
+    case Kind::kSoftplus:
+      for (int e = 0; e < n; e++)
+        scores[e] = std::log1p(std::exp(-std::fabs(scores[e]))) + std::max(scores[e], 0.0f);
+      break;
+    case Kind::kSqrt:
+      for (int e = 0; e < n; e++) scores[e] = std::sqrt(scores[e]);
+      break;
+  }
+}
+
+}  // namespace
+
+Lookahead::Lookahead(const std::vector<ExpertLayer>* layers, int n_used)
+    : layers_(layers), n_used_(n_used), routers_(layers->size()) {
+  for (const ExpertLayer& layer : *layers) n_experts_ = std::max(n_experts_, layer.n_experts);
+}
+
+void Lookahead::Start(PrefetchMode mode, ExpertStore* store) {
+  store_ = store;
+  governor_ = std::make_unique<Governor>(mode);
+  calibration_ =
+      std::make_unique<Calibration>(static_cast<int>(layers_->size()), n_experts_, n_used_);
+  predictions_.resize(layers_->size() * Calibration::kMaxDistance);
+  uint64_t expert_bytes = 0, matrix_bytes = 0;
+  for (const ExpertLayer& layer : *layers_) {
+    expert_bytes = std::max(expert_bytes, layer.expert_bytes());
+    for (const ExpertMatrix& matrix : layer.matrices)
+      matrix_bytes = std::max(matrix_bytes, matrix.expert_bytes);
+  }
+  governor_->SetSizes(expert_bytes, std::min(matrix_bytes, kMostInFlight));
+}
+
+void Lookahead::Learn(int layer, const ggml_tensor* product) {
+  if (routers_[layer].weight != nullptr) return;
+  RouterChain chain;
+  std::string why;
+  const int n_experts = (*layers_)[layer].n_experts;
+  if (FollowRouter(product, n_experts, &chain, &why)) {
+    chain.input = nullptr;  // of a graph that may never run
+    routers_[layer] = std::move(chain);
+  } else if (why_not_.empty()) {
+    why_not_ = why;
+  }
+}
+
+float Lookahead::first_rank_certainty() const {
+  float sum = 0;
+  const int n = static_cast<int>(layers_->size());
+  for (int layer = 1; layer < n; layer++) sum += calibration_->Certainty(layer, 1, 0);
+  return n > 1 ? sum / static_cast<float>(n - 1) : 0;
+}
+
+// A decode step is judged when the next one begins.
+void Lookahead::CountStep() {
+  const StoreCounts now = store_->counts();
+  if (decoding_) {
+    const uint64_t wall_ns =
+        std::chrono::duration_cast<std::chrono::nanoseconds>(layer_ended_ - step_began_).count();
+    governor_->OnStep(wall_ns, now.misses - counted_.misses,
+                      now.ahead_useful_bytes - counted_.ahead_useful_bytes,
+                      now.ahead_wasted_bytes - counted_.ahead_wasted_bytes);
+  } else {
+    governor_->OnBatch(now.ahead_useful_bytes - counted_.ahead_useful_bytes,
+                       now.ahead_wasted_bytes - counted_.ahead_wasted_bytes);
+  }
+  counted_ = now;
+}
+
+void Lookahead::BeginLayer(const Routed& routed) {
+  const bool fresh = routed.layer <= last_layer_ || last_layer_ < 0;
+  if (last_layer_ >= 0 && (fresh || !decoding_)) CountStep();
+  if (fresh) {
+    step_began_ = Clock::now();
+    for (Prediction& prediction : predictions_) prediction.tokens.clear();
+  }
+  last_layer_ = routed.layer;
+  decoding_ = routed.n_tokens == 1;
+  planned_ = false;
+  plan_.wanted.clear();
+  for (int distance = 1; distance <= Calibration::kMaxDistance; distance++) {
+    Prediction& made = predictions_[routed.layer * Calibration::kMaxDistance + distance - 1];
+    for (size_t i = 0; i < made.tokens.size(); i++) {
+      if (made.tokens[i] >= routed.n_tokens || routed.k != n_used_) continue;
+      calibration_->Observe(routed.layer, distance, &made.ranked[i * calibration_->n_ranked()],
+                            routed.ids + static_cast<size_t>(made.tokens[i]) * n_used_);
+    }
+    made.tokens.clear();
+  }
+}
+
+void Lookahead::EndLayer() {
+  layer_ended_ = Clock::now();
+}
+
+bool Lookahead::Predictable(int layer, int target) const {
+  return readable_ && target < static_cast<int>(layers_->size()) &&
+         routers_[target].weight != nullptr && routers_[layer].weight != nullptr &&
+         routers_[target].weight->ne[0] == here_.weight->ne[0];
+}
+
+void Lookahead::ReadAhead(const Routed& routed, const uint16_t* rest, size_t n_rest) {
+  const int layer = routed.layer, n_layers = static_cast<int>(layers_->size());
+  const bool stream = routed.n_tokens >= kStreamTokens;
+  if (!stream && decoding_) {
+    governor_->OnReads(store_->last_read_bytes(), store_->last_read_ns());
+    governor_->OnWindow(store_->idle_window_ns());
+  }
+  if (!planned_) {
+    planned_ = true;
+    const auto start = Clock::now();
+    const float share =
+        static_cast<float>(routed.n_distinct) / static_cast<float>((*layers_)[layer].n_experts);
+    std::string why;
+    readable_ = FollowRouter(routed.product, (*layers_)[layer].n_experts, &here_, &why);
+    if (readable_) {
+      // Activations that the layer's own products do not read may be gone by now.
+      const ggml_tensor* input = routed.product->src[1];
+      readable_ = input->data == here_.input->data && here_.input->type == GGML_TYPE_F32 &&
+                  here_.input->nb[0] == sizeof(float) && here_.input->ne[1] == routed.n_tokens &&
+                  routed.ids != nullptr;
+      why = "its routers see other activations than its experts";
+    }
+    if (!readable_ && why_not_.empty()) why_not_ = why;
+    plan_.stream = stream;
+    if (stream && governor_->batch_reads()) {
+      for (int distance = 1; distance <= Calibration::kMaxDistance; distance++) {
+        if (layer + distance >= n_layers) break;
+        if (share >= kWholeLayer) {
+          WantWhole(layer + distance);
+        } else if (Predictable(layer, layer + distance)) {
+          Predict(routed, distance, kStreamCertainty);
+        } else if (share >= kUnknownLayer) {
+          WantWhole(layer + distance);
+        }
+      }
+    } else if (!stream && governor_->decode_predicts() && Predictable(layer, layer + 1)) {
+      Predict(routed, 1, governor_->NeededCertainty());
+      if (!governor_->decode_reads()) plan_.wanted.clear();
+    }
+    predict_ns_ +=
+        std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now() - start).count();
+  }
+  if (n_rest == 0 || !governor_->batch_reads()) {
+    store_->PlanAhead(plan_);
+    return;
+  }
+  AheadPlan with_rest;
+  with_rest.stream = true;
+  for (size_t i = 0; i < n_rest; i++) with_rest.wanted.push_back({layer, rest[i]});
+  with_rest.wanted.insert(with_rest.wanted.end(), plan_.wanted.begin(), plan_.wanted.end());
+  store_->PlanAhead(with_rest);
+}
+
+void Lookahead::WantWhole(int layer) {
+  for (int e = 0; e < (*layers_)[layer].n_experts; e++) {
+    plan_.wanted.push_back({layer, static_cast<uint16_t>(e)});
+  }
+}
+
+// Appends the experts of the layer `distance` ahead that some token takes with a probability of at
+// least `least`.
+void Lookahead::Predict(const Routed& routed, int distance, float least) {
+  const int target = routed.layer + distance;
+  const int n_experts = (*layers_)[target].n_experts;
+  const int n_ranked = std::min(calibration_->n_ranked(), n_experts);
+  Prediction& made = predictions_[target * Calibration::kMaxDistance + distance - 1];
+  made.distance = distance;
+  made.tokens.clear();
+  made.ranked.clear();
+
+  // Evenly over the batch, its last token among them.
+  const int n = std::min(routed.n_tokens, kMostTokens);
+  const size_t n_embd = static_cast<size_t>(here_.weight->ne[0]);
+  const RouterChain& router = routers_[target];
+  const float* from = here_.norm != nullptr ? static_cast<const float*>(here_.norm->data) : nullptr;
+  const float* to =
+      router.norm != nullptr ? static_cast<const float*>(router.norm->data) : nullptr;
+  activations_.resize(n * n_embd);
+  std::vector<int> tokens(n);
+  for (int i = 0; i < n; i++) {
+    tokens[i] = static_cast<int>(static_cast<int64_t>(i + 1) * routed.n_tokens / n) - 1;
+    const auto* x = reinterpret_cast<const float*>(static_cast<const char*>(here_.input->data) +
+                                                   tokens[i] * here_.input->nb[1]);
+    float* out = &activations_[i * n_embd];
+    if (from == nullptr || to == nullptr) {
+      std::copy(x, x + n_embd, out);
+      continue;
+    }
+    // The same normed stream, scaled as the other layer does.
+    for (size_t j = 0; j < n_embd; j++) out[j] = from[j] != 0 ? x[j] * (to[j] / from[j]) : 0;
+  }
+  scores_.resize(static_cast<size_t>(n) * n_experts);
+  row_.resize(n_embd);
+  for (int e = 0; e < n_experts; e++) {
+    const char* row = static_cast<const char*>(router.weight->data) + e * router.weight->nb[1];
+    const auto* weights = reinterpret_cast<const float*>(row);
+    if (router.weight->type != GGML_TYPE_F32) {
+      ggml_get_type_traits(router.weight->type)->to_float(row, row_.data(), n_embd);
+      weights = row_.data();
+    }
+    for (int i = 0; i < n; i++) {
+      scores_[static_cast<size_t>(i) * n_experts + e] =
+          Dot(weights, &activations_[i * n_embd], n_embd);
+    }
+  }
+
+  untouched_.assign(n_experts, 0);
+  order_.resize(n_experts);
+  for (int i = 0; i < n; i++) {
+    float* scores = &scores_[static_cast<size_t>(i) * n_experts];
+    for (const RouterChain::Step& step : router.steps) Apply(step, scores, n_experts);
+    std::iota(order_.begin(), order_.end(), uint16_t{0});
+    std::partial_sort(order_.begin(), order_.begin() + n_ranked, order_.end(),
+                      [scores](uint16_t a, uint16_t b) {
+                        return scores[a] != scores[b] ? scores[a] > scores[b] : a < b;
+                      });
+    for (int rank = 0; rank < n_experts; rank++) {
+      untouched_[order_[rank]] +=
+          std::log1p(-calibration_->Certainty(target, distance, std::min(rank, n_ranked)));
+    }
+    if (i >= n - kMostJudged && n_ranked == calibration_->n_ranked()) {
+      made.tokens.push_back(tokens[i]);
+      made.ranked.insert(made.ranked.end(), order_.begin(), order_.begin() + n_ranked);
+    }
+  }
+  likely_.clear();
+  const float whole = static_cast<float>(routed.n_tokens) / static_cast<float>(n);
+  for (int e = 0; e < n_experts; e++) {
+    const float touched = 1 - std::exp(untouched_[e] * whole);
+    if (touched >= least) likely_.emplace_back(touched, static_cast<uint16_t>(e));
+  }
+  std::sort(likely_.begin(), likely_.end(), [](const auto& a, const auto& b) {
+    return a.first != b.first ? a.first > b.first : a.second < b.second;
+  });
+  for (const auto& [certainty, expert] : likely_) plan_.wanted.push_back({target, expert});
+}
+
+}  // namespace remoe
