@@ -186,15 +186,16 @@ class Engine:
 
         return load
 
-    def _attach(
-        self, cache: str, policy: str, prefetch: str, lock: bool
-    ) -> budgets.Budget | None:
+    def _attach(self, cache: str, policy: str, prefetch: str, lock: bool) -> budgets.Budget | None:
         if self._model is None:
             return None
         # KV and output buffers are cleared as they are made; compute buffers are not touched yet.
         budget = budgets.resolve(cache, self._model, self._buffers.n_bytes.get("compute", 0))
         self._model.attach(n_slots=budget.n_slots, policy=policy, lock=lock, prefetch=prefetch)
         self.notes.extend(self._model.notes)
+        ahead = self._model.prefetch
+        if ahead["state"] != "off" and ahead["why_not"]:
+            self.notes.append(f"nothing is read ahead while answering: {ahead['why_not']}")
         return budget
 
     # --- what it is ---
@@ -441,7 +442,10 @@ class Engine:
         assert self._model is not None
         answer, now = self.answer, self._model.prefetch
         return {
-            **{name: round(each, 4) if isinstance(each, float) else each for name, each in now.items()},
+            **{
+                name: round(each, 4) if isinstance(each, float) else each
+                for name, each in now.items()
+            },
             "misses": answer.ahead_misses,
             "useful_bytes": answer.ahead_useful_bytes,
             "wasted_bytes": answer.ahead_wasted_bytes,

@@ -113,7 +113,7 @@ ggml_backend_buffer_type_t DeviceBufferType(ggml_backend_dev_t) {
 // Asked of every node of a graph before any of them runs: the time to learn where routers are.
 bool SupportsOp(ggml_backend_dev_t, const ggml_tensor* op) {
   if (const TensorOrigin* origin = ExpertProduct(op)) {
-    origin->model->lookahead().Learn(origin->layer, op);
+    origin->model->Learn(*origin, op);
   }
   return IsExpertOp(op);
 }

@@ -203,8 +203,8 @@ void Executor::OrderByLastUse(const ExpertStore& store) {
   if (geometry.n_slots >= geometry.total()) return;
   // Room to work in: two layers, or half of a smaller cache.
   const int working = std::min(2 * geometry.n_experts, geometry.n_slots / 2);
-  const size_t kept = std::max(k_, static_cast<size_t>(geometry.n_slots - working) /
-                                       static_cast<size_t>(geometry.n_layers));
+  const size_t kept = std::max(
+      k_, static_cast<size_t>(geometry.n_slots - working) / static_cast<size_t>(geometry.n_layers));
   for (size_t i = 0; i + kept < experts_.size(); i++) spent_[experts_[i]] = true;
 }
 
@@ -232,7 +232,7 @@ ggml_status Executor::RunEvent(ggml_cgraph* graph, const Segment& segment,
   const Status status = origin.model->BeginEvent(origin, experts_, n_tokens, later_wave, n_spent);
   if (!status.ok()) return Refuse(origin.model, status);
   if (origin.model->lookahead().started()) {
-    origin.model->lookahead().ReadAhead(routed_, rest, n_rest);
+    origin.model->lookahead().ReadAhead(routed_, rest, n_rest, cpu_);
   }
   MarkUsed(segment, origin.model);
   return RunOpenEvent(graph, segment, origin.model);

@@ -16,11 +16,10 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr int kMostTokens = 32;       // of a batch, that are looked at
-constexpr int kMostJudged = 8;        // of those, whose predictions are judged
+constexpr int kFarTokens = 128;       // of a batch, that are looked at for two layers ahead
+constexpr int kMostJudged = 8;        // of a batch, whose predictions are judged rank by rank
 constexpr int kStreamTokens = 8;      // smaller batches are read ahead of like single tokens
-constexpr float kWholeLayer = 0.9f;   // this share of a layer in use: the next ones whole
-constexpr float kUnknownLayer = 0.75f;  // the same, where no router can say more
+constexpr float kWholeLayer = 0.75f;  // of a layer in use: where no router is known, the next whole
 constexpr float kStreamCertainty = 0.6f;
 constexpr uint64_t kMostInFlight = 2u << 20;  // of one matrix, in the background
 
@@ -91,7 +90,12 @@ void Lookahead::Learn(int layer, const ggml_tensor* product) {
   RouterChain chain;
   std::string why;
   const int n_experts = (*layers_)[layer].n_experts;
-  if (FollowRouter(product, n_experts, &chain, &why)) {
+  bool known = FollowRouter(product, n_experts, &chain, &why);
+  if (known && Unreshaped(product->src[1]) != Unreshaped(chain.input)) {
+    known = false;
+    why = "its routers see other activations than its experts";
+  }
+  if (known) {
     chain.input = nullptr;  // of a graph that may never run
     routers_[layer] = std::move(chain);
   } else if (why_not_.empty()) {
@@ -127,21 +131,40 @@ void Lookahead::BeginLayer(const Routed& routed) {
   if (last_layer_ >= 0 && (fresh || !decoding_)) CountStep();
   if (fresh) {
     step_began_ = Clock::now();
-    for (Prediction& prediction : predictions_) prediction.tokens.clear();
+    for (Prediction& prediction : predictions_) {
+      prediction.tokens.clear();
+      prediction.n_takers.clear();
+    }
+  }
+  if (fresh) {
+    decoding_ = routed.n_tokens == 1;
+  } else if (!decoding_ && routed.layer + 1 == static_cast<int>(layers_->size())) {
+    last_layer_takes_one_ = routed.n_tokens == 1 && last_tokens_ > 1;
   }
   last_layer_ = routed.layer;
-  decoding_ = routed.n_tokens == 1;
+  last_tokens_ = routed.n_tokens;
   planned_ = false;
   plan_.wanted.clear();
   for (int distance = 1; distance <= Calibration::kMaxDistance; distance++) {
-    Prediction& made = predictions_[routed.layer * Calibration::kMaxDistance + distance - 1];
-    for (size_t i = 0; i < made.tokens.size(); i++) {
-      if (made.tokens[i] >= routed.n_tokens || routed.k != n_used_) continue;
-      calibration_->Observe(routed.layer, distance, &made.ranked[i * calibration_->n_ranked()],
-                            routed.ids + static_cast<size_t>(made.tokens[i]) * n_used_);
-    }
-    made.tokens.clear();
+    Judge(routed, distance, &predictions_[routed.layer * Calibration::kMaxDistance + distance - 1]);
   }
+}
+
+void Lookahead::Judge(const Routed& routed, int distance, Prediction* made) {
+  const bool as_expected = made->n_tokens == routed.n_tokens && routed.k == n_used_;
+  for (size_t i = 0; i < made->tokens.size() && as_expected; i++) {
+    calibration_->Observe(routed.layer, distance, &made->ranked[i * calibration_->n_ranked()],
+                          routed.ids + static_cast<size_t>(made->tokens[i]) * n_used_);
+  }
+  if (!made->n_takers.empty() && as_expected) {
+    taken_.assign(made->n_takers.size(), false);
+    for (int64_t i = 0; i < static_cast<int64_t>(routed.n_tokens) * routed.k; i++)
+      taken_[routed.ids[i]] = true;
+    for (size_t e = 0; e < made->n_takers.size(); e++)
+      calibration_->ObserveBatch(distance, made->n_takers[e], taken_[e]);
+  }
+  made->tokens.clear();
+  made->n_takers.clear();
 }
 
 void Lookahead::EndLayer() {
@@ -154,7 +177,8 @@ bool Lookahead::Predictable(int layer, int target) const {
          routers_[target].weight->ne[0] == here_.weight->ne[0];
 }
 
-void Lookahead::ReadAhead(const Routed& routed, const uint16_t* rest, size_t n_rest) {
+void Lookahead::ReadAhead(const Routed& routed, const uint16_t* rest, size_t n_rest,
+                          ggml_backend_t cpu) {
   const int layer = routed.layer, n_layers = static_cast<int>(layers_->size());
   const bool stream = routed.n_tokens >= kStreamTokens;
   if (!stream && decoding_) {
@@ -169,28 +193,26 @@ void Lookahead::ReadAhead(const Routed& routed, const uint16_t* rest, size_t n_r
     std::string why;
     readable_ = FollowRouter(routed.product, (*layers_)[layer].n_experts, &here_, &why);
     if (readable_) {
-      // Activations that the layer's own products do not read may be gone by now.
+      // Activations that the layer's own products do not read would be gone by now.
       const ggml_tensor* input = routed.product->src[1];
       readable_ = input->data == here_.input->data && here_.input->type == GGML_TYPE_F32 &&
                   here_.input->nb[0] == sizeof(float) && here_.input->ne[1] == routed.n_tokens &&
                   routed.ids != nullptr;
-      why = "its routers see other activations than its experts";
     }
-    if (!readable_ && why_not_.empty()) why_not_ = why;
     plan_.stream = stream;
     if (stream && governor_->batch_reads()) {
       for (int distance = 1; distance <= Calibration::kMaxDistance; distance++) {
         if (layer + distance >= n_layers) break;
-        if (share >= kWholeLayer) {
-          WantWhole(layer + distance);
-        } else if (Predictable(layer, layer + distance)) {
-          Predict(routed, distance, kStreamCertainty);
-        } else if (share >= kUnknownLayer) {
-          WantWhole(layer + distance);
+        if (Predictable(layer, layer + distance)) {
+          Predict(routed, distance, kStreamCertainty, cpu);
+        } else if (share >= kWholeLayer) {
+          // Not the last layer, where it takes the experts of one token.
+          if (layer + distance + 1 < n_layers || !last_layer_takes_one_)
+            WantWhole(layer + distance);
         }
       }
     } else if (!stream && governor_->decode_predicts() && Predictable(layer, layer + 1)) {
-      Predict(routed, 1, governor_->NeededCertainty());
+      Predict(routed, 1, governor_->NeededCertainty(), cpu);
       if (!governor_->decode_reads()) plan_.wanted.clear();
     }
     predict_ns_ +=
@@ -213,28 +235,12 @@ void Lookahead::WantWhole(int layer) {
   }
 }
 
-// Appends the experts of the layer `distance` ahead that some token takes with a probability of at
-// least `least`.
-void Lookahead::Predict(const Routed& routed, int distance, float least) {
-  const int target = routed.layer + distance;
-  const int n_experts = (*layers_)[target].n_experts;
-  const int n_ranked = std::min(calibration_->n_ranked(), n_experts);
-  Prediction& made = predictions_[target * Calibration::kMaxDistance + distance - 1];
-  made.distance = distance;
-  made.tokens.clear();
-  made.ranked.clear();
-
-  // Evenly over the batch, its last token among them.
-  const int n = std::min(routed.n_tokens, kMostTokens);
+void Lookahead::Rescale(const RouterChain& router, const std::vector<int>& tokens) {
   const size_t n_embd = static_cast<size_t>(here_.weight->ne[0]);
-  const RouterChain& router = routers_[target];
-  const float* from = here_.norm != nullptr ? static_cast<const float*>(here_.norm->data) : nullptr;
-  const float* to =
-      router.norm != nullptr ? static_cast<const float*>(router.norm->data) : nullptr;
-  activations_.resize(n * n_embd);
-  std::vector<int> tokens(n);
-  for (int i = 0; i < n; i++) {
-    tokens[i] = static_cast<int>(static_cast<int64_t>(i + 1) * routed.n_tokens / n) - 1;
+  const auto* from = here_.norm != nullptr ? static_cast<const float*>(here_.norm->data) : nullptr;
+  const auto* to = router.norm != nullptr ? static_cast<const float*>(router.norm->data) : nullptr;
+  activations_.resize(tokens.size() * n_embd);
+  for (size_t i = 0; i < tokens.size(); i++) {
     const auto* x = reinterpret_cast<const float*>(static_cast<const char*>(here_.input->data) +
                                                    tokens[i] * here_.input->nb[1]);
     float* out = &activations_[i * n_embd];
@@ -245,22 +251,59 @@ void Lookahead::Predict(const Routed& routed, int distance, float least) {
     // The same normed stream, scaled as the other layer does.
     for (size_t j = 0; j < n_embd; j++) out[j] = from[j] != 0 ? x[j] * (to[j] / from[j]) : 0;
   }
-  scores_.resize(static_cast<size_t>(n) * n_experts);
-  row_.resize(n_embd);
-  for (int e = 0; e < n_experts; e++) {
-    const char* row = static_cast<const char*>(router.weight->data) + e * router.weight->nb[1];
-    const auto* weights = reinterpret_cast<const float*>(row);
-    if (router.weight->type != GGML_TYPE_F32) {
-      ggml_get_type_traits(router.weight->type)->to_float(row, row_.data(), n_embd);
-      weights = row_.data();
-    }
-    for (int i = 0; i < n; i++) {
-      scores_[static_cast<size_t>(i) * n_experts + e] =
-          Dot(weights, &activations_[i * n_embd], n_embd);
-    }
-  }
+}
 
+bool Lookahead::Multiply(const RouterChain& router, int n_tokens, ggml_backend_t cpu) {
+  const int64_t n_embd = router.weight->ne[0], n_experts = router.weight->ne[1];
+  scores_.resize(static_cast<size_t>(n_tokens) * n_experts);
+  if (n_tokens == 1 && router.weight->type == GGML_TYPE_F32) {
+    // A graph's threads take longer to wake than this takes.
+    for (int64_t e = 0; e < n_experts; e++) {
+      const char* row = static_cast<const char*>(router.weight->data) + e * router.weight->nb[1];
+      scores_[e] = Dot(reinterpret_cast<const float*>(row), activations_.data(), n_embd);
+    }
+    return true;
+  }
+  graph_memory_.resize(4 * ggml_tensor_overhead() + ggml_graph_overhead_custom(4, false) + 256);
+  ggml_context* context = ggml_init({graph_memory_.size(), graph_memory_.data(), true});
+  ggml_tensor* input = ggml_new_tensor_2d(context, GGML_TYPE_F32, n_embd, n_tokens);
+  input->data = activations_.data();
+  ggml_tensor* scores = ggml_mul_mat(context, const_cast<ggml_tensor*>(router.weight), input);
+  scores->data = scores_.data();
+  ggml_cgraph* graph = ggml_new_graph_custom(context, 4, false);
+  ggml_graph_add_node(graph, scores);
+  const ggml_status status = ggml_backend_graph_compute(cpu, graph);
+  ggml_free(context);
+  return status == GGML_STATUS_SUCCESS;
+}
+
+// Appends the experts of the layer `distance` ahead that some token takes with a probability of at
+// least `least`.
+void Lookahead::Predict(const Routed& routed, int distance, float least, ggml_backend_t cpu) {
+  const int target = routed.layer + distance;
+  const int n_experts = (*layers_)[target].n_experts;
+  const int n_ranked = std::min(calibration_->n_ranked(), n_experts);
+  const int k = std::min(routed.k, n_ranked);
+  Prediction& made = predictions_[target * Calibration::kMaxDistance + distance - 1];
+  made = Prediction();
+  const RouterChain& router = routers_[target];
+
+  // Evenly over the batch, its last token among them; that one alone, where no other goes on.
+  const bool one = target + 1 == static_cast<int>(layers_->size()) && last_layer_takes_one_;
+  made.n_tokens = one ? 1 : routed.n_tokens;
+  const int n = std::min(routed.n_tokens, one ? 1 : distance == 1 ? routed.n_tokens : kFarTokens);
+  std::vector<int> tokens(n);
+  for (int i = 0; i < n; i++)
+    tokens[i] = static_cast<int>(static_cast<int64_t>(i + 1) * routed.n_tokens / n) - 1;
+  const bool batch = plan_.stream && !one;
+  Rescale(router, tokens);
+  if (!Multiply(router, n, cpu)) return;
+
+  doubt_.resize(n_ranked + 1);
+  for (int rank = 0; rank <= n_ranked; rank++)
+    doubt_[rank] = std::log1p(-calibration_->Certainty(target, distance, rank));
   untouched_.assign(n_experts, 0);
+  std::vector<int> n_takers(n_experts, 0);
   order_.resize(n_experts);
   for (int i = 0; i < n; i++) {
     float* scores = &scores_[static_cast<size_t>(i) * n_experts];
@@ -270,25 +313,26 @@ void Lookahead::Predict(const Routed& routed, int distance, float least) {
                       [scores](uint16_t a, uint16_t b) {
                         return scores[a] != scores[b] ? scores[a] > scores[b] : a < b;
                       });
-    for (int rank = 0; rank < n_experts; rank++) {
-      untouched_[order_[rank]] +=
-          std::log1p(-calibration_->Certainty(target, distance, std::min(rank, n_ranked)));
-    }
+    for (int rank = 0; rank < n_experts; rank++)
+      untouched_[order_[rank]] += doubt_[std::min(rank, n_ranked)];
+    for (int rank = 0; rank < k; rank++) n_takers[order_[rank]]++;
     if (i >= n - kMostJudged && n_ranked == calibration_->n_ranked()) {
-      made.tokens.push_back(tokens[i]);
+      made.tokens.push_back(one ? 0 : tokens[i]);
       made.ranked.insert(made.ranked.end(), order_.begin(), order_.begin() + n_ranked);
     }
   }
   likely_.clear();
-  const float whole = static_cast<float>(routed.n_tokens) / static_cast<float>(n);
   for (int e = 0; e < n_experts; e++) {
-    const float touched = 1 - std::exp(untouched_[e] * whole);
-    if (touched >= least) likely_.emplace_back(touched, static_cast<uint16_t>(e));
+    const float taken =
+        batch ? calibration_->BatchCertainty(distance, n_takers[e]) : 1 - std::exp(untouched_[e]);
+    if (taken >= least) likely_.emplace_back(taken, static_cast<uint16_t>(e));
   }
+  // Of equal certainty in the order of the file.
   std::sort(likely_.begin(), likely_.end(), [](const auto& a, const auto& b) {
     return a.first != b.first ? a.first > b.first : a.second < b.second;
   });
   for (const auto& [certainty, expert] : likely_) plan_.wanted.push_back({target, expert});
+  if (batch) made.n_takers = std::move(n_takers);
 }
 
 }  // namespace remoe

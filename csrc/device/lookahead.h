@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "device/router_chain.h"
+#include "ggml-backend.h"
 #include "prefetch/calibration.h"
 #include "prefetch/governor.h"
 #include "runtime/expert_store.h"
@@ -49,8 +50,8 @@ class Lookahead {
   // A layer's event is about to begin: judges what was predicted of it.
   void BeginLayer(const Routed& routed);
   // Its first reads are under way: plans what to read behind them. `rest`: of the same layer, in
-  // the events (waves) that follow.
-  void ReadAhead(const Routed& routed, const uint16_t* rest, size_t n_rest);
+  // the events (waves) that follow. `cpu` multiplies.
+  void ReadAhead(const Routed& routed, const uint16_t* rest, size_t n_rest, ggml_backend_t cpu);
   void EndLayer();
 
   bool batch_reads() const { return started() && governor_->batch_reads(); }
@@ -63,13 +64,17 @@ class Lookahead {
 
  private:
   struct Prediction {
-    int distance = 0;
-    std::vector<int> tokens;       // of the batch, that were looked at
+    int n_tokens = 0;              // that the layer's event will have, if it is as expected
+    std::vector<int> tokens;       // of the batch, whose predictions will be judged
     std::vector<uint16_t> ranked;  // [tokens, n_ranked]
+    std::vector<int> n_takers;     // by expert: tokens predicted to take it; empty for no batch
   };
   bool Predictable(int layer, int target) const;
-  void Predict(const Routed& routed, int distance, float least);
-  void Score(int layer, int target);
+  void Predict(const Routed& routed, int distance, float least, ggml_backend_t cpu);
+  // Fills activations_ with what the target's router would see of these tokens, then scores_.
+  void Rescale(const RouterChain& router, const std::vector<int>& tokens);
+  bool Multiply(const RouterChain& router, int n_tokens, ggml_backend_t cpu);
+  void Judge(const Routed& routed, int distance, Prediction* made);
   void WantWhole(int layer);
   void CountStep();
 
@@ -79,25 +84,30 @@ class Lookahead {
   ExpertStore* store_ = nullptr;
   std::unique_ptr<Governor> governor_;
   std::unique_ptr<Calibration> calibration_;
-  std::vector<RouterChain> routers_;      // by layer; without a weight where it is not known
-  std::vector<Prediction> predictions_;   // [layer][distance - 1] of the present step
-  RouterChain here_;                      // of the graph that runs
-  bool readable_ = false;                 // here_ and its activations
-  AheadPlan plan_;                        // for the layers after the present one
+  std::vector<RouterChain> routers_;     // by layer; without a weight where it is not known
+  std::vector<Prediction> predictions_;  // [layer][distance - 1] of the present step
+  RouterChain here_;                     // of the graph that runs
+  bool readable_ = false;                // here_ and its activations
+  AheadPlan plan_;                       // for the layers after the present one
   bool planned_ = false;
   std::string why_not_;
 
   int last_layer_ = -1;
+  int last_tokens_ = 0;
   bool decoding_ = false;  // the step under way
+  // Of a batch, llama.cpp takes through the last layer only the tokens whose logits are asked for.
+  bool last_layer_takes_one_ = true;
   std::chrono::steady_clock::time_point step_began_, layer_ended_;
   StoreCounts counted_;  // as of the last step, or of the last layer of a batch
   std::atomic<uint64_t> predict_ns_{0};
 
   std::vector<float> activations_;  // [tokens, n_embd]
-  std::vector<float> row_;          // one row of a router's weights
-  std::vector<float> scores_;       // [tokens, n_experts]
-  std::vector<uint16_t> order_;     // one token's experts
-  std::vector<float> untouched_;    // log of the probability that no token takes the expert
+  std::vector<uint8_t> graph_memory_;
+  std::vector<float> scores_;     // [tokens, n_experts]
+  std::vector<uint16_t> order_;   // one token's experts
+  std::vector<float> untouched_;  // log of the probability that no token takes the expert
+  std::vector<float> doubt_;      // by rank, log of the probability that it is not taken
+  std::vector<bool> taken_;       // by expert, of the layer whose event begins
   std::vector<std::pair<float, uint16_t>> likely_;
 };
 

@@ -21,13 +21,6 @@ bool IsFloats(const ggml_tensor* tensor, int64_t n) {
          ggml_nrows(tensor) == 1;
 }
 
-const ggml_tensor* Unreshaped(const ggml_tensor* tensor) {
-  while (tensor != nullptr && (tensor->op == GGML_OP_VIEW || tensor->op == GGML_OP_RESHAPE)) {
-    tensor = tensor->src[0];
-  }
-  return tensor;
-}
-
 bool GatingStep(const ggml_tensor* node, int n_experts, RouterChain::Step* step) {
   using Kind = RouterChain::Step::Kind;
   switch (node->op) {
@@ -52,6 +45,17 @@ bool GatingStep(const ggml_tensor* node, int n_experts, RouterChain::Step* step)
 }
 
 }  // namespace
+
+// Past what only changes the shape. Where experts come in groups, of which a token takes the best,
+// the others' scores are masked through rows gathered and set again: passed over too, at the price
+// that groups are not told apart.
+const ggml_tensor* Unreshaped(const ggml_tensor* tensor) {
+  while (tensor != nullptr && (tensor->op == GGML_OP_VIEW || tensor->op == GGML_OP_RESHAPE ||
+                               tensor->op == GGML_OP_SET_ROWS || tensor->op == GGML_OP_GET_ROWS)) {
+    tensor = tensor->src[0];
+  }
+  return tensor;
+}
 
 bool FollowRouter(const ggml_tensor* product, int n_experts, RouterChain* chain, std::string* why) {
   *chain = RouterChain();

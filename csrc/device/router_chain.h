@@ -20,14 +20,17 @@ struct RouterChain {
     const ggml_tensor* bias = nullptr;  // of kAdd: [n_experts] floats
   };
   const ggml_tensor* weight = nullptr;  // [n_embd, n_experts]
-  const ggml_tensor* norm = nullptr;    // [n_embd] floats that scale the normed activations; or null
-  std::vector<Step> steps;              // from the product with `weight` to what is sorted
-  const ggml_tensor* input = nullptr;   // [n_embd, n_tokens], of the graph that was looked at
+  const ggml_tensor* norm = nullptr;   // [n_embd] floats that scale the normed activations; or null
+  std::vector<Step> steps;             // from the product with `weight` to what is sorted
+  const ggml_tensor* input = nullptr;  // [n_embd, n_tokens], of the graph that was looked at
 };
 
 // RETURNS: whether the ids of `product` are chosen in a way that can be followed; otherwise *why
 // says what stands in the way.
 bool FollowRouter(const ggml_tensor* product, int n_experts, RouterChain* chain, std::string* why);
+
+// The tensor that a chain of views and reshapes, or of rows gathered and set, begins with.
+const ggml_tensor* Unreshaped(const ggml_tensor* tensor);
 
 }  // namespace remoe
 

@@ -91,8 +91,7 @@ Result<std::unique_ptr<StreamedModel>> StreamedModel::Open(const std::string& pa
   }
   model->layout_ = std::make_unique<SlotLayout>(model->layers_, transformed);
 
-  model->lookahead_ =
-      std::make_unique<Lookahead>(&model->layers_, model->file_.n_experts_used());
+  model->lookahead_ = std::make_unique<Lookahead>(&model->layers_, model->file_.n_experts_used());
 
   ReaderOptions reader_options = options.reader;
   reader_options.background_depth = kBackgroundDepth;

@@ -79,6 +79,11 @@ class StreamedModel {
     return views_[origin.layer][origin.matrix];
   }
   bool loading() const { return loading_; }
+  // Takes note of what a product that may run later says of its layer's router.
+  void Learn(const TensorOrigin& origin, const ggml_tensor* product) {
+    const Matrix matrix = layers_[origin.layer].matrices[origin.matrix].matrix;
+    if (matrix != Matrix::kDown) lookahead_->Learn(origin.layer, product);
+  }
   TensorOrigin* FindOrigin(const std::string& tensor_name);
   // Makes the experts of one layer's step resident and pins them until the next event begins.
   // `later_wave`: more of the experts of the step that the last event belonged to. `n_spent`: see

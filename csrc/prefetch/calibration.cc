@@ -9,6 +9,7 @@ namespace {
 constexpr float kMostTrials = 512;  // beyond, both counts are halved
 constexpr float kOwnWeight = 8;     // trials that what all layers saw is worth to one layer
 constexpr float kPriorWeight = 4;
+constexpr float kBatchPrior[] = {0.3f, 0.7f, 0.8f, 0.9f, 0.98f};
 
 }  // namespace
 
@@ -41,6 +42,20 @@ void Calibration::Observe(int layer, int distance, const uint16_t* ranked, const
   const float share = static_cast<float>(n_used_ - found) / static_cast<float>(rest);
   Add(&counts_[At(layer, distance, n_ranked_)], share, 1);
   Add(&counts_[At(n_layers_, distance, n_ranked_)], share, 1);
+}
+
+int Calibration::BucketOf(int n_tokens) {
+  return n_tokens <= 2 ? n_tokens : n_tokens <= 5 ? 3 : 4;
+}
+
+void Calibration::ObserveBatch(int distance, int n_tokens, bool taken) {
+  Add(&batches_[distance - 1][BucketOf(n_tokens)], taken ? 1.0f : 0.0f, 1);
+}
+
+float Calibration::BatchCertainty(int distance, int n_tokens) const {
+  const int bucket = BucketOf(n_tokens);
+  const Count& count = batches_[distance - 1][bucket];
+  return (count.hits + kPriorWeight * kBatchPrior[bucket]) / (count.trials + kPriorWeight);
 }
 
 float Calibration::Certainty(int layer, int distance, int rank) const {

@@ -1,6 +1,9 @@
 // Calibration: how often a prediction comes true, by layer, by how many layers ahead it was made,
 // and by the rank that the predicted expert had.
 //
+// For a prompt's batch the same for whole layers: how often an expert that so many of the batch's
+// tokens were predicted to take was taken by any.
+//
 // Counted while the model runs: a layer with few observations of its own leans on what all layers
 // saw at that distance, and those on a cautious prior. Old observations fade, so that a change of
 // subject shows. Ranks from n_ranked() on share one count.
@@ -28,6 +31,10 @@ class Calibration {
   // took. `distance`: 1 or 2 layers.
   void Observe(int layer, int distance, const uint16_t* ranked, const int32_t* routed);
 
+  // One expert of a batch: predicted for n_tokens of those that were looked at; was it taken?
+  void ObserveBatch(int distance, int n_tokens, bool taken);
+  float BatchCertainty(int distance, int n_tokens) const;
+
   // The share of predictions at that rank that came true, in (0, 1).
   float Certainty(int layer, int distance, int rank) const;
 
@@ -40,7 +47,11 @@ class Calibration {
     return (static_cast<size_t>(layer) * kMaxDistance + (distance - 1)) * (n_ranked_ + 1) + rank;
   }
 
+  static constexpr int kBuckets = 5;  // by tokens: 0, 1, 2, up to 5, more
+  static int BucketOf(int n_tokens);
+
   int n_layers_, n_experts_, n_used_, n_ranked_;
+  Count batches_[kMaxDistance][kBuckets];
   std::vector<Count> counts_;  // [n_layers + 1][distance][n_ranked + 1]; the last layer is all
 };
 

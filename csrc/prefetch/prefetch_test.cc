@@ -29,6 +29,18 @@ TEST(CertaintyFollowsAChange) {
   CHECK(calibration.Certainty(0, 1, 0) < 0.4f);
 }
 
+TEST(BatchesAreCountedByTokens) {
+  Calibration calibration(2, 8, 2);
+  CHECK(calibration.BatchCertainty(1, 0) < 0.6f && calibration.BatchCertainty(1, 9) > 0.9f);
+  for (int i = 0; i < 400; i++) {
+    calibration.ObserveBatch(1, 0, i % 10 != 0);
+    calibration.ObserveBatch(1, 1, i % 10 == 0);
+  }
+  CHECK(calibration.BatchCertainty(1, 0) > 0.85f);
+  CHECK(calibration.BatchCertainty(1, 1) < 0.15f);
+  CHECK(calibration.BatchCertainty(2, 0) < 0.6f);
+}
+
 // Steps cost `off_ns` without and `on_ns` with reading ahead, beyond their reads.
 void Steps(Governor* governor, int n, uint64_t off_ns, uint64_t on_ns) {
   for (int i = 0; i < n; i++) {
