@@ -20,13 +20,10 @@ int ExpertStore::ahead_room() const {
 }
 
 void ExpertStore::PlanAhead(const AheadPlan& plan) {
-  if (plan.wanted.empty() && ahead_slots_.empty()) {
-    plan_.wanted.clear();
-    return;
-  }
   for (const AheadRequest& request : plan_.wanted) planned_[IdOf(request)] = false;
   plan_ = plan;
   next_planned_ = 0;
+  if (plan_.wanted.empty() && ahead_slots_.empty()) return;
   for (const AheadRequest& request : plan_.wanted) planned_[IdOf(request)] = true;
   GiveUpAhead([this](const Load& load) {
     if (planned_[IdOf({load.layer, load.expert})]) return false;
