@@ -19,7 +19,8 @@ from remoe_edge.doctor import Check
 
 PROMISED = (
     "remoe-edge", "python", "llama.cpp", "ABI", "CPU", "repacking", "wait policy", "io_uring",
-    "O_DIRECT", "memlock", "huge pages", "cgroup limit", "memory", "read-ahead", "power", "model",
+    "O_DIRECT", "memlock", "huge pages", "cgroup limit", "memory", "read-ahead", "power", "temperatures",
+    "pressure", "model",
     "[jetson]", "[tune]", "[plot]", "[serve]",
 )  # fmt: skip
 

@@ -70,7 +70,9 @@ def _start_method_kept() -> Iterator[None]:
 def _first_line(error: Exception) -> str:
     text = str(error).strip()
     # "... is not active. Please run:", and the command below: what to do is in our documentation.
-    return text.splitlines()[0].partition(" Please")[0] if text else type(error).__name__
+    return (
+        text.splitlines()[0].partition(" Please")[0].rstrip(".") if text else type(error).__name__
+    )
 
 
 def _power(client: Any, sample: Sample) -> None:

@@ -66,7 +66,7 @@ class Sampler:
         self._model, self._pid, self._root = model, pid or os.getpid(), Path(root)
         self.interval_s = 1 / hz
         self._jtop = jtop
-        self._on_sample = on_sample
+        self.on_sample = on_sample
         self._lock = threading.RLock()
         self._sources: list[Source] = []
         self._missing: dict[str, str] = {}
@@ -263,11 +263,11 @@ class Sampler:
             self._read(source, sample)
         self._track.add(sample.t_s, sample.power_w, sample.energy_j)
         self._samples.append(sample)
-        if self._on_sample is not None:
+        if self.on_sample is not None:
             try:
-                self._on_sample(sample)
+                self.on_sample(sample)
             except Exception as error:
-                self._on_sample = None
+                self.on_sample = None
                 self.lost.append(f"telemetry: samples are no longer passed on: {error}")
 
     def _read(self, source: Source, sample: Sample) -> None:
