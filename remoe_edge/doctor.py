@@ -384,16 +384,17 @@ def _power(
     advice = ""
     if is_jetson and "jtop" in missing:
         advice = (
-            "for EMC, power modes and fans too: pip install 'remoe-edge[jetson]', and jtop.service "
-            "(sudo jtop --install-service), which a container reaches by -v /run/jtop.sock:/run/jtop.sock"
+            "for EMC too: pip install 'remoe-edge[jetson]', and jtop.service (sudo jtop "
+            "--install-service), which a container reaches by -v /run/jtop.sock:/run/jtop.sock"
         )
     if source is not None:
-        return Check("power", OK, f"{source}{f' ({advice})' if advice else ''}")
+        return Check("power", OK, source, advice)
     why = "; ".join(missing[name] for name in ("jtop", "hwmon", "rapl") if name in missing)
     if rails_w:
-        why = f"only parts are measured ({', '.join(rails_w)}), no total"
-    if "may not be read" in missing.get("rapl", ""):
-        return Check("power", OFF, why, "run that as root, or do without energy figures")
+        why = f"only parts are measured ({', '.join(rails_w)}); {why}"
+    refused = missing.get("rapl", "").partition("may not be read: ")[2]
+    if refused:
+        return Check("power", OFF, why, refused)
     if is_jetson:
         return Check("power", OFF, why, advice or "energy is not measured")
     return Check("power", INFO, f"energy is not measured: {why}")

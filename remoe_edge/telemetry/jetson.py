@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,6 +28,10 @@ class Jetson:
                 import jtop
             except ImportError:
                 raise Missing("jtop is not installed") from None
+            # Its client would first look for CUDA and OpenCV, by other programs, and then for this.
+            pipe = getattr(getattr(jtop, "service", None), "JTOP_PIPE", None)
+            if pipe is not None and not os.path.exists(pipe):
+                raise Missing(f"jtop.service is not active: no {pipe}")
             try:
                 self._client: Any = jtop.jtop(interval=interval_s)
                 self._client.start()

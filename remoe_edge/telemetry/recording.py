@@ -44,7 +44,9 @@ class Lines:
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Write one record; nothing after the file has failed or is closed."""
-        line = (json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode()
+        text = json.dumps(record, ensure_ascii=False, allow_nan=False)
+        # Bytes of a path that are no UTF-8 are lone surrogates here, which JSON writes as escapes.
+        line = text.encode("utf-8", "backslashreplace") + b"\n"
         with self._lock:
             if self._fd < 0:
                 return

@@ -94,8 +94,8 @@ class Status:
         """Show the model and its settings."""
         names = ("streamed", "budget_bytes", "slots", "policy", "threads", "n_ctx")
         self._state.update({name: facts.get(name) for name in names})
-        # A name of any length would not fit the block.
-        self._state.update(model=str(facts["model"])[-1000:], state="idle")
+        # A path of any length would not fit the block.
+        self._state.update(model=str(facts["model"])[-300:], state="idle")
         self._write()
 
     def on_begin(self, n_prompt: int) -> None:
