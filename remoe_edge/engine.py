@@ -348,15 +348,17 @@ class Engine:
                         break
                     ready = len(held) - _partial(held, stop)
                     if ready:
+                        given = time.perf_counter()
                         yield held[:ready]
+                        # The time of the caller between two pieces is not the model's.
+                        now += time.perf_counter() - given
                         held = held[ready:]
                     if answer.n_generated >= max_tokens:
                         break
                     if self._llama.n_tokens >= self.n_ctx:
                         answer.stop = "context"
                         break
-                    # The time of the caller between two pieces is not the model's.
-                    clock = time.perf_counter()
+                    clock = now
             held += decoder.decode(b"", final=True) if answer.stop != "stop" else ""
             if held:
                 yield held
