@@ -201,6 +201,10 @@ def test_an_answer_knows_its_joules(model: Path, tmp_path: Path) -> None:
     assert energy["net_energy_j"] == pytest.approx(0, abs=1e-3)
     assert energy["joules_per_token"] == pytest.approx(energy["energy_j"] / 6, abs=1e-4)
     assert energy["method"] == "trapezoid"
+    assert 0 < energy["decode_energy_j"] < energy["energy_j"]
+    assert energy["decode_joules_per_token"] == pytest.approx(
+        energy["decode_energy_j"] / 5, abs=1e-4
+    )
     assert f"{energy['joules_per_token']:.2f} J/token" in line
 
 

@@ -88,7 +88,7 @@ class Recording:
         self._lines, self._note = lines, note
         self._early: list[Sample] | None = []
         self._answers = self._steps = self._noted = 0
-        self._began_s = 0.0
+        self._began_s = self._first_s = 0.0
         self._lock = threading.Lock()
 
     @classmethod
@@ -139,7 +139,7 @@ class Recording:
         """Mark where the energy of an answer begins."""
         self._answers += 1
         self._steps = 0
-        self._began_s = self.sampler.edge()
+        self._first_s = self._began_s = self.sampler.edge()
 
     def on_step(self, step: Step) -> None:
         """Write what a prompt or a token cost."""
@@ -158,6 +158,8 @@ class Recording:
             "bytes_read": step.bytes_read,
         }
         self._steps += 1
+        if step.phase == "prefill":
+            self._first_s = step.end_s
         self._lines.write(record)
 
     def on_answer(self, answer: Answer) -> None:
@@ -166,6 +168,11 @@ class Recording:
         energy = self.sampler.energy(self._began_s, end_s)
         if energy is not None:
             answer.energy = energy.as_json(answer.n_generated)
+            decode = self.sampler.energy(self._first_s, end_s)
+            if decode is not None and answer.n_generated > 1:
+                told = decode.as_json(answer.n_generated - 1)
+                names = ("energy_j", "joules_per_token", "tokens_per_joule")
+                answer.energy |= {f"decode_{name}": told[name] for name in names}
         self._lines.write(
             {
                 "record": "answer",
