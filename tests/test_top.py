@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
+import pty
 import signal
 import stat
 import subprocess
@@ -220,3 +222,32 @@ def test_the_lock_is_the_engines(folder: Path) -> None:
     with made.path.open("rb") as file, pytest.raises(BlockingIOError):
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     made.on_close()
+
+
+@pytest.mark.parametrize("term", ["xterm-256color", "dumb"])
+def test_on_a_terminal_it_shows_and_leaves(model: Path, tmp_path: Path, term: str) -> None:
+    runtime = tmp_path / "runtime"
+    runtime.mkdir()
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "XDG_RUNTIME_DIR": str(runtime), "TERM": term, "COLUMNS": "160"}
+    with Engine(model, publish=runtime / "remoe-edge"):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "remoe_edge.cli", "top", "--interval", "0.2"],
+            stdin=theirs, stdout=theirs, stderr=subprocess.PIPE, env=environment,
+        )  # fmt: skip
+        os.close(theirs)
+        shown = b""
+        try:
+            while shown.count(b"tiny.gguf") < 2:  # drawn at least twice
+                shown += os.read(ours, 4096)
+            process.send_signal(signal.SIGINT)
+            with contextlib.suppress(OSError):  # Linux ends a terminal with an error
+                while piece := os.read(ours, 4096):
+                    shown += piece
+            assert process.wait(SECONDS) == 0
+        finally:
+            process.kill()
+            os.close(ours)
+    assert process.stderr is not None
+    assert process.stderr.read() == b""
+    assert (b"\x1b[" in shown) == (term != "dumb")
