@@ -151,12 +151,15 @@ def test_power_comes_from_jtop_and_not_twice(api: type[Client], tmp_path: Path) 
     with Sampler(root=tmp_path) as sampler:
         assert sampler.power_source == "jtop: VDD_IN"
         assert "hwmon" not in sampler.sources
-        sampler.edge()
+        start = sampler.edge()
+        assert sampler.energy(start, sampler.edge()) is not None
         api.fails = ConnectionResetError("gone")  # the service ends: the kernel's own files
         sampler.edge()
         assert sampler.lost == ["telemetry goes on without jtop: jtop ended: gone"]
         assert sampler.power_source == "hwmon: VDD_IN"
-        sampler.edge()
+        end = sampler.edge()
+        assert sampler.energy(start, end) is None  # no interval holds some of both
+        assert sampler.energy(end, sampler.edge()) is not None
     assert sampler.lost == ["telemetry goes on without jtop: jtop ended: gone"]
 
 

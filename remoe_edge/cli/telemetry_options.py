@@ -62,7 +62,7 @@ def watching(
         raise InputError(f"no model at {path}")
     watchers: list[Watcher] = []
     with contextlib.ExitStack() as stack:
-        sampler = Sampler(path, hz=hz)
+        sampler = Sampler(path, hz=hz, keep=2)
         stack.callback(sampler.stop)
         if metrics is not None:
             figures = Metrics(sampler)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+from array import array
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,8 +78,8 @@ class EnergyTrack:
 
     def __init__(self, keep: int = 20_000) -> None:
         self._keep = keep
-        self._times_s: list[float] = []
-        self._points: list[tuple[float, float]] = []
+        # Plain doubles: a day at 10 Hz must not grow into megabytes of objects.
+        self._times_s, self._joules, self._watts = array("d"), array("d"), array("d")
         self.method: str | None = None
 
     def add(self, t_s: float, watts: float | None, counter_j: float | None) -> None:
@@ -89,20 +90,25 @@ class EnergyTrack:
             method, joules = "trapezoid", 0.0
         else:
             return
-        if method != self.method:  # another sensor: what was before does not go on
-            self._times_s.clear()
-            self._points.clear()
+        if method != self.method:
+            self.clear()
             self.method = method
         if self._times_s and t_s <= self._times_s[-1]:
             return
         power = watts or 0.0
-        if method == "trapezoid" and self._points:
-            joules, before = self._points[-1]
-            joules += (before + power) / 2 * (t_s - self._times_s[-1])
-        self._times_s.append(t_s)
-        self._points.append((joules, power))
-        if len(self._times_s) > 2 * self._keep:
-            del self._times_s[: self._keep], self._points[: self._keep]
+        if method == "trapezoid" and self._times_s:
+            mean = (self._watts[-1] + power) / 2
+            joules = self._joules[-1] + mean * (t_s - self._times_s[-1])
+        for column, number in ((self._times_s, t_s), (self._joules, joules), (self._watts, power)):
+            column.append(number)
+            if len(column) > 2 * self._keep:
+                del column[: self._keep]
+
+    def clear(self) -> None:
+        """Forget everything: what comes is of another sensor."""
+        for column in (self._times_s, self._joules, self._watts):
+            del column[:]
+        self.method = None
 
     def between(self, start_s: float, end_s: float) -> tuple[float, int, float] | None:
         """Return (joules, readings it rests on, longest gap in s); None where it is not covered."""
@@ -118,12 +124,11 @@ class EnergyTrack:
     def _until(self, t_s: float) -> float:
         """Compute the joules so far at a time between two readings."""
         at = bisect.bisect_right(self._times_s, t_s) - 1
-        joules, watts = self._points[at]
+        joules, watts = self._joules[at], self._watts[at]
         since = t_s - self._times_s[at]
         if since == 0:
             return joules
-        more_joules, more_watts = self._points[at + 1]
         share = since / (self._times_s[at + 1] - self._times_s[at])
         if self.method == "counter":
-            return joules + share * (more_joules - joules)
-        return joules + since * (watts + share * (more_watts - watts) / 2)
+            return joules + share * (self._joules[at + 1] - joules)
+        return joules + since * (watts + share * (self._watts[at + 1] - watts) / 2)

@@ -107,7 +107,7 @@ class Recording:
         sampler: one that has not been started, instead of one made from `model` and `hz`.
         Raises InputError when the file cannot be written or `hz` is not 1 to 10.
         """
-        sampler = sampler or Sampler(model, hz=hz)
+        sampler = sampler or Sampler(model, hz=hz, keep=2)
         recording = cls(Lines(Path(path), note), sampler, note)
         sampler.on_sample = recording.on_sample
         sampler.start()

@@ -31,6 +31,8 @@ from remoe_edge.telemetry.thermal import Thermal
 
 SLOWEST_HZ, FASTEST_HZ = 1.0, 10.0
 CORE_SHARE = 0.01
+# Every tick of jtop.service costs it and its client some milliseconds on the machine we measure.
+JTOP_INTERVAL_S = 0.5
 _JTOP_ANSWER_S = 5.0
 _END_S = 3.0
 
@@ -216,7 +218,12 @@ class Sampler:
     def _open(self) -> None:
         root = self._root
         if self._jtop:
-            self._add("jtop", lambda: within(_JTOP_ANSWER_S, lambda: Jetson(self.interval_s)))
+            self._add(
+                "jtop",
+                lambda: within(
+                    _JTOP_ANSWER_S, lambda: Jetson(max(self.interval_s, JTOP_INTERVAL_S))
+                ),
+            )
         if "jtop" not in self.sources:
             self._open_power_files()
         self._add("rapl", lambda: Rapl(root))
@@ -245,7 +252,7 @@ class Sampler:
             self._missing[name] = f"{type(error).__name__}: {error}"
 
     def _name_power_source(self) -> None:
-        self.power_source = None
+        before, self.power_source = self.power_source, None
         totals = {
             source.name: source.total
             for source in self._sources
@@ -255,7 +262,9 @@ class Sampler:
         for name in ("rapl", "jtop", "hwmon"):
             if name in totals:
                 self.power_source = f"{name}: {totals[name]}"
-                return
+                break
+        if self.power_source != before:  # no interval may hold some of both
+            self._track.clear()
 
     def _sample(self) -> None:
         sample = Sample(time.perf_counter())
