@@ -93,6 +93,12 @@ class Engine:
         self.notes: list[str] = []
         self._watchers = Watchers(self.notes.append)
         self.answer = Answer()
+        self._settings = {
+            "cache": cache, "routers": None if routers is None else str(routers), "policy": policy,
+            "n_batch": n_batch, "n_ubatch": n_ubatch, "repack": repack,
+            "flash_attention": flash_attention, "stream": stream, "io_backend": io_backend,
+            "direct": direct, "depth": depth, "lock": lock,
+        }  # fmt: skip
         self._closed = True
         budgets.check(cache)
         if policy not in _core.live_policy_names():
@@ -467,6 +473,7 @@ class Engine:
             "model": str(self.path),
             "model_bytes": self.path.stat().st_size,
             "architecture": self._llama.metadata.get("general.architecture"),
+            "settings": dict(self._settings),
             "streamed": self.streamed,
             "threads": self.threads,
             "n_ctx": self.n_ctx,
