@@ -38,6 +38,9 @@ class Jetson:
             except Exception as error:  # it raises what its transport does, besides its own
                 raise Missing(_first_line(error)) from error
         self.total = "the sum of its rails"
+        with contextlib.suppress(Exception):
+            # Waits until its programs have ended: they must not run while idle power is measured.
+            _ = self._client.board
         with contextlib.suppress(KeyError, TypeError):
             self.total = str(self._client.power["tot"]["name"])
 

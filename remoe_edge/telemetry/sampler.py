@@ -33,7 +33,7 @@ SLOWEST_HZ, FASTEST_HZ = 1.0, 10.0
 CORE_SHARE = 0.01
 # Every tick of jtop.service costs it and its client some milliseconds on the machine we measure.
 JTOP_INTERVAL_S = 0.5
-_JTOP_ANSWER_S = 5.0
+_JTOP_ANSWER_S = 10.0
 _END_S = 3.0
 
 T = TypeVar("T")
