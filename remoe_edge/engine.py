@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import ctypes
+import json
 import os
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -54,6 +55,8 @@ class Engine:
     io_backend: "auto", "io_uring" or "pread"; direct: O_DIRECT where possible; depth: reads in
         flight, 0 chooses.
     lock: lock the cache in memory where the limit allows it.
+    trace: a file to record into: which experts every step of every layer was routed to, and what the
+        routers said of the others (docs/policies.md). It takes its name at `close`.
     progress: called with a fraction while loading; returning False cancels.
 
     Raises RemoeError, of a kind that says what to do: ModelError, BudgetError, UnsupportedError,
@@ -78,6 +81,7 @@ class Engine:
         direct: bool = True,
         depth: int = 0,
         lock: bool = True,
+        trace: str | os.PathLike[str] | None = None,
         verbose: bool = False,
         progress: Callable[[float], bool] | None = None,
     ) -> None:
@@ -134,6 +138,8 @@ class Engine:
                 )
                 self._closed = False
                 self.budget = self._attach(cache, policy, lock)
+                if trace is not None:
+                    self._start_trace(Path(trace))
         except BaseException:
             self.close()
             raise
@@ -188,6 +194,20 @@ class Engine:
         self._model.attach(n_slots=budget.n_slots, policy=policy, lock=lock)
         self.notes.extend(self._model.notes)
         return budget
+
+    def _start_trace(self, path: Path) -> None:
+        model = self._model
+        if model is None:
+            raise InputError(f"{path}: there is nothing to record, the model is not streamed")
+        if path.is_dir() or not path.absolute().parent.is_dir():
+            raise InputError(f"cannot record into {path}: give the path of a file")
+        from remoe_edge.convert.fingerprint import fingerprint
+
+        meta = {
+            "model": self.path.name,
+            "expert_bytes": model.expert_bytes / model.total_experts,
+        }
+        model.start_trace(str(path), fingerprint(_core.ModelFile.open(str(self.path))), json.dumps(meta))
 
     # --- what it is ---
 
@@ -388,6 +408,7 @@ class Engine:
             "buffers": dict(self._buffers.n_bytes),
             "wait_policy": WAIT_POLICY,
             "notes": list(self.notes),
+            "router_probabilities": None,
             "cache": None,
             "io": None,
         }
@@ -416,6 +437,7 @@ class Engine:
                 "huge_pages": self._model.huge_pages,
             }
             stats["io"] = dict(self._model.io)
+            stats["router_probabilities"] = self._model.router_probabilities
         return stats
 
     def reset(self) -> None:
@@ -478,9 +500,13 @@ class Engine:
         if self._closed:
             return
         self._closed = True
-        self._llama.close()
-        # After the llama_model: its buffers lead back to this.
-        self._model = None
+        try:
+            if self._model is not None:
+                self._model.stop_trace()
+        finally:
+            self._llama.close()
+            # After the llama_model: its buffers lead back to this.
+            self._model = None
 
     def __enter__(self) -> Engine:
         return self

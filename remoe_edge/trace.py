@@ -120,8 +120,11 @@ class Trace:
             "n_tokens": self.n_tokens,
             "offsets": self.offsets,
             "experts": self.experts,
-            "probs": self.data if self.has_probs() else None,
+            "data": self.data if len(self.data) else None,
+            "top_k": self.top_k,
+            "ids_at": self.ids_at,
             "probs_at": self.probs_at,
+            "n_prob_tokens": self.n_prob_tokens,
         }
 
     def tokens(self, begin: int, end: int) -> Trace:
