@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 DEFAULT_CONTEXT = 4096
 MAX_CONTEXT = 1 << 24  # far above what any model was trained with
 MAX_THREADS = 512  # ggml's
+ROUTED_STEP = 64  # tokens that outputs are computed for at once: each takes a row of the vocabulary
 
 Message = Mapping[str, str]
 
@@ -207,7 +208,9 @@ class Engine:
             "model": self.path.name,
             "expert_bytes": model.expert_bytes / model.total_experts,
         }
-        model.start_trace(str(path), fingerprint(_core.ModelFile.open(str(self.path))), json.dumps(meta))
+        model.start_trace(
+            str(path), fingerprint(_core.ModelFile.open(str(self.path))), json.dumps(meta)
+        )
 
     # --- what it is ---
 
@@ -233,6 +236,25 @@ class Engine:
         template = self._llama.metadata.get("tokenizer.chat_template")
         return None if template is None else str(template)
 
+    @property
+    def trace_failure(self) -> str | None:
+        """Say what cut the recording short, None while nothing did."""
+        return (self._model.trace_failure or None) if self._model is not None else None
+
+    @property
+    def router_probabilities(self) -> bool:
+        """Say whether the last step's graph showed the router's probabilities."""
+        return self._model is not None and self._model.router_probabilities
+
+    @property
+    def recording_ns(self) -> int:
+        """Count the nanoseconds spent on recording a trace."""
+        return self._counts().get("trace_ns", 0)
+
+    def is_end(self, token: int) -> bool:
+        """Say whether a token ends an answer."""
+        return bool(llama_cpp.llama_cpp.llama_vocab_is_eog(self._llama._model.vocab, token))
+
     # --- running it ---
 
     def tokenize(self, text: str, *, special: bool = False, bos: bool = True) -> list[int]:
@@ -240,10 +262,13 @@ class Engine:
         tokens: list[int] = self._llama.tokenize(text.encode(), add_bos=bos, special=special)
         return tokens
 
-    def evaluate(self, tokens: Sequence[int], *, reset: bool = True) -> npt.NDArray[np.float32]:
+    def evaluate(
+        self, tokens: Sequence[int], *, reset: bool = True, every: bool = False
+    ) -> npt.NDArray[np.float32]:
         """Run tokens through the model and return the logits [n_vocab] after the last one.
 
-        reset: start from an empty context; otherwise go on after what came before.
+        reset: start from an empty context; otherwise go on after what came before. every: have the
+        last layer too run every token, not just the last one, so that a trace has them all.
         """
         self._check_open()
         if reset:
@@ -252,13 +277,27 @@ class Engine:
             raise InputError("there are no tokens to evaluate")
         self._check_room(self._llama.n_tokens + len(tokens))
         with self._running() as interrupts, interrupts.computing():
-            self._llama.eval(list(tokens))
+            if every:
+                self._evaluate_every(tokens)
+            else:
+                self._llama.eval(list(tokens))
         low = llama_cpp.llama_cpp
         row = low.llama_get_logits_ith(self._llama.ctx, -1)
         logits: npt.NDArray[np.float32] = np.ctypeslib.as_array(
             row, (self._llama.n_vocab(),)
         ).copy()
         return logits
+
+    def _evaluate_every(self, tokens: Sequence[int]) -> None:
+        llama = self._llama
+        step = min(ROUTED_STEP, llama.n_batch)
+        for begin in range(0, len(tokens), step):
+            some = list(tokens[begin : begin + step])
+            at = llama.n_tokens
+            llama._batch.set_batch(batch=some, n_past=at, logits_all=True)
+            llama._ctx.decode(llama._batch)
+            llama.input_ids[at : at + len(some)] = some
+            llama.n_tokens = at + len(some)
 
     def generate(
         self,
@@ -306,8 +345,6 @@ class Engine:
     def _generate(
         self, tokens: list[int], max_tokens: int, stop: tuple[str, ...], settings: dict[str, Any]
     ) -> Generator[str, None, None]:
-        vocab = self._llama._model.vocab
-        is_end = llama_cpp.llama_cpp.llama_vocab_is_eog
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         answer = self.answer = Answer(n_prompt=len(tokens), stop="length")
         held = ""  # text that may be the start of a stop string
@@ -331,7 +368,7 @@ class Engine:
                         answer.token_ms.append((now - clock) * 1000)
                     clock = now
                     answer.n_generated += 1
-                    if is_end(vocab, token):
+                    if self.is_end(token):
                         answer.stop = "end"
                         break
                     piece = self._llama.detokenize([token], prev_tokens=tokens + produced)

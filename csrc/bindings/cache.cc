@@ -55,13 +55,6 @@ py::dict CountsDict(const CacheCounts& counts) {
   return dict;
 }
 
-std::shared_ptr<const Profile> ToProfile(const std::optional<py::bytes>& bytes) {
-  if (!bytes) return nullptr;
-  const std::string_view view = *bytes;
-  return std::make_shared<const Profile>(Unwrap(
-      Profile::Parse(reinterpret_cast<const uint8_t*>(view.data()), view.size(), "the profile")));
-}
-
 // A cache driven event by event from Python: what tests and tools use to see single decisions.
 class PyCache {
  public:
@@ -396,6 +389,13 @@ class PyTraceWriter {
 };
 
 }  // namespace
+
+std::shared_ptr<const Profile> ToProfile(const std::optional<py::bytes>& bytes) {
+  if (!bytes) return nullptr;
+  const std::string_view view = *bytes;
+  return std::make_shared<const Profile>(Unwrap(
+      Profile::Parse(reinterpret_cast<const uint8_t*>(view.data()), view.size(), "the profile")));
+}
 
 void RegisterCache(py::module_& module) {
   module.def("policy_names", &PolicyNames);

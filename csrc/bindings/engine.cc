@@ -112,14 +112,17 @@ void RegisterEngine(py::module_& module) {
           py::arg("params"), py::arg("progress") = std::function<bool(float)>())
       .def(
           "attach",
-          [](StreamedModel& model, int n_slots, const std::string& policy, bool lock) {
+          [](StreamedModel& model, int n_slots, const std::string& policy, bool lock,
+             const std::optional<py::bytes>& profile) {
             AttachOptions options;
+            options.profile = ToProfile(profile);
             options.n_slots = n_slots;
             options.policy = policy;
             options.lock = lock;
             ThrowIfError(model.Attach(options));
           },
-          py::kw_only(), py::arg("n_slots"), py::arg("policy") = "lru", py::arg("lock") = false)
+          py::kw_only(), py::arg("n_slots"), py::arg("policy") = "lru", py::arg("lock") = false,
+          py::arg("profile") = py::none())
       .def(
           "start_trace",
           [](StreamedModel& model, const std::string& path, const std::string& fingerprint,
@@ -128,6 +131,7 @@ void RegisterEngine(py::module_& module) {
       .def("stop_trace", [](StreamedModel& model) { ThrowIfError(model.StopTrace()); })
       .def_property_readonly("tracing", &StreamedModel::tracing)
       .def_property_readonly("trace_events", &StreamedModel::trace_events)
+      .def_property_readonly("trace_failure", &StreamedModel::trace_failure)
       .def_property_readonly("router_probabilities", &StreamedModel::router_probabilities)
       .def("budget_for", &StreamedModel::BudgetFor, py::arg("n_slots"))
       .def("slots_for", &StreamedModel::SlotsFor, py::arg("budget_bytes"))

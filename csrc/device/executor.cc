@@ -172,6 +172,8 @@ Event Executor::Describe(const ggml_tensor* product, const TensorOrigin& origin)
   origin.model->SawScores(scores != nullptr);
   event.n_prob_tokens = scores != nullptr ? model.WantedProbabilities(event.n_tokens) : 0;
   if (event.n_prob_tokens > 0) {
+    std::atomic<uint64_t> unrecorded{0};
+    const Timer timer(model.tracing() ? &origin.model->trace_ns : &unrecorded);
     probs_.resize(static_cast<size_t>(event.n_prob_tokens) * scores->ne[0]);
     ReadProbabilities(scores, event.n_tokens - event.n_prob_tokens, event.n_tokens, probs_.data());
     event.probs = probs_.data();

@@ -237,6 +237,7 @@ Status StreamedModel::Attach(const AttachOptions& options) {
   StoreOptions store_options;
   store_options.n_slots = options.n_slots;
   store_options.policy = options.policy;
+  store_options.profile = options.profile;
   store_options.lock = options.lock;
   store_options.staging_buffers =
       StagingBuffers(layout_->slot_bytes() * static_cast<uint64_t>(options.n_slots),

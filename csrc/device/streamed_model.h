@@ -37,6 +37,7 @@ struct LoadOptions {
 struct AttachOptions {
   int n_slots = 0;
   std::string policy = "lru";
+  std::shared_ptr<const Profile> profile;  // what fitting has learned of this model; may be null
   bool lock = false;
 };
 
@@ -62,6 +63,8 @@ class StreamedModel {
   Status StopTrace();
   bool tracing() const { return trace_ != nullptr; }
   uint64_t trace_events() const { return trace_ != nullptr ? trace_->n_events() : 0; }
+  // What cut the recording short; empty while nothing did.
+  std::string trace_failure() const { return trace_ ? trace_->failure().message() : ""; }
 
   const ModelFile& file() const { return file_; }
   const std::vector<ExpertLayer>& layers() const { return layers_; }

@@ -150,7 +150,8 @@ Status TraceWriter::Finish() {
   // Not even the header was written.
   if (n_bytes_ == 0) return failed_;
   const Status completed = Complete();
-  return failed_.ok() ? completed : failed_;
+  if (!completed.ok() || failed_.ok()) return completed;
+  return Status(failed_.code(), failed_.message() + "; " + path_ + " holds the steps before it");
 }
 
 Status TraceWriter::Complete() {

@@ -47,6 +47,8 @@ class TraceWriter {
   Status Finish();
 
   uint64_t n_events() const { return n_events_; }
+  // The first failed write: nothing is recorded after it.
+  const Status& failure() const { return failed_; }
   // Whether Finish() has given the file its name.
   bool finished() const { return fd_ < 0; }
   uint64_t n_bytes() const { return n_bytes_ + buffer_.size(); }
