@@ -4,7 +4,9 @@
 #include <chrono>
 
 #include "base/format.h"
+#include "cache/waves.h"
 #include "device/ffn_ops.h"
+#include "device/router_scores.h"
 #include "device/streamed_model.h"
 
 namespace remoe {
@@ -26,6 +28,7 @@ struct Timer {
 
 ggml_status Refuse(StreamedModel* model, const Status& status) {
   model->Fail(status);
+  model->AbandonStep();
   return GGML_STATUS_FAILED;
 }
 
@@ -97,7 +100,7 @@ ggml_status Executor::RunSegment(ggml_cgraph* graph, const Segment& segment) {
   fit_ = Fit::kUnknown;
   const Timer timer(&model->ffn_ns);
   if (model->interrupted()) {
-    (void)model->EndEvent();
+    model->AbandonStep();
     if (model->store() != nullptr) model->store()->CancelAhead();
     return GGML_STATUS_ABORTED;
   }
@@ -106,6 +109,8 @@ ggml_status Executor::RunSegment(ggml_cgraph* graph, const Segment& segment) {
     return Refuse(model, Status(Code::kInvalidArgument, "the model has no expert cache yet"));
   }
   const ggml_tensor* ids = segment.products.front()->src[2];
+  // The last layer of a batch that asks for no output is run for no token.
+  if (ids->ne[1] == 0) return GGML_STATUS_SUCCESS;
   const int n_experts = model->layers()[origin.layer].n_experts;
   if (!ReadIds(ids, n_experts)) {
     return Refuse(model, Status(Code::kCorrupt,
@@ -119,33 +124,32 @@ ggml_status Executor::RunSegment(ggml_cgraph* graph, const Segment& segment) {
     MarkUsed(segment, model);
     return RunOpenEvent(graph, segment, model);
   }
+  const Event event = model->Routed(origin, Describe(segment.products.front(), origin));
   spent_.assign(n_experts, false);
   Lookahead& lookahead = model->lookahead();
-  if (!lookahead.started()) return RunLayer(graph, segment, origin);
-  routed_.layer = origin.layer;
-  routed_.product = segment.products.front();
-  routed_.ids = ids_.data();
-  routed_.n_tokens = static_cast<int>(ids->ne[1]);
-  routed_.k = static_cast<int>(k_);
-  routed_.n_distinct = static_cast<int>(experts_.size());
-  lookahead.BeginLayer(routed_);
-  if (routed_.n_tokens > 1) OrderByLastUse(*store);
-  const ggml_status status = RunLayer(graph, segment, origin);
+  if (!lookahead.started()) return RunLayer(graph, segment, model, event);
+  run_.layer = origin.layer;
+  run_.product = segment.products.front();
+  run_.ids = ids_.data();
+  run_.n_tokens = event.n_tokens;
+  run_.k = static_cast<int>(k_);
+  run_.n_distinct = event.n;
+  if (!event.continued) lookahead.BeginLayer(run_);
+  if (run_.n_tokens > 1) OrderByLastUse(*store);
+  const ggml_status status = RunLayer(graph, segment, model, event);
   lookahead.EndLayer();
   return status;
 }
 
-ggml_status Executor::RunLayer(ggml_cgraph* graph, const Segment& segment,
-                               const TensorOrigin& origin) {
-  StreamedModel* model = origin.model;
-  ExpertStore* store = model->store();
+ggml_status Executor::RunLayer(ggml_cgraph* graph, const Segment& segment, StreamedModel* model,
+                               const Event& event) {
+  const ExpertStore* store = model->store();
   size_t n_slots = static_cast<size_t>(store->cache().geometry().n_slots);
   if (experts_.size() <= n_slots) {
     // Smaller waves where the next one can be read while the present one computes.
     const size_t half = static_cast<size_t>(store->event_slots());
     const bool split = experts_.size() > half && model->lookahead().batch_reads();
-    if (!split || !ByPairs(graph, segment))
-      return RunEvent(graph, segment, origin, false, nullptr, 0);
+    if (!split || !ByPairs(graph, segment)) return RunEvent(graph, segment, model, event);
   }
 
   // More experts than slots: in waves. Lowering the batch instead would change how the dense
@@ -155,17 +159,20 @@ ggml_status Executor::RunLayer(ggml_cgraph* graph, const Segment& segment,
                   Status(Code::kBudgetTooSmall,
                          Format("layer %d needs %zu experts at once for this batch and the cache "
                                 "has %zu slots: lower --ubatch or raise --cache",
-                                model->layers()[origin.layer].block, experts_.size(), n_slots)));
+                                model->layers()[event.layer].block, experts_.size(), n_slots)));
   }
   if (model->lookahead().batch_reads()) {
     n_slots = std::min(n_slots, static_cast<size_t>(store->event_slots()));
   }
-  const std::vector<uint16_t> all = OrderedForWaves(*store, origin.layer);
+  std::vector<uint16_t> all = experts_;
+  OrderForWaves(store->cache(), event.layer, &all);
+  Event wave = event;
   for (size_t begin = 0; begin < all.size(); begin += n_slots) {
     const size_t end = std::min(all.size(), begin + n_slots);
     experts_.assign(all.begin() + begin, all.begin() + end);
+    wave.continued = event.continued || begin > 0;
     const ggml_status status =
-        RunEvent(graph, segment, origin, begin > 0, all.data() + end, all.size() - end);
+        RunEvent(graph, segment, model, wave, all.data() + end, all.size() - end);
     if (status != GGML_STATUS_SUCCESS) return status;
   }
   // Where other operations cut an FFN in pieces, the next piece begins its own event: the last
@@ -182,14 +189,27 @@ bool Executor::ByPairs(ggml_cgraph* graph, const Segment& segment) {
   return fit_ == Fit::kYes;
 }
 
-// Residents first: what later waves bring in must not push them out before they are used.
-std::vector<uint16_t> Executor::OrderedForWaves(const ExpertStore& store, int layer) const {
-  std::vector<uint16_t> ordered = experts_;
-  std::stable_partition(ordered.begin(), ordered.end(), [&](uint16_t expert) {
-    return store.cache().SlotOf(layer, expert) != kNoSlot ||
-           store.cache().AheadSlotOf(layer, expert) != kNoSlot;
-  });
-  return ordered;
+Event Executor::Describe(const ggml_tensor* product, const TensorOrigin& origin) {
+  const StreamedModel& model = *origin.model;
+  Event event;
+  event.layer = origin.layer;
+  event.n_tokens = static_cast<int>(product->src[2]->ne[1]);
+  event.experts = experts_.data();
+  event.n = static_cast<int>(experts_.size());
+  routed_.assign(ids_.begin(), ids_.end());
+  event.ids = routed_.data();
+  event.top_k = static_cast<int>(k_);
+  const ggml_tensor* scores = RouterScores(product);
+  origin.model->SawScores(scores != nullptr);
+  event.n_prob_tokens = scores != nullptr ? model.WantedProbabilities(event.n_tokens) : 0;
+  if (event.n_prob_tokens > 0) {
+    std::atomic<uint64_t> unrecorded{0};
+    const Timer timer(model.tracing() ? &origin.model->trace_ns : &unrecorded);
+    probs_.resize(static_cast<size_t>(event.n_prob_tokens) * scores->ne[0]);
+    ReadProbabilities(scores, event.n_tokens - event.n_prob_tokens, event.n_tokens, probs_.data());
+    event.probs = probs_.data();
+  }
+  return event;
 }
 
 // Of a prompt that takes most experts of every layer, the cache can keep a share of each layer's:
@@ -223,19 +243,17 @@ void Executor::MarkUsed(const Segment& segment, StreamedModel* model) {
   for (const ggml_tensor* product : segment.products) model->MarkUsed(*OriginOf(product->src[0]));
 }
 
-ggml_status Executor::RunEvent(ggml_cgraph* graph, const Segment& segment,
-                               const TensorOrigin& origin, bool later_wave, const uint16_t* rest,
-                               size_t n_rest) {
-  const int n_tokens = static_cast<int>(segment.products.front()->src[2]->ne[1]);
-  const int n_spent = SpentFirst();
+ggml_status Executor::RunEvent(ggml_cgraph* graph, const Segment& segment, StreamedModel* model,
+                               Event event, const uint16_t* rest, size_t n_rest) {
+  event.n_spent = SpentFirst();
   IndexExperts();
-  const Status status = origin.model->BeginEvent(origin, experts_, n_tokens, later_wave, n_spent);
-  if (!status.ok()) return Refuse(origin.model, status);
-  if (origin.model->lookahead().started()) {
-    origin.model->lookahead().ReadAhead(routed_, rest, n_rest, cpu_);
-  }
-  MarkUsed(segment, origin.model);
-  return RunOpenEvent(graph, segment, origin.model);
+  event.experts = experts_.data();
+  event.n = static_cast<int>(experts_.size());
+  const Status status = model->BeginEvent(event);
+  if (!status.ok()) return Refuse(model, status);
+  if (model->lookahead().started()) model->lookahead().ReadAhead(run_, rest, n_rest, cpu_);
+  MarkUsed(segment, model);
+  return RunOpenEvent(graph, segment, model);
 }
 
 ggml_status Executor::RunOpenEvent(ggml_cgraph* graph, const Segment& segment,
@@ -264,7 +282,7 @@ ggml_status Executor::RunOpenEvent(ggml_cgraph* graph, const Segment& segment,
     model->EndIfComplete();
     return status;
   }
-  (void)model->EndEvent();
+  model->AbandonStep();
   return failure.ok() ? status : Refuse(model, failure);
 }
 

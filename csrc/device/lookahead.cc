@@ -113,21 +113,21 @@ float Lookahead::first_rank_certainty() const {
 // A decode step is judged when the next one begins.
 void Lookahead::CountStep() {
   const StoreCounts now = store_->counts();
-  if (decoding_) {
+  if (decoding_ && layer_ended_ > step_began_) {
     const uint64_t wall_ns =
         std::chrono::duration_cast<std::chrono::nanoseconds>(layer_ended_ - step_began_).count();
     governor_->OnStep(wall_ns, now.misses - counted_.misses,
                       now.ahead_useful_bytes - counted_.ahead_useful_bytes,
                       now.ahead_wasted_bytes - counted_.ahead_wasted_bytes);
-  } else {
+  } else if (!decoding_) {
     governor_->OnBatch(now.ahead_useful_bytes - counted_.ahead_useful_bytes,
                        now.ahead_wasted_bytes - counted_.ahead_wasted_bytes);
   }
   counted_ = now;
 }
 
-void Lookahead::BeginLayer(const Routed& routed) {
-  const bool fresh = routed.layer <= last_layer_ || last_layer_ < 0;
+void Lookahead::BeginLayer(const LayerRun& run) {
+  const bool fresh = run.layer <= last_layer_ || last_layer_ < 0;
   if (last_layer_ >= 0 && (fresh || !decoding_)) CountStep();
   if (fresh) {
     step_began_ = Clock::now();
@@ -137,29 +137,29 @@ void Lookahead::BeginLayer(const Routed& routed) {
     }
   }
   if (fresh) {
-    decoding_ = routed.n_tokens == 1;
-  } else if (!decoding_ && routed.layer + 1 == static_cast<int>(layers_->size())) {
-    last_layer_takes_one_ = routed.n_tokens == 1 && last_tokens_ > 1;
+    decoding_ = run.n_tokens == 1;
+  } else if (!decoding_ && run.layer + 1 == static_cast<int>(layers_->size())) {
+    last_layer_takes_one_ = run.n_tokens == 1 && last_tokens_ > 1;
   }
-  last_layer_ = routed.layer;
-  last_tokens_ = routed.n_tokens;
+  last_layer_ = run.layer;
+  last_tokens_ = run.n_tokens;
   planned_ = false;
   plan_.wanted.clear();
   for (int distance = 1; distance <= Calibration::kMaxDistance; distance++) {
-    Judge(routed, distance, &predictions_[routed.layer * Calibration::kMaxDistance + distance - 1]);
+    Judge(run, distance, &predictions_[run.layer * Calibration::kMaxDistance + distance - 1]);
   }
 }
 
-void Lookahead::Judge(const Routed& routed, int distance, Prediction* made) {
-  const bool as_expected = made->n_tokens == routed.n_tokens && routed.k == n_used_;
+void Lookahead::Judge(const LayerRun& run, int distance, Prediction* made) {
+  const bool as_expected = made->n_tokens == run.n_tokens && run.k == n_used_;
   for (size_t i = 0; i < made->tokens.size() && as_expected; i++) {
-    calibration_->Observe(routed.layer, distance, &made->ranked[i * calibration_->n_ranked()],
-                          routed.ids + static_cast<size_t>(made->tokens[i]) * n_used_);
+    calibration_->Observe(run.layer, distance, &made->ranked[i * calibration_->n_ranked()],
+                          run.ids + static_cast<size_t>(made->tokens[i]) * n_used_);
   }
   if (!made->n_takers.empty() && as_expected) {
     taken_.assign(made->n_takers.size(), false);
-    for (int64_t i = 0; i < static_cast<int64_t>(routed.n_tokens) * routed.k; i++)
-      taken_[routed.ids[i]] = true;
+    for (int64_t i = 0; i < static_cast<int64_t>(run.n_tokens) * run.k; i++)
+      taken_[run.ids[i]] = true;
     for (size_t e = 0; e < made->n_takers.size(); e++)
       calibration_->ObserveBatch(distance, made->n_takers[e], taken_[e]);
   }
@@ -177,10 +177,10 @@ bool Lookahead::Predictable(int layer, int target) const {
          routers_[target].weight->ne[0] == here_.weight->ne[0];
 }
 
-void Lookahead::ReadAhead(const Routed& routed, const uint16_t* rest, size_t n_rest,
+void Lookahead::ReadAhead(const LayerRun& run, const uint16_t* rest, size_t n_rest,
                           ggml_backend_t cpu) {
-  const int layer = routed.layer, n_layers = static_cast<int>(layers_->size());
-  const bool stream = routed.n_tokens >= kStreamTokens;
+  const int layer = run.layer, n_layers = static_cast<int>(layers_->size());
+  const bool stream = run.n_tokens >= kStreamTokens;
   if (!stream && decoding_) {
     governor_->OnReads(store_->last_read_bytes(), store_->last_read_ns());
     governor_->OnWindow(store_->idle_window_ns());
@@ -189,22 +189,22 @@ void Lookahead::ReadAhead(const Routed& routed, const uint16_t* rest, size_t n_r
     planned_ = true;
     const auto start = Clock::now();
     const float share =
-        static_cast<float>(routed.n_distinct) / static_cast<float>((*layers_)[layer].n_experts);
+        static_cast<float>(run.n_distinct) / static_cast<float>((*layers_)[layer].n_experts);
     std::string why;
-    readable_ = FollowRouter(routed.product, (*layers_)[layer].n_experts, &here_, &why);
+    readable_ = FollowRouter(run.product, (*layers_)[layer].n_experts, &here_, &why);
     if (readable_) {
       // Activations that the layer's own products do not read would be gone by now.
-      const ggml_tensor* input = routed.product->src[1];
+      const ggml_tensor* input = run.product->src[1];
       readable_ = input->data == here_.input->data && here_.input->type == GGML_TYPE_F32 &&
-                  here_.input->nb[0] == sizeof(float) && here_.input->ne[1] == routed.n_tokens &&
-                  routed.ids != nullptr;
+                  here_.input->nb[0] == sizeof(float) && here_.input->ne[1] == run.n_tokens &&
+                  run.ids != nullptr;
     }
     plan_.stream = stream;
     if (stream && governor_->batch_reads()) {
       for (int distance = 1; distance <= Calibration::kMaxDistance; distance++) {
         if (layer + distance >= n_layers) break;
         if (Predictable(layer, layer + distance)) {
-          Predict(routed, distance, kStreamCertainty, cpu);
+          Predict(run, distance, kStreamCertainty, cpu);
         } else if (share >= kWholeLayer) {
           // Not the last layer, where it takes the experts of one token.
           if (layer + distance + 1 < n_layers || !last_layer_takes_one_)
@@ -212,7 +212,7 @@ void Lookahead::ReadAhead(const Routed& routed, const uint16_t* rest, size_t n_r
         }
       }
     } else if (!stream && governor_->decode_predicts() && Predictable(layer, layer + 1)) {
-      Predict(routed, 1, governor_->NeededCertainty(), cpu);
+      Predict(run, 1, governor_->NeededCertainty(), cpu);
       if (!governor_->decode_reads()) plan_.wanted.clear();
     }
     predict_ns_ +=
@@ -279,22 +279,22 @@ bool Lookahead::Multiply(const RouterChain& router, int n_tokens, ggml_backend_t
 
 // Appends the experts of the layer `distance` ahead that some token takes with a probability of at
 // least `least`.
-void Lookahead::Predict(const Routed& routed, int distance, float least, ggml_backend_t cpu) {
-  const int target = routed.layer + distance;
+void Lookahead::Predict(const LayerRun& run, int distance, float least, ggml_backend_t cpu) {
+  const int target = run.layer + distance;
   const int n_experts = (*layers_)[target].n_experts;
   const int n_ranked = std::min(calibration_->n_ranked(), n_experts);
-  const int k = std::min(routed.k, n_ranked);
+  const int k = std::min(run.k, n_ranked);
   Prediction& made = predictions_[target * Calibration::kMaxDistance + distance - 1];
   made = Prediction();
   const RouterChain& router = routers_[target];
 
   // Evenly over the batch, its last token among them; that one alone, where no other goes on.
   const bool one = target + 1 == static_cast<int>(layers_->size()) && last_layer_takes_one_;
-  made.n_tokens = one ? 1 : routed.n_tokens;
-  const int n = std::min(routed.n_tokens, one ? 1 : distance == 1 ? routed.n_tokens : kFarTokens);
+  made.n_tokens = one ? 1 : run.n_tokens;
+  const int n = std::min(run.n_tokens, one ? 1 : distance == 1 ? run.n_tokens : kFarTokens);
   std::vector<int> tokens(n);
   for (int i = 0; i < n; i++)
-    tokens[i] = static_cast<int>(static_cast<int64_t>(i + 1) * routed.n_tokens / n) - 1;
+    tokens[i] = static_cast<int>(static_cast<int64_t>(i + 1) * run.n_tokens / n) - 1;
   const bool batch = plan_.stream && !one;
   Rescale(router, tokens);
   if (!Multiply(router, n, cpu)) return;

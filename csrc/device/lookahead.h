@@ -27,7 +27,7 @@
 namespace remoe {
 
 // What a layer's router chose for the tokens of a batch.
-struct Routed {
+struct LayerRun {
   int layer = 0;
   const ggml_tensor* product = nullptr;  // one of the layer's expert products
   const int32_t* ids = nullptr;          // [n_tokens, k]
@@ -48,10 +48,10 @@ class Lookahead {
   void Learn(int layer, const ggml_tensor* product);
 
   // A layer's event is about to begin: judges what was predicted of it.
-  void BeginLayer(const Routed& routed);
+  void BeginLayer(const LayerRun& run);
   // Its first reads are under way: plans what to read behind them. `rest`: of the same layer, in
   // the events (waves) that follow. `cpu` multiplies.
-  void ReadAhead(const Routed& routed, const uint16_t* rest, size_t n_rest, ggml_backend_t cpu);
+  void ReadAhead(const LayerRun& run, const uint16_t* rest, size_t n_rest, ggml_backend_t cpu);
   void EndLayer();
 
   bool batch_reads() const { return started() && governor_->batch_reads(); }
@@ -70,11 +70,11 @@ class Lookahead {
     std::vector<int> n_takers;     // by expert: tokens predicted to take it; empty for no batch
   };
   bool Predictable(int layer, int target) const;
-  void Predict(const Routed& routed, int distance, float least, ggml_backend_t cpu);
+  void Predict(const LayerRun& run, int distance, float least, ggml_backend_t cpu);
   // Fills activations_ with what the target's router would see of these tokens, then scores_.
   void Rescale(const RouterChain& router, const std::vector<int>& tokens);
   bool Multiply(const RouterChain& router, int n_tokens, ggml_backend_t cpu);
-  void Judge(const Routed& routed, int distance, Prediction* made);
+  void Judge(const LayerRun& run, int distance, Prediction* made);
   void WantWhole(int layer);
   void CountStep();
 

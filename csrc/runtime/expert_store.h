@@ -28,6 +28,7 @@
 
 #include "base/status.h"
 #include "cache/cache.h"
+#include "cache/profile.h"
 #include "gguf/model_file.h"
 #include "prefetch/ahead_plan.h"
 #include "runtime/slab.h"
@@ -62,6 +63,7 @@ struct StoreOptions {
   int n_spare = 0;      // those of n_slots that are kept for reading ahead
   int event_slots = 0;  // what reading ahead always leaves of n_slots
   std::string policy = "lru";
+  std::shared_ptr<const Profile> profile;  // may be null
   bool lock = false;
   int staging_buffers = 2;
 };
