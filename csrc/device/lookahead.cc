@@ -21,6 +21,7 @@ constexpr int kMostJudged = 8;        // of a batch, whose predictions are judge
 constexpr int kStreamTokens = 8;      // smaller batches are read ahead of like single tokens
 constexpr float kWholeLayer = 0.75f;  // of a layer in use: where no router is known, the next whole
 constexpr float kStreamCertainty = 0.6f;
+constexpr float kNearlySure = 0.9f;           // before the less sure ones, also of the layer before
 constexpr uint64_t kMostInFlight = 2u << 20;  // of one matrix, in the background
 
 constexpr int kLanes = 16;
@@ -211,6 +212,9 @@ void Lookahead::ReadAhead(const LayerRun& run, const uint16_t* rest, size_t n_re
             WantWhole(layer + distance);
         }
       }
+      std::stable_partition(
+          plan_.wanted.begin(), plan_.wanted.end(),
+          [](const AheadRequest& request) { return request.certainty >= kNearlySure; });
     } else if (!stream && governor_->decode_predicts() && Predictable(layer, layer + 1)) {
       Predict(run, 1, governor_->NeededCertainty(), cpu);
       if (!governor_->decode_reads()) plan_.wanted.clear();
@@ -331,7 +335,8 @@ void Lookahead::Predict(const LayerRun& run, int distance, float least, ggml_bac
   std::sort(likely_.begin(), likely_.end(), [](const auto& a, const auto& b) {
     return a.first != b.first ? a.first > b.first : a.second < b.second;
   });
-  for (const auto& [certainty, expert] : likely_) plan_.wanted.push_back({target, expert});
+  for (const auto& [certainty, expert] : likely_)
+    plan_.wanted.push_back({target, expert, certainty});
   if (batch) made.n_takers = std::move(n_takers);
 }
 

@@ -12,14 +12,16 @@ namespace remoe {
 struct AheadRequest {
   int layer = 0;
   uint16_t expert = 0;
+  float certainty = 1;  // the probability that the layer's event asks for it
 };
 
 struct AheadPlan {
-  // Of the layers to come, the layer that comes first in front, the likeliest first.
+  // Read in this order.
   std::vector<AheadRequest> wanted;
   // A prompt's batch needs most of what is wanted, and computes for long: reads flow on in the
-  // background at the device's full depth, into slots of spent experts too. Otherwise one matrix at
-  // a time is read, while no demand read is under way, into spare slots alone.
+  // background, as many at a time as keep the device busy, into slots of spent experts too.
+  // Otherwise one matrix at a time is read, while no demand read is under way, into spare slots
+  // alone.
   bool stream = false;
 };
 

@@ -214,6 +214,7 @@ void ExpertStore::OnRead(const Read& read, const Status& status) {
     load.in_flight &= ~bit;
     if (read.background) {
       ahead_in_flight_--;
+      ahead_in_flight_bytes_ -= read.n_bytes;
       ahead_staged_ -= layout_.at(layer, m).in_place ? 0 : 1;
     }
     const bool demand = load.state == Load::State::kDemand;

@@ -184,8 +184,9 @@ class ExpertStore {
   std::vector<Placement> placements_;
   std::vector<bool> ready_;
   AheadPlan plan_;
-  std::vector<bool> planned_;  // by expert id: is it in plan_?
-  size_t next_planned_ = 0;    // those before it have a slot or are resident
+  std::vector<bool> planned_;                 // by expert id: is it in plan_?
+  int first_planned_ = 0, last_planned_ = 0;  // layers
+  size_t next_planned_ = 0;                   // those before it have a slot or are resident
   std::vector<SlotId> ahead_slots_;
   uint64_t idle_window_ns_ = 0, last_read_bytes_ = 0, last_read_ns_ = 0;
   std::chrono::steady_clock::time_point began_;
@@ -198,8 +199,9 @@ class ExpertStore {
   std::deque<SlotId> ahead_;       // begun or to begin, in the order of the plan
   bool streaming_ = false;         // of the plan that ahead_ is from
   int ahead_in_flight_ = 0;        // reads
-  int ahead_staged_ = 0;           // those of them that hold a staging buffer
-  int unfinished_ = 0;             // missing experts with matrices still to come
+  uint64_t ahead_in_flight_bytes_ = 0;
+  int ahead_staged_ = 0;  // those of them that hold a staging buffer
+  int unfinished_ = 0;    // missing experts with matrices still to come
   Status failure_;
   uint64_t event_read_bytes_ = 0, event_read_ns_ = 0;
   std::chrono::steady_clock::time_point idle_since_;

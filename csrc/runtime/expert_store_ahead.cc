@@ -10,6 +10,8 @@ namespace {
 // Where all experts fit the cache, no slot is kept spare: so many may be read ahead of a decode
 // event.
 constexpr int kRoomWhereAllFit = 4;
+// Of a stream, handed to the reader at a time: what is given up before costs nothing.
+constexpr uint64_t kStreamBytes = 8u << 20;
 
 }  // namespace
 
@@ -24,7 +26,12 @@ void ExpertStore::PlanAhead(const AheadPlan& plan) {
   plan_ = plan;
   next_planned_ = 0;
   if (plan_.wanted.empty() && ahead_slots_.empty()) return;
-  for (const AheadRequest& request : plan_.wanted) planned_[IdOf(request)] = true;
+  first_planned_ = last_planned_ = plan_.wanted.empty() ? 0 : plan_.wanted.front().layer;
+  for (const AheadRequest& request : plan_.wanted) {
+    planned_[IdOf(request)] = true;
+    first_planned_ = std::min(first_planned_, request.layer);
+    last_planned_ = std::max(last_planned_, request.layer);
+  }
   GiveUpAhead([this](const Load& load) {
     if (planned_[IdOf({load.layer, load.expert})]) return false;
     // What has begun and may still be asked for is better ended than begun again.
@@ -58,8 +65,8 @@ void ExpertStore::ReserveAhead() {
     if (fresh) {
       const int most = plan_.stream ? cache_->total_slots() - event_slots_ : ahead_room();
       if (cache_->n_ahead() >= most) break;
-      slot = cache_->BeginAhead(request.layer, request.expert, plan_.stream,
-                                plan_.wanted.front().layer, plan_.wanted.back().layer);
+      slot = cache_->BeginAhead(request.layer, request.expert, plan_.stream, first_planned_,
+                                last_planned_);
       if (slot == kNoSlot) break;
       ahead_slots_.push_back(slot);
     }
@@ -82,7 +89,7 @@ void ExpertStore::ReserveAhead() {
   Submit(reads);
 }
 
-// Appends the background reads that may start now: all that have a place when a prompt streams, one
+// Appends the background reads that may start now: so many bytes of them when a prompt streams, one
 // matrix while the device would be idle otherwise.
 void ExpertStore::TakeAheadLocked(std::vector<Read>* reads) {
   if (!streaming_ && (unfinished_ > 0 || ahead_in_flight_ > 0)) return;
@@ -91,6 +98,7 @@ void ExpertStore::TakeAheadLocked(std::vector<Read>* reads) {
     Load& load = loads_[slot];
     for (int m = 0; load.waiting >> m != 0 && !load.failed; m++) {
       if ((load.waiting >> m & 1) == 0) continue;
+      if (ahead_in_flight_ > 0 && ahead_in_flight_bytes_ >= kStreamBytes) return;
       uint8_t* buffer = nullptr;
       if (!layout_.at(load.layer, m).in_place) {
         // Half of the staging is left to demand reads.
@@ -104,6 +112,7 @@ void ExpertStore::TakeAheadLocked(std::vector<Read>* reads) {
       load.waiting &= ~(1u << m);
       load.in_flight |= 1u << m;
       ahead_in_flight_++;
+      ahead_in_flight_bytes_ += read.n_bytes;
       reads->push_back(read);
       if (!streaming_) return;
     }
