@@ -96,6 +96,16 @@ def test_predictions_are_measured(model: Path) -> None:
         assert 0.55 < engine.stats()["cache"]["prefetch"]["first_rank_certainty"] < 1
 
 
+def test_batches_are_foreseen_as_well_as_tokens(model: Path) -> None:
+    def certainty(length: int) -> float:
+        with Engine(model, cache="100%", prefetch="on", n_ctx=1024) as engine:
+            for i in range(800 // length):
+                engine.evaluate([(37 * j + 11 * i) % 200 + 5 for j in range(length)])
+            return float(engine.stats()["cache"]["prefetch"]["first_rank_certainty"])
+
+    assert abs(certainty(1) - certainty(40)) < 0.15
+
+
 @pytest.mark.parametrize("backend", ["pread", "io_uring"])
 def test_failing_reads_ahead_harm_nobody(model: Path, backend: str) -> None:
     with Engine(model, cache="100%", prefetch="off") as engine:

@@ -25,6 +25,7 @@ constexpr float kNearlySure = 0.9f;           // before the less sure ones, also
 constexpr uint64_t kMostInFlight = 2u << 20;  // of one matrix, in the background
 
 constexpr int kLanes = 16;
+constexpr int kMostNodes = 8;
 
 REMOE_WIDE float Dot(const float* a, const float* b, size_t n) {
   float sums[kLanes] = {};
@@ -268,14 +269,15 @@ bool Lookahead::Multiply(const RouterChain& router, int n_tokens, ggml_backend_t
     }
     return true;
   }
-  graph_memory_.resize(4 * ggml_tensor_overhead() + ggml_graph_overhead_custom(4, false) + 256);
+  graph_memory_.resize(4 * ggml_tensor_overhead() + ggml_graph_overhead_custom(kMostNodes, false) +
+                       1024);
   ggml_context* context = ggml_init({graph_memory_.size(), graph_memory_.data(), true});
   ggml_tensor* input = ggml_new_tensor_2d(context, GGML_TYPE_F32, n_embd, n_tokens);
   input->data = activations_.data();
   ggml_tensor* scores = ggml_mul_mat(context, const_cast<ggml_tensor*>(router.weight), input);
   scores->data = scores_.data();
-  ggml_cgraph* graph = ggml_new_graph_custom(context, 4, false);
-  ggml_graph_add_node(graph, scores);
+  ggml_cgraph* graph = ggml_new_graph_custom(context, kMostNodes, false);
+  ggml_build_forward_expand(graph, scores);
   const ggml_status status = ggml_backend_graph_compute(cpu, graph);
   ggml_free(context);
   return status == GGML_STATUS_SUCCESS;
