@@ -40,7 +40,8 @@ class Engine:
     """Hold one loaded model; generate from it, one answer at a time.
 
     path: a GGUF, or the first of its split shards.
-    cache: "auto", a size ("1500MiB") or a share of the experts ("30%").
+    cache: "auto", a size ("1500MiB"), a share of the experts ("30%"), or "plan:250ms": the least that
+        is expected to keep a token to that time (measured for a few seconds, and remembered).
     routers: a tuned-router overlay made for this model, or None.
     policy: which expert leaves the cache; see `remoe_edge._core.policy_names()`.
     n_ctx: tokens of context; 0 takes the model's, up to 4096.
@@ -121,6 +122,12 @@ class Engine:
         self._n_ctx = n_ctx or min(trained, DEFAULT_CONTEXT)
         _check_context(file, self._n_ctx, self.streamed)
 
+        if self._model is not None and budgets.is_plan(cache):
+            cache = self._plan(
+                cache, policy, routers=routers, n_ubatch=n_ubatch, threads=self.threads,
+                repack=repack, flash_attention=flash_attention, io_backend=io_backend,
+                direct=direct, depth=depth,
+            )  # fmt: skip
         self._buffers = Buffers()
         self._stack = contextlib.ExitStack()
         try:
@@ -138,6 +145,13 @@ class Engine:
             self.close()
             raise
         self.load_ms = (time.perf_counter() - started) * 1000
+
+    def _plan(self, cache: str, policy: str, **settings: Any) -> str:
+        from remoe_edge.plan.choose import choose_cache
+
+        choice = choose_cache(cache, self.path, policy=policy, n_ctx=self._n_ctx, **settings)
+        self.notes.append(choice.why)
+        return str(choice.cache_bytes)
 
     def _load(
         self,

@@ -1,0 +1,76 @@
+"""From a model's path and a target to a plan: measure, replay, search."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from remoe_edge.errors import InputError, RemoeError
+from remoe_edge.native import _core
+from remoe_edge.plan.choose import without_trace
+from remoe_edge.plan.kept_misses import keep
+from remoe_edge.plan.measure import measure_machine, records_folder
+from remoe_edge.plan.misses import MissModel, Replayed, prepare
+from remoe_edge.plan.planner import Plan, Targets, make_plan
+from remoe_edge.profile import read_profile
+from remoe_edge.trace import read_trace
+
+
+def default_policy() -> str:
+    """Say which policy an engine runs unless told otherwise."""
+    from remoe_edge.engine import Engine
+
+    return str(inspect.signature(Engine).parameters["policy"].default)
+
+
+def default_context(path: Path) -> int:
+    """Say which context an engine takes unless told otherwise."""
+    from remoe_edge.engine import DEFAULT_CONTEXT
+
+    file = _core.ModelFile.open(str(path))
+    trained = file.unsigned(f"{file.architecture}.context_length") or DEFAULT_CONTEXT
+    return min(trained, DEFAULT_CONTEXT)
+
+
+def run_plan(
+    path: Path,
+    *,
+    memory_bytes: int,
+    targets: Targets,
+    trace_path: Path | None = None,
+    policy: str | None = None,
+    profile_path: Path | None = None,
+    n_ctx: int = 0,
+    fresh: bool = False,
+    progress: Callable[[str], None] = lambda text: None,
+    **settings: Any,
+) -> Plan:
+    """Plan for a model on this machine. See `make_plan` and `measure_machine` for what is raised."""
+    policy = policy or default_policy()
+    if policy not in _core.live_policy_names():
+        known = ", ".join(_core.live_policy_names())
+        raise InputError(f"no policy '{policy}' for a running engine; there are: {known}")
+    profile = None if profile_path is None else read_profile(profile_path)
+    trace = None if trace_path is None else read_trace(trace_path)
+    n_ctx = n_ctx or default_context(path)
+    measured = measure_machine(
+        path, memory_bytes=memory_bytes, n_ctx=n_ctx, fresh=fresh, progress=progress, **settings
+    )
+    sizes = measured.machine.sizes
+    misses: MissModel
+    if trace is None:
+        misses = without_trace(sizes, policy)
+    else:
+        trace = prepare(trace, sizes.n_layers, sizes.n_experts, sizes.top_k, sizes.fingerprint)
+        misses = Replayed(trace, policy, profile)
+    plan = make_plan(
+        measured.machine, misses, memory_bytes, targets, notes=measured.notes, progress=progress
+    )
+    if isinstance(misses, Replayed) and profile is None:
+        try:
+            keep(records_folder(), sizes, misses)
+        except (OSError, RemoeError) as error:
+            raise InputError(f"cannot keep the misses in {records_folder()}: {error}") from error
+    return plan
