@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 SECONDS = 3.0
 _CONTEXT_TOKENS = 8  # before the tokens that are measured
-_BATCHES = (8, 40)  # prompt lengths between which prefill is taken to be linear
-_BATCH_KINDS = 4  # different tokens in them: few, so that storage has little to read
+_BATCHES = (8, 32)  # prompt lengths between which prefill is taken to be linear
+_BATCH_KINDS = 2  # different tokens in them: few, so that their experts fit the probe's cache
 _AT_LEAST, _AT_MOST = 2, 12  # tokens measured
 _REPEATS = 2  # of each token with its experts resident
 

@@ -98,7 +98,7 @@ def make_plan(
             f"{mib(machine.compute.compute_bytes)}, {mib(REST_BYTES)} for the program and "
             f"{mib(least)} for one token's experts of a layer"
         )
-    predict = _Predictor(machine, misses, targets)
+    predict = Predictor(machine, misses, targets)
     grid = {sizes.floor_slots, most}
     grid |= {round(share * sizes.total_experts) for share in _SHARES}
     points = []
@@ -142,8 +142,8 @@ def _within(value: float, limit: float | None) -> bool:
     return limit is None or value <= limit
 
 
-class _Predictor:
-    """Predict a point, once for each number of slots."""
+class Predictor:
+    """Predict the times at a number of slots, each once."""
 
     def __init__(self, machine: Machine, misses: MissModel, targets: Targets) -> None:
         sizes = machine.sizes

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from remoe_edge.plan.latency import Machine
 from remoe_edge.plan.planner import Plan, Point
 from remoe_edge.units import MIB
 
@@ -29,20 +30,27 @@ def as_json(plan: Plan) -> dict[str, Any]:
         },
         "dense_bytes": sizes.dense_bytes,
         "kv_bytes": sizes.kv_bytes,
-        "compute": asdict(machine.compute),
-        "resident_ms": machine.resident_ms,
-        "storage": {
-            "bytes_per_s": machine.bandwidth,
-            "block_bytes": sizes.layers[0].block_bytes,
-            "depth": machine.reads.depth,
-            "engine_over_probe": machine.reads.scale,
-        },
+        **machine_as_json(machine),
         "fit": None if fit is None else {"y": "cache MiB", "t": "tpot_ms", **fit},
         "points": [_point(plan, point) for point in plan.points],
         "expected": None if plan.expected is None else _point(plan, plan.expected),
         "bound": None if plan.bound is None else _point(plan, plan.bound),
         "pools": [{**asdict(pool), "winner": pool.winner} for pool in plan.pools],
         "notes": list(plan.notes),
+    }
+
+
+def machine_as_json(machine: Machine) -> dict[str, Any]:
+    """Give what was measured of this machine."""
+    return {
+        "compute": asdict(machine.compute),
+        "resident_ms": machine.resident_ms,
+        "storage": {
+            "bytes_per_s": machine.bandwidth,
+            "block_bytes": machine.sizes.layers[0].block_bytes,
+            "depth": machine.reads.depth,
+            "engine_over_probe": machine.reads.scale,
+        },
     }
 
 
