@@ -22,8 +22,8 @@ def continuous(fits: Sequence[Fit], total: float, low: float, high: Sequence[flo
     if not len(fits) * low <= total <= sum(high):
         raise ValueError(f"{total} slots cannot be shared out among {len(fits)} layers")
 
-    def at(price: float) -> list[float]:
-        return [_taken(fit, price, low, top) for fit, top in zip(fits, high, strict=True)]
+    def at(log_price: float) -> list[float]:
+        return [_taken(fit, log_price, low, top) for fit, top in zip(fits, high, strict=True)]
 
     dearest = max((fit.gain(low) for fit in fits), default=0.0)
     if dearest <= 0:  # nothing is gained by any slot
@@ -32,17 +32,17 @@ def continuous(fits: Sequence[Fit], total: float, low: float, high: Sequence[flo
     cheap, dear = math.log(dearest) - 700, math.log(dearest) + 1
     for _ in range(200):
         middle = (cheap + dear) / 2
-        if sum(at(math.exp(middle))) >= total:
+        if sum(at(middle)) >= total:
             cheap = middle
         else:
             dear = middle
-    return _topped_up(at(math.exp(dear)), total, high)
+    return _topped_up(at(dear), total, high)
 
 
-def _taken(fit: Fit, price: float, low: float, high: float) -> float:
+def _taken(fit: Fit, log_price: float, low: float, high: float) -> float:
     if fit.theta1 * fit.theta2 <= 0:
         return low
-    wanted = (math.log(fit.theta1 * fit.theta2) - math.log(price)) / fit.theta2
+    wanted = (math.log(fit.theta1) + math.log(fit.theta2) - log_price) / fit.theta2
     return min(high, max(low, wanted))
 
 

@@ -53,7 +53,9 @@ def fit_latency(y: Sequence[float], t: Sequence[float]) -> Fit:
         a, b = _two_weights(shape, ts)
         return float(np.sum((a * shape + b - ts) ** 2)), a, b
 
-    grid = np.linspace(math.log(_LEAST), math.log(_MOST), _TRIED)
+    # θ1 is the value at y = 0, which must stay a number when all points lie far from there.
+    steepest = min(_MOST, 600 * span / start) if start > 0 else _MOST
+    grid = np.linspace(math.log(min(_LEAST, steepest)), math.log(steepest), _TRIED)
     best = int(np.argmin([solved(float(at))[0] for at in grid]))
     low, high = float(grid[max(0, best - 1)]), float(grid[min(_TRIED - 1, best + 1)])
     ratio = (math.sqrt(5) - 1) / 2
