@@ -20,11 +20,11 @@ from remoe_edge.plan.sizes import ModelSizes
 if TYPE_CHECKING:
     from remoe_edge.engine import Engine
 
-SECONDS = 3.0
+SECONDS = 4.0
 _CONTEXT_TOKENS = 8  # before the tokens that are measured
-_BATCHES = (8, 32)  # prompt lengths between which prefill is taken to be linear
+_BATCHES = (4, 20)  # prompt lengths between which prefill is taken to be linear
 _BATCH_KINDS = 2  # different tokens in them: few, so that their experts fit the probe's cache
-_AT_LEAST, _AT_MOST = 2, 12  # tokens measured
+_AT_LEAST, _AT_MOST = 4, 12  # tokens measured
 _REPEATS = 2  # of each token with its experts resident
 
 
