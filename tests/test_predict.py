@@ -21,6 +21,7 @@ from remoe_edge.predict.similarity import soft_cosine, summary
 from remoe_edge.predict.store import activation
 from remoe_edge.predict.tree import PromptTree, k_medoids
 from remoe_edge.predict.warm_start import replay_start, to_load
+from remoe_edge.trace import Trace, from_routed
 
 
 @pytest.fixture(scope="module")
@@ -195,6 +196,30 @@ def test_a_store_forgets_the_oldest() -> None:
         store.add([token], np.array([[0.5, 0.5]], np.float32))
     assert [each.tolist() for each in store.tokens] == [[2], [3], [4]]
     assert len(store.activations) == 3
+
+
+def recorded(routed: np.ndarray, prompts: list[tuple[int, int]]) -> Trace:
+    """Make a trace of prompts of (tokens read at once, tokens decoded) from one-token routing."""
+    single = from_routed(routed, 10, path="made")
+    phases = [p for n, m in prompts for p in [0] * n + [1] * m]
+    single.phase = np.repeat(np.asarray(phases, np.uint8), single.n_layers)
+    return single
+
+
+def test_a_recording_falls_into_its_prompts() -> None:
+    rng = np.random.default_rng(0)
+    routed = np.argsort(rng.random((3, 12, 10)), axis=2)[..., :2]
+    trace = recorded(routed, [(3, 2), (1, 3), (2, 1)])
+    store = PromptStore(3, 10, "abc")
+    store.add_trace([[1, 2, 3], [4], [5, 6]], trace)
+    for got, (begin, end) in zip(store.activations, [(0, 5), (5, 9), (9, 12)], strict=True):
+        expected = activation(routed[:, begin:end], 10).astype(np.float16)
+        np.testing.assert_array_equal(got, expected)
+    with pytest.raises(InputError, match="holds 3 prompts with answers, not 2"):
+        store.add_trace([[1], [2]], trace)
+    trace.fingerprint = "xyz"
+    with pytest.raises(InputError, match="a trace of another model"):
+        store.add_trace([[1, 2, 3], [4], [5, 6]], trace)
 
 
 def test_foreign_and_damaged_stores_are_refused(tmp_path: Path) -> None:

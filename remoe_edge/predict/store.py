@@ -12,6 +12,7 @@ import numpy.typing as npt
 from remoe_edge.convert.atomic import replacing
 from remoe_edge.errors import InputError
 from remoe_edge.predict.embeddings import Floats
+from remoe_edge.trace import Trace
 
 _VERSION = 1
 MOST_PROMPTS = 4096
@@ -29,6 +30,23 @@ def activation(routed: npt.NDArray[np.integer], n_experts: int) -> Floats:
     flat = routed.reshape(len(routed), -1)
     counts = np.stack([np.bincount(row, minlength=n_experts) for row in flat])
     return np.asarray(counts / flat.shape[1], np.float32)
+
+
+def by_prompt(trace: Trace) -> list[Floats]:
+    """Cut a recording where decoding gives way to the next prompt; give each part's activation.
+
+    Raises InputError where the layers saw different tokens.
+    """
+    first = np.flatnonzero(np.concatenate([[True], np.diff(trace.step) != 0]))
+    decode = trace.phase[first].astype(bool)
+    starts = np.flatnonzero(~decode & np.concatenate([[True], decode[:-1]])).tolist()
+    if not starts or starts[0] != 0:
+        starts.insert(0, 0)
+    ends = [*starts[1:], len(first)]
+    return [
+        activation(trace.tokens(begin, end).routed(), trace.n_experts)
+        for begin, end in zip(starts, ends, strict=True)
+    ]
 
 
 class PromptStore:
@@ -58,6 +76,24 @@ class PromptStore:
         self.tokens.append(np.asarray(tokens, np.int32))
         self.activations.append(shares.astype(np.float16))
         del self.tokens[: -self.limit], self.activations[: -self.limit]
+
+    def add_trace(self, prompts: Sequence[Sequence[int]], trace: Trace) -> None:
+        """Add the prompts that a trace was recorded of, in their order.
+
+        Raises InputError where the trace holds another number of prompts, or is of another model.
+        """
+        parts = by_prompt(trace)
+        if len(parts) != len(prompts):
+            raise InputError(
+                f"{trace.path} holds {len(parts)} prompts with answers, not {len(prompts)}"
+            )
+        if self.fingerprint and trace.fingerprint and self.fingerprint != trace.fingerprint:
+            raise InputError(
+                f"{trace.path} is a trace of another model: fingerprint {trace.fingerprint[:12]}, "
+                f"not {self.fingerprint[:12]}"
+            )
+        for tokens, shares in zip(prompts, parts, strict=True):
+            self.add(tokens, shares)
 
     def frequency(self) -> Floats:
         """Give the mean activation of all prompts, [layers, experts]: the global frequency.
