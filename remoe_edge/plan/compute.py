@@ -1,7 +1,8 @@
 """How long a token computes when nothing waits: a few tokens run through the engine itself.
 
-Every token is evaluated from the same context several times. The first time its experts may be
-missing; after that they are resident, so that what is left is computing. The engine says how long a
+Every token is evaluated several times, each time after the same one from an empty context (no model
+has to take back what it has seen). The first time its experts may be missing; after that they are
+resident, so that what is left is computing. The engine says how long a
 token's expert FFNs took and how long they waited, which splits the time of both.
 """
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from remoe_edge.engine import Engine
 
 SECONDS = 4.0
-_CONTEXT_TOKENS = 8  # before the tokens that are measured
 _BATCHES = (4, 20)  # prompt lengths between which prefill is taken to be linear
 _BATCH_KINDS = 2  # different tokens in them: few, so that their experts fit the probe's cache
 _AT_LEAST, _AT_MOST = 4, 12  # tokens measured
@@ -79,14 +79,13 @@ def measure_compute(
 ) -> ComputeModel:
     """Open the model with a small cache and time some tokens, for about `seconds` once it is open.
 
-    `memory_bytes` bounds the cache; `settings` are the engine's. Raises what opening it raises.
+    `memory_bytes` bounds the process, down to the engine's floor; `settings` are the engine's. Raises what opening it raises.
     """
     from remoe_edge.engine import Engine
 
-    # Twice what one token uses: the token just run stays resident, and it still meets misses.
-    slots = min(
-        2 * sizes.top_k * sizes.n_layers, sizes.total_experts, sizes.slots_for(memory_bytes)
-    )
+    # What two tokens use: the one measured, and the one before it.
+    room = memory_bytes - sizes.dense_bytes - sizes.kv_bytes
+    slots = min(2 * sizes.top_k * sizes.n_layers, sizes.total_experts, sizes.slots_for(room))
     slots = max(slots, sizes.floor_slots)
     with Engine(path, cache=str(sizes.cache_bytes(slots)), policy="lru", **settings) as engine:
         return _measure(engine, sizes, seconds)
@@ -95,16 +94,14 @@ def measure_compute(
 def _measure(engine: Engine, sizes: ModelSizes, seconds: float) -> ComputeModel:
     end = time.perf_counter() + seconds
     n_vocab = int(engine.llama.n_vocab())
-    context = [_token(i, n_vocab) for i in range(_CONTEXT_TOKENS)]
-    engine.evaluate(context)
+    before = [_token(0, n_vocab)]
     cold: list[_Sample] = []
     resident: list[_Sample] = []
-    for i in range(min(_AT_MOST, engine.n_ctx - _CONTEXT_TOKENS)):
-        token = [_token(_CONTEXT_TOKENS + i, n_vocab)]
-        cold.append(_timed(engine, token))
-        for _ in range(_REPEATS):
-            engine.llama.n_tokens -= 1  # evaluated again in its own place
-            resident.append(_timed(engine, token))
+    for i in range(_AT_MOST):
+        token = [_token(1 + i, n_vocab)]
+        for repeat in range(1 + _REPEATS):
+            engine.evaluate(before)
+            (resident if repeat else cold).append(_timed(engine, token))
         # The rest of the time is for the prompts.
         if time.perf_counter() > end - 0.4 * seconds and len(cold) >= _AT_LEAST:
             break

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from remoe_edge.errors import InputError, RemoeError
+from remoe_edge.memory import available
 from remoe_edge.native import _core
 from remoe_edge.plan.choose import without_trace
 from remoe_edge.plan.kept_misses import keep
@@ -56,8 +57,9 @@ def run_plan(
     trace = None if trace_path is None else read_trace(trace_path)
     n_ctx = n_ctx or default_context(path)
     measured = measure_machine(
-        path, memory_bytes=memory_bytes, n_ctx=n_ctx, fresh=fresh, progress=progress, **settings
-    )
+        path, memory_bytes=min(memory_bytes, available().available_bytes), n_ctx=n_ctx,
+        fresh=fresh, progress=progress, **settings,
+    )  # fmt: skip
     sizes = measured.machine.sizes
     misses: MissModel
     if trace is None:
