@@ -79,7 +79,8 @@ def measure_compute(
 ) -> ComputeModel:
     """Open the model with a small cache and time some tokens, for about `seconds` once it is open.
 
-    `memory_bytes` bounds the process, down to the engine's floor; `settings` are the engine's. Raises what opening it raises.
+    `memory_bytes` bounds the process, down to the engine's floor; `settings` are the engine's. Raises
+    what opening it raises.
     """
     from remoe_edge.engine import Engine
 
