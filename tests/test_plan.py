@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import command_line
+import compare_pools as compare_pools_tool
 import small_moe
 import tiny_dense
 from remoe_edge import Engine, budget
@@ -482,6 +483,8 @@ def test_the_command_answers(
     half = next(p for p in plan["points"] if p["n_slots"] == 24)
     assert half["misses"] == pytest.approx(outcome.misses_per_token)
 
+    assert [pool["n_slots"] for pool in plan["pools"]] == []  # the floor is too few for layers
+
     # What the trace gave is kept, and the machine is not measured again.
     table = command_line.run(
         capsys, "plan", model, "--tpot", "100s", "--policy", "lru", "--ctx", "128"
@@ -543,3 +546,31 @@ def test_times_as_people_write_them() -> None:
     for text in ("", "ms", "-1s", "1m", "nan", "0"):
         with pytest.raises(InputError):
             parse_ms(text)
+
+
+def test_the_command_judges_pools(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    routed = np.argsort(rng.random((3, 120, 16)), axis=2)[..., :4]
+    np.savez(tmp_path / "t.npz", experts=routed, meta=json.dumps({"num_experts": 16}))
+    trace = ["--trace", str(tmp_path / "t.npz"), "--ctx", "128"]
+    told = command_line.run(capsys, "plan", model, *trace)
+    assert "pools of 24 experts, judged by replay: " in told.out
+    assert "pools of" not in command_line.run(capsys, "plan", model, "--no-pools", *trace).out
+
+
+def test_tools_compare_pools_without_a_machine(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trace = topical()
+    np.savez(tmp_path / "t.npz", experts=trace.routed(), meta=json.dumps({"num_experts": 16}))
+    out = tmp_path / "pools.json"
+    arguments = [str(tmp_path / "t.npz"), "--policy", "lru", "--cache", "24", "-o", str(out)]
+    assert compare_pools_tool.main(arguments) == 0
+    (row,) = json.loads(out.read_text())["rows"]
+    (total,) = simulate(trace, ["lru"], [24], warm_tokens=266)
+    assert row["misses_per_token"]["one pool"] == pytest.approx(total.misses_per_token)
+    assert row["winner"] == min(row["misses_per_token"], key=row["misses_per_token"].get)
+    assert compare_pools_tool.main([str(tmp_path / "t.npz"), "--cache", "64"]) == 1
+    assert "error: --cache 64" in capsys.readouterr().err

@@ -25,7 +25,9 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.progress import track
 
+from remoe_edge.convert.fingerprint import fingerprint
 from remoe_edge.errors import InputError, RemoeError
+from remoe_edge.native import _core
 from remoe_edge.predict.divergence import jensen_shannon
 from remoe_edge.predict.embeddings import Floats, TokenEmbeddings
 from remoe_edge.predict.predictor import ALPHA, SimilarPrompts
@@ -186,6 +188,7 @@ def judge(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     return {
         "command": " ".join(["python", "tools/evaluate_sps.py", *sys.argv[1:]]),
         "model": options.model.name,
+        "fingerprint": fingerprint(_core.ModelFile.open(str(options.model))),
         "n_past": len(past),
         "n_judged": len(judged),
         "prompt_tokens": options.prompt,

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     help="Tokens of context; 0: the model's, up to 4096.",
 )  # fmt: skip
 @click.option("-t", "--threads", type=click.IntRange(min=1), help="Compute threads.")
+@click.option(
+    "--pools/--no-pools", default=True,
+    help="With a trace, try a pool for each layer too (slow with many layers).",
+)  # fmt: skip
 @click.option("--fresh", is_flag=True, help="Measure this machine again.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(
@@ -42,6 +46,7 @@ def command(
     profile: Path | None,
     n_ctx: int,
     threads: int | None,
+    pools: bool,
     fresh: bool,
     as_json: bool,
 ) -> None:
@@ -74,6 +79,7 @@ def command(
         policy=policy,
         profile_path=profile,
         n_ctx=n_ctx,
+        pools=pools,
         fresh=fresh,
         threads=threads,
         progress=_progress,
@@ -97,6 +103,7 @@ def _table(plan: Plan) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from remoe_edge.plan.layers import GLOBAL
     from remoe_edge.units import MIB
 
     machine = plan.machine
@@ -124,7 +131,10 @@ def _table(plan: Plan) -> None:
         )
     for pool in plan.pools:
         told = ", ".join(f"{each.name} {each.tpot_ms:.1f} ms" for each in pool.outcomes)
-        click.echo(f"pools of {pool.n_slots} experts, judged by replay: {told}: {pool.winner} wins")
+        mark = "" if pool.winner == GLOBAL else " (the engine has one pool)"
+        click.echo(
+            f"pools of {pool.n_slots} experts, judged by replay: {told}: {pool.winner} wins{mark}"
+        )
     _answers(plan)
 
 

@@ -44,6 +44,7 @@ def run_plan(
     policy: str | None = None,
     profile_path: Path | None = None,
     n_ctx: int = 0,
+    pools: bool = True,
     fresh: bool = False,
     progress: Callable[[str], None] = lambda text: None,
     **settings: Any,
@@ -68,8 +69,9 @@ def run_plan(
         trace = prepare(trace, sizes.n_layers, sizes.n_experts, sizes.top_k, sizes.fingerprint)
         misses = Replayed(trace, policy, profile)
     plan = make_plan(
-        measured.machine, misses, memory_bytes, targets, notes=measured.notes, progress=progress
-    )
+        measured.machine, misses, memory_bytes, targets, pools=pools, notes=measured.notes,
+        progress=progress,
+    )  # fmt: skip
     if isinstance(misses, Replayed) and profile is None:
         try:
             keep(records_folder(), sizes, misses)
