@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import ctypes
+import json
 import os
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -25,6 +26,7 @@ from remoe_edge.llama import Buffers, loading
 from remoe_edge.native import WAIT_POLICY, _core, llama_cpp
 from remoe_edge.stats import Answer, Stats
 from remoe_edge.units import mib
+from remoe_edge.watch import Step, Watcher, Watchers, since
 
 if TYPE_CHECKING:
     from remoe_edge._core import ModelFile, StreamedModel
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 DEFAULT_CONTEXT = 4096
 MAX_CONTEXT = 1 << 24  # far above what any model was trained with
 MAX_THREADS = 512  # ggml's
+ROUTED_STEP = 64  # tokens that outputs are computed for at once: each takes a row of the vocabulary
 
 Message = Mapping[str, str]
 
@@ -55,7 +58,13 @@ class Engine:
     io_backend: "auto", "io_uring" or "pread"; direct: O_DIRECT where possible; depth: reads in
         flight, 0 chooses.
     lock: lock the cache in memory where the limit allows it.
+    trace: a file to record into: which experts every step of every layer was routed to, and what the
+        routers said of the others (docs/policies.md). It takes its name at `close`.
     progress: called with a fraction while loading; returning False cancels.
+    telemetry: a file for records of what each token cost and what the machine did meanwhile
+        (docs/telemetry.md), or watchers of one's own. Where there is a power sensor, a file begins
+        with three seconds of waiting: that is what idle takes.
+    publish: let `remoe-edge top` show this engine; a folder instead of the user's own for it.
 
     Raises RemoeError, of a kind that says what to do: ModelError, BudgetError, UnsupportedError,
     ReadError, InputError.
@@ -79,13 +88,23 @@ class Engine:
         direct: bool = True,
         depth: int = 0,
         lock: bool = True,
+        trace: str | os.PathLike[str] | None = None,
         verbose: bool = False,
         progress: Callable[[float], bool] | None = None,
+        telemetry: str | os.PathLike[str] | Sequence[Watcher] | None = None,
+        publish: bool | str | os.PathLike[str] = True,
     ) -> None:
         started = time.perf_counter()
         self.path = Path(path)
         self.notes: list[str] = []
+        self._watchers = Watchers(self.notes.append)
         self.answer = Answer()
+        self._settings = {
+            "cache": cache, "routers": None if routers is None else str(routers), "policy": policy,
+            "n_batch": n_batch, "n_ubatch": n_ubatch, "repack": repack,
+            "flash_attention": flash_attention, "stream": stream, "io_backend": io_backend,
+            "direct": direct, "depth": depth, "lock": lock,
+        }  # fmt: skip
         self._closed = True
         budgets.check(cache)
         if policy not in _core.live_policy_names():
@@ -128,6 +147,9 @@ class Engine:
                 repack=repack, flash_attention=flash_attention, io_backend=io_backend,
                 direct=direct, depth=depth,
             )  # fmt: skip
+        before = time.perf_counter()
+        watchers = _watchers(telemetry, self.path, self.notes.append)
+        started += time.perf_counter() - before  # the idle window is no loading
         self._buffers = Buffers()
         self._stack = contextlib.ExitStack()
         try:
@@ -141,10 +163,16 @@ class Engine:
                 )
                 self._closed = False
                 self.budget = self._attach(cache, policy, lock)
+                if trace is not None:
+                    self._start_trace(Path(trace))
         except BaseException:
+            for watcher in watchers:
+                watcher.on_close()
             self.close()
             raise
         self.load_ms = (time.perf_counter() - started) * 1000
+        for watcher in (*watchers, *_published(publish, self.notes.append)):
+            self.watch(watcher)
 
     def _plan(self, cache: str, policy: str, **settings: Any) -> str:
         from remoe_edge.plan.choose import choose_cache
@@ -203,6 +231,22 @@ class Engine:
         self.notes.extend(self._model.notes)
         return budget
 
+    def _start_trace(self, path: Path) -> None:
+        model = self._model
+        if model is None:
+            raise InputError(f"{path}: there is nothing to record, the model is not streamed")
+        if path.is_dir() or not path.absolute().parent.is_dir():
+            raise InputError(f"cannot record into {path}: give the path of a file")
+        from remoe_edge.convert.fingerprint import fingerprint
+
+        meta = {
+            "model": self.path.name,
+            "expert_bytes": model.expert_bytes / model.total_experts,
+        }
+        model.start_trace(
+            str(path), fingerprint(_core.ModelFile.open(str(self.path))), json.dumps(meta)
+        )
+
     # --- what it is ---
 
     @property
@@ -227,6 +271,25 @@ class Engine:
         template = self._llama.metadata.get("tokenizer.chat_template")
         return None if template is None else str(template)
 
+    @property
+    def trace_failure(self) -> str | None:
+        """Say what cut the recording short, None while nothing did."""
+        return (self._model.trace_failure or None) if self._model is not None else None
+
+    @property
+    def router_probabilities(self) -> bool:
+        """Say whether the last step's graph showed the router's probabilities."""
+        return self._model is not None and self._model.router_probabilities
+
+    @property
+    def recording_ns(self) -> int:
+        """Count the nanoseconds spent on recording a trace."""
+        return self._counts().get("trace_ns", 0)
+
+    def is_end(self, token: int) -> bool:
+        """Say whether a token ends an answer."""
+        return bool(llama_cpp.llama_cpp.llama_vocab_is_eog(self._llama._model.vocab, token))
+
     # --- running it ---
 
     def tokenize(self, text: str, *, special: bool = False, bos: bool = True) -> list[int]:
@@ -234,10 +297,13 @@ class Engine:
         tokens: list[int] = self._llama.tokenize(text.encode(), add_bos=bos, special=special)
         return tokens
 
-    def evaluate(self, tokens: Sequence[int], *, reset: bool = True) -> npt.NDArray[np.float32]:
+    def evaluate(
+        self, tokens: Sequence[int], *, reset: bool = True, every: bool = False
+    ) -> npt.NDArray[np.float32]:
         """Run tokens through the model and return the logits [n_vocab] after the last one.
 
-        reset: start from an empty context; otherwise go on after what came before.
+        reset: start from an empty context; otherwise go on after what came before. every: have the
+        last layer too run every token, not just the last one, so that a trace has them all.
         """
         self._check_open()
         if reset:
@@ -245,14 +311,33 @@ class Engine:
         if not tokens:
             raise InputError("there are no tokens to evaluate")
         self._check_room(self._llama.n_tokens + len(tokens))
+        before = self._counts() if self._watchers else {}
+        clock = time.perf_counter()
         with self._running() as interrupts, interrupts.computing():
-            self._llama.eval(list(tokens))
+            if every:
+                self._evaluate_every(tokens)
+            else:
+                self._llama.eval(list(tokens))
+        if self._watchers:
+            phase = "prefill" if reset or len(tokens) > 1 else "decode"
+            self._tell(phase, len(tokens), clock, time.perf_counter(), before)
         low = llama_cpp.llama_cpp
         row = low.llama_get_logits_ith(self._llama.ctx, -1)
         logits: npt.NDArray[np.float32] = np.ctypeslib.as_array(
             row, (self._llama.n_vocab(),)
         ).copy()
         return logits
+
+    def _evaluate_every(self, tokens: Sequence[int]) -> None:
+        llama = self._llama
+        step = min(ROUTED_STEP, llama.n_batch)
+        for begin in range(0, len(tokens), step):
+            some = list(tokens[begin : begin + step])
+            at = llama.n_tokens
+            llama._batch.set_batch(batch=some, n_past=at, logits_all=True)
+            llama._ctx.decode(llama._batch)
+            llama.input_ids[at : at + len(some)] = some
+            llama.n_tokens = at + len(some)
 
     def generate(
         self,
@@ -300,13 +385,13 @@ class Engine:
     def _generate(
         self, tokens: list[int], max_tokens: int, stop: tuple[str, ...], settings: dict[str, Any]
     ) -> Generator[str, None, None]:
-        vocab = self._llama._model.vocab
-        is_end = llama_cpp.llama_cpp.llama_vocab_is_eog
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         answer = self.answer = Answer(n_prompt=len(tokens), stop="length")
         held = ""  # text that may be the start of a stop string
         start = self._counts()
         first: dict[str, int] = start
+        counts = start
+        self._watchers.begin(len(tokens))
         clock = time.perf_counter()
         produced: list[int] = []
         try:
@@ -323,9 +408,11 @@ class Engine:
                         first = self._counts()
                     else:
                         answer.token_ms.append((now - clock) * 1000)
-                    clock = now
                     answer.n_generated += 1
-                    if is_end(vocab, token):
+                    if self._watchers:
+                        phase, n = ("decode", 1) if answer.token_ms else ("prefill", len(tokens))
+                        counts = self._tell(phase, n, clock, now, counts)
+                    if self.is_end(token):
                         answer.stop = "end"
                         break
                     piece = self._llama.detokenize([token], prev_tokens=tokens + produced)
@@ -338,15 +425,17 @@ class Engine:
                         break
                     ready = len(held) - _partial(held, stop)
                     if ready:
+                        given = time.perf_counter()
                         yield held[:ready]
+                        # The time of the caller between two pieces is not the model's.
+                        now += time.perf_counter() - given
                         held = held[ready:]
                     if answer.n_generated >= max_tokens:
                         break
                     if self._llama.n_tokens >= self.n_ctx:
                         answer.stop = "context"
                         break
-                    # The time of the caller between two pieces is not the model's.
-                    clock = time.perf_counter()
+                    clock = now
             held += decoder.decode(b"", final=True) if answer.stop != "stop" else ""
             if held:
                 yield held
@@ -355,6 +444,7 @@ class Engine:
             raise
         finally:
             self._account(answer, start, first)
+            self._watchers.answer(answer)
 
     def chat(self, messages: Sequence[Message], **settings: Any) -> Generator[str, None, None]:
         """Yield the answer to a conversation of {"role", "content"} messages.
@@ -399,9 +489,11 @@ class Engine:
             "streamed": self.streamed,
             "threads": self.threads,
             "n_ctx": self.n_ctx,
+            "energy": answer.energy,
             "buffers": dict(self._buffers.n_bytes),
             "wait_policy": WAIT_POLICY,
             "notes": list(self.notes),
+            "router_probabilities": None,
             "cache": None,
             "io": None,
         }
@@ -430,12 +522,56 @@ class Engine:
                 "huge_pages": self._model.huge_pages,
             }
             stats["io"] = dict(self._model.io)
+            stats["router_probabilities"] = self._model.router_probabilities
         return stats
 
     def reset(self) -> None:
         """Forget the conversation so far; the experts stay resident."""
         self._llama.reset()
         self._llama._ctx.kv_cache_clear()
+
+    # --- being watched ---
+
+    def watch(self, watcher: Watcher) -> None:
+        """Tell `watcher` of every step from now on; what it raises ends that, and is noted."""
+        self._watchers.add(watcher, self._facts())
+
+    def unwatch(self, watcher: Watcher) -> None:
+        """Tell `watcher` no more."""
+        self._watchers.remove(watcher)
+
+    def _facts(self) -> dict[str, Any]:
+        """Tell what holds as long as this engine lives. Times in ms, sizes in bytes."""
+        facts: dict[str, Any] = {
+            "model": str(self.path),
+            "model_bytes": self.path.stat().st_size,
+            "architecture": self._llama.metadata.get("general.architecture"),
+            "settings": dict(self._settings),
+            "streamed": self.streamed,
+            "threads": self.threads,
+            "n_ctx": self.n_ctx,
+            "load_ms": round(self.load_ms, 3),
+            "wait_policy": WAIT_POLICY,
+            "notes": list(self.notes),
+        }
+        if self._model is not None and self.budget is not None:
+            facts |= {
+                "budget_bytes": self._model.budget_bytes,
+                "slots": self.budget.n_slots,
+                "policy": self._model.policy,
+                "expert_bytes": self._model.expert_bytes,
+                "dense_bytes": self._model.dense_bytes,
+                "io": dict(self._model.io),
+            }
+        return facts
+
+    def _tell(
+        self, phase: str, n_tokens: int, start: float, end: float, before: Mapping[str, int]
+    ) -> dict[str, int]:
+        """Tell the watchers of a step; return the counts after it."""
+        counts = self._counts()
+        self._watchers.step(Step(phase, n_tokens, start, end, **since(before, counts)))
+        return counts
 
     # --- inner workings ---
 
@@ -492,9 +628,14 @@ class Engine:
         if self._closed:
             return
         self._closed = True
-        self._llama.close()
-        # After the llama_model: its buffers lead back to this.
-        self._model = None
+        self._watchers.close()
+        try:
+            if self._model is not None:
+                self._model.stop_trace()
+        finally:
+            self._llama.close()
+            # After the llama_model: its buffers lead back to this.
+            self._model = None
 
     def __enter__(self) -> Engine:
         return self
@@ -522,6 +663,34 @@ def _check_context(file: ModelFile, n_ctx: int, streamed: bool) -> None:
             f"a context of {n_ctx} tokens takes {mib(cache_bytes)}{dense}, but "
             f"{mib(room.available_bytes)} are left by {room.limited_by}: lower --ctx"
         )
+
+
+def _watchers(
+    telemetry: str | os.PathLike[str] | Sequence[Watcher] | None,
+    path: Path,
+    note: Callable[[str], None],
+) -> Sequence[Watcher]:
+    if telemetry is None:
+        return ()
+    if isinstance(telemetry, str | os.PathLike):
+        from remoe_edge.telemetry.recording import Recording
+
+        return (Recording.start(telemetry, model=path, note=note),)
+    return telemetry
+
+
+def _published(
+    where: bool | str | os.PathLike[str], note: Callable[[str], None]
+) -> Sequence[Watcher]:
+    if where is False:
+        return ()
+    from remoe_edge.telemetry.status import Status, default_folder
+
+    try:
+        return (Status(default_folder() if where is True else Path(where)),)
+    except OSError as error:
+        note(f"not shown by `remoe-edge top`: {error}")
+        return ()
 
 
 def _overlay(routers: str | os.PathLike[str] | None, file: Any) -> dict[str, bytes]:
