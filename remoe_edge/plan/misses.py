@@ -21,6 +21,8 @@ Chances = npt.NDArray[np.float64]  # [layers, top_k + 1], rows sum to 1
 
 # Tokens that fill the cache uncounted, and that are counted, at most.
 WARM_TOKENS, COUNTED_TOKENS = 256, 512
+# A shorter trace counts many experts' first use as a miss.
+ENOUGH_TOKENS = 384
 
 # Experts missing of those asked for, by share of the experts resident: LRU on Qwen3-30B-A3B (128
 # experts, top-8), mean of three kinds of text (docs/policies.md). Nothing is said of other models.

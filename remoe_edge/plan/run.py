@@ -13,8 +13,9 @@ from remoe_edge.native import _core
 from remoe_edge.plan.choose import without_trace
 from remoe_edge.plan.kept_misses import keep
 from remoe_edge.plan.measure import measure_machine, records_folder
-from remoe_edge.plan.misses import MissModel, Replayed, prepare
+from remoe_edge.plan.misses import ENOUGH_TOKENS, MissModel, Replayed, prepare
 from remoe_edge.plan.planner import Plan, Targets, make_plan
+from remoe_edge.plan.sizes import measure_sizes
 from remoe_edge.profile import read_profile
 from remoe_edge.trace import read_trace
 
@@ -55,21 +56,27 @@ def run_plan(
         known = ", ".join(_core.live_policy_names())
         raise InputError(f"no policy '{policy}' for a running engine; there are: {known}")
     profile = None if profile_path is None else read_profile(profile_path)
-    trace = None if trace_path is None else read_trace(trace_path)
     n_ctx = n_ctx or default_context(path)
+    sizes = measure_sizes(path, n_ctx)
+    misses: MissModel | None = None
+    notes: list[str] = []
+    if trace_path is not None:
+        trace = prepare(
+            read_trace(trace_path), sizes.n_layers, sizes.n_experts, sizes.top_k, sizes.fingerprint
+        )
+        if trace.total_tokens < ENOUGH_TOKENS:
+            notes.append(
+                f"{trace_path} has {trace.total_tokens} tokens: experts used for the first time make "
+                f"up part of its misses; {ENOUGH_TOKENS} or more say more"
+            )
+        misses = Replayed(trace, policy, profile)
     measured = measure_machine(
         path, memory_bytes=min(memory_bytes, available().available_bytes), n_ctx=n_ctx,
         fresh=fresh, progress=progress, **settings,
     )  # fmt: skip
-    sizes = measured.machine.sizes
-    misses: MissModel
-    if trace is None:
-        misses = without_trace(sizes, policy)
-    else:
-        trace = prepare(trace, sizes.n_layers, sizes.n_experts, sizes.top_k, sizes.fingerprint)
-        misses = Replayed(trace, policy, profile)
+    misses = misses or without_trace(sizes, policy)
     plan = make_plan(
-        measured.machine, misses, memory_bytes, targets, pools=pools, notes=measured.notes,
+        measured.machine, misses, memory_bytes, targets, pools=pools, notes=(*notes, *measured.notes),
         progress=progress,
     )  # fmt: skip
     if isinstance(misses, Replayed) and profile is None:
