@@ -1,12 +1,16 @@
 #!/usr/bin/env python3
 """Compare the planner's predicted time per token with the measured one, at several budgets.
 
-    python tools/check_plan.py MODEL.gguf --trace T --text heldout/prose.txt -o result.json
+    head -c 4000 heldout/prose.txt > prompt.txt
+    remoe-edge trace -m MODEL.gguf --prompts prompt.txt --raw -n 0 -o T
+    python tools/check_plan.py MODEL.gguf --trace T --text heldout/prose.txt --skip 2000 -o result.json
 
 Predicts first (computing and storage measured anew), then runs the engine at each budget over the
-text, token by token, from a cold page cache where that may be dropped. The trace and the text should
-be of different documents. Columns: misses and TPOT, predicted and measured, and what the latency
-model alone makes of the misses that were measured. Run it on a quiet machine.
+text, token by token, from a cold page cache where that may be dropped. The trace and what is read
+should be of the same kind of text, and of different documents. What a prompt leaves in the cache
+takes some tokens to give way to what decoding uses, which `--warm` leaves uncounted. Columns: TPOT
+and misses, predicted and measured, and what the latency model alone makes of the measured misses.
+Run it on a quiet machine.
 """
 
 from __future__ import annotations
@@ -47,17 +51,30 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("model", type=Path, metavar="MODEL.gguf")
     parser.add_argument("--text", type=Path, required=True, help="what the engine reads")
+    parser.add_argument("--skip", type=int, default=0, help="tokens of the text not read (0)")
     parser.add_argument("--trace", type=Path, help="without it, as `plan` without a trace")
     parser.add_argument("--policy", help="the engine's default")
     parser.add_argument("--profile", type=Path)
     parser.add_argument("--budgets", default="15%,30%,45%,60%,80%")
     parser.add_argument("--prompt", type=int, default=128, help="tokens read at once (128)")
-    parser.add_argument("--warm", type=int, default=16, help="tokens uncounted (16)")
-    parser.add_argument("--tokens", type=int, default=64, help="tokens counted (64)")
+    parser.add_argument("--warm", type=int, default=70, help="tokens after it, uncounted (70)")
+    parser.add_argument("--tokens", type=int, default=84, help="tokens counted (84)")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("-o", "--out", type=Path)
     return parser.parse_args(arguments)
+
+
+def read(options: argparse.Namespace, engine: Engine) -> tuple[list[int], list[int]]:
+    """Take the prompt and the tokens after it from the text."""
+    tokens = engine.tokenize(options.text.read_text(encoding="utf-8"))[options.skip :]
+    needed = options.prompt + options.warm + options.tokens
+    if len(tokens) < needed or needed > engine.n_ctx:
+        raise InputError(
+            f"{needed} tokens are to be read; {options.text} has {len(tokens)} after {options.skip}, "
+            f"the context {engine.n_ctx}"
+        )
+    return tokens[: options.prompt], tokens[options.prompt : needed]
 
 
 def measure(options: argparse.Namespace, cache_bytes: int, policy: str) -> dict[str, float]:
@@ -68,18 +85,13 @@ def measure(options: argparse.Namespace, cache_bytes: int, policy: str) -> dict[
         options.model, cache=str(cache_bytes), policy=policy, threads=options.threads,
         **({"profile": options.profile} if options.profile else {}),
     ) as engine:  # fmt: skip
-        tokens = engine.tokenize(options.text.read_text(encoding="utf-8"))
-        needed = options.prompt + options.warm + options.tokens
-        if len(tokens) < needed or needed > engine.n_ctx:
-            raise InputError(
-                f"{needed} tokens are to be run; the text has {len(tokens)}, the context {engine.n_ctx}"
-            )
+        prompt, rest = read(options, engine)
         start = time.perf_counter()
-        engine.evaluate(tokens[: options.prompt])
+        engine.evaluate(prompt)
         first_ms = (time.perf_counter() - start) * 1000
         times = []
         before = engine._counts()
-        for i, token in enumerate(tokens[options.prompt : needed]):
+        for i, token in enumerate(rest):
             if i == options.warm:
                 before = engine._counts()
             start = time.perf_counter()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,5 +84,5 @@ def run_plan(
         try:
             keep(records_folder(), sizes, misses)
         except (OSError, RemoeError) as error:
-            raise InputError(f"cannot keep the misses in {records_folder()}: {error}") from error
+            return replace(plan, notes=(*plan.notes, f"the misses are not kept: {error}"))
     return plan
