@@ -59,6 +59,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--prompt", type=int, default=128, help="tokens read at once (128)")
     parser.add_argument("--warm", type=int, default=70, help="tokens after it, uncounted (70)")
     parser.add_argument("--tokens", type=int, default=84, help="tokens counted (84)")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="an engine setting"
+    )
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("-o", "--out", type=Path)
@@ -84,6 +87,7 @@ def measure(options: argparse.Namespace, cache_bytes: int, policy: str) -> dict[
     with Engine(
         options.model, cache=str(cache_bytes), policy=policy, threads=options.threads,
         **({"profile": options.profile} if options.profile else {}),
+        **dict(each.partition("=")[::2] for each in options.set),
     ) as engine:  # fmt: skip
         prompt, rest = read(options, engine)
         start = time.perf_counter()

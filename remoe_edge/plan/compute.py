@@ -8,6 +8,7 @@ token's expert FFNs took and how long they waited, which splits the time of both
 
 from __future__ import annotations
 
+import inspect
 import os
 import statistics
 import time
@@ -47,6 +48,7 @@ class ComputeModel:
     prefill_ffn_each_ms: float
     compute_bytes: int  # llama.cpp's compute buffers
     depth: int  # reads in flight
+    reads_ahead: bool  # the engine does, unless told not to, as the probe tells it
     n_cold: int
     cold_misses: float  # of a token, mean
     cold_ffn_ms: float
@@ -88,11 +90,15 @@ def measure_compute(
     room = memory_bytes - sizes.dense_bytes - sizes.kv_bytes
     slots = min(2 * sizes.top_k * sizes.n_layers, sizes.total_experts, sizes.slots_for(room))
     slots = max(slots, sizes.floor_slots)
+    # What reading ahead hides depends on the text, and it is tried on and off while it runs.
+    reads_ahead = "prefetch" in inspect.signature(Engine).parameters
+    if reads_ahead:
+        settings = {**settings, "prefetch": "off"}
     with Engine(path, cache=str(sizes.cache_bytes(slots)), policy="lru", **settings) as engine:
-        return _measure(engine, sizes, seconds)
+        return _measure(engine, sizes, seconds, reads_ahead)
 
 
-def _measure(engine: Engine, sizes: ModelSizes, seconds: float) -> ComputeModel:
+def _measure(engine: Engine, sizes: ModelSizes, seconds: float, reads_ahead: bool) -> ComputeModel:
     end = time.perf_counter() + seconds
     n_vocab = int(engine.llama.n_vocab())
     before = [_token(0, n_vocab)]
@@ -120,6 +126,7 @@ def _measure(engine: Engine, sizes: ModelSizes, seconds: float) -> ComputeModel:
         **_prefill(engine, n_vocab),
         compute_bytes=engine._buffers.n_bytes.get("compute", 0),
         depth=int(engine.stats()["io"]["depth"]),
+        reads_ahead=reads_ahead,
         n_cold=len(missed),
         cold_misses=_mean(each.misses for each in missed),
         cold_ffn_ms=_mean(each.ffn_ms for each in missed),

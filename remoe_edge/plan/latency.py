@@ -8,7 +8,8 @@ the time until j experts are there and p the time to compute one,
     t(m) = max(k·p, R(1) + m·p, R(m) + p)
 
 that is: bound by computing, by computing behind the first arrival, or by storage. Attention and the
-rest of a layer do not overlap with reads.
+rest of a layer do not overlap with these reads. An engine that reads ahead does better where it
+guesses right; only for prompts, whose layers stream ahead whole, is that reckoned with.
 """
 
 from __future__ import annotations
@@ -93,13 +94,18 @@ class Machine:
         compute, n_layers = self.compute, self.sizes.n_layers
         dense = compute.prefill_dense_base_ms + n_prompt * compute.prefill_dense_each_ms
         ffn = (compute.prefill_ffn_base_ms + n_prompt * compute.prefill_ffn_each_ms) / n_layers
-        total = dense + compute.sample_ms
-        for layer in self.sizes.layers:
-            missing = (1 - resident) * touched(n_prompt)
-            read_ms = 1000 * self.reads.seconds(missing * layer.reads, layer.block_bytes)
-            last = ffn / max(1.0, touched(n_prompt)) if missing > 0 else 0.0
-            total += max(ffn, read_ms + last)
-        return total
+        missing = (1 - resident) * touched(n_prompt)
+        last = ffn / max(1.0, touched(n_prompt)) if missing > 0 else 0.0
+        reads = [
+            1000 * self.reads.seconds(missing * layer.reads, layer.block_bytes)
+            for layer in self.sizes.layers
+        ]
+        if compute.reads_ahead:
+            # Only the first layer's reads have nothing to hide behind.
+            busy = max(dense + n_layers * ffn + reads[0], sum(reads) + last)
+        else:
+            busy = dense + sum(max(ffn, each + last) for each in reads)
+        return busy + compute.sample_ms
 
     def calibrated(self) -> Machine:
         """Stretch the reads until the tokens that the compute probe saw waiting come out right.
