@@ -127,7 +127,9 @@ class Cgroup(Box):
                 self._no_swap(limits.memory_bytes)
             if limits.read_bytes_per_s is not None:
                 if disk is None:
-                    raise NoBoxError("no block device is known for the model: its reads have no cap")
+                    raise NoBoxError(
+                        "no block device is known for the model: its reads have no cap"
+                    )
                 self._make(io_folder)
                 line = cap.format(disk=disk.number, rate=limits.read_bytes_per_s)
                 (io_folder / io_file).write_text(line)

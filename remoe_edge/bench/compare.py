@@ -35,11 +35,9 @@ def compare(a: dict[str, Any], b: dict[str, Any], a_name: str, b_name: str) -> d
             f"no arm is in both: {a_name} has {', '.join(one) or 'none'}, "
             f"{b_name} has {', '.join(other) or 'none'}"
         )
-    arms = {}
+    arms: dict[str, dict[str, Any]] = {}
     for name in shared:
-        arms[name] = {
-            figure: _pair(one[name][figure], other[name][figure]) for figure in _FIGURES
-        }
+        arms[name] = {figure: _pair(one[name][figure], other[name][figure]) for figure in _FIGURES}
         arms[name]["disturbed_rounds"] = [
             one[name]["disturbed_rounds"], other[name]["disturbed_rounds"],
         ]  # fmt: skip
@@ -56,9 +54,7 @@ def table(found: dict[str, Any]) -> Table:
     from rich import box
     from rich.table import Table
 
-    made = Table(
-        box=box.SIMPLE, title=f"A: {found['a']}\nB: {found['b']}", title_justify="left"
-    )
+    made = Table(box=box.SIMPLE, title=f"A: {found['a']}\nB: {found['b']}", title_justify="left")
     made.add_column("arm", no_wrap=True)
     for heading in ("A, ms/token", "B, ms/token", "A / B", "", "A, TTFT ms", "B, TTFT ms", "A / B"):
         made.add_column(heading, justify="right", no_wrap=True)

@@ -95,6 +95,7 @@ class Session:
                     self.say(str(error))
                     continue
                 self.record["runs"].append(result)
+                self._tell(result)
                 difference = summary.difference(self.record)
                 if difference is not None:
                     self.record["differs"] = difference
@@ -129,6 +130,19 @@ class Session:
             "marks": found.marks,
             "machine": found.figures,
         }
+
+    def _tell(self, run: dict[str, Any]) -> None:
+        timed = [
+            each
+            for prompt in run["prompts"]
+            for each in prompt["tokens"]["token_ms"][self.settings.warm :]
+        ]
+        disturbed = ", disturbed" if run["marks"] else ""
+        self.say(
+            f"round {run['round']} of {self.settings.rounds}, {run['arm']}: "
+            f"{sum(timed) / len(timed):.1f} ms/token, first token after "
+            f"{run['first_token_ms'] / 1000:.2f} s{disturbed}"
+        )
 
     def _needed_context(self) -> int:
         longest = max(len(question.tokens) for question in self.questions)

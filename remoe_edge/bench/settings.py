@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from remoe_edge.bench.box import Limits
@@ -24,7 +24,7 @@ class Settings:
     n_ctx: int = 0
     n_batch: int = 512
     n_ubatch: int = 512
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
     read_ahead_kib: int | None = READ_AHEAD_KIB
     probe_seconds: float = 1.0
     idle_seconds: float = 3.0

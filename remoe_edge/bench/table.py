@@ -14,8 +14,7 @@ if TYPE_CHECKING:
 def span(figure: dict[str, float], digits: int = 1) -> str:
     """Write a median and its interval."""
     return (
-        f"{figure['median']:,.{digits}f} "
-        f"[{figure['low']:,.{digits}f}–{figure['high']:,.{digits}f}]"
+        f"{figure['median']:,.{digits}f} [{figure['low']:,.{digits}f}–{figure['high']:,.{digits}f}]"
     )
 
 
@@ -82,16 +81,20 @@ def remarks(record: dict[str, Any]) -> list[str]:
     lines += summary.partings(record)
     lines += list(record["skipped"].values())
     lines += [f"failed: {reason}" for reason in record["failed"].values()]
-    for run in record["runs"]:
-        if run["marks"]:
-            lines.append(
-                f"* disturbed: {run['arm']}, round {run['round']}: {'; '.join(run['marks'])}"
-            )
     if record["differs"]:
         lines.append(record["differs"]["line"])
     if not record["complete"]:
         lines.append(f"not complete: {record['ended']} after {len(record['runs'])} runs")
     return lines
+
+
+def disturbances(record: dict[str, Any]) -> list[str]:
+    """Say of every run that was throttled or disturbed what was seen."""
+    return [
+        f"* disturbed: {run['arm']}, round {run['round']}: {'; '.join(run['marks'])}"
+        for run in record["runs"]
+        if run["marks"]
+    ]
 
 
 def _title(record: dict[str, Any]) -> str:

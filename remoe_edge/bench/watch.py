@@ -161,7 +161,7 @@ def _zones(root: Path) -> list[tuple[str, Path]]:
 
 def _passive_trips(root: Path) -> dict[str, float]:
     """Find the temperature at which each zone begins to slow what heats it."""
-    found = {}
+    found: dict[str, float] = {}
     for name, zone in _zones(root):
         for kind in zone.glob("trip_point_*_type"):
             value = _number(zone / kind.name.replace("_type", "_temp"))

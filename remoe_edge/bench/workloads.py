@@ -67,8 +67,8 @@ def _json_lines(path: Path) -> list[str]:
         try:
             prompt = json.loads(line)["prompt"]
         except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path}, line {number}: no JSON object with \"prompt\"") from error
+            raise InputError(f'{path}, line {number}: no JSON object with "prompt"') from error
         if not isinstance(prompt, str) or not prompt:
-            raise InputError(f"{path}, line {number}: \"prompt\" is no text")
+            raise InputError(f'{path}, line {number}: "prompt" is no text')
         texts.append(prompt)
     return texts

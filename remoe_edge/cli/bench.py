@@ -44,22 +44,34 @@ def command() -> None:
 @command.command(epilog="See also: remoe-edge bench compare --help, remoe-edge bench again --help")
 @click.argument("model", required=False, type=FILE, metavar="[GGUF]")
 @click.option(
-    "--arms", default="stock-mmap,stream:lru", show_default=True, metavar="LIST",
+    "--arms",
+    default="stock-mmap,stream:lru",
+    show_default=True,
+    metavar="LIST",
     help="stock-mmap, stock-resident, stream:POLICY; each with +repack, the last with +NAME=VALUE.",
 )
 @click.option(
-    "--cache", default="auto", show_default=True, metavar="LIST",
+    "--cache",
+    default="auto",
+    show_default=True,
+    metavar="LIST",
     help="Cache sizes of the stream arms: auto, 1500MiB, 30%.",
 )
 @click.option(
-    "--routers", default="off", show_default=True, metavar="LIST",
+    "--routers",
+    default="off",
+    show_default=True,
+    metavar="LIST",
     help="Routers of the stream arms: off, on (those beside the model), or an overlay.",
 )
 @click.option(
     "-t", "--threads", metavar="LIST", help="Compute threads; without it, one for each core."
 )
 @click.option(
-    "--workload", default="chat", show_default=True, metavar="LIST",
+    "--workload",
+    default="chat",
+    show_default=True,
+    metavar="LIST",
     help="gsm8k, humaneval, chat, docs, long-prompt: prompts of ours in those styles.",
 )
 @click.option("--prompts", type=FILE, help="Prompts of your own: .jsonl, or texts between `---`.")
@@ -67,31 +79,84 @@ def command() -> None:
     "--text", type=FILE, help="Read this text token by token, instead of answering prompts."
 )
 @click.option(
-    "--text-prompt", type=click.IntRange(min=1), default=32, show_default=True, metavar="N",
+    "--text-prompt",
+    type=click.IntRange(min=1),
+    default=32,
+    show_default=True,
+    metavar="N",
     help="Tokens of --text that are the prompt.",
 )
 @click.option(
-    "--limit", type=click.IntRange(min=1), default=2, show_default=True, metavar="N",
+    "--limit",
+    type=click.IntRange(min=1),
+    default=2,
+    show_default=True,
+    metavar="N",
     help="Prompts of each workload.",
 )
 @click.option("--raw", is_flag=True, help="Continue the prompts, without the chat template.")
-@click.option("-n", "--tokens", type=click.IntRange(min=1), default=64, show_default=True,
-              metavar="N", help="Timed tokens of each prompt.")
-@click.option("--warm", type=click.IntRange(min=0), default=8, show_default=True, metavar="N",
-              help="Tokens before them that are not timed.")
-@click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True, metavar="N",
-              help="How often each arm runs.")
-@click.option("--ctx", "n_ctx", type=click.IntRange(min=0), default=0, metavar="N",
-              help="Tokens of context; 0: what the longest prompt needs.")
-@click.option("--ubatch", "n_ubatch", type=click.IntRange(min=1), default=512, show_default=True,
-              metavar="N", help="Tokens of a prompt computed at once, at most.")
-@click.option("--memory-limit", metavar="SIZE",
-              help="Run every arm in a memory cgroup of this size, page cache included.")
+@click.option(
+    "-n",
+    "--tokens",
+    type=click.IntRange(min=1),
+    default=64,
+    show_default=True,
+    metavar="N",
+    help="Timed tokens of each prompt.",
+)
+@click.option(
+    "--warm",
+    type=click.IntRange(min=0),
+    default=8,
+    show_default=True,
+    metavar="N",
+    help="Tokens before them that are not timed.",
+)
+@click.option(
+    "--rounds",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    metavar="N",
+    help="How often each arm runs.",
+)
+@click.option(
+    "--ctx",
+    "n_ctx",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="N",
+    help="Tokens of context; 0: what the longest prompt needs.",
+)
+@click.option(
+    "--ubatch",
+    "n_ubatch",
+    type=click.IntRange(min=1),
+    default=512,
+    show_default=True,
+    metavar="N",
+    help="Tokens of a prompt computed at once, at most.",
+)
+@click.option(
+    "--memory-limit",
+    metavar="SIZE",
+    help="Run every arm in a memory cgroup of this size, page cache included.",
+)
 @click.option("--read-bandwidth", metavar="SIZE", help="Cap reads at this many bytes a second.")
-@click.option("--read-ahead", default="128", show_default=True, metavar="KIB",
-              help="The disk's read-ahead for all arms, or `keep`.")
-@click.option("--probe-seconds", type=click.FloatRange(min=0), default=1.0, show_default=True,
-              help="Time for the storage probe; 0 leaves it out.")
+@click.option(
+    "--read-ahead",
+    default="128",
+    show_default=True,
+    metavar="KIB",
+    help="The disk's read-ahead for all arms, or `keep`.",
+)
+@click.option(
+    "--probe-seconds",
+    type=click.FloatRange(min=0),
+    default=1.0,
+    show_default=True,
+    help="Time for the storage probe; 0 leaves it out.",
+)
 @click.option("--json", "json_path", type=FILE, help="Write the record here, after every run.")
 @click.option("--csv", "csv_path", type=FILE, help="Write a row for each token here.")
 @click.option("--html", "html_path", type=FILE, help="Write a page with plots here.")
@@ -160,10 +225,17 @@ def compare(a: Path, b: Path, as_json: bool) -> None:
 
 @command.command()
 @click.argument("records", nargs=-1, required=True, type=FILE)
-@click.option("--models", required=True, type=click.Path(file_okay=False, path_type=Path),
-              help="The folder that holds the models, under the names in the records.")
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path),
-              help="Write the new records into this folder, under the old names.")
+@click.option(
+    "--models",
+    required=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="The folder that holds the models, under the names in the records.",
+)
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Write the new records into this folder, under the old names.",
+)
 @click.pass_context
 def again(
     context: click.Context, /, records: tuple[Path, ...], models: Path, out: Path | None
@@ -325,14 +397,14 @@ def _status() -> Iterator[Callable[[str, int, str, int], None]]:
 def _report(record: dict[str, Any]) -> None:
     from rich.console import Console
 
-    from remoe_edge.bench.table import remarks, tables
+    from remoe_edge.bench.table import disturbances, remarks, tables
 
     console = Console()
     # Whole lines, also through a pipe, which has no width.
     console = Console(width=None if console.is_terminal else 160)
     for table in tables(record):
         console.print(table)
-    for line in remarks(record):
+    for line in remarks(record) + disturbances(record):
         click.echo(escape(line))
 
 
