@@ -8,7 +8,8 @@ and prompts for both arms. Three rounds make a wide interval, and an honest one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,8 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 # [round][prompt] -> a value for each token, or one for the prompt.
 Cells = list[list[Floats]]
-Statistic = Callable[[Cells], float]
+# From the values of a round, prompts one after the other, to a figure.
+Statistic = Callable[[Floats], float]
 
 DRAWS = 500
 _PER_TOKEN = (
@@ -109,23 +111,28 @@ def _runs(record: dict[str, Any], arm: str) -> list[dict[str, Any]]:
 def _figures(runs: list[dict[str, Any]], warm: int, seed: int) -> dict[str, Any]:
     tokens = _cells(runs, "token_ms", warm)
     ttft = [[np.array([p["ttft_ms"]]) for p in run["prompts"]] for run in runs]
+    tpot = _interval(tokens, _average, seed)
     figures: dict[str, Any] = {
         "rounds": len(runs),
         "disturbed_rounds": sum(bool(run["marks"]) for run in runs),
-        "tpot_ms": _interval(tokens, _mean, seed),
-        "tokens_per_s": _interval(tokens, lambda cells: 1000 / _mean(cells), seed),
-        "ttft_ms": _interval(ttft, _mean, seed),
-        "load_ms": _interval(_whole(runs, "load_ms"), _mean, seed),
-        "first_token_ms": _interval(_whole(runs, "first_token_ms"), _mean, seed),
+        "tpot_ms": tpot,
+        "tokens_per_s": {
+            "median": 1000 / tpot["median"],
+            "low": 1000 / tpot["high"],
+            "high": 1000 / tpot["low"],
+        },
+        "ttft_ms": _interval(ttft, _average, seed),
+        "load_ms": _interval(_whole(runs, "load_ms"), _average, seed),
+        "first_token_ms": _interval(_whole(runs, "first_token_ms"), _average, seed),
         "peak_bytes": max((run["peak_bytes"] or 0 for run in runs), default=0) or None,
         "peak_source": runs[0]["peak_source"],
         "run_major_faults": float(np.median([run["major_faults"] for run in runs])),
     }
     for share in (50, 90, 99):
-        figures[f"p{share}_ms"] = _interval(tokens, _percentile(share / 100), seed)
+        figures[f"p{share}_ms"] = _interval(tokens, _nearest_rank(share / 100), seed)
     for name in _PER_TOKEN:
         if name in runs[0]["prompts"][0]["tokens"]:
-            figures[name] = _mean(_cells(runs, name, warm))
+            figures[name] = _of(_cells(runs, name, warm), _average)
     if "stall_ms" in figures:
         figures["compute_ms"] = figures["tpot_ms"]["median"] - figures["stall_ms"]
         used = figures["hits"] + figures["misses"]
@@ -146,53 +153,63 @@ def _whole(runs: list[dict[str, Any]], name: str) -> Cells:
     return [[np.array([run[name]], np.float64)] for run in runs]
 
 
-def _mean(cells: Cells) -> float:
-    return float(np.median([np.concatenate(prompts).mean() for prompts in cells]))
+def _average(values: Floats) -> float:
+    return float(values.mean())
 
 
-def _percentile(share: float) -> Statistic:
-    def statistic(cells: Cells) -> float:
-        pooled = [np.concatenate(prompts) for prompts in cells]
-        return float(
-            np.median([np.quantile(each, share, method="inverted_cdf") for each in pooled])
-        )
+def _nearest_rank(share: float) -> Statistic:
+    def statistic(values: Floats) -> float:
+        rank = max(0, math.ceil(share * len(values)) - 1)
+        return float(np.partition(values, rank)[rank])
 
     return statistic
 
 
+def _of(cells: Cells, statistic: Statistic) -> float:
+    """Take a figure of every round, and the median of the rounds."""
+    return float(np.median([statistic(np.concatenate(prompts)) for prompts in cells]))
+
+
 def _interval(cells: Cells, statistic: Statistic, seed: int) -> dict[str, float]:
-    drawn = [statistic(drawn) for (drawn,) in _draws([cells], seed)]
-    return _around(statistic(cells), drawn)
+    return _around(_of(cells, statistic), _drawn(cells, statistic, seed))
 
 
 def _ratio(one: Cells, other: Cells, seed: int) -> dict[str, float]:
     n_rounds = min(len(one), len(other))
-    pair = [one[:n_rounds], other[:n_rounds]]
-    drawn = [_mean(a) / _mean(b) for a, b in _draws(pair, seed)]
-    return _around(_mean(pair[0]) / _mean(pair[1]), drawn)
+    one, other = one[:n_rounds], other[:n_rounds]
+    drawn = _drawn(one, _average, seed) / _drawn(other, _average, seed)
+    return _around(_of(one, _average) / _of(other, _average), drawn)
 
 
-def _around(value: float, drawn: Sequence[float]) -> dict[str, float]:
+def _around(value: float, drawn: Floats) -> dict[str, float]:
     low, high = np.quantile(drawn, [0.025, 0.975])
     return {"median": value, "low": float(low), "high": float(high)}
 
 
-def _draws(arms: list[Cells], seed: int) -> list[list[Cells]]:
-    """Draw rounds and prompts again with replacement, the same for every arm."""
+def _drawn(cells: Cells, statistic: Statistic, seed: int) -> Floats:
+    """Take the figure of rounds and prompts drawn again; equal seeds draw the same ones."""
     rng = np.random.default_rng(seed)
-    n_rounds, n_prompts = len(arms[0]), len(arms[0][0])
-    single = n_rounds == 1 and n_prompts == 1
-    drawn = []
-    for _ in range(DRAWS):
-        if single:
-            drawn.append([[[rng.choice(cells[0][0], len(cells[0][0]))]] for cells in arms])
-            continue
-        rounds = rng.integers(0, n_rounds, n_rounds)
-        prompts = rng.integers(0, n_prompts, (n_rounds, n_prompts))
-        drawn.append(
-            [
-                [[cells[r][p] for p in row] for r, row in zip(rounds, prompts, strict=True)]
-                for cells in arms
-            ]
-        )
-    return drawn
+    n_rounds, n_prompts = len(cells), len(cells[0])
+    if n_rounds == 1 and n_prompts == 1:
+        values = cells[0][0]
+        at = rng.integers(0, len(values), (DRAWS, len(values)))
+        return np.array([statistic(values[row]) for row in at])
+    rounds = rng.integers(0, n_rounds, (DRAWS, n_rounds))
+    prompts = rng.integers(0, n_prompts, (DRAWS, n_rounds, n_prompts))
+    if statistic is _average:  # from sums, since every figure but three is a mean
+        sums = np.array([[each.sum() for each in row] for row in cells])
+        counts = np.array([[len(each) for each in row] for row in cells])
+        rows = rounds[..., None]
+        means = sums[rows, prompts].sum(-1) / counts[rows, prompts].sum(-1)
+        return np.asarray(np.median(means, axis=1), np.float64)
+    return np.array(
+        [
+            np.median(
+                [
+                    statistic(np.concatenate([cells[r][p] for p in row]))
+                    for r, row in zip(rounds[i], prompts[i], strict=True)
+                ]
+            )
+            for i in range(DRAWS)
+        ]
+    )

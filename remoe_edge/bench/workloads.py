@@ -7,6 +7,7 @@ benchmarks they are named after and hold nothing of them, so speed may be compar
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from remoe_edge.errors import InputError
 
 FOLDER = Path(__file__).resolve().parent / "prompts"
 NAMES = ("gsm8k", "humaneval", "chat", "docs", "long-prompt")
-_BETWEEN = "\n---\n"
+_BETWEEN = re.compile(r"^---$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def _numbered(name: str, texts: list[str], limit: int | None) -> list[Prompt]:
 
 def _split(path: Path) -> list[str]:
     text = path.read_text(encoding="utf-8").replace("\r\n", "\n")
-    return [each.strip("\n") for each in f"\n{text}\n".split(_BETWEEN) if each.strip()]
+    return [each.strip("\n") for each in _BETWEEN.split(text) if each.strip()]
 
 
 def _json_lines(path: Path) -> list[str]:
