@@ -9,6 +9,7 @@ from remoe_edge import chat_template
 from remoe_edge.bench.process import Question
 from remoe_edge.bench.workloads import Prompt
 from remoe_edge.errors import InputError, ModelError
+from remoe_edge.llama import Buffers, listening
 from remoe_edge.native import llama_cpp
 
 
@@ -18,7 +19,8 @@ class Vocabulary:
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
-            self._llama = llama_cpp.Llama(str(path), vocab_only=True, verbose=False)
+            with listening(Buffers(), verbose=False):
+                self._llama = llama_cpp.Llama(str(path), vocab_only=True, verbose=False)
         except (ValueError, RuntimeError) as error:
             raise ModelError(f"llama.cpp refused {path}: {error}") from error
 

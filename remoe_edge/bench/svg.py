@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from html import escape
 
 WIDTH, HEIGHT = 360, 220
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 10, 34
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 10, 40
 N_COLOURS = 8
 
 
@@ -94,7 +94,7 @@ def heat_map(
                 )
     step = max(1, math.ceil(len(rows) / 8))
     for y in range(0, len(rows), step):
-        at = round(_TOP + (y + 0.5) * height + 3, 1)
+        at = round(_TOP + (y + 0.5) * height + 4, 1)
         parts.append(f'<text class="tick end" x="{_LEFT - 5}" y="{at}">{y}</text>')
     parts.append(_labels(x_label, y_label))
     edge = f'<path class="axis" d="M{_LEFT} {_TOP}V{HEIGHT - _BOTTOM}H{WIDTH - _RIGHT}"/>'
@@ -144,11 +144,11 @@ def _frame(x_axis: _Axis, y_axis: _Axis, x_label: str, y_label: str) -> str:
     for value in y_axis.ticks(4):
         y = y_axis.at(value)
         parts.append(f'<line class="grid" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y}" y2="{y}"/>')
-        parts.append(f'<text class="tick end" x="{_LEFT - 5}" y="{y + 3}">{number(value)}</text>')
+        parts.append(f'<text class="tick end" x="{_LEFT - 5}" y="{y + 4}">{number(value)}</text>')
     for value in x_axis.ticks(5):
         x = x_axis.at(value)
         parts.append(
-            f'<text class="tick middle" x="{x}" y="{HEIGHT - _BOTTOM + 13}">{number(value)}</text>'
+            f'<text class="tick middle" x="{x}" y="{HEIGHT - _BOTTOM + 16}">{number(value)}</text>'
         )
     parts.append(_labels(x_label, y_label))
     parts.append(f'<path class="axis" d="M{_LEFT} {_TOP}V{HEIGHT - _BOTTOM}H{WIDTH - _RIGHT}"/>')
@@ -159,7 +159,7 @@ def _labels(x_label: str, y_label: str) -> str:
     middle = (HEIGHT - _BOTTOM + _TOP) / 2
     return (
         f'<text class="label end" x="{WIDTH - _RIGHT}" y="{HEIGHT - 5}">{escape(x_label)}</text>'
-        f'<text class="label middle" transform="translate(11 {middle:.0f}) rotate(-90)">'
+        f'<text class="label middle" transform="translate(13 {middle:.0f}) rotate(-90)">'
         f"{escape(y_label)}</text>"
     )
 
