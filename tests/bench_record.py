@@ -45,6 +45,7 @@ def made_up(
             "limits": {"memory_bytes": 100 << 20, "read_bytes_per_s": None},
         },
         "box": "cgroup v2", "page_cache": "dropped whole",
+        "power": {"source": "rapl: package-0" if watts else None, "idle": None, "missing": None},
         "read_ahead": {"found_kib": 8192, "kib": 128, "note": "set, from 8192 KiB"},
         "arms": {name: _arm(name) for name in arms},
         "prompts": [{"name": f"chat/{i}", "n_tokens": 20, "forced": False} for i in (1, 2)],
@@ -71,7 +72,8 @@ def _run(name: str, index: int, round_: int, watts: bool, slower: float) -> dict
     return {
         "arm": name, "round": round_, "about": about, "load_ms": 900.0 + round_,
         "first_token_ms": 1500.0, "major_faults": 40, "cpu_seconds": 2.0, "peak_bytes": 90 << 20,
-        "peak_source": "cgroup v2", "energy_joules": 30.0 if watts else None, "machine": {},
+        "peak_source": "cgroup v2", "energy_joules": 30.0 if watts else None,
+        "joules_per_token": 0.5 if watts else None, "net_joules_per_token": None, "machine": {},
         "watts": [[i / 2, 7 + i % 3] for i in range(20)] if watts else None,
         "marks": ["other programs used 30% of the processors"] if round_ == 1 else [],
         "prompts": [_prompt(f"chat/{i}", i, index, round_, stream, slower) for i in (1, 2)],

@@ -86,7 +86,8 @@ def answer(
     n_tokens: int,
     usage_file: Path | None,
 ) -> Iterator[dict[str, Any]]:
-    """Yield the prefill's figures, then each token's; both name the token that the model chooses next.
+    """Yield the prefill's figures, then each token's; both name the token that the model chooses next
+    and when it was known (`at`, of time.perf_counter()).
 
     Greedy, without regard to end-of-text, so that every arm does the same work. forced: what is fed
     instead of the model's own choices, which are named all the same.
@@ -94,12 +95,14 @@ def answer(
     ledger = Ledger(model, usage_file)
     clock = time.perf_counter()
     chosen = int(model.evaluate(prompt, reset=True).argmax())
-    ttft_ms = (time.perf_counter() - clock) * 1000
-    yield {"ttft_ms": round(ttft_ms, 3), "chosen": chosen, **ledger.since()}
+    now = time.perf_counter()
+    ttft_ms = (now - clock) * 1000
+    yield {"ttft_ms": round(ttft_ms, 3), "chosen": chosen, "at": now, **ledger.since()}
     for i in range(n_tokens):
         token = chosen if forced is None else forced[i]
         clock = time.perf_counter()
         logits = model.evaluate([token], reset=False)
-        token_ms = (time.perf_counter() - clock) * 1000
+        now = time.perf_counter()
+        token_ms = (now - clock) * 1000
         chosen = int(logits.argmax())
-        yield {"token_ms": round(token_ms, 3), "chosen": chosen, **ledger.since()}
+        yield {"token_ms": round(token_ms, 3), "chosen": chosen, "at": now, **ledger.since()}

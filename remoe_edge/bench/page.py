@@ -74,7 +74,7 @@ def _cards(record: dict[str, Any]) -> str:
     headings = (
         "ms/token", "p50", "p90", "p99", "tok/s", "× stock", "TTFT, ms", "start to token, s",
         "load, s", "stall, ms", "compute, ms", "hit rate", "MiB/token", "faults/token", "peak",
-        "energy, J", "disturbed",
+        "energy of a run, J", "J/token", "J/token above idle", "disturbed",
     )  # fmt: skip
     cards = []
     for name, figures in record["summary"].items():
@@ -94,6 +94,8 @@ def _cards(record: dict[str, Any]) -> str:
             f"{figures['major_faults']:,.0f}",
             "" if figures["peak_bytes"] is None else mib(figures["peak_bytes"]),
             _one(figures["energy_joules"]),
+            _one(figures["joules_per_token"], 3),
+            _one(figures["net_joules_per_token"], 3),
             f"{figures['disturbed_rounds']} of {figures['rounds']}",
         )
         cards.append(
@@ -126,10 +128,20 @@ def _legend(record: dict[str, Any]) -> str:
 
 
 def _details(record: dict[str, Any]) -> str:
-    kept = ("machine", "software", "storage", "model", "settings", "read_ahead", "arms", "prompts")
+    kept = (
+        "machine",
+        "software",
+        "storage",
+        "model",
+        "settings",
+        "read_ahead",
+        "power",
+        "arms",
+        "prompts",
+    )
     text = json.dumps({name: record[name] for name in kept}, indent=1, ensure_ascii=False)
     return f"<details><summary>All settings</summary><pre>{escape(text)}</pre></details>"
 
 
-def _one(value: float | None) -> str:
-    return "" if value is None else f"{value:,.1f}"
+def _one(value: float | None, digits: int = 1) -> str:
+    return "" if value is None else f"{value:,.{digits}f}"

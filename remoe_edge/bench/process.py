@@ -126,10 +126,12 @@ def _listen(
         elif "ttft_ms" in said:
             answer["ttft_ms"] = said.pop("ttft_ms")
             answer["chosen"] = [said.pop("chosen")]
+            answer["decoding"] = [said.pop("at")] * 2
             answer["prefill"] = said
             answer["tokens"] = {}
         else:
             answer["chosen"].append(said.pop("chosen"))
+            answer["decoding"][1] = said.pop("at")
             for name, value in said.items():
                 answer["tokens"].setdefault(name, []).append(value)
             progress(answer["name"], len(answer["chosen"]) - 1)

@@ -14,7 +14,7 @@ from remoe_edge.bench import machine, summary
 from remoe_edge.bench.arms import Arm
 from remoe_edge.bench.box import boxed, sweep
 from remoe_edge.bench.disk import disk_of, drop_page_cache, read_ahead
-from remoe_edge.bench.power import NoMeter, PowerMeter
+from remoe_edge.bench.power import PowerMeter
 from remoe_edge.bench.process import ArmFailedError, Question, run
 from remoe_edge.bench.record import FORMAT, VERSION
 from remoe_edge.bench.settings import Settings
@@ -42,7 +42,6 @@ class Session:
     questions: Sequence[Question]
     settings: Settings
     command: str
-    meter: PowerMeter = field(default_factory=NoMeter)
     say: Callable[[str], None] = lambda line: None
     progress: Callable[[str, int, str, int], None] = lambda arm, round_, prompt, n: None
     saved: Callable[[dict[str, Any]], None] = lambda record: None
@@ -68,17 +67,21 @@ class Session:
         with read_ahead(disk, self.settings.read_ahead_kib) as ahead:
             self.record["read_ahead"] = ahead.__dict__
             self.say(f"read-ahead: {ahead.kib} KiB ({ahead.note})")
+            meter = PowerMeter.of(self.path, self.settings.idle_seconds)
+            self.record["power"] = meter.about()
+            self.say(f"power: {self.record['power']['source'] or 'no sensor of the total'}")
             try:
-                self._rounds(arms, file.paths, disk)
+                self._rounds(arms, file.paths, disk, meter)
             except KeyboardInterrupt:
                 self.record["ended"] = "interrupted"
                 raise
             finally:
                 with held_back():
+                    meter.close()
                     self._finish()
         return self.record
 
-    def _rounds(self, arms: list[Arm], files: list[str], disk: Any) -> None:
+    def _rounds(self, arms: list[Arm], files: list[str], disk: Any, meter: PowerMeter) -> None:
         said_dropped = ""
         for number in range(1, self.settings.rounds + 1):
             for arm in arms:
@@ -89,7 +92,7 @@ class Session:
                     self.say(f"page cache: {dropped}")
                     said_dropped = self.record["page_cache"] = dropped
                 try:
-                    result = self._run(arm, number, disk)
+                    result = self._run(arm, number, disk, meter)
                 except ArmFailedError as error:
                     self.record["failed"][arm.name] = str(error)
                     self.say(str(error))
@@ -105,7 +108,7 @@ class Session:
         self.record["complete"] = True
         self.record["ended"] = "done"
 
-    def _run(self, arm: Arm, number: int, disk: Any) -> dict[str, Any]:
+    def _run(self, arm: Arm, number: int, disk: Any, meter: PowerMeter) -> dict[str, Any]:
         with boxed(self.settings.limits, disk) as box:
             self.record["box"] = box.how
             watch = Watch()
@@ -114,13 +117,12 @@ class Session:
                 watch.tick()
                 self.progress(arm.name, number, prompt, n_tokens)
 
-            self.meter.start()
-            try:
-                result = run(
-                    arm, str(self.path.resolve()), self.questions, self.settings, box, progress
-                )
-            finally:
-                power = self.meter.stop()
+            meter.start()
+            path = str(self.path.resolve())
+            result = run(arm, path, self.questions, self.settings, box, progress)
+        windows = [prompt.pop("decoding") for prompt in result["prompts"]]
+        n_tokens = sum(len(prompt["tokens"]["token_ms"]) for prompt in result["prompts"])
+        power = meter.stop(windows, n_tokens)
         found = watch.finish(result["cpu_seconds"])
         return {
             "arm": arm.name,
@@ -191,6 +193,7 @@ class Session:
             "box": "none",
             "page_cache": "",
             "read_ahead": None,
+            "power": None,
             "arms": {arm.name: arm.as_json() for arm in self.arms},
             "prompts": [
                 {"name": each.name, "n_tokens": len(each.tokens), "forced": each.forced is not None}

@@ -137,8 +137,9 @@ def _figures(runs: list[dict[str, Any]], warm: int, seed: int) -> dict[str, Any]
         figures["compute_ms"] = figures["tpot_ms"]["median"] - figures["stall_ms"]
         used = figures["hits"] + figures["misses"]
         figures["hit_rate"] = figures["hits"] / used if used else None
-    joules = [run["energy_joules"] for run in runs if run.get("energy_joules") is not None]
-    figures["energy_joules"] = float(np.median(joules)) if joules else None
+    for name in ("energy_joules", "joules_per_token", "net_joules_per_token"):
+        joules = [run[name] for run in runs if run.get(name) is not None]
+        figures[name] = float(np.median(joules)) if joules else None
     return figures
 
 

@@ -65,9 +65,10 @@ def line_chart(
     parts = [_frame(x_axis, y_axis, x_label, y_label)]
     if level is not None:
         y = y_axis.at(level[1])
+        beside = y + 13 if y < _TOP + 16 else y - 4
         parts.append(
             f'<line class="level" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y}" y2="{y}"/>'
-            f'<text class="tick" x="{_LEFT + 4}" y="{max(_TOP + 9, y - 3)}">{escape(level[0])}</text>'
+            f'<text class="tick" x="{_LEFT + 4}" y="{beside}">{escape(level[0])}</text>'
         )
     for each in series:
         parts.append(_line(each, x_axis, y_axis))

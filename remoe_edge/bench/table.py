@@ -30,7 +30,7 @@ def tables(record: dict[str, Any]) -> list[RenderableType]:
     cost = Table(box=box.SIMPLE)
     cost.add_column("arm", no_wrap=True)
     for heading in (
-        "load, s", "stall", "compute", "hit rate", "misses", "MiB/token", "faults", "peak", "J",
+        "load, s", "stall", "compute", "hit rate", "misses", "MiB/token", "faults", "peak", "J/token",
     ):  # fmt: skip
         cost.add_column(heading, justify="right", no_wrap=True)
     for name, figures in record["summary"].items():
@@ -54,7 +54,7 @@ def tables(record: dict[str, Any]) -> list[RenderableType]:
             _one(figures["storage_bytes"] / MIB, 1),
             _one(figures["major_faults"], 0),
             "" if figures["peak_bytes"] is None else mib(figures["peak_bytes"]),
-            _one(figures["energy_joules"], 1),
+            _one(figures["joules_per_token"], 2),
         )
     return [speed, cost]
 
