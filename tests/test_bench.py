@@ -320,7 +320,9 @@ def test_a_killed_bench_takes_its_worker_along(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     record_path = tmp_path / "part.json"
+    # Nobody is left to put the read-ahead back, so it is not touched.
     args = ["bench", model, *SHORT, "--rounds", "100", "--arms", "stream:lru"]
+    args += ["--read-ahead", "keep"]
     with start(*args, "--json", record_path, state=tmp_path) as running:
         running.wait_for("round 2 of 100")
         parent = psutil.Process(running.process.pid)
