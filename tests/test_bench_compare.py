@@ -107,11 +107,11 @@ def test_a_record_knows_how_it_was_made(tmp_path: Path) -> None:
     )
     path = tmp_path / "record.json"
     with pytest.raises(InputError, match=f"{path} needs made-up.gguf, which is not in {tmp_path}"):
-        arguments(one, path, tmp_path)
+        arguments(one, path, [tmp_path])
     (tmp_path / "made-up.gguf").touch()
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts/a b.txt").touch()
-    assert arguments(one, path, tmp_path) == [
+    assert arguments(one, path, [tmp_path]) == [
         str(tmp_path / "made-up.gguf"), "--text", str(tmp_path / "texts/a b.txt"), "--cache=30%",
         "-n", "4",
     ]  # fmt: skip
@@ -129,8 +129,11 @@ def test_a_bench_is_run_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert made.code == 0, made
     outcome = run(capsys, "bench", "again", first, "--models", models, "--out", tmp_path / "new")
     assert outcome.code == 0, outcome
+    assert "A: the record" in outcome.out
+    assert "first.json: remoe-edge bench" in outcome.err
     old, new = record.read(first), record.read(tmp_path / "new" / "first.json")
-    assert old["command"] == new["command"]
+    # How it was made, without what it was written to.
+    assert old["command"] == f"{new['command']} --json first.json"
     assert old["settings"] == new["settings"]
     tokens = [each["runs"][0]["prompts"][0]["chosen"] for each in (old, new)]
     assert tokens[0] == tokens[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ _OUTPUTS = ("--json", "--csv", "--html")
 _TEXTS = ("--text", "--prompts")
 
 
-def arguments(record: dict[str, Any], path: Path, models: Path) -> list[str]:
-    """Give the arguments after `remoe-edge bench`, with files looked for in the folder `models`.
+def arguments(record: dict[str, Any], path: Path, folders: Sequence[Path]) -> list[str]:
+    """Give the arguments after `remoe-edge bench`, with files looked for in `folders`
+    and the folders in them.
 
     Raises InputError, naming the record at `path`, when one is not there.
     """
@@ -30,16 +32,17 @@ def arguments(record: dict[str, Any], path: Path, models: Path) -> list[str]:
                 words.pop(0)
         elif option in _TEXTS:
             value = value if equals else words.pop(0)
-            made += [option, str(_find(value, path, models))]
+            made += [option, str(_find(value, path, folders))]
         elif word == record["model"]["file"]:
-            made.append(str(_find(word, path, models)))
+            made.append(str(_find(word, path, folders)))
         else:
             made.append(word)
     return made
 
 
-def _find(name: str, path: Path, models: Path) -> Path:
-    for found in (models / name, *models.glob(f"*/{name}")):
-        if found.is_file():
-            return found
-    raise InputError(f"{path} needs {name}, which is not in {models}")
+def _find(name: str, path: Path, folders: Sequence[Path]) -> Path:
+    for folder in folders:
+        for found in (folder / name, *sorted(folder.glob(f"*/{name}"))):
+            if found.is_file():
+                return found
+    raise InputError(f"{path} needs {name}, which is not in {' or '.join(map(str, folders))}")

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
 
 
 def span(figure: dict[str, float], digits: int = 1) -> str:
-    """Write a median and its interval."""
+    """Write a median, and its interval where there is one."""
+    if figure["low"] == figure["high"]:
+        return f"{figure['median']:,.{digits}f}"
     return (
         f"{figure['median']:,.{digits}f} [{figure['low']:,.{digits}f}–{figure['high']:,.{digits}f}]"
     )

@@ -185,7 +185,7 @@ def run(
     settings = _settings(options)
     arms = _arms(path, options)
     questions = _questions(path, options, settings)
-    words = ["remoe-edge", "bench", *map(_without_folder, context.parent.meta["arguments"])]  # type: ignore[union-attr]
+    words = ["remoe-edge", "bench", *map(_without_folder, context.meta["arguments"])]
     record, whole = _measure(
         path, arms, questions, settings, shlex.join(words), options["json_path"]
     )
@@ -207,53 +207,58 @@ def compare(a: Path, b: Path, as_json: bool) -> None:
     """Set record B against record A, arm by arm; refuse another model, point out other settings."""
     import json
 
-    from rich.console import Console
-
     from remoe_edge.bench import record
     from remoe_edge.bench.compare import compare as compare_records
-    from remoe_edge.bench.compare import table
 
     found = compare_records(record.read(a), record.read(b), str(a), str(b))
     if as_json:
         click.echo(json.dumps(found, indent=1))
         return
-    for line in found["differences"]:
-        say(f"note: {line}")
-    console = Console()
-    Console(width=None if console.is_terminal else 140).print(table(found))
+    _show(found)
 
 
 @command.command()
 @click.argument("records", nargs=-1, required=True, type=FILE)
 @click.option(
     "--models",
+    multiple=True,
     required=True,
     type=click.Path(file_okay=False, path_type=Path),
-    help="The folder that holds the models, under the names in the records.",
+    help="A folder with the models and texts, by the names in the records; may be repeated.",
 )
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Write the new records into this folder, under the old names.",
+    help="Keep the new records in this folder, under the old names.",
 )
 @click.pass_context
 def again(
-    context: click.Context, /, records: tuple[Path, ...], models: Path, out: Path | None
+    context: click.Context,
+    /,
+    records: tuple[Path, ...],
+    models: tuple[Path, ...],
+    out: Path | None,
 ) -> None:
-    """Run the commands of RECORDS again on this machine, and compare."""
+    """Run the commands of RECORDS again on this machine, and set each against its record."""
+    import tempfile
+
     from remoe_edge.bench import record
     from remoe_edge.bench.again import arguments
+    from remoe_edge.bench.compare import compare as compare_records
 
-    lines = [arguments(record.read(path), path, models) for path in records]
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-    for path, line in zip(records, lines, strict=True):
-        say(f"{path.name}: remoe-edge bench {shlex.join(line)}")
-        target = [] if out is None else ["--json", str(out / path.name)]
-        with run.make_context("run", [*line, *target], parent=context.parent) as inner:
-            assert inner.parent is not None
-            inner.parent.meta["arguments"] = [*line, *target]
-            run.invoke(inner)
+    old = {path: record.read(path) for path in records}
+    lines = {path: arguments(each, path, models) for path, each in old.items()}
+    with contextlib.ExitStack() as stack:
+        folder = out or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder.mkdir(parents=True, exist_ok=True)
+        for path, line in lines.items():
+            say(f"{path.name}: remoe-edge bench {shlex.join(line)}")
+            new = folder / path.name
+            context.meta["arguments"] = line
+            arguments_now = [*line, "--json", str(new)]
+            with run.make_context("run", arguments_now, parent=context) as inner:
+                run.invoke(inner)
+            _show(compare_records(old[path], record.read(new), "the record", "now"))
 
 
 # --- what the options mean ---
@@ -406,6 +411,18 @@ def _report(record: dict[str, Any]) -> None:
         console.print(table)
     for line in remarks(record) + disturbances(record):
         click.echo(escape(line))
+
+
+def _show(found: dict[str, Any]) -> None:
+    """Print a comparison, what is not alike first."""
+    from rich.console import Console
+
+    from remoe_edge.bench.compare import table
+
+    for line in found["differences"]:
+        say(f"note: {line}")
+    console = Console()
+    Console(width=None if console.is_terminal else 140).print(table(found))
 
 
 def _write(
