@@ -299,6 +299,7 @@ def test_ctrl_c_leaves_nothing_but_a_usable_record(
         while not children:
             children = workers(parent)
         running.process.send_signal(number)
+        running.process.send_signal(number)  # impatience spoils nothing
         outcome = running.end()
     assert outcome.code == 130, outcome
     assert "Traceback" not in outcome.err

@@ -322,6 +322,27 @@ def test_what_disturbs_a_run_is_marked(tmp_path: Path, name: str, text: str, mar
     assert mark in found.marks[0]
 
 
+def test_who_waits_for_the_run_itself_does_not_disturb_it(tmp_path: Path) -> None:
+    look = watch.Watch(machine(tmp_path))
+    machine(tmp_path, **{
+        "proc/stat": "cpu  1400 0 500 8000 100 0 0 0 0 0\n",
+        "proc/pressure/cpu": "some avg10=9 avg60=9 avg300=9 total=900000000",
+    })  # fmt: skip
+    assert look.finish(own_cpu_s=4.0).marks == []
+
+
+def test_waiting_for_memory_is_a_boxed_runs_own_affair(tmp_path: Path) -> None:
+    marks = {}
+    for in_box in (False, True):
+        look = watch.Watch(machine(tmp_path), in_box=in_box)
+        starved = "full avg10=0 avg60=0 avg300=0 total=900000000"
+        machine(tmp_path, **{"proc/pressure/memory": starved})
+        marks[in_box] = look.finish(0).marks
+    assert marks[True] == []
+    assert len(marks[False]) == 1
+    assert "waited for memory" in marks[False][0]
+
+
 def test_throttling_that_has_passed_is_marked_too(tmp_path: Path) -> None:
     look = watch.Watch(machine(tmp_path), every_s=0)
     state = "sys/class/thermal/cooling_device0/cur_state"

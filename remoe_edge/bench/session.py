@@ -111,7 +111,7 @@ class Session:
     def _run(self, arm: Arm, number: int, disk: Any, meter: PowerMeter) -> dict[str, Any]:
         with boxed(self.settings.limits, disk) as box:
             self.record["box"] = box.how
-            watch = Watch()
+            watch = Watch(in_box=self.settings.limits.memory_bytes is not None)
 
             def progress(prompt: str, n_tokens: int) -> None:
                 watch.tick()

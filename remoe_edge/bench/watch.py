@@ -17,6 +17,9 @@ ROOT = Path("/")
 STEAL_SHARE = 0.02
 OTHER_LOAD_SHARE = 0.10
 CPU_WAIT_SHARE = 0.25
+MEMORY_WAIT_SHARE = 0.05
+# Below this load of others, who waits for a processor waits for the run itself.
+_SOME_LOAD_SHARE = 0.03
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _PRESSURES = ("cpu", "io", "memory")
 
@@ -46,10 +49,13 @@ class Disturbance:
 
 
 class Watch:
-    """Look at the machine from when it is made until `finish`; not a thread: call `tick` often."""
+    """Look at the machine from when it is made until `finish`; not a thread: call `tick` often.
 
-    def __init__(self, root: Path = ROOT, *, every_s: float = 1.0) -> None:
-        self._root, self._every_s = root, every_s
+    in_box: the run has a memory limit of its own, so that waiting for memory is its own affair.
+    """
+
+    def __init__(self, root: Path = ROOT, *, every_s: float = 1.0, in_box: bool = False) -> None:
+        self._root, self._every_s, self._in_box = root, every_s, in_box
         self._passive_celsius = _passive_trips(root)
         self._before = read(root)
         self._seen = [self._before]
@@ -63,7 +69,7 @@ class Watch:
         """Judge a run that used `own_cpu_s` of processor time itself."""
         self._seen.append(read(self._root))
         before, after = self._before, self._seen[-1]
-        found = judge(before, after, own_cpu_s)
+        found = judge(before, after, own_cpu_s, in_box=self._in_box)
         marks, figures = found.marks, found.figures
         for name, khz in before.max_khz.items():
             lowest = min(each.max_khz.get(name, khz) for each in self._seen)
@@ -127,11 +133,14 @@ def read(root: Path = ROOT) -> Reading:
     )
 
 
-def judge(before: Reading, after: Reading, own_cpu_s: float) -> Disturbance:
+def judge(
+    before: Reading, after: Reading, own_cpu_s: float, *, in_box: bool = False
+) -> Disturbance:
     """Compare the counters of two moments."""
     marks: list[str] = []
     figures: dict[str, Any] = {"seconds": round(after.at - before.at, 3)}
     total_s = after.total_s - before.total_s
+    others = 1.0  # unless it is known
     if total_s > 0:
         steal = (after.steal_s - before.steal_s) / total_s
         others = max(0.0, after.busy_s - before.busy_s - own_cpu_s) / total_s
@@ -144,10 +153,12 @@ def judge(before: Reading, after: Reading, own_cpu_s: float) -> Disturbance:
     for name, seconds in after.pressure_s.items():
         if name in before.pressure_s:
             figures[f"psi_{name}_share"] = round((seconds - before.pressure_s[name]) / wall_s, 4)
-    if figures.get("psi_cpu_some_share", 0) > CPU_WAIT_SHARE:
-        marks.append(
-            f"something waited for a processor in {figures['psi_cpu_some_share']:.0%} of the time"
-        )
+    waited = figures.get("psi_cpu_some_share", 0)
+    if waited > CPU_WAIT_SHARE and others > _SOME_LOAD_SHARE:
+        marks.append(f"something waited for a processor in {waited:.0%} of the time")
+    starved = figures.get("psi_memory_full_share", 0)
+    if starved > MEMORY_WAIT_SHARE and not in_box:
+        marks.append(f"everything waited for memory in {starved:.0%} of the time")
     for name, count in after.events.items():
         if count > before.events.get(name, count):
             marks.append(f"throttled: {name} rose by {count - before.events[name]}")

@@ -37,8 +37,6 @@ class WithDefault(click.Group):
 @click.group(cls=WithDefault)
 def command() -> None:
     """Measure a model on this machine against stock llama.cpp; compare two such records."""
-    # A polite kill unwinds like Ctrl-C: no process, no cgroup and no read-ahead stays behind.
-    signal.signal(signal.SIGTERM, _terminate)
 
 
 @command.command(epilog="See also: remoe-edge bench compare --help, remoe-edge bench again --help")
@@ -264,10 +262,6 @@ def again(
 # --- what the options mean ---
 
 
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
 def _list(text: str) -> list[str]:
     return [each.strip() for each in text.split(",") if each.strip()]
 
@@ -373,7 +367,7 @@ def _measure(
             refused.append(str(error))
             say(str(error))
 
-    with _status() as progress:
+    with _ending_once(), _status() as progress:
         session = Session(
             path, arms, questions, settings, line, say=say, progress=progress, saved=saved
         )
@@ -383,6 +377,25 @@ def _measure(
             if not session.record.get("runs"):
                 raise
             return session.record, False
+
+
+@contextlib.contextmanager
+def _ending_once() -> Iterator[None]:
+    """Let Ctrl-C or a polite kill end a bench, and a second one not end what cleans up after it."""
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def end(number: int, frame: FrameType | None) -> None:
+        for each in previous:
+            signal.signal(each, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    for number in previous:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 @contextlib.contextmanager
