@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
+import tiny_dense
 import tiny_moe
 from command_line import Outcome, run, start
 from remoe_edge.bench import box, process
@@ -140,6 +141,34 @@ def test_lists_make_every_combination(model: Path, capsys: pytest.CaptureFixture
     assert sum(whole["prompts"][0]["tokens"]["misses"]) < sum(
         record["runs"][2]["prompts"][0]["tokens"]["misses"]
     )
+
+
+def test_a_dense_model_has_no_cache_to_count(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tiny_dense.make(tmp_path / "dense.gguf")
+    page_path = tmp_path / "page.html"
+    outcome, record = bench(
+        capsys, path, *SHORT, "--rounds", "1", "--arms", "stock-mmap,stream:lru",
+        "--html", page_path,
+    )  # fmt: skip
+    assert outcome.code == 0, outcome
+    assert record["model"]["expert_layers"] == 0
+    assert "hits" not in record["runs"][1]["prompts"][0]["tokens"]
+    assert "No arm has an expert cache." in page_path.read_text()
+
+
+def test_a_limit_that_cannot_be_set_is_said_before_anything_runs(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise NoBoxError("no controller")
+
+    monkeypatch.setattr(box, "Cgroup", refuse)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    error = run(capsys, "bench", model, *SHORT, "--memory-limit", "1G").error()
+    assert "no limit can be set here: no cgroup of our own (no controller)" in error
+    assert "run as root" in error
 
 
 def test_tuned_routers_are_arms_of_their_own(

@@ -60,6 +60,8 @@ class Session:
         self._check_context()
         sweep()
         disk = disk_of(self.path)
+        with boxed(self.settings.limits, disk):
+            pass  # rather refused now than after the probe
         self.record.update(self._head(file, disk))
         arms = [arm for arm in self.arms if self._fits(arm, file)]
         if not arms:

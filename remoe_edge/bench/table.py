@@ -75,7 +75,8 @@ def remarks(record: dict[str, Any]) -> list[str]:
     if limits["read_bytes_per_s"] is not None:
         held.append(f"reads capped at {mib(limits['read_bytes_per_s'])}/s")
     ahead = record["read_ahead"] or {"kib": None, "note": ""}
-    held.append(f"{record['box']}; read-ahead {ahead['kib']} KiB ({ahead['note']})")
+    box = "no cgroup" if record["box"] == "none" else record["box"]
+    held.append(f"{box}; read-ahead {ahead['kib']} KiB ({ahead['note']})")
     lines.append(", ".join(held) + f"; page cache {record['page_cache'] or 'not dropped'}")
     if len({arm["bits"] for arm in record["arms"].values()}) < len(record["arms"]):
         agreed = "DIFFERENT TOKENS" if record["differs"] else "same tokens"
