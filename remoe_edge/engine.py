@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import ctypes
+import json
 import os
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 DEFAULT_CONTEXT = 4096
 MAX_CONTEXT = 1 << 24  # far above what any model was trained with
 MAX_THREADS = 512  # ggml's
+ROUTED_STEP = 64  # tokens that outputs are computed for at once: each takes a row of the vocabulary
 
 Message = Mapping[str, str]
 
@@ -54,6 +56,8 @@ class Engine:
     io_backend: "auto", "io_uring" or "pread"; direct: O_DIRECT where possible; depth: reads in
         flight, 0 chooses.
     lock: lock the cache in memory where the limit allows it.
+    trace: a file to record into: which experts every step of every layer was routed to, and what the
+        routers said of the others (docs/policies.md). It takes its name at `close`.
     progress: called with a fraction while loading; returning False cancels.
     telemetry: a file for records of what each token cost and what the machine did meanwhile
         (docs/telemetry.md), or watchers of one's own. Where there is a power sensor, a file begins
@@ -82,6 +86,7 @@ class Engine:
         direct: bool = True,
         depth: int = 0,
         lock: bool = True,
+        trace: str | os.PathLike[str] | None = None,
         verbose: bool = False,
         progress: Callable[[float], bool] | None = None,
         telemetry: str | os.PathLike[str] | Sequence[Watcher] | None = None,
@@ -150,6 +155,8 @@ class Engine:
                 )
                 self._closed = False
                 self.budget = self._attach(cache, policy, lock)
+                if trace is not None:
+                    self._start_trace(Path(trace))
         except BaseException:
             for watcher in watchers:
                 watcher.on_close()
@@ -209,6 +216,22 @@ class Engine:
         self.notes.extend(self._model.notes)
         return budget
 
+    def _start_trace(self, path: Path) -> None:
+        model = self._model
+        if model is None:
+            raise InputError(f"{path}: there is nothing to record, the model is not streamed")
+        if path.is_dir() or not path.absolute().parent.is_dir():
+            raise InputError(f"cannot record into {path}: give the path of a file")
+        from remoe_edge.convert.fingerprint import fingerprint
+
+        meta = {
+            "model": self.path.name,
+            "expert_bytes": model.expert_bytes / model.total_experts,
+        }
+        model.start_trace(
+            str(path), fingerprint(_core.ModelFile.open(str(self.path))), json.dumps(meta)
+        )
+
     # --- what it is ---
 
     @property
@@ -237,6 +260,25 @@ class Engine:
         """Give the native model underneath; None when nothing is streamed."""
         return self._model
 
+    @property
+    def trace_failure(self) -> str | None:
+        """Say what cut the recording short, None while nothing did."""
+        return (self._model.trace_failure or None) if self._model is not None else None
+
+    @property
+    def router_probabilities(self) -> bool:
+        """Say whether the last step's graph showed the router's probabilities."""
+        return self._model is not None and self._model.router_probabilities
+
+    @property
+    def recording_ns(self) -> int:
+        """Count the nanoseconds spent on recording a trace."""
+        return self._counts().get("trace_ns", 0)
+
+    def is_end(self, token: int) -> bool:
+        """Say whether a token ends an answer."""
+        return bool(llama_cpp.llama_cpp.llama_vocab_is_eog(self._llama._model.vocab, token))
+
     # --- running it ---
 
     def tokenize(self, text: str, *, special: bool = False, bos: bool = True) -> list[int]:
@@ -244,10 +286,13 @@ class Engine:
         tokens: list[int] = self._llama.tokenize(text.encode(), add_bos=bos, special=special)
         return tokens
 
-    def evaluate(self, tokens: Sequence[int], *, reset: bool = True) -> npt.NDArray[np.float32]:
+    def evaluate(
+        self, tokens: Sequence[int], *, reset: bool = True, every: bool = False
+    ) -> npt.NDArray[np.float32]:
         """Run tokens through the model and return the logits [n_vocab] after the last one.
 
-        reset: start from an empty context; otherwise go on after what came before.
+        reset: start from an empty context; otherwise go on after what came before. every: have the
+        last layer too run every token, not just the last one, so that a trace has them all.
         """
         self._check_open()
         if reset:
@@ -258,7 +303,10 @@ class Engine:
         before = self._counts() if self._watchers else {}
         clock = time.perf_counter()
         with self._running() as interrupts, interrupts.computing():
-            self._llama.eval(list(tokens))
+            if every:
+                self._evaluate_every(tokens)
+            else:
+                self._llama.eval(list(tokens))
         if self._watchers:
             phase = "prefill" if reset or len(tokens) > 1 else "decode"
             self._tell(phase, len(tokens), clock, time.perf_counter(), before)
@@ -268,6 +316,17 @@ class Engine:
             row, (self._llama.n_vocab(),)
         ).copy()
         return logits
+
+    def _evaluate_every(self, tokens: Sequence[int]) -> None:
+        llama = self._llama
+        step = min(ROUTED_STEP, llama.n_batch)
+        for begin in range(0, len(tokens), step):
+            some = list(tokens[begin : begin + step])
+            at = llama.n_tokens
+            llama._batch.set_batch(batch=some, n_past=at, logits_all=True)
+            llama._ctx.decode(llama._batch)
+            llama.input_ids[at : at + len(some)] = some
+            llama.n_tokens = at + len(some)
 
     def generate(
         self,
@@ -315,8 +374,6 @@ class Engine:
     def _generate(
         self, tokens: list[int], max_tokens: int, stop: tuple[str, ...], settings: dict[str, Any]
     ) -> Generator[str, None, None]:
-        vocab = self._llama._model.vocab
-        is_end = llama_cpp.llama_cpp.llama_vocab_is_eog
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         answer = self.answer = Answer(n_prompt=len(tokens), stop="length")
         held = ""  # text that may be the start of a stop string
@@ -344,7 +401,7 @@ class Engine:
                     if self._watchers:
                         phase, n = ("decode", 1) if answer.token_ms else ("prefill", len(tokens))
                         counts = self._tell(phase, n, clock, now, counts)
-                    if is_end(vocab, token):
+                    if self.is_end(token):
                         answer.stop = "end"
                         break
                     piece = self._llama.detokenize([token], prev_tokens=tokens + produced)
@@ -409,6 +466,7 @@ class Engine:
             "buffers": dict(self._buffers.n_bytes),
             "wait_policy": WAIT_POLICY,
             "notes": list(self.notes),
+            "router_probabilities": None,
             "cache": None,
             "io": None,
         }
@@ -437,6 +495,7 @@ class Engine:
                 "huge_pages": self._model.huge_pages,
             }
             stats["io"] = dict(self._model.io)
+            stats["router_probabilities"] = self._model.router_probabilities
         return stats
 
     def reset(self) -> None:
@@ -543,9 +602,13 @@ class Engine:
             return
         self._closed = True
         self._watchers.close()
-        self._llama.close()
-        # After the llama_model: its buffers lead back to this.
-        self._model = None
+        try:
+            if self._model is not None:
+                self._model.stop_trace()
+        finally:
+            self._llama.close()
+            # After the llama_model: its buffers lead back to this.
+            self._model = None
 
     def __enter__(self) -> Engine:
         return self

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from remoe_edge import _core
-from remoe_edge.errors import InputError
+from remoe_edge.errors import BudgetError, InputError
 from remoe_edge.trace import Trace
 
 ORACLE = "belady"
@@ -75,8 +75,15 @@ def simulate(
 
     Steps before `warm_tokens` fill the cache and are not counted. `expert_bytes` turns misses into
     bytes. LRU and the oracle always run, since the gap between them is the measure.
-    Raises BudgetError where a step needs more experts at once than there are slots.
+    A step with more experts than slots comes in waves, as in the engine. Raises BudgetError where
+    there are fewer slots than one token needs.
     """
+    for n_slots in slots:
+        if n_slots < trace.top_k:
+            raise BudgetError(
+                f"{n_slots} slots hold no token's {trace.top_k} experts of a layer: the engine would "
+                "not start"
+            )
     columns = trace.columns()
     first = 0
     if warm_tokens > 0:
@@ -84,8 +91,8 @@ def simulate(
         if warm_tokens > len(change):
             raise InputError(f"{trace.path}: has {len(change) + 1} steps, {warm_tokens} to warm up")
         first = int(change[warm_tokens - 1])
-    counted = trace.layer[first:] == 0
-    tokens = int(trace.n_tokens[first:][counted].sum())
+    rows = trace.rows(0)
+    tokens = int(trace.n_tokens[rows[rows >= first]].sum(dtype=int))
     expert_bytes = expert_bytes or trace.expert_bytes
     outcomes = []
     for n_slots in slots:

@@ -56,8 +56,18 @@ class Trace:
 
     @property
     def total_tokens(self) -> int:
-        """Count the tokens of the first layer; every layer sees the same."""
-        return int(self.n_tokens[self.layer == 0].sum(dtype=np.int64))
+        """Count the tokens of the first layer."""
+        return int(self.n_tokens[self.rows(0)].sum(dtype=np.int64))
+
+    def rows(self, layer: int) -> npt.NDArray[np.int64]:
+        """List the events of a layer, each step once.
+
+        An engine whose cache is small presents a step's experts again for each piece of an FFN that
+        other operations cut; such an event follows its like and routes no token anew.
+        """
+        again = np.zeros(self.n_events, np.bool_)
+        again[1:] = (self.step[1:] == self.step[:-1]) & (self.layer[1:] == self.layer[:-1])
+        return np.flatnonzero((self.layer == layer) & ~again)
 
     @property
     def expert_bytes(self) -> int | None:
@@ -76,7 +86,7 @@ class Trace:
         """
         per_layer = []
         for layer in range(self.n_layers):
-            rows = np.flatnonzero(self.layer == layer)
+            rows = self.rows(layer)
             if (self.ids_at[rows] < 0).all() and (np.diff(self.offsets)[rows] == self.top_k).all():
                 at = self.offsets[rows][:, None] + np.arange(self.top_k)
                 per_layer.append(self.experts[at].astype(np.int16))
@@ -84,7 +94,11 @@ class Trace:
             blocks = [self.token_ids(int(row)) for row in rows]
             per_layer.append(np.concatenate(blocks) if blocks else np.empty((0, self.top_k)))
         if len({len(ids) for ids in per_layer}) != 1:
-            raise InputError(f"{self.path}: its layers have different numbers of tokens")
+            # A running engine's last layer sees only the tokens that an answer is wanted for.
+            raise InputError(
+                f"{self.path}: its layers have different numbers of tokens; record prompts with "
+                "`remoe-edge trace`, which has every layer route every token"
+            )
         return np.stack(per_layer).astype(np.int16)
 
     def token_ids(self, event: int) -> npt.NDArray[np.uint16]:
@@ -120,8 +134,11 @@ class Trace:
             "n_tokens": self.n_tokens,
             "offsets": self.offsets,
             "experts": self.experts,
-            "probs": self.data if self.has_probs() else None,
+            "data": self.data if len(self.data) else None,
+            "top_k": self.top_k,
+            "ids_at": self.ids_at,
             "probs_at": self.probs_at,
+            "n_prob_tokens": self.n_prob_tokens,
         }
 
     def tokens(self, begin: int, end: int) -> Trace:
@@ -162,7 +179,7 @@ class Trace:
             at = np.full((n_tokens, n_layers), -1, np.int64)
             for layer in range(n_layers):
                 token = 0
-                for event in np.flatnonzero(self.layer == layer):
+                for event in self.rows(layer):
                     token += int(self.n_tokens[event])
                     rows = int(self.n_prob_tokens[event])
                     back = np.arange(rows - 1, -1, -1)

@@ -158,9 +158,26 @@ def test_warm_steps_are_not_counted() -> None:
         simulate(trace, ["lru"], [16], warm_tokens=100)
 
 
-def test_an_event_too_wide_for_the_cache_is_refused() -> None:
-    with pytest.raises(BudgetError, match="needs 2 experts"):
+def test_a_cache_below_one_token_is_refused() -> None:
+    with pytest.raises(BudgetError, match="2 experts"):
         simulate(synthetic(n_tokens=5), ["lru"], [1])
+
+
+def test_a_step_wider_than_the_cache_comes_in_waves() -> None:
+    """Residents first, then the others, so that no wave pushes out what a later one finds."""
+    columns = synthetic(n_tokens=2).columns()
+    wide = {
+        **columns,
+        "layer": np.zeros(2, np.uint16), "step": np.arange(2), "phase": np.zeros(2, np.uint8),
+        "n_tokens": np.full(2, 4, np.uint32), "offsets": np.array([0, 5, 10]),
+        "experts": np.array([0, 1, 2, 3, 4, 0, 1, 2, 3, 4], np.uint16), "data": None,
+    }  # fmt: skip
+    for policy in _core.policy_names():
+        # The first step leaves the experts of its last waves; the second finds exactly those.
+        counts = _core.simulate(wide, 1, 8, 3, policy, 0, None)
+        assert counts["hits"] == 3
+        assert counts["misses"] == 7
+        assert counts["events"] == 4
 
 
 def test_columns_that_contradict_each_other_are_refused() -> None:
@@ -175,9 +192,19 @@ def test_columns_that_contradict_each_other_are_refused() -> None:
             _core.simulate({**columns, key: value}, 4, 16, 8, "lru", 0, None)
     with pytest.raises(InputError, match="twice"):
         _core.simulate({**columns, "experts": columns["experts"] * 0}, 4, 16, 8, "lru", 0, None)
-    probs = {"probs": np.zeros(31, np.uint8), "probs_at": np.full(20, 16)}
-    with pytest.raises(InputError, match="beyond"):
-        _core.simulate({**columns, **probs}, 4, 16, 8, "lru", 0, None)
+    nowhere = np.full(20, -1)
+    held = {"data": np.zeros(31, np.uint8), "ids_at": nowhere, "probs_at": nowhere}
+    held["n_prob_tokens"] = np.ones(20, np.uint16)
+    _core.simulate({**columns, **held}, 4, 16, 8, "lru", 0, None)
+    for wrong in (
+        {"probs_at": np.full(20, 16)}, {"ids_at": np.full(20, 28)}, {"ids_at": np.full(20, 3)},
+        {"probs_at": np.zeros(20, int), "n_prob_tokens": np.zeros(20, np.uint16)},
+    ):  # fmt: skip
+        with pytest.raises(InputError, match="beyond"):
+            _core.simulate({**columns, **held, **wrong}, 4, 16, 8, "lru", 0, None)
+    far = {"data": np.full(32, 200, np.uint8), "ids_at": np.zeros(20, int)}
+    with pytest.raises(InputError, match="names expert"):
+        _core.simulate({**columns, **held, **far}, 4, 16, 8, "lru", 0, None)
 
 
 def test_sizes_and_names_are_parsed() -> None:

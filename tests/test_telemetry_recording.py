@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import telemetry_overhead
 import tiny_moe
 from command_line import SECONDS, run, start
 from recorded.trees import ORIN_NX, plant
@@ -309,3 +310,24 @@ def test_ctrl_c_and_a_kill_leave_a_usable_file(long_winded: Path, tmp_path: Path
         if last is not None:
             assert told[-1]["record"] == last
             assert of(told, "answer")[0]["stop"] == "cancelled"
+
+
+# --- the tool that measures the overhead ---
+
+
+def test_the_overhead_tool_compares_like_with_like(
+    long_winded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "overhead.json"
+    monkeypatch.setattr(sys, "argv", ["telemetry_overhead.py", str(long_winded), "--tokens", "8",
+                                      "--rounds", "2", "-o", str(path)])  # fmt: skip
+    telemetry_overhead.main()
+    told = json.loads(path.read_text())
+    assert {arm: len(each) for arm, each in told["tpot_ms"].items()} == {"off": 2, "on": 2}
+    assert told["misses_per_token"] > 0
+    assert told["budget_bytes"] > 0
+
+
+def test_the_overhead_is_the_median_of_pairs() -> None:
+    told = telemetry_overhead.overhead([100.0, 200.0, 100.0], [101.0, 204.0, 103.0])
+    assert told == {"median_percent": 2.0, "low_percent": 1.0, "high_percent": 3.0}

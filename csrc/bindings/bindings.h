@@ -4,7 +4,11 @@
 
 #include <pybind11/pybind11.h>
 
+#include <memory>
+#include <optional>
+
 #include "base/status.h"
+#include "cache/profile.h"
 
 namespace remoe::bindings {
 
@@ -16,6 +20,9 @@ void RegisterEngine(pybind11::module_& module);
 // Throws the remoe_edge.errors exception that fits the code. Returns when the status is ok.
 // REQUIRES: the GIL is held.
 void ThrowIfError(const Status& status);
+
+// The profile in these bytes, null without them; throws where they are damaged.
+std::shared_ptr<const Profile> ToProfile(const std::optional<pybind11::bytes>& bytes);
 
 }  // namespace remoe::bindings
 

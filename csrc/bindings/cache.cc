@@ -55,13 +55,6 @@ py::dict CountsDict(const CacheCounts& counts) {
   return dict;
 }
 
-std::shared_ptr<const Profile> ToProfile(const std::optional<py::bytes>& bytes) {
-  if (!bytes) return nullptr;
-  const std::string_view view = *bytes;
-  return std::make_shared<const Profile>(Unwrap(
-      Profile::Parse(reinterpret_cast<const uint8_t*>(view.data()), view.size(), "the profile")));
-}
-
 // A cache driven event by event from Python: what tests and tools use to see single decisions.
 class PyCache {
  public:
@@ -71,13 +64,23 @@ class PyCache {
         cache_(geometry_, Unwrap(MakePolicy(policy, geometry_, ToProfile(profile)))) {}
 
   py::list Begin(int layer, const std::vector<uint16_t>& experts, int64_t step, bool decode,
-                 int n_tokens, std::optional<Array<float>> probs) {
+                 int n_tokens, std::optional<Array<uint16_t>> ids,
+                 std::optional<Array<float>> probs) {
     if (open_) Throw("the last event is still open: call end() first");
     if (layer < 0 || layer >= geometry_.n_layers) Throw("no such layer");
     for (const uint16_t e : experts) {
       if (e >= geometry_.n_experts) Throw("no such expert");
     }
-    if (probs && probs->size() != geometry_.n_experts) Throw("probs: one value per expert");
+    if (ids && (ids->ndim() != 2 || ids->shape(0) != n_tokens)) Throw("ids: a row per token");
+    if (ids) {
+      for (py::ssize_t i = 0; i < ids->size(); i++) {
+        if (ids->data()[i] >= geometry_.n_experts) Throw("no such expert");
+      }
+    }
+    const py::ssize_t rows = probs ? probs->size() / geometry_.n_experts : 0;
+    if (probs && (probs->size() != rows * geometry_.n_experts || rows < 1 || rows > n_tokens)) {
+      Throw("probs: a row of one value per expert for each of the last tokens");
+    }
     Event event;
     event.layer = layer;
     event.step = step;
@@ -85,7 +88,12 @@ class PyCache {
     event.n_tokens = n_tokens;
     event.experts = experts.data();
     event.n = static_cast<int>(experts.size());
+    if (ids) {
+      event.ids = ids->data();
+      event.top_k = static_cast<int>(ids->shape(1));
+    }
     event.probs = probs ? probs->data() : nullptr;
+    event.n_prob_tokens = static_cast<int>(rows);
     ThrowIfError(cache_.Begin(event, &placements_));
     open_ = true;
     py::list placed;
@@ -138,8 +146,10 @@ struct LogArrays {
   Array<uint32_t> n_tokens;
   Array<int64_t> offsets;
   Array<uint16_t> experts;
-  std::optional<py::buffer_info> probs;
-  std::optional<Array<int64_t>> probs_at;
+  std::optional<py::buffer_info> data;
+  std::optional<Array<int64_t>> ids_at, probs_at;
+  std::optional<Array<uint16_t>> n_prob_tokens;
+  int top_k = 0;
 
   explicit LogArrays(const py::dict& columns)
       : step(columns["step"]),
@@ -148,9 +158,12 @@ struct LogArrays {
         n_tokens(columns["n_tokens"]),
         offsets(columns["offsets"]),
         experts(columns["experts"]) {
-    if (columns.contains("probs") && !columns["probs"].is_none()) {
-      probs = columns["probs"].cast<py::buffer>().request();
+    if (columns.contains("data") && !columns["data"].is_none()) {
+      data = columns["data"].cast<py::buffer>().request();
+      ids_at = Array<int64_t>(columns["ids_at"]);
       probs_at = Array<int64_t>(columns["probs_at"]);
+      n_prob_tokens = Array<uint16_t>(columns["n_prob_tokens"]);
+      top_k = columns["top_k"].cast<int>();
     }
   }
 
@@ -160,7 +173,8 @@ struct LogArrays {
     const auto n = layer.size();
     const bool fit = step.size() == n && phase.size() == n && n_tokens.size() == n &&
                      offsets.size() == n + 1 && offsets.data()[n] == experts.size() &&
-                     (!probs_at || probs_at->size() == n) && (!probs || probs->itemsize == 1);
+                     (!data || (data->itemsize == 1 && ids_at->size() == n &&
+                                probs_at->size() == n && n_prob_tokens->size() == n));
     if (!fit) {
       ThrowIfError(Status(Code::kInvalidArgument, "the columns of the events differ in length"));
     }
@@ -170,10 +184,13 @@ struct LogArrays {
     log.n_tokens = n_tokens.data();
     log.offsets = offsets.data();
     log.experts = experts.data();
-    if (probs) {
-      log.probs = static_cast<const uint8_t*>(probs->ptr);
-      log.n_prob_bytes = static_cast<size_t>(probs->size);
+    if (data) {
+      log.data = static_cast<const uint8_t*>(data->ptr);
+      log.n_data = static_cast<size_t>(data->size);
+      log.top_k = top_k;
+      log.ids_at = ids_at->data();
       log.probs_at = probs_at->data();
+      log.n_prob_tokens = n_prob_tokens->data();
     }
     return log;
   }
@@ -221,7 +238,7 @@ py::array_t<float> PolicyColumns(const py::dict& columns, int n_layers, int n_ex
   const int64_t* const end = next + events.size();
   const py::gil_scoped_release release;
   ReuseBiasedPolicy policy(geometry, fitted);
-  std::vector<float> probs(n_experts);
+  std::vector<float> probs(static_cast<size_t>(kRecentTokens) * n_experts);
   for (size_t i = 0; i < log.n_events && next < end; i++) {
     policy.OnEvent(EventAt(log, i, n_experts, probs.data()));
     if (*next != static_cast<int64_t>(i)) continue;
@@ -249,7 +266,7 @@ py::array_t<float> PolicyScores(const py::dict& columns, int n_layers, int n_exp
   float* out = scores.mutable_data();
   const py::gil_scoped_release release;
   ReuseBiasedPolicy policy(geometry, fitted);
-  std::vector<float> probs(n_experts);
+  std::vector<float> probs(static_cast<size_t>(kRecentTokens) * n_experts);
   for (size_t i = 0; i < log.n_events; i++) {
     policy.OnEvent(EventAt(log, i, n_experts, probs.data()));
     std::copy(policy.Scores(), policy.Scores() + n_experts, out + i * n_experts);
@@ -373,6 +390,13 @@ class PyTraceWriter {
 
 }  // namespace
 
+std::shared_ptr<const Profile> ToProfile(const std::optional<py::bytes>& bytes) {
+  if (!bytes) return nullptr;
+  const std::string_view view = *bytes;
+  return std::make_shared<const Profile>(Unwrap(
+      Profile::Parse(reinterpret_cast<const uint8_t*>(view.data()), view.size(), "the profile")));
+}
+
 void RegisterCache(py::module_& module) {
   module.def("policy_names", &PolicyNames);
   module.def("live_policy_names", &LivePolicyNames);
@@ -398,7 +422,8 @@ void RegisterCache(py::module_& module) {
            py::arg("n_layers"), py::arg("n_experts"), py::arg("n_slots"), py::arg("policy"),
            py::arg("profile") = py::none())
       .def("begin", &PyCache::Begin, py::arg("layer"), py::arg("experts"), py::arg("step") = 0,
-           py::arg("decode") = true, py::arg("n_tokens") = 1, py::arg("probs") = py::none())
+           py::arg("decode") = true, py::arg("n_tokens") = 1, py::arg("ids") = py::none(),
+           py::arg("probs") = py::none())
       .def("failed", &PyCache::Failed, py::arg("expert"))
       .def("end", &PyCache::End)
       .def("clear", &PyCache::Clear)

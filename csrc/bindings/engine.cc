@@ -25,6 +25,7 @@ py::dict Counts(const StreamedModel& model) {
   dict["events"] = counts.events;
   dict["evictions"] = counts.evictions;
   dict["ffn_ns"] = model.ffn_ns.load();
+  dict["trace_ns"] = model.trace_ns.load();
   return dict;
 }
 
@@ -125,14 +126,27 @@ void RegisterEngine(py::module_& module) {
           py::arg("params"), py::arg("progress") = std::function<bool(float)>())
       .def(
           "attach",
-          [](StreamedModel& model, int n_slots, const std::string& policy, bool lock) {
+          [](StreamedModel& model, int n_slots, const std::string& policy, bool lock,
+             const std::optional<py::bytes>& profile) {
             AttachOptions options;
+            options.profile = ToProfile(profile);
             options.n_slots = n_slots;
             options.policy = policy;
             options.lock = lock;
             ThrowIfError(model.Attach(options));
           },
-          py::kw_only(), py::arg("n_slots"), py::arg("policy") = "lru", py::arg("lock") = false)
+          py::kw_only(), py::arg("n_slots"), py::arg("policy") = "lru", py::arg("lock") = false,
+          py::arg("profile") = py::none())
+      .def(
+          "start_trace",
+          [](StreamedModel& model, const std::string& path, const std::string& fingerprint,
+             const std::string& meta) { ThrowIfError(model.StartTrace(path, fingerprint, meta)); },
+          py::arg("path"), py::arg("fingerprint") = "", py::arg("meta") = "{}")
+      .def("stop_trace", [](StreamedModel& model) { ThrowIfError(model.StopTrace()); })
+      .def_property_readonly("tracing", &StreamedModel::tracing)
+      .def_property_readonly("trace_events", &StreamedModel::trace_events)
+      .def_property_readonly("trace_failure", &StreamedModel::trace_failure)
+      .def_property_readonly("router_probabilities", &StreamedModel::router_probabilities)
       .def("budget_for", &StreamedModel::BudgetFor, py::arg("n_slots"))
       .def("slots_for", &StreamedModel::SlotsFor, py::arg("budget_bytes"))
       .def_property_readonly("slot_bytes",

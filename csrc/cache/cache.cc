@@ -44,7 +44,7 @@ Status Cache::Begin(const Event& event, std::vector<Placement>* placements) {
     event_.next_use = event_next_use_.data();
   }
   counts_.events++;
-  policy_->OnEvent(event);
+  if (!event.continued) policy_->OnEvent(event);
 
   // Pin every hit before the first victim is named: an event never evicts what it uses.
   placements->resize(event.n);
@@ -74,7 +74,8 @@ Status Cache::Begin(const Event& event, std::vector<Placement>* placements) {
     resident_++;
     policy_->OnInsert(id);
   }
-  event_.probs = nullptr;  // the caller's, and valid during this call only
+  event_.ids = nullptr;  // the caller's, and valid during this call only
+  event_.probs = nullptr;
   return Status::Ok();
 }
 

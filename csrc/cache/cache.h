@@ -42,6 +42,7 @@ class Cache {
   const Geometry& geometry() const { return geometry_; }
   const CacheCounts& counts() const { return counts_; }
   Policy& policy() { return *policy_; }
+  const Policy& policy() const { return *policy_; }
 
   // Pins the event's experts and gives each a slot, in the event's order. Fails with
   // kBudgetTooSmall, changing nothing, when the event has more experts than there are slots.

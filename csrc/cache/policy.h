@@ -32,7 +32,8 @@ struct Geometry {
 
 enum class Phase : uint8_t { kPrefill, kDecode };
 
-// One step of one layer. `experts` are distinct; pointers are valid during the call only.
+// One step of one layer, or a wave of it. `experts` are distinct; pointers are valid during the
+// call only.
 struct Event {
   int layer = 0;
   int64_t step = 0;  // counts llama_decode ubatches; equal for all layers of one
@@ -40,13 +41,26 @@ struct Event {
   int n_tokens = 1;  // tokens of the step
   const uint16_t* experts = nullptr;
   int n = 0;
-  const float* probs = nullptr;  // [n_experts] router probabilities of the last token, or null
+  // [n_tokens][top_k] which token took what, of the whole step; null where it is not known. One
+  // token's are its experts.
+  const uint16_t* ids = nullptr;
+  int top_k = 0;
+  // [n_prob_tokens][n_experts] router probabilities of the step's last tokens, or null.
+  const float* probs = nullptr;
+  int n_prob_tokens = 0;
+  // More of the experts of the step and layer that the event before was of: a later wave, or the
+  // same experts again for another piece of the FFN. Not news to the policy.
+  bool continued = false;
   // [n] index of the layer's next event with that expert, kNever where there is none. Only a replay
   // knows it, and only the oracle reads it; null in the live engine.
   const int64_t* next_use = nullptr;
 };
 
 constexpr int64_t kNever = INT64_MAX;
+
+// A prompt's tokens beyond its last ones say little about what decoding needs: policies look at no
+// more than these of a step.
+constexpr int kRecentTokens = 64;
 
 // The resident experts that may leave, oldest unpin first. An intrusive doubly linked list over
 // expert ids: O(1) add and remove, no allocation after construction.
@@ -76,8 +90,10 @@ class Policy {
  public:
   virtual ~Policy() = default;
   virtual const char* name() const = 0;
+  // Whether Event::probs would be looked at.
+  virtual bool uses_probabilities() const { return false; }
 
-  // Called once per event, before its hits and evictions.
+  // Called once per event that is not `continued`, before its hits and evictions.
   virtual void OnEvent(const Event& event) {}
   // `id` was resident when its event came. It is off the evictable list until the event ends.
   virtual void OnHit(ExpertId id) {}

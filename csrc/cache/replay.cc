@@ -1,9 +1,45 @@
 #include "cache/replay.h"
 
+#include <algorithm>
+
 #include "base/format.h"
 #include "base/prob8.h"
+#include "cache/waves.h"
 
 namespace remoe {
+
+namespace {
+
+// Ids and probabilities of event `i` lie inside the data, and no id is beyond the experts.
+Status ValidateData(const EventLog& log, size_t i, int n_experts) {
+  const uint64_t n_data = log.n_data;
+  if (log.ids_at != nullptr && log.ids_at[i] >= 0) {
+    const uint64_t at = static_cast<uint64_t>(log.ids_at[i]);
+    const uint64_t n = uint64_t{log.n_tokens[i]} * static_cast<uint64_t>(log.top_k);
+    if (log.top_k < 1 || at % 2 != 0 || at > n_data || n > (n_data - at) / 2) {
+      return Status(Code::kInvalidArgument, Format("the ids of event %zu lie beyond the data", i));
+    }
+    const auto* ids = reinterpret_cast<const uint16_t*>(log.data + at);
+    for (uint64_t k = 0; k < n; k++) {
+      if (ids[k] < n_experts) continue;
+      return Status(
+          Code::kInvalidArgument,
+          Format("a token of event %zu names expert %d and a layer has %d", i, ids[k], n_experts));
+    }
+  }
+  if (log.probs_at != nullptr && log.probs_at[i] >= 0) {
+    const uint64_t at = static_cast<uint64_t>(log.probs_at[i]), row = n_experts;
+    const uint64_t rows = log.n_prob_tokens[i];
+    if (rows < 1 || rows > log.n_tokens[i] || n_data < row || at > n_data - row ||
+        at < (rows - 1) * row) {
+      return Status(Code::kInvalidArgument,
+                    Format("the probabilities of event %zu lie beyond the data", i));
+    }
+  }
+  return Status::Ok();
+}
+
+}  // namespace
 
 Status ValidateLog(const EventLog& log, const Geometry& geometry) {
   std::vector<size_t> seen(geometry.n_experts, SIZE_MAX);
@@ -32,12 +68,7 @@ Status ValidateLog(const EventLog& log, const Geometry& geometry) {
     if (log.phase[i] > static_cast<uint8_t>(Phase::kDecode)) {
       return Status(Code::kInvalidArgument, Format("event %zu has phase %d", i, log.phase[i]));
     }
-    if (log.probs_at != nullptr && log.probs_at[i] >= 0 &&
-        (log.n_prob_bytes < static_cast<size_t>(geometry.n_experts) ||
-         static_cast<size_t>(log.probs_at[i]) > log.n_prob_bytes - geometry.n_experts)) {
-      return Status(Code::kInvalidArgument,
-                    Format("the probabilities of event %zu lie beyond their column", i));
-    }
+    REMOE_RETURN_IF_ERROR(ValidateData(log, i, geometry.n_experts));
   }
   return Status::Ok();
 }
@@ -64,27 +95,80 @@ Event EventAt(const EventLog& log, size_t i, int n_experts, float* probs) {
   event.n_tokens = static_cast<int>(log.n_tokens[i]);
   event.experts = log.experts + log.offsets[i];
   event.n = static_cast<int>(log.offsets[i + 1] - log.offsets[i]);
+  // A step's second event of a layer holds nothing new of it.
+  event.continued = i > 0 && log.step[i - 1] == event.step && log.layer[i - 1] == event.layer;
+  event.top_k = log.top_k;
+  if (log.ids_at != nullptr && log.ids_at[i] >= 0) {
+    event.ids = reinterpret_cast<const uint16_t*>(log.data + log.ids_at[i]);
+  }
   if (log.probs_at != nullptr && log.probs_at[i] >= 0) {
-    const uint8_t* row = log.probs + log.probs_at[i];
-    for (int e = 0; e < n_experts; e++) probs[e] = FromProb8(row[e]);
+    event.n_prob_tokens = std::min<int>(log.n_prob_tokens[i], kRecentTokens);
+    const int n_probs = event.n_prob_tokens * n_experts;
+    const uint8_t* codes = log.data + log.probs_at[i] + n_experts - n_probs;
+    for (int j = 0; j < n_probs; j++) probs[j] = FromProb8(codes[j]);
     event.probs = probs;
   }
   return event;
 }
 
+namespace {
+
+// Runs events and waves of events through one cache.
+class Replayer {
+ public:
+  explicit Replayer(Cache* cache) : cache_(cache) {}
+
+  Status Run(const Event& event) {
+    const int n_slots = cache_->geometry().n_slots;
+    if (event.n <= n_slots) return Present(event);
+    experts_.assign(event.experts, event.experts + event.n);
+    OrderForWaves(*cache_, event.layer, &experts_);
+    if (event.next_use != nullptr) SortNextUses(event);
+    Event wave = event;
+    for (int begin = 0; begin < event.n; begin += n_slots) {
+      wave.experts = experts_.data() + begin;
+      wave.n = std::min(n_slots, event.n - begin);
+      if (event.next_use != nullptr) wave.next_use = next_uses_.data() + begin;
+      wave.continued = event.continued || begin > 0;
+      REMOE_RETURN_IF_ERROR(Present(wave));
+    }
+    return Status::Ok();
+  }
+
+ private:
+  Status Present(const Event& event) {
+    REMOE_RETURN_IF_ERROR(cache_->Begin(event, &placements_));
+    cache_->End();
+    return Status::Ok();
+  }
+
+  void SortNextUses(const Event& event) {
+    next_uses_.resize(event.n);
+    for (int i = 0; i < event.n; i++) {
+      const uint16_t* at = std::find(event.experts, event.experts + event.n, experts_[i]);
+      next_uses_[i] = event.next_use[at - event.experts];
+    }
+  }
+
+  Cache* cache_;
+  std::vector<Placement> placements_;
+  std::vector<uint16_t> experts_;  // of an event in waves, in their order
+  std::vector<int64_t> next_uses_;
+};
+
+}  // namespace
+
 Result<CacheCounts> Replay(Cache* cache, const EventLog& log, const int64_t* next_uses,
                            size_t first_counted) {
   const int n_experts = cache->geometry().n_experts;
-  std::vector<Placement> placements;
-  placements.reserve(n_experts);
-  std::vector<float> probs(n_experts);
+  Replayer replayer(cache);
+  std::vector<float> probs(static_cast<size_t>(kRecentTokens) * n_experts);
   CacheCounts before = cache->counts();
   for (size_t i = 0; i < log.n_events; i++) {
     if (i == first_counted) before = cache->counts();
     Event event = EventAt(log, i, n_experts, probs.data());
     if (next_uses != nullptr) event.next_use = next_uses + log.offsets[i];
-    REMOE_RETURN_IF_ERROR(cache->Begin(event, &placements));
-    cache->End();
+    REMOE_RETURN_IF_ERROR(replayer.Run(event));
   }
   CacheCounts counts = cache->counts();
   if (first_counted >= log.n_events) before = counts;

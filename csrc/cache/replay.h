@@ -24,11 +24,14 @@ struct EventLog {
   const uint32_t* n_tokens = nullptr;
   const int64_t* offsets = nullptr;  // [n_events + 1] into experts
   const uint16_t* experts = nullptr;
-  // Optional: quantised probabilities (base/prob8.h) of each event's last token, n_experts bytes
-  // each.
-  const uint8_t* probs = nullptr;
-  size_t n_prob_bytes = 0;
-  const int64_t* probs_at = nullptr;  // [n_events] where in probs, -1 where the event has none
+  // Optional, both in `data`, at -1 where the event has none: ids [n_tokens][top_k] as u16, and
+  // quantised probabilities (base/prob8.h) [n_prob_tokens][n_experts], found by their last row.
+  const uint8_t* data = nullptr;
+  size_t n_data = 0;
+  int top_k = 0;
+  const int64_t* ids_at = nullptr;          // [n_events]
+  const int64_t* probs_at = nullptr;        // [n_events]
+  const uint16_t* n_prob_tokens = nullptr;  // [n_events]
 };
 
 Status ValidateLog(const EventLog& log, const Geometry& geometry);
@@ -36,11 +39,12 @@ Status ValidateLog(const EventLog& log, const Geometry& geometry);
 // For every entry of log.experts the index of the layer's next event with that expert, or kNever.
 std::vector<int64_t> NextUses(const EventLog& log, const Geometry& geometry);
 
-// Event `i` of the log, pointing into it; probabilities, where it has them, are put into `probs`,
-// which has room for n_experts.
+// Event `i` of the log, pointing into it; probabilities of its last tokens, where it has them, are
+// put into `probs`, which has room for kRecentTokens rows of n_experts.
 Event EventAt(const EventLog& log, size_t i, int n_experts, float* probs);
 
-// `next_uses` may be null unless the policy is the oracle.
+// An event with more experts than there are slots comes in waves, as in the engine. `next_uses` may
+// be null unless the policy is the oracle.
 Result<CacheCounts> Replay(Cache* cache, const EventLog& log, const int64_t* next_uses,
                            size_t first_counted);
 

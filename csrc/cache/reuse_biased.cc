@@ -171,6 +171,7 @@ ReuseBiasedPolicy::ReuseBiasedPolicy(const Geometry& geometry,
     if (weights[f] == 0) continue;
     live_.push_back(f);
     live_weights_.push_back(weights[f]);
+    uses_probabilities_ |= f >= kProb;
   }
   const size_t layers = static_cast<size_t>(geometry.n_layers), row = stride_;
   averages_.assign(layers * kScales * row, kPriorUse);
@@ -196,23 +197,41 @@ ReuseBiasedPolicy::ReuseBiasedPolicy(const Geometry& geometry,
 }
 
 void ReuseBiasedPolicy::OnEvent(const Event& event) {
-  std::fill(use_.begin(), use_.end(), 0.0f);
-  for (int i = 0; i < event.n; i++) use_[event.experts[i]] = 1;
-  ScoreUse(event);
-  ScoreLinks(event);
-  ScoreLearned(event);
-  ScoreProbs(event);
+  Choice choice;
+  choice.layer = event.layer;
+  choice.step = event.step;
+  const bool by_token = event.ids != nullptr && event.n_tokens > 1;
+  const int first = by_token ? std::max(0, event.n_tokens - kRecentTokens) : event.n_tokens - 1;
+  for (int token = first; token < event.n_tokens; token++) {
+    choice.last = token == event.n_tokens - 1;
+    choice.one_token = by_token || event.n_tokens == 1;
+    choice.experts =
+        by_token ? event.ids + static_cast<size_t>(token) * event.top_k : event.experts;
+    choice.n = by_token ? event.top_k : event.n;
+    const int row = token - (event.n_tokens - event.n_prob_tokens);
+    choice.probs = row < 0 ? nullptr : event.probs + static_cast<size_t>(row) * geometry_.n_experts;
+    TakeIn(choice);
+  }
   Combine(event.layer);
-
-  std::copy(event.experts, event.experts + event.n,
-            chosen_.begin() + static_cast<size_t>(event.layer) * geometry_.n_experts);
-  // A step of many tokens says which experts they took together, not what follows from what.
-  n_chosen_[event.layer] = event.n_tokens == 1 ? event.n : 0;
-  chosen_step_[event.layer] = event.step;
 }
 
-void ReuseBiasedPolicy::ScoreUse(const Event& event) {
-  const int layer = event.layer;
+void ReuseBiasedPolicy::TakeIn(const Choice& choice) {
+  std::fill(use_.begin(), use_.end(), 0.0f);
+  for (int i = 0; i < choice.n; i++) use_[choice.experts[i]] = 1;
+  ScoreUse(choice);
+  ScoreLinks(choice);
+  ScoreLearned(choice);
+  ScoreProbs(choice);
+
+  std::copy(choice.experts, choice.experts + choice.n,
+            chosen_.begin() + static_cast<size_t>(choice.layer) * geometry_.n_experts);
+  // Many tokens together do not say what follows from what.
+  n_chosen_[choice.layer] = choice.one_token ? choice.n : 0;
+  chosen_step_[choice.layer] = choice.step;
+}
+
+void ReuseBiasedPolicy::ScoreUse(const Choice& choice) {
+  const int layer = choice.layer;
   std::copy(use_.begin(), use_.end(), columns_.begin() + Row(kUsed));
   for (int scale = 0; scale < kScales; scale++) {
     float* average = &averages_[LayerRow(layer, kScales, scale)];
@@ -226,8 +245,8 @@ void ReuseBiasedPolicy::ScoreUse(const Event& event) {
   const uint16_t* before = &chosen_[static_cast<size_t>(layer) * geometry_.n_experts];
   float kept = 0;
   for (int i = 0; i < n_chosen_[layer]; i++) kept += use_[before[i]];
-  if (event.n > 0 && n_chosen_[layer] > 0) {
-    kept /= static_cast<float>(event.n);
+  if (choice.n > 0 && n_chosen_[layer] > 0) {
+    kept /= static_cast<float>(choice.n);
     locality_[layer] = locality_[layer] * kLocalityFade + (1 - kLocalityFade) * kept;
   }
   float* local = &columns_[Row(kLocality)];
@@ -235,18 +254,19 @@ void ReuseBiasedPolicy::ScoreUse(const Event& event) {
   AddScaled(log_idle, locality_[layer], local, stride_);
 }
 
-void ReuseBiasedPolicy::ScoreLinks(const Event& event) {
+void ReuseBiasedPolicy::ScoreLinks(const Choice& choice) {
   if (profile_->n_contexts == 0) return;
-  const int layer = event.layer, n_experts = geometry_.n_experts;
+  const int layer = choice.layer, n_experts = geometry_.n_experts;
   const size_t table = static_cast<size_t>(n_experts) * n_experts;
   for (int context = 0; context < kContexts; context++) {
     float* column = &columns_[Row(kLinkNow + context)];
     std::fill(column, column + stride_, 0.0f);
-    const uint16_t* from = event.experts;
-    int n = event.n;
+    const uint16_t* from = choice.experts;
+    int n = choice.n;
     if (context >= 3) {
       const int source = layer - (context - 2);
-      if (source < 0 || chosen_step_[source] != event.step) continue;
+      // Tokens before a step's last are not kept by the layers before.
+      if (!choice.last || source < 0 || chosen_step_[source] != choice.step) continue;
       from = &chosen_[static_cast<size_t>(source) * n_experts];
       n = n_chosen_[source];
     }
@@ -269,24 +289,24 @@ void ReuseBiasedPolicy::ScoreLinks(const Event& event) {
   }
 }
 
-void ReuseBiasedPolicy::Learn(const Event& event) {
-  const int layer = event.layer;
+void ReuseBiasedPolicy::Learn(const Choice& choice) {
+  const int layer = choice.layer;
   const uint16_t* before = &chosen_[static_cast<size_t>(layer) * geometry_.n_experts];
   for (int i = 0; i < n_chosen_[layer]; i++) {
     float* follows = &follows_[LayerRow(layer, geometry_.n_experts, before[i])];
-    for (int k = 0; k < event.n; k++) follows[event.experts[k]] += 1;
+    for (int k = 0; k < choice.n; k++) follows[choice.experts[k]] += 1;
   }
   float* uses = &uses_[Row(layer)];
-  for (int k = 0; k < event.n; k++) uses[event.experts[k]] += 1;
+  for (int k = 0; k < choice.n; k++) uses[choice.experts[k]] += 1;
   events_[layer] += 1;
 }
 
-void ReuseBiasedPolicy::ScoreLearned(const Event& event) {
-  const int layer = event.layer;
+void ReuseBiasedPolicy::ScoreLearned(const Choice& choice) {
+  const int layer = choice.layer;
   float* now = &columns_[Row(kLearnedNow)];
   std::fill(now, now + stride_, 0.0f);
-  if (event.n > 0 && event.n_tokens == 1) {
-    Learn(event);
+  if (choice.n > 0 && choice.one_token) {
+    Learn(choice);
     const float* uses = &uses_[Row(layer)];
     float* share = score_.data();  // free until Combine()
     const float events = events_[layer];
@@ -294,8 +314,8 @@ void ReuseBiasedPolicy::ScoreLearned(const Event& event) {
     const float* rows[4] = {};
     int n_rows = 0;
     float total = 0;
-    for (int i = 0; i < event.n; i++) {
-      const uint16_t from = event.experts[i];
+    for (int i = 0; i < choice.n; i++) {
+      const uint16_t from = choice.experts[i];
       total += Log(uses[from] - 1 + kLiftPrior);
       rows[n_rows++] = &follows_[LayerRow(layer, geometry_.n_experts, from)];
       if (n_rows == 4) {
@@ -306,7 +326,7 @@ void ReuseBiasedPolicy::ScoreLearned(const Event& event) {
     for (int i = 0; i < n_rows; i++) AddLogOfOne(rows[i], share, now, stride_);
     float* own = columns_.data() + Row(kLearnedFast);
     Logs(share, 0, own, stride_);
-    const float scale = 1 / static_cast<float>(event.n);
+    const float scale = 1 / static_cast<float>(choice.n);
     for (size_t j = 0; j < stride_; j++) now[j] = (now[j] - total) * scale - own[j];
   }
   for (int k = 0; k < 2; k++) {
@@ -316,20 +336,20 @@ void ReuseBiasedPolicy::ScoreLearned(const Event& event) {
   }
 }
 
-void ReuseBiasedPolicy::ScoreProbs(const Event& event) {
+void ReuseBiasedPolicy::ScoreProbs(const Choice& choice) {
   float* prob = &columns_[Row(kProb)];
-  if (event.probs == nullptr) {
+  if (choice.probs == nullptr) {
     std::fill(prob, prob + 4 * stride_, 0.0f);
     return;
   }
   // Through a byte and back, so that a recorded trace replays to the same decisions.
   std::fill(prob, prob + stride_, 0.0f);
-  for (int j = 0; j < geometry_.n_experts; j++) prob[j] = FromProb8(ToProb8(event.probs[j]));
+  for (int j = 0; j < geometry_.n_experts; j++) prob[j] = FromProb8(ToProb8(choice.probs[j]));
   float* log_prob = &columns_[Row(kLogProb)];
   Logs(prob, kSmallProb, log_prob, stride_);
   for (size_t j = 0; j < stride_; j++) log_prob[j] += 6;  // about zero for a middling expert
   for (int k = 0; k < 2; k++) {
-    float* average = &prob_averages_[LayerRow(event.layer, 2, k)];
+    float* average = &prob_averages_[LayerRow(choice.layer, 2, k)];
     Fade(average, k == 0 ? 0.5f : 0.9f, log_prob, stride_);
     std::copy(average, average + stride_, columns_.begin() + Row(kLogProbFast + k));
   }

@@ -13,6 +13,8 @@
 //   - what the router said, where the event carries it: probability now and lately, also of the
 //   experts
 //     not chosen, since a near miss often comes next.
+// A prompt's step is taken in token by token, its last kRecentTokens, so that it ends as if they
+// had been decoded.
 // Weights and links come from a profile, or are the defaults in reuse_defaults.h; they are
 // interpolated to the cache's size, since a large cache looks further ahead. An expert just read
 // that scores worse than all others is the next victim: that is how admission is decided, the slot
@@ -42,6 +44,7 @@ class ReuseBiasedPolicy : public Policy {
   static Status Fits(const Profile& profile, const Geometry& geometry);
 
   const char* name() const override { return "reuse-biased"; }
+  bool uses_probabilities() const override { return uses_probabilities_; }
   void OnEvent(const Event& event) override;
   void OnHit(ExpertId id) override;
   void OnEvict(ExpertId id) override;
@@ -56,15 +59,27 @@ class ReuseBiasedPolicy : public Policy {
  private:
   static constexpr int kScales = 6;
 
+  // What one token took in one layer, or, where that is not known, all tokens of a step together.
+  struct Choice {
+    int layer = 0;
+    int64_t step = 0;
+    const uint16_t* experts = nullptr;
+    int n = 0;
+    const float* probs = nullptr;  // [n_experts] or null
+    bool one_token = true;
+    bool last = true;  // of its step
+  };
+
   size_t Row(size_t row) const { return row * stride_; }
   size_t LayerRow(int layer, int rows, int row) const {
     return (static_cast<size_t>(layer) * rows + row) * stride_;
   }
-  void ScoreUse(const Event& event);
-  void ScoreLinks(const Event& event);
-  void ScoreLearned(const Event& event);
-  void ScoreProbs(const Event& event);
-  void Learn(const Event& event);
+  void TakeIn(const Choice& choice);
+  void ScoreUse(const Choice& choice);
+  void ScoreLinks(const Choice& choice);
+  void ScoreLearned(const Choice& choice);
+  void ScoreProbs(const Choice& choice);
+  void Learn(const Choice& choice);
   void Combine(int layer);
   void RefreshLeast(int layer);
 
@@ -72,6 +87,7 @@ class ReuseBiasedPolicy : public Policy {
   const std::shared_ptr<const Profile> profile_;
   std::vector<int> live_;  // features whose weight is not 0
   std::vector<float> live_weights_;
+  bool uses_probabilities_ = false;
   const size_t stride_;  // n_experts up to a multiple of 16, so that rows vectorise whole
 
   // State by layer, rows of stride_.

@@ -4,6 +4,8 @@
 #include <memory>
 
 #include "device/executor.h"
+#include "device/ffn_ops.h"
+#include "device/router_scores.h"
 #include "ggml-cpu.h"
 
 namespace remoe {
@@ -34,6 +36,21 @@ ggml_status Compute(ggml_backend_t backend, ggml_cgraph* graph) {
   return ContextOf(backend)->executor.Run(graph);
 }
 
+// The scheduler's allocator would reuse the router's scores before the FFN runs, for the weights of
+// the experts' sum: each FFN says that it still needs them.
+void Optimize(ggml_backend_t, ggml_cgraph* graph, ggml_backend_graph_optimize_params* params) {
+  const int n = ggml_graph_n_nodes(graph);
+  const ggml_tensor* last = nullptr;
+  for (int i = 0; i < n; i++) {
+    ggml_tensor* node = ggml_graph_node(graph, i);
+    if (ExpertProduct(node) == nullptr) continue;
+    ggml_tensor* scores = RouterScores(node);
+    if (scores == nullptr || scores == last) continue;
+    params->add_alloc_dep(params->user_data, scores, node);
+    last = scores;
+  }
+}
+
 void SetThreads(ggml_backend_t backend, int n_threads) {
   ggml_backend_cpu_set_n_threads(ContextOf(backend)->cpu, n_threads);
 }
@@ -57,6 +74,7 @@ ggml_backend_t MakeBackend(ggml_backend_dev_t device) {
   functions.get_name = Name;
   functions.free = Free;
   functions.graph_compute = Compute;
+  functions.graph_optimize = Optimize;
   return new ggml_backend{Guid(), functions, device, new Context(cpu)};
 }
 

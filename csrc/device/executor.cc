@@ -4,7 +4,9 @@
 #include <chrono>
 
 #include "base/format.h"
+#include "cache/waves.h"
 #include "device/ffn_ops.h"
+#include "device/router_scores.h"
 #include "device/streamed_model.h"
 
 namespace remoe {
@@ -26,6 +28,7 @@ struct Timer {
 
 ggml_status Refuse(StreamedModel* model, const Status& status) {
   model->Fail(status);
+  model->AbandonStep();
   return GGML_STATUS_FAILED;
 }
 
@@ -97,7 +100,7 @@ ggml_status Executor::RunSegment(ggml_cgraph* graph, const Segment& segment) {
   fit_ = Fit::kUnknown;
   const Timer timer(&model->ffn_ns);
   if (model->interrupted()) {
-    (void)model->EndEvent();
+    model->AbandonStep();
     return GGML_STATUS_ABORTED;
   }
   ExpertStore* store = model->store();
@@ -105,6 +108,8 @@ ggml_status Executor::RunSegment(ggml_cgraph* graph, const Segment& segment) {
     return Refuse(model, Status(Code::kInvalidArgument, "the model has no expert cache yet"));
   }
   const ggml_tensor* ids = segment.products.front()->src[2];
+  // The last layer of a batch that asks for no output is run for no token.
+  if (ids->ne[1] == 0) return GGML_STATUS_SUCCESS;
   const int n_experts = model->layers()[origin.layer].n_experts;
   if (!ReadIds(ids, n_experts)) {
     return Refuse(model, Status(Code::kCorrupt,
@@ -115,8 +120,9 @@ ggml_status Executor::RunSegment(ggml_cgraph* graph, const Segment& segment) {
     MarkUsed(segment, model);
     return RunOpenEvent(graph, segment, model);
   }
+  const Event event = model->Routed(origin, Describe(segment.products.front(), origin));
   const size_t n_slots = static_cast<size_t>(store->cache().geometry().n_slots);
-  if (experts_.size() <= n_slots) return RunEvent(graph, segment, origin, false);
+  if (experts_.size() <= n_slots) return RunEvent(graph, segment, model, event);
 
   // More experts than slots: in waves. Lowering the batch instead would change how the dense
   // products round, and with them the output.
@@ -127,12 +133,15 @@ ggml_status Executor::RunSegment(ggml_cgraph* graph, const Segment& segment) {
                                 "has %zu slots: lower --ubatch or raise --cache",
                                 model->layers()[origin.layer].block, experts_.size(), n_slots)));
   }
-  const std::vector<uint16_t> all = OrderedForWaves(*store, origin.layer);
+  std::vector<uint16_t> all = experts_;
+  OrderForWaves(store->cache(), origin.layer, &all);
+  Event wave = event;
   for (size_t begin = 0; begin < all.size(); begin += n_slots) {
     experts_.assign(all.begin() + begin, all.begin() + std::min(all.size(), begin + n_slots));
     std::fill(index_of_.begin(), index_of_.end(), -1);
     for (size_t i = 0; i < experts_.size(); i++) index_of_[experts_[i]] = static_cast<int32_t>(i);
-    const ggml_status status = RunEvent(graph, segment, origin, begin > 0);
+    wave.continued = event.continued || begin > 0;
+    const ggml_status status = RunEvent(graph, segment, model, wave);
     if (status != GGML_STATUS_SUCCESS) return status;
   }
   // Where other operations cut an FFN in pieces, the next piece begins its own event: the last
@@ -149,26 +158,41 @@ bool Executor::ByPairs(ggml_cgraph* graph, const Segment& segment) {
   return fit_ == Fit::kYes;
 }
 
-// Residents first: what later waves bring in must not push them out before they are used.
-std::vector<uint16_t> Executor::OrderedForWaves(const ExpertStore& store, int layer) const {
-  std::vector<uint16_t> ordered = experts_;
-  std::stable_partition(ordered.begin(), ordered.end(), [&](uint16_t expert) {
-    return store.cache().SlotOf(layer, expert) != kNoSlot;
-  });
-  return ordered;
+Event Executor::Describe(const ggml_tensor* product, const TensorOrigin& origin) {
+  const StreamedModel& model = *origin.model;
+  Event event;
+  event.layer = origin.layer;
+  event.n_tokens = static_cast<int>(product->src[2]->ne[1]);
+  event.experts = experts_.data();
+  event.n = static_cast<int>(experts_.size());
+  routed_.assign(ids_.begin(), ids_.end());
+  event.ids = routed_.data();
+  event.top_k = static_cast<int>(k_);
+  const ggml_tensor* scores = RouterScores(product);
+  origin.model->SawScores(scores != nullptr);
+  event.n_prob_tokens = scores != nullptr ? model.WantedProbabilities(event.n_tokens) : 0;
+  if (event.n_prob_tokens > 0) {
+    std::atomic<uint64_t> unrecorded{0};
+    const Timer timer(model.tracing() ? &origin.model->trace_ns : &unrecorded);
+    probs_.resize(static_cast<size_t>(event.n_prob_tokens) * scores->ne[0]);
+    ReadProbabilities(scores, event.n_tokens - event.n_prob_tokens, event.n_tokens, probs_.data());
+    event.probs = probs_.data();
+  }
+  return event;
 }
 
 void Executor::MarkUsed(const Segment& segment, StreamedModel* model) {
   for (const ggml_tensor* product : segment.products) model->MarkUsed(*OriginOf(product->src[0]));
 }
 
-ggml_status Executor::RunEvent(ggml_cgraph* graph, const Segment& segment,
-                               const TensorOrigin& origin, bool later_wave) {
-  const int n_tokens = static_cast<int>(segment.products.front()->src[2]->ne[1]);
-  const Status status = origin.model->BeginEvent(origin, experts_, n_tokens, later_wave);
-  if (!status.ok()) return Refuse(origin.model, status);
-  MarkUsed(segment, origin.model);
-  return RunOpenEvent(graph, segment, origin.model);
+ggml_status Executor::RunEvent(ggml_cgraph* graph, const Segment& segment, StreamedModel* model,
+                               Event event) {
+  event.experts = experts_.data();
+  event.n = static_cast<int>(experts_.size());
+  const Status status = model->BeginEvent(event);
+  if (!status.ok()) return Refuse(model, status);
+  MarkUsed(segment, model);
+  return RunOpenEvent(graph, segment, model);
 }
 
 ggml_status Executor::RunOpenEvent(ggml_cgraph* graph, const Segment& segment,
@@ -197,7 +221,7 @@ ggml_status Executor::RunOpenEvent(ggml_cgraph* graph, const Segment& segment,
     model->EndIfComplete();
     return status;
   }
-  (void)model->EndEvent();
+  model->AbandonStep();
   return failure.ok() ? status : Refuse(model, failure);
 }
 

@@ -32,11 +32,13 @@ class Executor {
   ggml_status RunSegment(ggml_cgraph* graph, const Segment& segment);
   // Reads the routed ids; RETURNS false when one is out of range.
   bool ReadIds(const ggml_tensor* ids, int n_experts);
-  std::vector<uint16_t> OrderedForWaves(const ExpertStore& store, int layer) const;
+  // Describes to the model what the segment's layer was routed to; probabilities included, where
+  // the graph has them and someone wants them.
+  Event Describe(const ggml_tensor* product, const TensorOrigin& origin);
   void MarkUsed(const Segment& segment, StreamedModel* model);
-  // Runs the segment for the pairs whose experts are in experts_.
-  ggml_status RunEvent(ggml_cgraph* graph, const Segment& segment, const TensorOrigin& origin,
-                       bool later_wave);
+  // Runs the segment for the pairs whose experts are in experts_, which are those of `event`.
+  ggml_status RunEvent(ggml_cgraph* graph, const Segment& segment, StreamedModel* model,
+                       Event event);
   ggml_status RunOpenEvent(ggml_cgraph* graph, const Segment& segment, StreamedModel* model);
   ggml_status RunPairs(ExpertStore* store, Status* failure);
   void CollectReadyPairs();
@@ -51,6 +53,8 @@ class Executor {
   size_t k_ = 1;                   // experts of a token
   std::vector<int32_t> ids_;       // [n_tokens, k], dense
   std::vector<uint16_t> experts_;  // distinct, in order of first use
+  std::vector<uint16_t> routed_;   // ids_ as an event has them
+  std::vector<float> probs_;       // [n_prob_tokens, n_experts]
   std::vector<int32_t> index_of_;  // expert -> index into experts_, or -1
   std::vector<int32_t> slots_;     // [n_tokens, k]
   std::vector<bool> ready_;        // by index into experts_

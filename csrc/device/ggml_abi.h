@@ -63,6 +63,13 @@ struct ggml_backend_buffer {
   ggml_backend_buffer_usage usage;
 };
 
+// Given to graph_optimize: `tensor` keeps its memory until `until`, a node of the same graph, has
+// been computed.
+struct ggml_backend_graph_optimize_params {
+  void (*add_alloc_dep)(void* user_data, ggml_tensor* tensor, ggml_tensor* until);
+  void* user_data;
+};
+
 struct ggml_backend_i {
   const char* (*get_name)(ggml_backend_t);
   void (*free)(ggml_backend_t);
@@ -79,7 +86,7 @@ struct ggml_backend_i {
   ggml_status (*graph_compute)(ggml_backend_t, ggml_cgraph*);
   void* event_record;
   void* event_wait;
-  void* graph_optimize;
+  void (*graph_optimize)(ggml_backend_t, ggml_cgraph*, ggml_backend_graph_optimize_params*);
 };
 
 struct ggml_backend {

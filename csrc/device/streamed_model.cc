@@ -237,6 +237,7 @@ Status StreamedModel::Attach(const AttachOptions& options) {
   StoreOptions store_options;
   store_options.n_slots = options.n_slots;
   store_options.policy = options.policy;
+  store_options.profile = options.profile;
   store_options.lock = options.lock;
   store_options.staging_buffers =
       StagingBuffers(layout_->slot_bytes() * static_cast<uint64_t>(options.n_slots),
@@ -289,20 +290,74 @@ TensorOrigin* StreamedModel::FindOrigin(const std::string& tensor_name) {
   return nullptr;
 }
 
-Status StreamedModel::BeginEvent(const TensorOrigin& origin, const std::vector<uint16_t>& experts,
-                                 int n_tokens, bool later_wave) {
-  REMOE_RETURN_IF_ERROR(EndEvent());
-  // Layers come in order within a step, so one that does not follow starts the next.
-  if (origin.layer <= last_layer_ && !later_wave) step_++;
-  last_layer_ = origin.layer;
-  used_matrices_ = 0;
-  Event event;
-  event.layer = origin.layer;
+Event StreamedModel::Routed(const TensorOrigin& origin, Event event) {
+  // Another piece of the FFN, cut off by other operations, after its experts came in waves.
+  event.continued = origin.layer == last_layer_ && (used_matrices_ & 1u << origin.matrix) == 0;
+  if (!event.continued) {
+    // Layers come in order within a step, so one that does not follow starts the next. A prompt's
+    // last layer is run for its last token alone, and is prefill all the same.
+    if (origin.layer <= last_layer_ || last_layer_ < 0) {
+      step_++;
+      phase_ = event.n_tokens > 1 ? Phase::kPrefill : Phase::kDecode;
+    }
+    last_layer_ = origin.layer;
+    used_matrices_ = 0;
+  }
   event.step = step_;
-  event.phase = n_tokens > 1 ? Phase::kPrefill : Phase::kDecode;
-  event.n_tokens = n_tokens;
-  event.experts = experts.data();
-  event.n = static_cast<int>(experts.size());
+  event.phase = phase_;
+  if (trace_ != nullptr) Record(event);
+  return event;
+}
+
+int StreamedModel::WantedProbabilities(int n_tokens) const {
+  if (trace_ != nullptr) return std::min<int>(n_tokens, UINT16_MAX);
+  return store_->cache().policy().uses_probabilities() ? std::min(n_tokens, kRecentTokens) : 0;
+}
+
+Status StreamedModel::StartTrace(const std::string& path, const std::string& fingerprint,
+                                 const std::string& meta) {
+  if (trace_ != nullptr) return Status(Code::kInvalidArgument, "a trace is being recorded already");
+  TraceHeader header;
+  header.n_layers = static_cast<uint32_t>(layers_.size());
+  header.n_experts = static_cast<uint32_t>(n_experts());
+  header.top_k = static_cast<uint32_t>(n_experts_used());
+  header.fingerprint = fingerprint;
+  header.meta = meta;
+  Result<std::unique_ptr<TraceWriter>> writer = TraceWriter::Create(path, header);
+  if (!writer.ok()) return writer.status();
+  trace_ = std::move(writer.value());
+  return Status::Ok();
+}
+
+Status StreamedModel::StopTrace() {
+  if (trace_ == nullptr) return Status::Ok();
+  const Status status = trace_->Finish();
+  trace_.reset();
+  return status;
+}
+
+// A write that fails is kept by the writer, which takes nothing more: a full disk does not end the
+// conversation, and StopTrace says so.
+void StreamedModel::Record(const Event& event) {
+  const auto start = std::chrono::steady_clock::now();
+  TraceEvent record;
+  record.layer = event.layer;
+  record.step = event.step;
+  record.decode = event.phase == Phase::kDecode;
+  record.n_tokens = event.n_tokens;
+  record.experts = event.experts;
+  record.n = event.n;
+  record.ids = event.ids;
+  record.probs = event.probs;
+  record.n_prob_tokens = event.n_prob_tokens;
+  (void)trace_->Append(record);
+  trace_ns +=
+      std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - start)
+          .count();
+}
+
+Status StreamedModel::BeginEvent(const Event& event) {
+  REMOE_RETURN_IF_ERROR(EndEvent());
   return store_->BeginEvent(event);
 }
 
@@ -314,6 +369,12 @@ bool StreamedModel::Continues(const TensorOrigin& origin) const {
 void StreamedModel::EndIfComplete() {
   const unsigned all = (1u << layers_[last_layer_].matrices.size()) - 1;
   if (store_->open() && used_matrices_ == all) (void)EndEvent();
+}
+
+void StreamedModel::AbandonStep() {
+  (void)EndEvent();
+  last_layer_ = -1;
+  if (trace_ != nullptr) trace_->DropStep();
 }
 
 Status StreamedModel::EndEvent() {

@@ -24,6 +24,7 @@
 #include "gguf/virtual_file.h"
 #include "llama.h"
 #include "runtime/expert_store.h"
+#include "trace/trace_writer.h"
 
 namespace remoe {
 
@@ -36,6 +37,7 @@ struct LoadOptions {
 struct AttachOptions {
   int n_slots = 0;
   std::string policy = "lru";
+  std::shared_ptr<const Profile> profile;  // what fitting has learned of this model; may be null
   bool lock = false;
 };
 
@@ -52,6 +54,18 @@ class StreamedModel {
 
   Status Attach(const AttachOptions& options);
 
+  // Records every step's routing and router probabilities to a file, from the next step on. `meta`
+  // is a JSON object.
+  Status StartTrace(const std::string& path, const std::string& fingerprint,
+                    const std::string& meta);
+  // Completes the file. RETURNS: what cut the recording short, if anything did; the steps before it
+  // are in the file.
+  Status StopTrace();
+  bool tracing() const { return trace_ != nullptr; }
+  uint64_t trace_events() const { return trace_ != nullptr ? trace_->n_events() : 0; }
+  // What cut the recording short; empty while nothing did.
+  std::string trace_failure() const { return trace_ ? trace_->failure().message() : ""; }
+
   const ModelFile& file() const { return file_; }
   const std::vector<ExpertLayer>& layers() const { return layers_; }
   const SlotLayout& layout() const { return *layout_; }
@@ -65,6 +79,8 @@ class StreamedModel {
   double load_seconds() const { return load_seconds_; }
   ExpertStore* store() const { return store_.get(); }
   bool repacked() const { return repacked_; }
+  // Whether the last step's graph showed the router's probabilities; false before the first.
+  bool router_probabilities() const { return scores_seen_; }
   // Bytes per second at the chosen depth, 0 when it was not measured.
   double probed_bytes_per_s() const { return probed_bytes_per_s_; }
   std::vector<std::string> notes() const;
@@ -76,16 +92,23 @@ class StreamedModel {
   }
   bool loading() const { return loading_; }
   TensorOrigin* FindOrigin(const std::string& tensor_name);
-  // Makes the experts of one layer's step resident and pins them until the next event begins.
-  // `later_wave`: more of the experts of the step that the last event belonged to.
-  Status BeginEvent(const TensorOrigin& origin, const std::vector<uint16_t>& experts, int n_tokens,
-                    bool later_wave);
+  // Takes in what a layer was routed to, all experts of the step: completes the event with its
+  // place in the run and records it. BeginEvent then gets it, whole or in waves.
+  Event Routed(const TensorOrigin& origin, Event event);
+  // Whether this graph lets the router's probabilities be seen, and of how many of a step's last
+  // tokens anybody wants them.
+  void SawScores(bool seen) { scores_seen_ = seen; }
+  int WantedProbabilities(int n_tokens) const;
+  // Makes the event's experts resident and pins them until the next event begins.
+  Status BeginEvent(const Event& event);
   // Whether `origin` still belongs to the open event: same layer, a matrix not yet used in it.
   bool Continues(const TensorOrigin& origin) const;
   void MarkUsed(const TensorOrigin& origin) { used_matrices_ |= 1u << origin.matrix; }
   // Ends the open event once all of its layer's matrices have been used.
   void EndIfComplete();
   Status EndEvent();
+  // Ends the open event of a step that goes no further.
+  void AbandonStep();
   void Fail(const Status& status);
   // The first failure since the last TakeFailure.
   Status TakeFailure();
@@ -95,10 +118,13 @@ class StreamedModel {
   bool interrupted() const { return interrupted_; }
   // Time spent in the expert FFNs, stalls included, in nanoseconds.
   std::atomic<uint64_t> ffn_ns{0};
+  // The part of it spent on recording.
+  std::atomic<uint64_t> trace_ns{0};
 
  private:
   StreamedModel() = default;
   int ProbeDepth();
+  void Record(const Event& event);
 
   ModelFile file_;
   std::vector<ExpertLayer> layers_;
@@ -113,9 +139,12 @@ class StreamedModel {
   std::vector<std::vector<ggml_tensor>> views_;
   std::unique_ptr<ExpertStore> store_;
   std::vector<std::string> reader_notes_;
+  std::unique_ptr<TraceWriter> trace_;
 
   bool loading_ = false;
-  int64_t step_ = 0;
+  int64_t step_ = -1;
+  Phase phase_ = Phase::kPrefill;  // of the step
+  std::atomic<bool> scores_seen_{false};
   int last_layer_ = -1;
   unsigned used_matrices_ = 0;
   uint64_t dense_bytes_read_ = 0;

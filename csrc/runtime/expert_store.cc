@@ -33,7 +33,7 @@ Result<std::unique_ptr<ExpertStore>> ExpertStore::Make(
     geometry.n_experts = std::max(geometry.n_experts, layer.n_experts);
   }
   geometry.n_slots = options.n_slots;
-  Result<std::unique_ptr<Policy>> policy = MakePolicy(options.policy, geometry);
+  Result<std::unique_ptr<Policy>> policy = MakePolicy(options.policy, geometry, options.profile);
   if (!policy.ok()) return policy.status();
 
   std::unique_ptr<ExpertStore> store(new ExpertStore(layout));

@@ -21,6 +21,7 @@
 
 #include "base/status.h"
 #include "cache/cache.h"
+#include "cache/profile.h"
 #include "gguf/model_file.h"
 #include "runtime/slab.h"
 #include "runtime/slot_layout.h"
@@ -51,6 +52,7 @@ struct LayerCounts {
 struct StoreOptions {
   int n_slots = 0;
   std::string policy = "lru";
+  std::shared_ptr<const Profile> profile;  // may be null
   bool lock = false;
   int staging_buffers = 2;
 };

@@ -66,6 +66,9 @@ Result<std::unique_ptr<TraceWriter>> TraceWriter::Create(const std::string& path
 
 Status TraceWriter::Append(const TraceEvent& event) {
   if (!failed_.ok()) return failed_;
+  if (finished()) {
+    return Status(Code::kInvalidArgument, path_ + " is finished; nothing can be added to it");
+  }
   if (event.layer < 0 || event.layer >= static_cast<int>(header_.n_layers) || event.n < 0 ||
       event.n > static_cast<int>(header_.n_experts) || event.n_tokens < 1 || event.step < 0 ||
       event.step > UINT32_MAX || event.n_prob_tokens < 0 || event.n_prob_tokens > event.n_tokens ||
@@ -75,6 +78,13 @@ Status TraceWriter::Append(const TraceEvent& event) {
                          "probabilities",
                          event.layer, static_cast<long long>(event.step), event.n, event.n_tokens,
                          event.n_prob_tokens));
+  }
+  if (event.step != step_) {
+    // Only whole steps go to the file.
+    if (buffer_.size() >= kFlushBytes) REMOE_RETURN_IF_ERROR(Flush());
+    step_ = event.step;
+    step_begin_ = buffer_.size();
+    step_first_ = n_events_;
   }
   const size_t n_ids = static_cast<size_t>(event.n_tokens) * header_.top_k;
   const bool has_ids =
@@ -104,7 +114,13 @@ Status TraceWriter::Append(const TraceEvent& event) {
   buffer_.resize((at + n_probs + 3) / 4 * 4, 0);
   for (size_t i = 0; i < n_probs; i++) buffer_[at + i] = ToProb8(event.probs[i]);
   n_events_++;
-  return buffer_.size() >= kFlushBytes ? Flush() : Status::Ok();
+  return Status::Ok();
+}
+
+void TraceWriter::DropStep() {
+  if (!failed_.ok() || step_ < 0) return;
+  buffer_.resize(step_begin_);
+  n_events_ = step_first_;
 }
 
 Status TraceWriter::Flush() {
@@ -116,27 +132,41 @@ Status TraceWriter::Flush() {
       failed_ = Status::Io(Format("cannot write %s at byte %llu", part_path_.c_str(),
                                   static_cast<unsigned long long>(n_bytes_ + done)),
                            errno);
+      buffer_.clear();
+      n_events_ = n_events_written_;
       return failed_;
     }
     done += static_cast<size_t>(n);
   }
   n_bytes_ += buffer_.size();
+  n_events_written_ = n_events_;
   buffer_.clear();
   return Status::Ok();
 }
 
 Status TraceWriter::Finish() {
-  if (!failed_.ok()) return failed_;
-  REMOE_RETURN_IF_ERROR(Flush());
+  if (finished()) return Status(Code::kInvalidArgument, path_ + " is finished already");
+  if (failed_.ok()) (void)Flush();
+  // Not even the header was written.
+  if (n_bytes_ == 0) return failed_;
+  const Status completed = Complete();
+  if (!completed.ok() || failed_.ok()) return completed;
+  return Status(failed_.code(), failed_.message() + "; " + path_ + " holds the steps before it");
+}
+
+Status TraceWriter::Complete() {
+  // What a failed write left behind its last whole step.
+  if (ftruncate(fd_, static_cast<off_t>(n_bytes_)) != 0) {
+    return Status::Io("cannot finish " + part_path_, errno);
+  }
   if (pwrite(fd_, &n_events_, sizeof n_events_, 32) != sizeof n_events_ || fsync(fd_) != 0) {
-    return failed_ = Status::Io("cannot finish " + part_path_, errno);
+    return Status::Io("cannot finish " + part_path_, errno);
   }
   if (std::rename(part_path_.c_str(), path_.c_str()) != 0) {
-    return failed_ = Status::Io("cannot rename " + part_path_ + " to " + path_, errno);
+    return Status::Io("cannot rename " + part_path_ + " to " + path_, errno);
   }
   close(fd_);
   fd_ = -1;
-  failed_ = Status(Code::kInvalidArgument, path_ + " is finished; nothing can be added to it");
   return Status::Ok();
 }
 

@@ -1,0 +1,54 @@
+"""Read prompts of the user's own from a file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from remoe_edge.errors import InputError
+
+BETWEEN = "---"
+
+
+def read_prompts(path: str | Path) -> list[str]:
+    """Read a file of prompts.
+
+    `.jsonl`: an object with "prompt" a line; anything else: texts with a line `---` between them.
+    Raises InputError naming the line.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot read the prompts {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: at offset {error.start}: no UTF-8 text") from error
+    prompts = _json_lines(text, path) if path.suffix == ".jsonl" else _texts(text)
+    if not prompts:
+        raise InputError(f"{path} holds no prompt")
+    return prompts
+
+
+def _texts(text: str) -> list[str]:
+    found: list[list[str]] = [[]]
+    for line in text.splitlines():
+        if line == BETWEEN:
+            found.append([])
+        else:
+            found[-1].append(line)
+    return [joined for lines in found if (joined := "\n".join(lines).strip("\n"))]
+
+
+def _json_lines(text: str, path: Path) -> list[str]:
+    prompts = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            prompt = json.loads(line)["prompt"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f'{path}, line {number}: no JSON object with "prompt"') from error
+        if not isinstance(prompt, str) or not prompt:
+            raise InputError(f'{path}, line {number}: "prompt" is no text')
+        prompts.append(prompt)
+    return prompts
