@@ -135,8 +135,10 @@ def test_lists_make_every_combination(model: Path, capsys: pytest.CaptureFixture
         "stream:lru+repack cache=40% threads=1", "stream:lru+repack cache=40% threads=2",
         "stream:lru+repack cache=100% threads=1", "stream:lru+repack cache=100% threads=2",
     ]  # fmt: skip
-    assert {arm["bits"] for arm in record["arms"].values()} == {"plain", "repacked"}
-    assert "other bits (repacked against plain)" in outcome.out
+    assert {arm["bits"] for arm in record["arms"].values()} == {
+        "plain, threads 1", "plain, threads 2", "repacked, threads 1", "repacked, threads 2",
+    }  # fmt: skip
+    assert "other bits (repacked, threads 2 against plain, threads 1)" in outcome.out
     whole = record["runs"][-1]
     assert sum(whole["prompts"][0]["tokens"]["misses"]) < sum(
         record["runs"][2]["prompts"][0]["tokens"]["misses"]
@@ -192,7 +194,7 @@ def test_tuned_routers_are_arms_of_their_own(
     assert stock == off
     assert off != on
     assert "stream:lru routers=on" in outcome.out
-    assert "other bits (plain, routers on against plain)" in outcome.out
+    assert "other bits (plain, threads 1, routers on against plain, threads 1)" in outcome.out
 
 
 def write_overlay(base: Path, tuned: Path, overlay: Path) -> None:

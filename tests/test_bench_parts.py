@@ -44,12 +44,15 @@ def test_routers_that_are_on_are_named_even_where_nothing_varies() -> None:
 
 
 def test_arms_whose_output_may_differ_have_other_bits() -> None:
-    plain, repacked, stock, tuned = (
-        *made("stream:lru", "stream:lru+repack", "stock-mmap"),
-        made("stream:lru", routers={"on": "/a/r.gguf"})[0],
+    plain, repacked, other_sums, stock = made(
+        "stream:lru", "stream:lru+repack", "stream:lru+flash_attention=off", "stock-mmap"
     )
-    assert plain.bits == stock.bits
-    assert len({plain.bits, repacked.bits, tuned.bits}) == 3
+    (tuned,) = made("stream:lru", routers={"on": "/a/r.gguf"})
+    (alone,) = made("stream:lru", threads=[1])
+    (elsewhere,) = made("stream:lru+depth=1", caches=["1G"])
+    assert plain.bits == stock.bits == elsewhere.bits
+    others = {each.bits for each in (plain, repacked, other_sums, tuned, alone)}
+    assert len(others) == 5
     assert "/a/" not in str(tuned.as_json())
 
 
@@ -67,6 +70,7 @@ def test_settings_of_the_engine_come_behind_a_plus() -> None:
         ("stream:belady", "no policy 'belady'; there are lru"),
         ("stream:lru+speed=2", "no setting 'speed'; there are"),
         ("stream:lru+cache=1G", "no setting 'cache'"),
+        ("stream:lru+trace=/tmp/x", "no setting 'trace'"),
         ("stream:lru+depth=", "'+depth=' is no +NAME=VALUE"),
         ("stock-mmap+direct=off", "stock takes no setting but +repack"),
         ("stream:lru+repack=2", "repack is on or off"),

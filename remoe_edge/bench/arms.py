@@ -14,7 +14,10 @@ OFF = "off"
 
 # What every arm shares, or what has an option of its own: not to be set behind a `+`.
 _SETTLED = {"self", "path", "cache", "routers", "policy", "n_ctx", "n_batch", "n_ubatch", "threads"}
-_SETTLED |= {"verbose", "progress", "stream"}
+_SETTLED |= {"verbose", "progress", "stream", "trace", "telemetry"}
+
+# Settings of `Engine` that reorder sums.
+_CHANGE_BITS = {"flash_attention"}
 
 Option = bool | int | str
 
@@ -45,10 +48,14 @@ class Arm:
 
     @property
     def bits(self) -> str:
-        """Name what its output depends on; arms with the same bits must choose the same tokens."""
-        parts = ["repacked" if self.repack else "plain"]
+        """Name what its output depends on; arms with the same bits must choose the same tokens.
+
+        Threads are part of it: flash attention over long contexts sums a piece for each thread.
+        """
+        parts = ["repacked" if self.repack else "plain", f"threads {self.threads}"]
         if self.routers != OFF:
             parts.append(f"routers {self.routers}")
+        parts += [f"{name} {value}" for name, value in self.options if name in _CHANGE_BITS]
         return ", ".join(parts)
 
     def as_json(self) -> dict[str, Any]:

@@ -123,6 +123,7 @@ def _legend(record: dict[str, Any]) -> str:
     items = "".join(
         f'<li><i class="c{i % N_COLOURS}"></i>{escape(name)}</li>'
         for i, name in enumerate(record["arms"])
+        if name in record["summary"]
     )
     return f'<ul class="legend">{items}</ul>'
 

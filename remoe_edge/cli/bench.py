@@ -374,7 +374,7 @@ def _measure(
         try:
             return session.run(), True
         except KeyboardInterrupt:
-            if not session.record.get("runs"):
+            if not session.record:
                 raise
             return session.record, False
 
