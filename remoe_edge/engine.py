@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from jinja2 import TemplateError
 
 from remoe_edge import budget as budgets
-from remoe_edge import memory
-from remoe_edge.errors import BudgetError, InputError, ModelError, RemoeError, UnsupportedError
+from remoe_edge import chat_template, memory
+from remoe_edge.errors import BudgetError, InputError, ModelError, RemoeError
 from remoe_edge.interrupt import Interrupts, held_back
 from remoe_edge.kv_cache import kv_bytes
 from remoe_edge.llama import Buffers, loading
@@ -268,8 +267,12 @@ class Engine:
     @property
     def chat_template(self) -> str | None:
         """Give the model's chat template, None if it has none."""
-        template = self._llama.metadata.get("tokenizer.chat_template")
-        return None if template is None else str(template)
+        return chat_template.of(self._llama)
+
+    @property
+    def native(self) -> StreamedModel | None:
+        """Give the native model underneath; None when nothing is streamed."""
+        return self._model
 
     @property
     def trace_failure(self) -> str | None:
@@ -457,23 +460,7 @@ class Engine:
 
     def render(self, messages: Sequence[Message]) -> tuple[str, list[str], bool]:
         """Write a conversation as the model's template does: (text, stop strings, add a BOS token?)."""
-        template = self.chat_template
-        if template is None:
-            raise UnsupportedError(
-                f"{self.path} has no chat template: it continues text and does not answer"
-            )
-        model = self._llama._model
-        ids = (self._llama.token_eos(), self._llama.token_bos())
-        eos, bos = (model.token_get_text(i) if i != -1 else "" for i in ids)
-        try:
-            formatter = llama_cpp.llama_chat_format.Jinja2ChatFormatter(
-                template=template, eos_token=eos, bos_token=bos
-            )
-            result = formatter(messages=list(messages))
-        except (TemplateError, ValueError, TypeError) as error:
-            raise ModelError(f"the chat template of {self.path} fails: {error}") from error
-        stop = result.stop if isinstance(result.stop, list) else [result.stop or ""]
-        return result.prompt, [each for each in stop if each], not result.added_special
+        return chat_template.render(self._llama, messages, self.path)
 
     def stats(self) -> Stats:
         """Tell what the last answer cost, and how it was run. Times in ms, sizes in bytes."""
