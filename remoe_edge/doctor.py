@@ -56,7 +56,7 @@ def examine(path: Path) -> list[Check]:
     if not any(check.state == FAIL for check in checks):
         checks += [_cpu(), _repacking(), _wait_policy(), *_storage(path)]
     checks += [
-        _read_ahead(path), _memlock(), _huge_pages(), _memory(), _cgroup(), _power(),
+        _read_ahead(path), _memlock(), _huge_pages(), _memory(), _cgroup(), *_sensors(path),
     ]  # fmt: skip
     checks += [_extra(name, packages) for name, packages in EXTRAS.items()]
     return checks
@@ -354,21 +354,61 @@ def _cgroup() -> Check:
     return Check("cgroup limit", INFO, f"{mib(limit)}; --cache auto stays below it")
 
 
-# --- power ---
+# --- power, temperatures, pressure ---
 
 
-def _power() -> Check:
-    if importlib.util.find_spec("jtop") is not None:
-        return Check("power", OK, "jtop (jetson-stats) is there")
-    if Path("/etc/nv_tegra_release").exists():
-        return Check(
-            "power", OFF, "a Jetson without jtop", "pip install 'remoe-edge[jetson]'"
-        )  # fmt: skip
-    for sensor in sorted(Path("/sys/class/powercap").glob("*/energy_uj")):
-        if os.access(sensor, os.R_OK):
-            return Check("power", OK, f"energy counter {sensor}")
-        return Check("power", OFF, f"{sensor} may not be read", "run as root, or chmod it")
-    return Check("power", INFO, "no sensor that is known here: energy is not measured")
+def _sensors(path: Path, root: Path = Path("/")) -> list[Check]:
+    """Ask the sampler itself what it finds, so that telemetry has what is promised here."""
+    from remoe_edge.telemetry import Sampler
+
+    with Sampler(path, root=root) as sampler:
+        sample, missing, sources = sampler.latest, sampler.missing, sampler.sources
+        power_source = sampler.power_source
+    temperatures = {} if sample is None else sample.temperatures_c
+    pressure = (
+        Check("pressure", OK, "the kernel tells memory and I/O pressure (PSI)")
+        if "pressure" in sources
+        else Check("pressure", INFO, missing["pressure"])
+    )
+    return [
+        _power(power_source, missing, sample.rails_w if sample else {}, root),
+        _temperatures(temperatures, missing),
+        pressure,
+    ]
+
+
+def _power(
+    source: str | None, missing: dict[str, str], rails_w: dict[str, float], root: Path
+) -> Check:
+    is_jetson = (root / "etc/nv_tegra_release").exists()
+    advice = ""
+    if is_jetson and "jtop" in missing:
+        advice = (
+            "for EMC too: pip install 'remoe-edge[jetson]', and jtop.service (sudo jtop "
+            "--install-service), which a container reaches by -v /run/jtop.sock:/run/jtop.sock"
+        )
+    if source is not None:
+        return Check("power", OK, source, advice)
+    why = "; ".join(missing[name] for name in ("jtop", "hwmon", "rapl") if name in missing)
+    if rails_w:
+        why = f"only parts are measured ({', '.join(rails_w)}); {why}"
+    refused = missing.get("rapl", "").partition("may not be read: ")[2]
+    if refused:
+        return Check("power", OFF, why, refused)
+    if is_jetson:
+        return Check("power", OFF, why, advice or "energy is not measured")
+    return Check("power", INFO, f"energy is not measured: {why}")
+
+
+def _temperatures(temperatures_c: dict[str, float], missing: dict[str, str]) -> Check:
+    if not temperatures_c:
+        return Check("temperatures", INFO, missing.get("thermal zones", "none is told"))
+    hottest = max(temperatures_c, key=lambda name: temperatures_c[name])
+    n = len(temperatures_c)
+    return Check(
+        "temperatures", OK,
+        f"{n} {'zone' if n == 1 else 'zones'}, {hottest} the hottest at {temperatures_c[hottest]:.1f} °C",
+    )  # fmt: skip
 
 
 def _read(path: Path) -> str | None:

@@ -26,6 +26,7 @@ from remoe_edge.llama import Buffers, loading
 from remoe_edge.native import WAIT_POLICY, _core, llama_cpp
 from remoe_edge.stats import Answer, Stats
 from remoe_edge.units import mib
+from remoe_edge.watch import Step, Watcher, Watchers, since
 
 if TYPE_CHECKING:
     from remoe_edge._core import ModelFile, StreamedModel
@@ -63,6 +64,10 @@ class Engine:
     trace: a file to record into: which experts every step of every layer was routed to, and what the
         routers said of the others (docs/policies.md). It takes its name at `close`.
     progress: called with a fraction while loading; returning False cancels.
+    telemetry: a file for records of what each token cost and what the machine did meanwhile
+        (docs/telemetry.md), or watchers of one's own. Where there is a power sensor, a file begins
+        with three seconds of waiting: that is what idle takes.
+    publish: let `remoe-edge top` show this engine; a folder instead of the user's own for it.
 
     Raises RemoeError, of a kind that says what to do: ModelError, BudgetError, UnsupportedError,
     ReadError, InputError.
@@ -90,11 +95,20 @@ class Engine:
         trace: str | os.PathLike[str] | None = None,
         verbose: bool = False,
         progress: Callable[[float], bool] | None = None,
+        telemetry: str | os.PathLike[str] | Sequence[Watcher] | None = None,
+        publish: bool | str | os.PathLike[str] = True,
     ) -> None:
         started = time.perf_counter()
         self.path = Path(path)
         self.notes: list[str] = []
+        self._watchers = Watchers(self.notes.append)
         self.answer = Answer()
+        self._settings = {
+            "cache": cache, "routers": None if routers is None else str(routers), "policy": policy,
+            "n_batch": n_batch, "n_ubatch": n_ubatch, "repack": repack,
+            "flash_attention": flash_attention, "stream": stream, "io_backend": io_backend,
+            "direct": direct, "depth": depth, "lock": lock,
+        }  # fmt: skip
         self._closed = True
         budgets.check(cache)
         if policy not in _core.live_policy_names():
@@ -138,6 +152,9 @@ class Engine:
         self._n_ctx = n_ctx or min(trained, DEFAULT_CONTEXT)
         _check_context(file, self._n_ctx, self.streamed)
 
+        before = time.perf_counter()
+        watchers = _watchers(telemetry, self.path, self.notes.append)
+        started += time.perf_counter() - before  # the idle window is no loading
         self._buffers = Buffers()
         self._stack = contextlib.ExitStack()
         try:
@@ -155,9 +172,13 @@ class Engine:
                     self._start_trace(Path(trace))
                 self._warm()
         except BaseException:
+            for watcher in watchers:
+                watcher.on_close()
             self.close()
             raise
         self.load_ms = (time.perf_counter() - started) * 1000
+        for watcher in (*watchers, *_published(publish, self.notes.append)):
+            self.watch(watcher)
 
     def _load(
         self,
@@ -304,11 +325,16 @@ class Engine:
         if not tokens:
             raise InputError("there are no tokens to evaluate")
         self._check_room(self._llama.n_tokens + len(tokens))
+        before = self._counts() if self._watchers else {}
+        clock = time.perf_counter()
         with self._running() as interrupts, interrupts.computing():
             if every:
                 self._evaluate_every(tokens)
             else:
                 self._llama.eval(list(tokens))
+        if self._watchers:
+            phase = "prefill" if reset or len(tokens) > 1 else "decode"
+            self._tell(phase, len(tokens), clock, time.perf_counter(), before)
         low = llama_cpp.llama_cpp
         row = low.llama_get_logits_ith(self._llama.ctx, -1)
         logits: npt.NDArray[np.float32] = np.ctypeslib.as_array(
@@ -378,6 +404,8 @@ class Engine:
         held = ""  # text that may be the start of a stop string
         start = self._counts()
         first: dict[str, int] = start
+        counts = start
+        self._watchers.begin(len(tokens))
         clock = time.perf_counter()
         produced: list[int] = []
         try:
@@ -394,8 +422,10 @@ class Engine:
                         first = self._counts()
                     else:
                         answer.token_ms.append((now - clock) * 1000)
-                    clock = now
                     answer.n_generated += 1
+                    if self._watchers:
+                        phase, n = ("decode", 1) if answer.token_ms else ("prefill", len(tokens))
+                        counts = self._tell(phase, n, clock, now, counts)
                     if self.is_end(token):
                         answer.stop = "end"
                         break
@@ -409,15 +439,17 @@ class Engine:
                         break
                     ready = len(held) - _partial(held, stop)
                     if ready:
+                        given = time.perf_counter()
                         yield held[:ready]
+                        # The time of the caller between two pieces is not the model's.
+                        now += time.perf_counter() - given
                         held = held[ready:]
                     if answer.n_generated >= max_tokens:
                         break
                     if self._llama.n_tokens >= self.n_ctx:
                         answer.stop = "context"
                         break
-                    # The time of the caller between two pieces is not the model's.
-                    clock = time.perf_counter()
+                    clock = now
             held += decoder.decode(b"", final=True) if answer.stop != "stop" else ""
             if held:
                 yield held
@@ -427,6 +459,7 @@ class Engine:
         finally:
             self._account(answer, start, first)
             self._warm()
+            self._watchers.answer(answer)
 
     def chat(self, messages: Sequence[Message], **settings: Any) -> Generator[str, None, None]:
         """Yield the answer to a conversation of {"role", "content"} messages.
@@ -471,6 +504,7 @@ class Engine:
             "streamed": self.streamed,
             "threads": self.threads,
             "n_ctx": self.n_ctx,
+            "energy": answer.energy,
             "buffers": dict(self._buffers.n_bytes),
             "wait_policy": WAIT_POLICY,
             "notes": list(self.notes),
@@ -512,6 +546,49 @@ class Engine:
         """Forget the conversation so far; the experts stay resident."""
         self._llama.reset()
         self._llama._ctx.kv_cache_clear()
+
+    # --- being watched ---
+
+    def watch(self, watcher: Watcher) -> None:
+        """Tell `watcher` of every step from now on; what it raises ends that, and is noted."""
+        self._watchers.add(watcher, self._facts())
+
+    def unwatch(self, watcher: Watcher) -> None:
+        """Tell `watcher` no more."""
+        self._watchers.remove(watcher)
+
+    def _facts(self) -> dict[str, Any]:
+        """Tell what holds as long as this engine lives. Times in ms, sizes in bytes."""
+        facts: dict[str, Any] = {
+            "model": str(self.path),
+            "model_bytes": self.path.stat().st_size,
+            "architecture": self._llama.metadata.get("general.architecture"),
+            "settings": dict(self._settings),
+            "streamed": self.streamed,
+            "threads": self.threads,
+            "n_ctx": self.n_ctx,
+            "load_ms": round(self.load_ms, 3),
+            "wait_policy": WAIT_POLICY,
+            "notes": list(self.notes),
+        }
+        if self._model is not None and self.budget is not None:
+            facts |= {
+                "budget_bytes": self._model.budget_bytes,
+                "slots": self.budget.n_slots,
+                "policy": self._model.policy,
+                "expert_bytes": self._model.expert_bytes,
+                "dense_bytes": self._model.dense_bytes,
+                "io": dict(self._model.io),
+            }
+        return facts
+
+    def _tell(
+        self, phase: str, n_tokens: int, start: float, end: float, before: Mapping[str, int]
+    ) -> dict[str, int]:
+        """Tell the watchers of a step; return the counts after it."""
+        counts = self._counts()
+        self._watchers.step(Step(phase, n_tokens, start, end, **since(before, counts)))
+        return counts
 
     # --- inner workings ---
 
@@ -568,6 +645,7 @@ class Engine:
         if self._closed:
             return
         self._closed = True
+        self._watchers.close()
         try:
             if self._model is not None:
                 self._keep_profile()
@@ -603,6 +681,34 @@ def _check_context(file: ModelFile, n_ctx: int, streamed: bool) -> None:
             f"a context of {n_ctx} tokens takes {mib(cache_bytes)}{dense}, but "
             f"{mib(room.available_bytes)} are left by {room.limited_by}: lower --ctx"
         )
+
+
+def _watchers(
+    telemetry: str | os.PathLike[str] | Sequence[Watcher] | None,
+    path: Path,
+    note: Callable[[str], None],
+) -> Sequence[Watcher]:
+    if telemetry is None:
+        return ()
+    if isinstance(telemetry, str | os.PathLike):
+        from remoe_edge.telemetry.recording import Recording
+
+        return (Recording.start(telemetry, model=path, note=note),)
+    return telemetry
+
+
+def _published(
+    where: bool | str | os.PathLike[str], note: Callable[[str], None]
+) -> Sequence[Watcher]:
+    if where is False:
+        return ()
+    from remoe_edge.telemetry.status import Status, default_folder
+
+    try:
+        return (Status(default_folder() if where is True else Path(where)),)
+    except OSError as error:
+        note(f"not shown by `remoe-edge top`: {error}")
+        return ()
 
 
 def _overlay(routers: str | os.PathLike[str] | None, file: Any) -> dict[str, bytes]:

@@ -33,6 +33,7 @@ class Answer:
     decode_misses: int = 0
     decode_bytes: int = 0
     stop: str = ""
+    energy: dict[str, Any] | None = None  # from who measures it; see docs/telemetry.md
 
     def tpot_ms(self) -> dict[str, float | None]:
         """Summarise the time per output token after the first; None without one."""
@@ -62,6 +63,8 @@ class Answer:
                 parts.append(f"{self.decode_bytes / len(self.token_ms) / 2**20:.1f} MiB/token")
         else:
             parts.append("not streamed")
+        if self.energy and self.energy.get("joules_per_token") is not None:
+            parts.append(f"{self.energy['joules_per_token']:.2f} J/token")
         return ", ".join(parts)
 
 

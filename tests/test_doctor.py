@@ -14,12 +14,14 @@ import pytest
 
 import tiny_moe
 from command_line import run
+from recorded.trees import ORIN_NX, X86, plant
 from remoe_edge import doctor, native
 from remoe_edge.doctor import Check
 
 PROMISED = (
     "remoe-edge", "python", "llama.cpp", "ABI", "CPU", "repacking", "wait policy", "io_uring",
-    "O_DIRECT", "memlock", "huge pages", "cgroup limit", "memory", "read-ahead", "power", "model",
+    "O_DIRECT", "memlock", "huge pages", "cgroup limit", "memory", "read-ahead", "power", "temperatures",
+    "pressure", "model",
     "[jetson]", "[tune]", "[plot]", "[serve]",
 )  # fmt: skip
 
@@ -150,3 +152,42 @@ def test_an_optional_extra_names_what_it_lacks() -> None:
 
 def test_no_such_path_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "no file or folder at" in run(capsys, "doctor", tmp_path / "none").error()
+
+
+def test_power_and_temperature_sources_are_named(tmp_path: Path) -> None:
+    orin, x86, bare = tmp_path / "orin", tmp_path / "x86", tmp_path / "bare"
+    bare.mkdir()
+    sensors = {
+        root.name: {check.name: check for check in doctor._sensors(tmp_path, root)}
+        for root in (plant(orin, ORIN_NX), plant(x86, X86), bare)
+    }
+    power = sensors["orin"]["power"]
+    assert (power.state, power.detail) == ("ok", "hwmon: VDD_IN")
+    assert "remoe-edge[jetson]" in power.advice
+    assert "/run/jtop.sock" in power.advice
+    assert sensors["orin"]["temperatures"].detail == "4 zones, tj the hottest at 50.2 °C"
+    assert sensors["x86"]["power"].detail == "rapl: package-0 + package-0/dram"
+    assert sensors["x86"]["power"].advice == ""
+    assert sensors["x86"]["pressure"].state == "ok"
+    assert sensors["bare"]["power"].state == "info"
+    assert "no RAPL energy counter" in sensors["bare"]["power"].detail
+    assert sensors["bare"]["temperatures"].detail == "no thermal zone"
+    assert sensors["bare"]["pressure"].detail.startswith("no pressure information")
+
+
+def test_counters_that_may_not_be_read_and_parts_are_no_power(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(tmp_path, X86)
+    opened = os.open
+
+    def refuse(path: object, *args: int) -> int:
+        if str(path).endswith("energy_uj"):
+            raise PermissionError(13, "Permission denied")
+        return opened(path, *args)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(os, "open", refuse)
+    power = found(doctor._sensors(tmp_path, tmp_path), "power")
+    assert power.state == "off"
+    assert "only parts are measured (amdgpu slowPPT)" in power.detail
+    assert "chmod a+r" in power.advice

@@ -34,8 +34,7 @@ model_path, tokens, out = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3]
 base = ctypes.CDLL(lib.llama_cpp._lib._name.replace("libllama.", "libggml-base."))
 base.ggml_get_name.restype, base.ggml_get_name.argtypes = ctypes.c_char_p, [ctypes.c_void_p]
 base.ggml_nelements.restype, base.ggml_nelements.argtypes = ctypes.c_int64, [ctypes.c_void_p]
-four = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t]
-base.ggml_backend_tensor_get.argtypes = four
+base.ggml_backend_tensor_get.argtypes = [ctypes.c_void_p] * 2 + [ctypes.c_size_t] * 2
 kept = {}
 
 @lib.llama_cpp.ggml_backend_sched_eval_callback

@@ -4,7 +4,9 @@
         --gguf build/export/small-f16.gguf build/export/small-q8_0.gguf --hf build/export/hf \\
         -o docs/results/small-model.json
 
-The trainer runs in float32 with nothing dropped, on the weights as exported to F16.
+The trainer runs in float32 with nothing dropped, on the weights as exported to F16. llama.cpp
+rounds activations to F16 too before an F16 product, so that now and then the sixth and the
+seventh expert of a token change places and its logits jump; an F32 file shows the rest.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ def main() -> None:
     p.add_argument("-o", "--out", type=Path, required=True)
     args = p.parse_args()
     torch.set_num_threads(args.threads)
-    model = load_model(args.checkpoint)
+    exact, model = load_model(args.checkpoint), load_model(args.checkpoint)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.dim() > 1 and "router" not in name:
@@ -52,7 +54,8 @@ def main() -> None:
     )
     result: dict[str, object] = {"positions": int(windows.size), "window": WINDOW}
     for path in args.gguf:
-        result[path.name] = against_llama_cpp(model, path, windows, args.threads)
+        reference = exact if path.stem.endswith("f32") else model
+        result[path.name] = against_llama_cpp(reference, path, windows, args.threads)
         print(f"{path.name}: {result[path.name]}", file=sys.stderr)
     if args.hf:
         result["transformers"] = against_transformers(
@@ -71,11 +74,13 @@ class Comparison:
     def __init__(self) -> None:
         self.worst, self.squares, self.same, self.count, self.values = 0.0, 0.0, 0, 0, 0
         self.loss, self.reference_loss, self.predicted = 0.0, 0.0, 0
+        self.by_position: list[torch.Tensor] = []
 
     def add(self, ours: torch.Tensor, theirs: torch.Tensor, ids: torch.Tensor) -> None:
         """Take one window: logits [length, vocab] of both, and its tokens."""
         difference = (ours - theirs).abs()
         self.worst = max(self.worst, float(difference.max()))
+        self.by_position.append(difference.amax(-1))
         self.squares += float(difference.double().pow(2).sum())
         self.values += difference.numel()
         self.same += int((ours.argmax(-1) == theirs.argmax(-1)).sum())
@@ -88,6 +93,9 @@ class Comparison:
         """Return the figures over all windows."""
         return {
             "max_abs_error": round(self.worst, 5),
+            "max_abs_error_of_99.9%_of_positions": round(
+                float(torch.cat(self.by_position).quantile(0.999)), 5
+            ),
             "rms_error": round(math.sqrt(self.squares / self.values), 6),
             "same_argmax": round(self.same / self.count, 6),
             "positions": self.count,

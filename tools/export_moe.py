@@ -36,7 +36,11 @@ def main() -> None:
     p.add_argument("--out", type=Path, required=True)
     p.add_argument("--name", default="small")
     p.add_argument(
-        "--types", nargs="*", default=["f16", "q8_0", "q4_0"], choices=["f16", "q8_0", "q4_0"]
+        "--types",
+        nargs="*",
+        default=["f16", "q8_0", "q4_0"],
+        choices=["f32", "f16", "q8_0", "q4_0"],
+        help="f32 is for comparing with the trainer",
     )
     p.add_argument("--hf", action="store_true", help="also write OUT/hf")
     args = p.parse_args()

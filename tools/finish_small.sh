@@ -17,12 +17,12 @@ nice -n 10 "$python" "$here/tools/train_moe.py" --data "$data" --out "$stage" --
   --rows "${ROWS:-16}" --length 256 --lr 1e-3 --muon-lr 4e-3 --balance 0.02 --warmup 5 --decay-share 0.8 \
   --log-every 5 --plan-seconds "$seconds" --no-eval
 "$python" "$here/tools/export_moe.py" --checkpoint "$stage/chat.pt" \
-  --tokenizer "$data/tokenizer.json" --out "$export" --name remoe-small --hf
+  --tokenizer "$data/tokenizer.json" --out "$export" --name remoe-small --types f32 f16 q8_0 q4_0 --hf
 cp "$export/remoe-small-q8_0.gguf" "$here/models/remoe-small-q8_0.gguf"
 cp "$stage/loss.png" "$here/models/loss.png"
 "$python" "$here/tools/evaluate_moe.py" --data "$data" --run "$stage" \
   --window 256 --tokens "${EVAL_TOKENS:-20000}" -o "$here/docs/results/small-model.json"
 "$python" "$here/tools/check_export.py" --checkpoint "$stage/chat.pt" --data "$data" \
-  --gguf "$export"/remoe-small-{f16,q8_0,q4_0}.gguf --hf "$export/hf" \
+  --gguf "$export"/remoe-small-{f32,f16,q8_0,q4_0}.gguf --hf "$export/hf" \
   --positions "${CHECK_POSITIONS:-20480}" -o "$here/docs/results/small-model.json"
 "$python" "$here/tools/sample_chat.py" "$here/models/remoe-small-q8_0.gguf" > "$here/models/samples.md"

@@ -12,16 +12,16 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from moe.batches import Mixture, Stream
@@ -29,8 +29,10 @@ from moe.bigram_start import bigram_counts, start_from_bigrams
 from moe.config import MoeConfig
 from moe.evaluate import evaluate, token_bytes
 from moe.model import MoeModel
-from moe.optimiser import Optimiser
+from moe.optimiser import Optimiser, momenta
+from moe.passes import Passes
 from moe.schedule import Schedule
+from moe.workers import Parts, Workers
 
 # Shares of every batch. Small domains are seen more often than their size alone would ask.
 BASE_SHARES = {
@@ -75,13 +77,18 @@ def parse() -> argparse.Namespace:
         "--capacity-factor", type=float, help="0: drop nothing; default 1.5 on cuda, 0 on cpu"
     )
     p.add_argument("--length", type=int, help="tokens per sequence; default the model's context")
-    p.add_argument("--threads", type=int, default=2, help="cpu: batches halves side by side")
+    p.add_argument("--workers", type=int, default=os.cpu_count(), help="cpu: processes")
+    p.add_argument("--threads-per-worker", type=int, default=1)
     p.add_argument("--bigram-steps", type=int, default=200, help="0: start embeddings at random")
     p.add_argument(
         "--chat-share", type=float, help="chat rows in a batch; default 0 base, 0.75 chat"
     )
     p.add_argument("--seed", type=int, default=20)
-    p.add_argument("--no-compile", action="store_true")
+    p.add_argument(
+        "--compile",
+        action=argparse.BooleanOptionalAction,
+        help="torch.compile, worth its minute on long runs; default on cuda only",
+    )
     p.add_argument("--eval-tokens", type=int, default=200_000, help="per domain, at the end")
     p.add_argument("--log-every", type=int, default=20)
     p.add_argument("--no-eval", action="store_true")
@@ -92,6 +99,8 @@ def parse() -> argparse.Namespace:
         p.error("give --steps or --plan-seconds")
     if args.capacity_factor is None:
         args.capacity_factor = 1.5 if args.device == "cuda" else 0.0
+    if args.compile is None:
+        args.compile = args.device == "cuda"
     if args.chat_share is None:
         args.chat_share = 0.75 if args.stage == "chat" else 0.0
     return args
@@ -102,85 +111,38 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-class Step:
-    """Forward and backward of one batch.
+def build_parts(
+    args: argparse.Namespace,
+    buffers: dict[str, Tensor] | None,
+    model: MoeModel,
+    rank: int,
+    n: int,
+) -> Parts:
+    """Return what one worker computes with; `buffers`: the momenta that all of them share."""
+    device = next(model.parameters()).device
+    if device.type == "cpu":
+        torch.set_num_threads(args.threads_per_worker)
+    passes = Passes(model, args.micro_rows, args.capacity_factor, args.balance, args.compile)
+    optimiser = Optimiser(model, args.lr, args.muon_lr, rank=rank, n=n, buffers=buffers)
+    return Parts(passes, mixture(args, model.config, device), optimiser)
 
-    On a GPU: bfloat16, compiled where that works, in smaller passes where memory asks for it.
-    On a CPU: float32, one single-threaded pass per thread, for small kernels scale badly.
-    """
 
-    def __init__(
-        self,
-        model: MoeModel,
-        args: argparse.Namespace,
-        device: torch.device,
-        pool: ThreadPoolExecutor | None,
-    ) -> None:
-        self.model, self.device = model, device
-        self.capacity, self.balance = args.capacity_factor, args.balance
-        self.micro = min(args.micro_rows, args.rows)
-        self.compiled = device.type == "cuda" and not args.no_compile
-        self.run = torch.compile(self._forward) if self.compiled else self._forward
-        self.pool = pool
-        if pool is not None:
-            self.micro = min(self.micro, -(-args.rows // args.threads))
+class Alone:
+    """The same steps in this process, on a GPU."""
 
-    def _forward(self, ids: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            hidden, loads = self.model(ids, self.capacity)
-            logits = self.model.output(hidden)
-        loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=-100)
-        balance = torch.stack([load.balance for load in loads]).mean()
-        dropped = torch.stack([load.dropped for load in loads]).mean()
-        return loss, balance, dropped
+    def __init__(self, parts: Parts, model: MoeModel) -> None:
+        self.parts, self.model = parts, model
 
-    def __call__(self, ids: Tensor, targets: Tensor) -> Tensor:
-        """Leave gradients in the parameters; return [loss, balance, dropped share]."""
-        while True:
-            try:
-                return self._accumulate(ids, targets)
-            except torch.cuda.OutOfMemoryError:
-                if self.micro == 1:
-                    raise
-                self.micro //= 2
-                say(f"out of memory: {self.micro} sequences per pass from here on")
-            except Exception as error:
-                if not self.compiled:
-                    raise
-                say(
-                    f"torch.compile failed, going on without it: {type(error).__name__}: {error}"[
-                        :800
-                    ]
-                )
-                self.run, self.compiled = self._forward, False
-            for p in self.model.parameters():
-                p.grad = None
-            torch.cuda.empty_cache()
+    def step(self, step: int, scale: float) -> Tensor:
+        """Take one step at learning rate factor `scale`; return [loss, balance, dropped]."""
+        gradients, figures = self.parts.forward_backward(*self.parts.data.batch(step), 1.0, 1.0)
+        for p, gradient in zip(self.model.parameters(), gradients, strict=True):
+            p.grad = gradient
+        self.parts.optimiser.step(scale)
+        return figures
 
-    def _accumulate(self, ids: Tensor, targets: Tensor) -> Tensor:
-        parameters = list(self.model.parameters())
-        weights = (targets != -100).float().sum()
-
-        def one_pass(first: int) -> tuple[tuple[Tensor, ...], Tensor]:
-            part = slice(first, first + self.micro)
-            loss, balance, dropped = self.run(ids[part], targets[part])
-            share = (targets[part] != -100).float().sum() / weights
-            even = len(ids[part]) / len(ids)
-            total = loss * share + balance * (self.balance * even)
-            figures = torch.stack([loss.detach() * share, balance.detach() * even, dropped * even])
-            return torch.autograd.grad(total, parameters, allow_unused=True), figures
-
-        starts = range(0, len(ids), self.micro)
-        # In order of the passes, whichever thread ends first: sums repeat bit by bit.
-        results = self.pool.map(one_pass, starts) if self.pool else map(one_pass, starts)
-        summed = torch.zeros(3, device=self.device)
-        for gradients, figures in results:
-            summed += figures
-            for p, g in zip(parameters, gradients, strict=True):
-                if g is None:  # a layer that does not take part yet
-                    continue
-                p.grad = g if p.grad is None else p.grad.add_(g)
-        return summed
+    def close(self) -> None:
+        """Nothing to end."""
 
 
 def mixture(args: argparse.Namespace, config: MoeConfig, device: torch.device) -> Mixture:
@@ -233,10 +195,14 @@ def main() -> None:
         loss = start_from_bigrams(model, counts, args.bigram_steps, seed=args.seed)
         say(f"bigram start: {loss:.3f} nats per token")
     model.active = args.active_layers or config.layers
-    pool = None
+    workers: Workers | Alone
+    threads = torch.get_num_threads()
     if device.type == "cpu":
-        pool = ThreadPoolExecutor(args.threads, initializer=lambda: torch.set_num_threads(1))
-    optimiser = Optimiser(model, args.lr, args.muon_lr, pool=pool)
+        buffers = {name: b.share_memory_() for name, b in momenta(model).items()}
+        workers = Workers(args.workers, model, partial(build_parts, args, buffers))
+    else:
+        workers = Alone(build_parts(args, None, model, 0, 1), model)
+    optimiser = workers.parts.optimiser
     step, history = 0, []
     schedule = Schedule(args.warmup, args.steps or 10**9, args.decay_share)
     if state:
@@ -272,12 +238,11 @@ def main() -> None:
         config.save(args.out / "config.json")
         (args.out / "history.json").write_text(json.dumps(history) + "\n")
 
-    model.train()
-    forward_backward = Step(model, args, device, pool)
-    run = _train(
-        args, config, forward_backward, optimiser, schedule, step, history, started, device, save
-    )
+    run = _train(args, config, workers, schedule, step, history, started, save)
     save(int(run["step"]))
+    workers.close()
+    torch.set_num_threads(threads)
+    workers.parts.forward_backward.interpret()
     _draw(history, args.out / "loss.png")
     say(f"{checkpoint}: step {run['step']} of {schedule.total}, {run['tokens_per_s']:.0f} tokens/s")
     if not args.no_eval:
@@ -298,19 +263,16 @@ def main() -> None:
 def _train(
     args: argparse.Namespace,
     config: MoeConfig,
-    forward_backward: Step,
-    optimiser: Optimiser,
+    workers: Workers | Alone,
     schedule: Schedule,
     step: int,
     history: list[dict[str, float]],
     started: float,
-    device: torch.device,
     save: Callable[[int], None],
 ) -> dict[str, float]:
     from rich.console import Console
     from rich.progress import Progress, TimeElapsedColumn
 
-    data = mixture(args, config, device)
     saved = started
     tokens = args.rows * (args.length or config.context)
     tokens_before = history[-1]["tokens"] if history else 0
@@ -327,8 +289,7 @@ def _train(
         first = step
         while step < schedule.total:
             scale = schedule.scale(step)
-            figures = forward_backward(*data.batch(step))
-            optimiser.step(scale)
+            figures = workers.step(step, scale)
             step += 1
             bar.update(task, completed=step, total=schedule.total)
             if step % args.log_every and step - first != 5 and step != schedule.total:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,6 +13,7 @@ import click
 from remoe_edge.cli.conversation import Conversation
 from remoe_edge.cli.engine_options import engine_options, open_engine
 from remoe_edge.cli.prompt import questions
+from remoe_edge.cli.telemetry_options import telemetry_options, watching
 from remoe_edge.cli.terminal import as_text, say, tolerate_any_text, write
 from remoe_edge.errors import RemoeError
 
@@ -86,6 +88,7 @@ Ctrl-C stops an answer. A line that ends in a backslash goes on in the next."""
     "--seed", type=click.IntRange(0, 2**32 - 2), metavar="N", help="Same seed, same answer."
 )
 @engine_options
+@telemetry_options
 @click.option("--json", "as_json", is_flag=True, help="With -p: print one JSON object.")
 @click.pass_context
 def command(
@@ -102,6 +105,10 @@ def command(
     min_p: float,
     repeat_penalty: float,
     seed: int | None,
+    model: Path | None,
+    telemetry: Path | None,
+    telemetry_hz: float,
+    metrics: str | None,
     **engine_settings: Any,
 ) -> None:
     """Talk to a model whose experts stream from storage inside a memory budget.
@@ -122,7 +129,10 @@ def command(
         "repeat_penalty": repeat_penalty,
         "seed": seed,
     }
-    with open_engine(**engine_settings) as engine:
+    with (
+        watching(model, telemetry, telemetry_hz, metrics) as watched,
+        open_engine(model, **watched, **engine_settings) as engine,
+    ):
         if not raw and engine.chat_template is None:
             raw = True
             say("this model has no chat template: it continues the text")

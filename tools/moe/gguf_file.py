@@ -13,6 +13,7 @@ from .config import MoeConfig
 from .model import MoeModel
 
 _TYPES = {
+    "f32": (gguf.GGMLQuantizationType.F32, gguf.LlamaFileType.ALL_F32),
     "f16": (gguf.GGMLQuantizationType.F16, gguf.LlamaFileType.MOSTLY_F16),
     "q8_0": (gguf.GGMLQuantizationType.Q8_0, gguf.LlamaFileType.MOSTLY_Q8_0),
     "q4_0": (gguf.GGMLQuantizationType.Q4_0, gguf.LlamaFileType.MOSTLY_Q4_0),
@@ -51,7 +52,7 @@ def tensor_name(parameter: str) -> str:
 def write_gguf(
     model: MoeModel, tokenizer_json: Path, path: Path, kind: str, trained_length: int
 ) -> None:
-    """Write `model` to `path`, its matrices in `kind`: "f16", "q8_0" or "q4_0".
+    """Write `model` to `path`, its matrices in `kind`: "f32", "f16", "q8_0" or "q4_0".
 
     `trained_length` is written into the description; 0 says that the weights are random.
     Q4_0 keeps the embeddings and the output matrix in Q8_0: they are small and matter most.
@@ -61,7 +62,7 @@ def write_gguf(
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[gguf.MODEL_ARCH.QWEN3MOE])
     _write_shape(writer, config, trained_length)
     writer.add_file_type(file_type)
-    if kind != "f16":
+    if kind.startswith("q"):
         writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     _write_tokenizer(writer, tokenizer_json)
     for parameter, tensor in model.state_dict().items():

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .config import MoeConfig
 from .dispatch import FromSlots, ToSlots, plan
-from .sorted_experts import SortedExperts
+from .sorted_experts import sorted_experts
 
 
 class RouterLoad(NamedTuple):
@@ -95,7 +95,7 @@ class Experts(nn.Module):
         weight = weight / weight.sum(-1, keepdim=True)
         if x.device.type == "cpu" and not capacity_factor:
             counts = torch.bincount(chosen.reshape(-1), minlength=c.experts)
-            out = SortedExperts.apply(x, weight, chosen, self.gate, self.up, self.down)
+            out = sorted_experts(x, weight, chosen, self.gate, self.up, self.down)
             balance = c.experts * (counts.float() / chosen.numel() * probs.mean(0)).sum()
             return out, RouterLoad(balance, x.new_zeros(()), counts)
         if capacity_factor:

@@ -8,7 +8,6 @@ orthogonalised matrix by matrix, in one batch.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -29,8 +28,21 @@ def orthogonalised(g: Tensor, steps: int = 4) -> Tensor:
     return x.transpose(-2, -1) if tall else x
 
 
+def _by_muon(name: str, p: Tensor) -> bool:
+    return p.dim() >= 2 and "router" not in name and not name.startswith(("embed", "output"))
+
+
+def momenta(model: nn.Module) -> dict[str, Tensor]:
+    """Return fresh momenta of the matrices that Muon steps, by parameter name."""
+    return {name: torch.zeros_like(p) for name, p in model.named_parameters() if _by_muon(name, p)}
+
+
 class Optimiser:
-    """Steps a model's parameters; `lr` is multiplied by `scale` at every step."""
+    """Steps a model's parameters; `lr` is multiplied by `scale` at every step.
+
+    As worker `rank` of `n` it updates every n-th matrix, and rank 0 what AdamW has; `buffers`
+    are then everybody's, in shared memory.
+    """
 
     def __init__(
         self,
@@ -39,18 +51,18 @@ class Optimiser:
         muon_lr: float,
         decay: float = 0.1,
         momentum: float = 0.95,
-        pool: ThreadPoolExecutor | None = None,
+        rank: int = 0,
+        n: int = 1,
+        buffers: dict[str, Tensor] | None = None,
     ) -> None:
-        self.pool = pool
+        self.rank, self.n = rank, n
         self.muon_lr, self.decay, self.momentum = muon_lr, decay, momentum
         named = dict(model.named_parameters())
-        self.matrices = {
-            n: p
-            for n, p in named.items()
-            if p.dim() >= 2 and "router" not in n and not n.startswith(("embed", "output"))
-        }
-        rest = [p for n, p in named.items() if n not in self.matrices]
-        self.buffers = {n: torch.zeros_like(p) for n, p in self.matrices.items()}
+        self.matrices = {name: p for name, p in named.items() if _by_muon(name, p)}
+        rest = [p for name, p in named.items() if name not in self.matrices]
+        self.buffers = buffers or momenta(model)
+        mine = list(self.matrices.values())[rank::n] + (rest if rank == 0 else [])
+        self._owned = {id(p) for p in mine}
         on_gpu = next(model.parameters()).is_cuda
         self.lr = lr
         self.adam = torch.optim.AdamW(
@@ -72,8 +84,9 @@ class Optimiser:
         self.adam.step()
         lr = self.muon_lr * scale
         due = [name for name, p in self.matrices.items() if p.grad is not None]
-        if self.pool is not None:
-            list(self.pool.map(lambda name: self._muon([name], lr), due))
+        if not next(iter(self.parameters())).is_cuda:
+            for name in due:
+                self._muon([name], lr)
         else:
             # Equal shapes go through one batched orthogonalisation: fewer, larger kernels.
             by_shape: dict[tuple[int, ...], list[str]] = {}
@@ -102,6 +115,10 @@ class Optimiser:
         for p, u in zip(parameters, update, strict=True):
             p.mul_(1 - lr * self.decay)
             p.add_(u.to(p.dtype), alpha=-lr * factor)
+
+    def owns(self, p: Tensor) -> bool:
+        """Tell whether this worker updates `p`."""
+        return id(p) in self._owned
 
     def zero_grad(self) -> None:
         """Forget all gradients."""

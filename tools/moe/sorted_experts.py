@@ -51,7 +51,7 @@ class SortedExperts(torch.autograd.Function):
         sorted_weight = weight.reshape(-1)[order]
         grad_rows = torch.index_select(grad.contiguous(), 0, order // k)
         grad_weight = torch.empty_like(sorted_weight)
-        d_gate, d_up, d_down = torch.zeros_like(gate), torch.zeros_like(up), torch.zeros_like(down)
+        d_gate, d_up, d_down = (torch.empty_like(w) for w in (gate, up, down))
         start = 0
         for e, end in enumerate(ctx.ends):
             if end > start:
@@ -72,8 +72,20 @@ class SortedExperts(torch.autograd.Function):
                 torch.mm(d_u.t(), rows[part], out=d_up[e])
                 torch.mm(d_g, gate[e], out=grad_rows[part])
                 grad_rows[part].addmm_(d_u, up[e])
+            else:
+                for unused in (d_gate, d_up, d_down):
+                    unused[e].zero_()
             start = end
         grad_x = F.embedding_bag(slot, grad_rows, mode="sum")
         unsorted = torch.empty_like(grad_weight)
         unsorted[order] = grad_weight
         return grad_x, unsorted.view_as(weight), None, d_gate, d_up, d_down
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def sorted_experts(
+    x: Tensor, weight: Tensor, chosen: Tensor, gate: Tensor, up: Tensor, down: Tensor
+) -> Tensor:
+    """Return `SortedExperts` of its arguments; row counts differ by batch, so never compiled."""
+    out: Tensor = SortedExperts.apply(x, weight, chosen, gate, up, down)
+    return out

@@ -1,0 +1,79 @@
+"""The options that record or serve what a run costs, and the watchers made from them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from remoe_edge.cli.terminal import say
+
+if TYPE_CHECKING:
+    from remoe_edge.watch import Watcher
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+_OPTIONS = (
+    click.option(
+        "--telemetry", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+        help="Record each token and the machine (power, temperatures, memory) as JSON lines.",
+    ),
+    click.option(
+        "--telemetry-hz", type=click.FloatRange(1, 10), default=2, show_default=True, metavar="HZ",
+        help="Looks at the machine in a second.",
+    ),
+    click.option(
+        "--metrics", metavar="[HOST:]PORT",
+        help="Serve /metrics for Prometheus; on the loopback without a HOST.",
+    ),
+)  # fmt: skip
+
+
+def telemetry_options(function: Function) -> Function:
+    """Add the options of `watching` to a command."""
+    for option in reversed(_OPTIONS):
+        function = option(function)
+    return function
+
+
+@contextlib.contextmanager
+def watching(
+    model: Path | None, telemetry: Path | None, hz: float, metrics: str | None
+) -> Iterator[dict[str, Any]]:
+    """Give the settings that make an engine be watched; what was started ends with the block."""
+    from remoe_edge.telemetry.status import default_folder
+
+    settings = {"publish": default_folder(os.environ.get("XDG_RUNTIME_DIR"))}
+    if telemetry is None and metrics is None:
+        yield settings
+        return
+    from remoe_edge.errors import InputError
+    from remoe_edge.models import shipped_model
+    from remoe_edge.telemetry import Sampler
+    from remoe_edge.telemetry.metrics import Metrics, MetricsServer
+    from remoe_edge.telemetry.recording import Recording
+
+    path = model or shipped_model()
+    if not path.is_file():  # before a file is made and idle power is measured for nothing
+        raise InputError(f"no model at {path}")
+    watchers: list[Watcher] = []
+    with contextlib.ExitStack() as stack:
+        sampler = Sampler(path, hz=hz, keep=2)
+        stack.callback(sampler.stop)
+        if metrics is not None:
+            figures = Metrics(sampler)
+            server = MetricsServer(figures, metrics)
+            stack.callback(server.close)
+            say(f"metrics at {server.url}")
+            watchers.append(figures)
+        if telemetry is not None:
+            recording = Recording.start(telemetry, sampler=sampler, note=say)
+            stack.callback(recording.on_close)
+            watchers.append(recording)
+        elif missing := sampler.start().missing_line():
+            say(missing)
+        yield {**settings, "telemetry": watchers}

@@ -1,0 +1,47 @@
+"""Which machine it was: what a record must say so that two can be compared."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from pathlib import Path
+from typing import Any
+
+from remoe_edge.telemetry.attribute import read_word
+
+
+def describe(root: Path = Path("/")) -> dict[str, Any]:
+    """Name board, processor, cores, memory, kernel and fastest clocks; None where not told."""
+    cpuinfo = read_word(root / "proc/cpuinfo") or ""
+    meminfo = read_word(root / "proc/meminfo") or ""
+    model = re.search(r"^(?:model name|Model|Hardware)\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
+    memory = re.search(r"^MemTotal:\s+(\d+)", meminfo, re.MULTILINE)
+    board = read_word(root / "proc/device-tree/model") or read_word(
+        root / "sys/class/dmi/id/product_name"
+    )
+    return {
+        "board": board,
+        "processor": model[1].strip() if model else None,
+        "architecture": platform.machine(),
+        "cores": os.cpu_count(),
+        "memory_bytes": int(memory[1]) * 1024 if memory else None,
+        "max_clock_mhz": _fastest(root),
+        "kernel": platform.release(),
+        "l4t": _l4t(root),
+    }
+
+
+def _fastest(root: Path) -> float | None:
+    found = [
+        float(text) / 1000
+        for path in root.glob("sys/devices/system/cpu/cpufreq/policy*/cpuinfo_max_freq")
+        if (text := read_word(path)) and text.isdigit()
+    ]
+    return max(found, default=None)
+
+
+def _l4t(root: Path) -> str | None:
+    text = read_word(root / "etc/nv_tegra_release") or ""
+    match = re.match(r"# R(\d+) \(release\), REVISION: ([\d.]+)", text)
+    return f"{match[1]}.{match[2]}" if match else None

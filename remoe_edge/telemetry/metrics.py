@@ -1,0 +1,255 @@
+"""An engine's and the machine's figures for Prometheus, served over HTTP while the engine lives."""
+
+from __future__ import annotations
+
+import http.server
+import socket
+import socketserver
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import remoe_edge
+from remoe_edge.errors import InputError
+from remoe_edge.stats import Answer
+from remoe_edge.telemetry.exposition import CONTENT_TYPE, Family, Histogram
+from remoe_edge.telemetry.sample import Sample
+from remoe_edge.telemetry.sampler import Sampler
+from remoe_edge.watch import Step
+
+_TPOT_BOUNDS_S = (0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1, 2, 5, 10)
+_TTFT_BOUNDS_S = (0.1, 0.25, 0.5, 1, 2, 3, 5, 10, 20, 30, 60, 120)
+_IDLE_CLIENT_S = 5.0
+
+
+class Metrics:
+    """Count what an engine does; `text` is what Prometheus reads. Safe to use from several threads.
+
+    The sampler is the caller's, who also stops it.
+    """
+
+    def __init__(self, sampler: Sampler) -> None:
+        self._sampler = sampler
+        self._lock = threading.Lock()
+        self._facts: dict[str, Any] = {}
+        self._counts = dict.fromkeys(
+            ("answers", "prompt", "generated", "hits", "misses", "bytes_read"), 0
+        )
+        self._stall_s = self._decode_s = 0.0
+        self._answering = False
+        self._tpot_s, self._ttft_s = Histogram(_TPOT_BOUNDS_S), Histogram(_TTFT_BOUNDS_S)
+
+    # --- what is told ---
+
+    def on_load(self, facts: Mapping[str, Any]) -> None:
+        """Take the model and its settings."""
+        with self._lock:
+            self._facts = dict(facts)
+
+    def on_begin(self, n_prompt: int) -> None:
+        """An answer begins."""
+        with self._lock:
+            self._answering = True
+
+    def on_step(self, step: Step) -> None:
+        """Count a step."""
+        with self._lock:
+            counts = self._counts
+            counts["hits"] += step.hits
+            counts["misses"] += step.misses
+            counts["bytes_read"] += step.bytes_read
+            self._stall_s += step.stall_ms / 1000
+            if step.phase == "decode":
+                counts["generated"] += step.n_tokens
+                self._decode_s += step.ms / 1000
+                self._tpot_s.observe(step.ms / 1000)
+            else:
+                counts["prompt"] += step.n_tokens
+                if self._answering:  # a prompt ends with the first token
+                    counts["generated"] += 1
+                    self._ttft_s.observe(step.ms / 1000)
+
+    def on_answer(self, answer: Answer) -> None:
+        """Count an answer."""
+        with self._lock:
+            self._answering = False
+            self._counts["answers"] += 1
+
+    def on_close(self) -> None:
+        """The figures stay as they are."""
+
+    # --- what is shown ---
+
+    def text(self) -> str:
+        """Write everything in Prometheus' text format."""
+        with self._lock:
+            families = self._engine()
+        sample = self._sampler.latest
+        if sample is not None:
+            families += machine_families(sample)
+        return "".join(family.text() for family in families)
+
+    def _engine(self) -> list[Family]:
+        facts, counts = self._facts, self._counts
+
+        def counter(name: str, text: str, value: float) -> Family:
+            return Family(f"remoe_edge_{name}_total", "counter", text).add(value)
+
+        def gauge(name: str, text: str, value: float | None) -> Family:
+            return Family(f"remoe_edge_{name}", "gauge", text).add(value)
+
+        tpot = Family(
+            "remoe_edge_time_per_output_token_seconds", "histogram",
+            "Time of each token after the first.",
+        )  # fmt: skip
+        ttft = Family(
+            "remoe_edge_time_to_first_token_seconds", "histogram",
+            "Time from the prompt to the first token.",
+        )  # fmt: skip
+        labels = {
+            "version": remoe_edge.__version__,
+            "model": str(facts.get("model", "")),
+            "policy": str(facts.get("policy") or ""),
+            "streamed": "true" if facts.get("streamed") else "false",
+        }
+        return [
+            Family("remoe_edge_info", "gauge", "The engine; always 1.").add(1, **labels),
+            counter("answers", "Answers, also those cut short.", counts["answers"]),
+            counter("prompt_tokens", "Tokens of prompts computed.", counts["prompt"]),
+            counter("generated_tokens", "Tokens generated.", counts["generated"]),
+            counter("expert_hits", "Experts found resident.", counts["hits"]),
+            counter("expert_misses", "Experts that had to be read.", counts["misses"]),
+            counter("expert_read_bytes", "Bytes of experts read.", counts["bytes_read"]),
+            counter("stall_seconds", "Time spent waiting for experts.", self._stall_s),
+            counter("decode_seconds", "Time of all tokens after the first.", self._decode_s),
+            self._tpot_s.add_to(tpot),
+            self._ttft_s.add_to(ttft),
+            gauge("generating", "1 while an answer is being made.", int(self._answering)),
+            gauge("cache_budget_bytes", "Memory that experts may take.", facts.get("budget_bytes")),
+            gauge("cache_slots", "Experts that fit the cache.", facts.get("slots")),
+        ]
+
+
+def machine_families(sample: Sample) -> list[Family]:
+    """Turn a sample into families, in base units."""
+
+    def grouped(
+        name: str, text: str, label: str, values: Mapping[str, float], scale: float = 1.0,
+        kind: str = "gauge",
+    ) -> Family:  # fmt: skip
+        family = Family(f"remoe_edge_{name}", kind, text)
+        for key, value in values.items():
+            family.add(value * scale, **{label: key})
+        return family
+
+    power = Family("remoe_edge_power_watts", "gauge", "Power of the machine, by its sensor.")
+    energy = Family(
+        "remoe_edge_energy_joules_total", "counter", "Energy since sampling began, by a counter."
+    )
+    memory = {name: n for name, n in sample.memory_bytes.items() if name != "rss"}
+    resident = Family("remoe_edge_resident_memory_bytes", "gauge", "Resident memory of the engine.")
+    return [
+        power.add(sample.power_w),
+        grouped("rail_power_watts", "Power of a rail.", "rail", sample.rails_w),
+        energy.add(sample.energy_j),
+        grouped("temperature_celsius", "Temperature.", "zone", sample.temperatures_c),
+        grouped("clock_hertz", "Clock of a part.", "part", sample.clocks_mhz, 1e6),
+        grouped("load_ratio", "Load of a part, 0 to 1.", "part", sample.loads_percent, 0.01),
+        grouped("memory_bytes", "Memory of the machine.", "kind", memory),
+        resident.add(sample.memory_bytes.get("rss")),
+        grouped("page_faults_total", "Page faults of the engine.", "kind", sample.faults, kind="counter"),
+        grouped(
+            "pressure_ratio", "Share of time that tasks waited, 0 to 1.", "kind",
+            sample.pressures_percent, 0.01,
+        ),
+        grouped(
+            "disk_bytes_total", "Bytes of the model's device since sampling began.", "direction",
+            sample.disk_bytes, kind="counter",
+        ),
+        grouped(
+            "throttle_events_total", "Times that the machine slowed itself.", "part",
+            sample.throttle_events, kind="counter",
+        ),
+        grouped("fan_ratio", "Speed set for a fan, 0 to 1.", "fan", sample.fans_percent, 0.01),
+    ]  # fmt: skip
+
+
+class MetricsServer:
+    """Serve `/metrics` in a thread of its own until `close`.
+
+    address: "9100" (loopback only), "HOST:9100" or "[::1]:9100"; port 0 takes a free one.
+    Raises InputError for an address that makes no sense or cannot be had.
+    """
+
+    def __init__(self, metrics: Metrics, address: str) -> None:
+        host, port = parse_address(address)
+        try:
+            self._server = _Server(metrics, host, port)
+        except OSError as error:
+            raise InputError(
+                f"no metrics at {host}, port {port}: {error.strerror or error}; choose another "
+                "--metrics [HOST:]PORT"
+            ) from error
+        port = self._server.server_address[1]
+        self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}/metrics"
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, name="remoe-edge-metrics", daemon=True
+        )
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the serving and free the port. Idempotent."""
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """Split "[HOST:]PORT"; without a host it is the loopback. Raises InputError."""
+    host, _, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]") or "127.0.0.1"
+    if not (port.isascii() and port.isdigit() and int(port) < 1 << 16):
+        raise InputError(f"'{text}' is no [HOST:]PORT with a port up to 65535")
+    return host, int(port)
+
+
+class _Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, metrics: Metrics, host: str, port: int) -> None:
+        self.metrics = metrics
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        super().__init__((host, port), _Handler)
+
+    def server_bind(self) -> None:
+        # HTTPServer's own asks the name service for this host's name, which may take long.
+        socketserver.TCPServer.server_bind(self)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Leave it to the client that went away: nothing of it belongs on stderr."""
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    server: _Server
+    server_version, sys_version = "remoe-edge", ""
+    timeout = _IDLE_CLIENT_S
+
+    def do_GET(self) -> None:
+        self._answer(body=True)
+
+    def do_HEAD(self) -> None:
+        self._answer(body=False)
+
+    def _answer(self, *, body: bool) -> None:
+        if self.path.partition("?")[0] != "/metrics":
+            self.send_error(404, "only /metrics is here")
+            return
+        text = self.server.metrics.text().encode()
+        self.send_response(200)
+        self.send_header("Content-Type", CONTENT_TYPE)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        if body:
+            self.wfile.write(text)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing: stderr is the chat's."""
