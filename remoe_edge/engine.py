@@ -29,6 +29,7 @@ from remoe_edge.watch import Step, Watcher, Watchers, since
 
 if TYPE_CHECKING:
     from remoe_edge._core import ModelFile, StreamedModel
+    from remoe_edge.warm_start import KeptProfile
 
 DEFAULT_CONTEXT = 4096
 MAX_CONTEXT = 1 << 24  # far above what any model was trained with
@@ -46,6 +47,9 @@ class Engine:
         is expected to keep a token to that time (measured for a few seconds, and remembered).
     routers: a tuned-router overlay made for this model, or None.
     policy: which expert leaves the cache; see `remoe_edge._core.policy_names()`.
+    profile: a file that keeps what is known of this model between runs: what `remoe-edge profile` has
+        fitted, and which experts are hot. They are read before anything asks for them, while nothing
+        else is being read; the file is written anew at `close`. It need not exist.
     n_ctx: tokens of context; 0 takes the model's, up to 4096.
     n_batch, n_ubatch: tokens of a prompt given to llama.cpp, and computed, at once.
     threads: compute threads; None takes the cores that this process may use.
@@ -75,7 +79,8 @@ class Engine:
         *,
         cache: str = "auto",
         routers: str | os.PathLike[str] | None = None,
-        policy: str = "lru",
+        policy: str = "reuse-biased",
+        profile: str | os.PathLike[str] | None = None,
         n_ctx: int = 0,
         n_batch: int = 512,
         n_ubatch: int = 512,
@@ -136,6 +141,13 @@ class Engine:
             self.notes.append("a dense model: there is nothing to stream, it is loaded whole")
             if routers is not None:
                 raise InputError(f"{self.path} has no routers for {routers} to replace")
+        self._kept: KeptProfile | None = None
+        if profile is not None and self._model is not None:
+            from remoe_edge.warm_start import KeptProfile
+
+            self._kept = KeptProfile(Path(profile), self.path)
+            if self._kept.data is None:
+                self.notes.append(f"no profile at {profile} yet: it begins with this run")
         trained = file.unsigned(f"{file.architecture}.context_length") or DEFAULT_CONTEXT
         self._n_ctx = n_ctx or min(trained, DEFAULT_CONTEXT)
         _check_context(file, self._n_ctx, self.streamed)
@@ -164,6 +176,7 @@ class Engine:
                 self.budget = self._attach(cache, policy, lock)
                 if trace is not None:
                     self._start_trace(Path(trace))
+                self._warm()
         except BaseException:
             for watcher in watchers:
                 watcher.on_close()
@@ -226,9 +239,24 @@ class Engine:
             return None
         # KV and output buffers are cleared as they are made; compute buffers are not touched yet.
         budget = budgets.resolve(cache, self._model, self._buffers.n_bytes.get("compute", 0))
-        self._model.attach(n_slots=budget.n_slots, policy=policy, lock=lock)
+        data = None if self._kept is None else self._kept.data
+        self._model.attach(n_slots=budget.n_slots, policy=policy, lock=lock, profile=data)
         self.notes.extend(self._model.notes)
         return budget
+
+    def _warm(self) -> None:
+        """Begin to read hot experts into what is free of the cache; the next step ends it."""
+        if self._kept is not None and self._model is not None:
+            self._model.warm(self._kept.hot())
+
+    def _keep_profile(self) -> None:
+        if self._kept is None or self._model is None:
+            return
+        uses = self._model.uses()
+        if uses.any():
+            n_layers, n_experts = self._model.n_layers, self._model.n_experts
+            steps = self._counts()["events"] / n_layers
+            self._kept.save(uses, steps, n_layers, n_experts)
 
     def _start_trace(self, path: Path) -> None:
         model = self._model
@@ -447,6 +475,7 @@ class Engine:
             raise
         finally:
             self._account(answer, start, first)
+            self._warm()
             self._watchers.answer(answer)
 
     def chat(self, messages: Sequence[Message], **settings: Any) -> Generator[str, None, None]:
@@ -495,6 +524,8 @@ class Engine:
                 "stall_ms": round(answer.stall_ms, 3),
                 "ffn_ms": round(answer.ffn_ms, 3),
                 "policy": self._model.policy,
+                "warm_experts": self._counts()["warm_experts"],
+                "warm_bytes": self._counts()["warm_bytes"],
                 "decode": {
                     "hits": answer.decode_hits,
                     "misses": answer.decode_misses,
@@ -618,6 +649,7 @@ class Engine:
         self._watchers.close()
         try:
             if self._model is not None:
+                self._keep_profile()
                 self._model.stop_trace()
         finally:
             self._llama.close()

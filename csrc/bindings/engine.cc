@@ -1,4 +1,5 @@
 #include <pybind11/functional.h>
+#include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
 #include <csignal>
@@ -24,6 +25,8 @@ py::dict Counts(const StreamedModel& model) {
   dict["stall_ns"] = counts.stall_ns;
   dict["events"] = counts.events;
   dict["evictions"] = counts.evictions;
+  dict["warm_experts"] = counts.warm_experts;
+  dict["warm_bytes"] = counts.warm_bytes;
   dict["ffn_ns"] = model.ffn_ns.load();
   dict["trace_ns"] = model.trace_ns.load();
   return dict;
@@ -135,13 +138,30 @@ void RegisterEngine(py::module_& module) {
             options.lock = lock;
             ThrowIfError(model.Attach(options));
           },
-          py::kw_only(), py::arg("n_slots"), py::arg("policy") = "lru", py::arg("lock") = false,
-          py::arg("profile") = py::none())
+          py::kw_only(), py::arg("n_slots"), py::arg("policy") = "reuse-biased",
+          py::arg("lock") = false, py::arg("profile") = py::none())
       .def(
           "start_trace",
           [](StreamedModel& model, const std::string& path, const std::string& fingerprint,
              const std::string& meta) { ThrowIfError(model.StartTrace(path, fingerprint, meta)); },
           py::arg("path"), py::arg("fingerprint") = "", py::arg("meta") = "{}")
+      .def(
+          "warm",
+          [](StreamedModel& model, const std::vector<ExpertId>& experts) {
+            return model.store() ? model.store()->Warm(experts) : 0;
+          },
+          py::arg("experts"))
+      .def("finish_warming",
+           [](StreamedModel& model) {
+             const py::gil_scoped_release release;
+             if (model.store()) model.store()->FinishWarming();
+           })
+      .def("uses",
+           [](const StreamedModel& model) {
+             const std::vector<uint32_t> none;
+             const auto& uses = model.store() ? model.store()->uses() : none;
+             return py::array_t<uint32_t>(uses.size(), uses.data());
+           })
       .def("stop_trace", [](StreamedModel& model) { ThrowIfError(model.StopTrace()); })
       .def_property_readonly("tracing", &StreamedModel::tracing)
       .def_property_readonly("trace_events", &StreamedModel::trace_events)

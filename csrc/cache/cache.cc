@@ -79,6 +79,28 @@ Status Cache::Begin(const Event& event, std::vector<Placement>* placements) {
   return Status::Ok();
 }
 
+SlotId Cache::TakeFree() {
+  if (free_.empty()) return kNoSlot;
+  const SlotId slot = free_.back();
+  free_.pop_back();
+  return slot;
+}
+
+void Cache::Admit(int layer, uint16_t expert, SlotId slot) {
+  const ExpertId id = Id(layer, expert);
+  policy_->OnMiss(id);
+  slot_of_[id] = slot;
+  resident_++;
+  policy_->OnInsert(id);
+  evictable_.PushFront(id);
+  Event event;
+  event.layer = layer;
+  event.step = event_.step;
+  event.experts = &expert;
+  event.n = 1;
+  policy_->OnEventEnd(event);
+}
+
 void Cache::Release(ExpertId id) {
   free_.push_back(slot_of_[id]);
   slot_of_[id] = kNoSlot;

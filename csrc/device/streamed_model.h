@@ -36,7 +36,7 @@ struct LoadOptions {
 
 struct AttachOptions {
   int n_slots = 0;
-  std::string policy = "lru";
+  std::string policy = "reuse-biased";
   std::shared_ptr<const Profile> profile;  // what fitting has learned of this model; may be null
   bool lock = false;
 };

@@ -50,6 +50,7 @@ Result<std::unique_ptr<ExpertStore>> ExpertStore::Make(
       Staging::Make(options.staging_buffers, layout.staged_bytes());
   if (!staging.ok()) return staging.status();
   store->staging_ = std::move(staging.value());
+  store->uses_.assign(geometry.total(), 0);
   store->transform_ = std::move(transform);
   store->reader_ = std::move(reader);
   return store;
@@ -57,11 +58,17 @@ Result<std::unique_ptr<ExpertStore>> ExpertStore::Make(
 
 ExpertStore::~ExpertStore() {
   if (open_) (void)EndEvent();
+  EndWarming();
   reader_->Drain();
 }
 
 Status ExpertStore::BeginEvent(const Event& event) {
+  EndWarming();
   REMOE_RETURN_IF_ERROR(cache_->Begin(event, &placements_));
+  if (!event.continued) {
+    const ExpertId first = static_cast<ExpertId>(event.layer) * cache_->geometry().n_experts;
+    for (int i = 0; i < event.n; i++) uses_[first + event.experts[i]]++;
+  }
   open_ = true;
   layer_ = event.layer;
   missing_ = handed_out_ = 0;
@@ -217,6 +224,8 @@ StoreCounts ExpertStore::counts() const {
   counts.stall_ns = stall_ns_;
   counts.events = events_;
   counts.evictions = evictions_;
+  counts.warm_experts = warm_experts_;
+  counts.warm_bytes = warm_bytes_;
   return counts;
 }
 

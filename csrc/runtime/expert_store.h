@@ -42,6 +42,8 @@ struct StoreCounts {
   uint64_t stall_ns = 0;      // compute waiting for storage
   uint64_t events = 0;
   uint64_t evictions = 0;
+  uint64_t warm_experts = 0;  // made resident before anything asked for them; no hits, no misses
+  uint64_t warm_bytes = 0;    // theirs, not among bytes_read
 };
 
 struct LayerCounts {
@@ -51,7 +53,7 @@ struct LayerCounts {
 
 struct StoreOptions {
   int n_slots = 0;
-  std::string policy = "lru";
+  std::string policy = "reuse-biased";
   std::shared_ptr<const Profile> profile;  // may be null
   bool lock = false;
   int staging_buffers = 2;
@@ -78,6 +80,14 @@ class ExpertStore {
   // Waits for every read of the event, unpins. RETURNS: the first failure of the event.
   Status EndEvent();
   bool open() const { return open_; }
+
+  // Begins to read experts, best first, into slots that are free, in the background. The next event
+  // ends it: what has come by then is resident, the rest is not read. RETURNS how many were begun.
+  int Warm(const std::vector<ExpertId>& experts);
+  // Waits until everything that Warm() began has been read.
+  void FinishWarming();
+  // How many events each expert was in.
+  const std::vector<uint32_t>& uses() const { return uses_; }
 
   uint8_t* slot(SlotId id) const {
     return slab_->data() + static_cast<uint64_t>(id) * layout_.slot_bytes();
@@ -111,6 +121,18 @@ class ExpertStore {
   void OnRead(const Read& read, const Status& status);
   void Finish(int index, const Status& status);
 
+  struct Warming {  // an expert that Warm() began to read
+    int layer = 0;
+    uint16_t expert = 0;
+    SlotId slot = kNoSlot;
+    int remaining = 0;  // matrices still to come
+    bool failed = false;
+  };
+  Read WarmRead(int index, int matrix) const;
+  void SubmitWarm();
+  void OnWarmRead(const Read& read, const Status& status);
+  void EndWarming();
+
   const ModelFile* model_ = nullptr;
   const std::vector<ExpertLayer>* layers_ = nullptr;
   SlotLayout layout_;
@@ -138,6 +160,15 @@ class ExpertStore {
   int unfinished_ = 0;  // missing experts with matrices still to come
   Status failure_;
 
+  // Under the mutex while any of it is in flight.
+  std::vector<Warming> warming_;
+  std::vector<std::pair<int, int>> warm_staged_;  // (index, matrix), those from next_ on wait
+  size_t next_warm_staged_ = 0;
+  int warm_in_flight_ = 0;
+  bool warm_ends_ = false;
+
+  std::vector<uint32_t> uses_;  // by expert id
+  std::atomic<uint64_t> warm_experts_{0}, warm_bytes_{0};
   std::atomic<uint64_t> hits_{0}, misses_{0}, bytes_read_{0}, stall_ns_{0}, events_{0},
       evictions_{0};
   std::vector<LayerTally> layer_tallies_;  // never resized once made
