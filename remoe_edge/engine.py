@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from jinja2 import TemplateError
 
 from remoe_edge import budget as budgets
-from remoe_edge import memory
-from remoe_edge.errors import BudgetError, InputError, ModelError, RemoeError, UnsupportedError
+from remoe_edge import chat_template, memory
+from remoe_edge.errors import BudgetError, InputError, ModelError, RemoeError
 from remoe_edge.interrupt import Interrupts, held_back
 from remoe_edge.kv_cache import kv_bytes
 from remoe_edge.llama import Buffers, loading
@@ -30,6 +29,7 @@ from remoe_edge.watch import Step, Watcher, Watchers, since
 
 if TYPE_CHECKING:
     from remoe_edge._core import ModelFile, StreamedModel
+    from remoe_edge.warm_start import KeptProfile
 
 DEFAULT_CONTEXT = 4096
 MAX_CONTEXT = 1 << 24  # far above what any model was trained with
@@ -44,9 +44,13 @@ class Engine:
     """Hold one loaded model; generate from it, one answer at a time.
 
     path: a GGUF, or the first of its split shards.
-    cache: "auto", a size ("1500MiB") or a share of the experts ("30%").
+    cache: "auto", a size ("1500MiB"), a share of the experts ("30%"), or "plan:250ms": the least that
+        is expected to keep a token to that time (measured for a few seconds, and remembered).
     routers: a tuned-router overlay made for this model, or None.
     policy: which expert leaves the cache; see `remoe_edge._core.policy_names()`.
+    profile: a file that keeps what is known of this model between runs: what `remoe-edge profile` has
+        fitted, and which experts are hot. They are read before anything asks for them, while nothing
+        else is being read; the file is written anew at `close`. It need not exist.
     prefetch: read experts that the next layers will probably want while storage is idle: "off", "on",
         or "auto", which tries both while it runs and keeps what is faster.
     n_ctx: tokens of context; 0 takes the model's, up to 4096.
@@ -78,8 +82,9 @@ class Engine:
         *,
         cache: str = "auto",
         routers: str | os.PathLike[str] | None = None,
-        policy: str = "lru",
+        policy: str = "reuse-biased",
         prefetch: str = "auto",
+        profile: str | os.PathLike[str] | None = None,
         n_ctx: int = 0,
         n_batch: int = 512,
         n_ubatch: int = 512,
@@ -142,10 +147,23 @@ class Engine:
             self.notes.append("a dense model: there is nothing to stream, it is loaded whole")
             if routers is not None:
                 raise InputError(f"{self.path} has no routers for {routers} to replace")
+        self._kept: KeptProfile | None = None
+        if profile is not None and self._model is not None:
+            from remoe_edge.warm_start import KeptProfile
+
+            self._kept = KeptProfile(Path(profile), self.path)
+            if self._kept.data is None:
+                self.notes.append(f"no profile at {profile} yet: it begins with this run")
         trained = file.unsigned(f"{file.architecture}.context_length") or DEFAULT_CONTEXT
         self._n_ctx = n_ctx or min(trained, DEFAULT_CONTEXT)
         _check_context(file, self._n_ctx, self.streamed)
 
+        if self._model is not None and budgets.is_plan(cache):
+            cache = self._plan(
+                cache, policy, routers=routers, n_ubatch=n_ubatch, threads=self.threads,
+                repack=repack, flash_attention=flash_attention, io_backend=io_backend,
+                direct=direct, depth=depth,
+            )  # fmt: skip
         before = time.perf_counter()
         watchers = _watchers(telemetry, self.path, self.notes.append)
         started += time.perf_counter() - before  # the idle window is no loading
@@ -164,6 +182,7 @@ class Engine:
                 self.budget = self._attach(cache, policy, prefetch, lock)
                 if trace is not None:
                     self._start_trace(Path(trace))
+                self._warm()
         except BaseException:
             for watcher in watchers:
                 watcher.on_close()
@@ -172,6 +191,13 @@ class Engine:
         self.load_ms = (time.perf_counter() - started) * 1000
         for watcher in (*watchers, *_published(publish, self.notes.append)):
             self.watch(watcher)
+
+    def _plan(self, cache: str, policy: str, **settings: Any) -> str:
+        from remoe_edge.plan.choose import choose_cache
+
+        choice = choose_cache(cache, self.path, policy=policy, n_ctx=self._n_ctx, **settings)
+        self.notes.append(choice.why)
+        return str(choice.cache_bytes)
 
     def _load(
         self,
@@ -219,12 +245,29 @@ class Engine:
             return None
         # KV and output buffers are cleared as they are made; compute buffers are not touched yet.
         budget = budgets.resolve(cache, self._model, self._buffers.n_bytes.get("compute", 0))
-        self._model.attach(n_slots=budget.n_slots, policy=policy, lock=lock, prefetch=prefetch)
+        data = None if self._kept is None else self._kept.data
+        self._model.attach(
+            n_slots=budget.n_slots, policy=policy, lock=lock, profile=data, prefetch=prefetch
+        )
         self.notes.extend(self._model.notes)
         ahead = self._model.prefetch
         if ahead["state"] != "off" and ahead["why_not"]:
             self.notes.append(f"nothing is read ahead while answering: {ahead['why_not']}")
         return budget
+
+    def _warm(self) -> None:
+        """Begin to read hot experts into what is free of the cache; the next step ends it."""
+        if self._kept is not None and self._model is not None:
+            self._model.warm(self._kept.hot())
+
+    def _keep_profile(self) -> None:
+        if self._kept is None or self._model is None:
+            return
+        uses = self._model.uses()
+        if uses.any():
+            n_layers, n_experts = self._model.n_layers, self._model.n_experts
+            steps = self._counts()["events"] / n_layers
+            self._kept.save(uses, steps, n_layers, n_experts)
 
     def _start_trace(self, path: Path) -> None:
         model = self._model
@@ -263,8 +306,12 @@ class Engine:
     @property
     def chat_template(self) -> str | None:
         """Give the model's chat template, None if it has none."""
-        template = self._llama.metadata.get("tokenizer.chat_template")
-        return None if template is None else str(template)
+        return chat_template.of(self._llama)
+
+    @property
+    def native(self) -> StreamedModel | None:
+        """Give the native model underneath; None when nothing is streamed."""
+        return self._model
 
     @property
     def trace_failure(self) -> str | None:
@@ -439,6 +486,7 @@ class Engine:
             raise
         finally:
             self._account(answer, start, first)
+            self._warm()
             self._watchers.answer(answer)
 
     def chat(self, messages: Sequence[Message], **settings: Any) -> Generator[str, None, None]:
@@ -452,23 +500,7 @@ class Engine:
 
     def render(self, messages: Sequence[Message]) -> tuple[str, list[str], bool]:
         """Write a conversation as the model's template does: (text, stop strings, add a BOS token?)."""
-        template = self.chat_template
-        if template is None:
-            raise UnsupportedError(
-                f"{self.path} has no chat template: it continues text and does not answer"
-            )
-        model = self._llama._model
-        ids = (self._llama.token_eos(), self._llama.token_bos())
-        eos, bos = (model.token_get_text(i) if i != -1 else "" for i in ids)
-        try:
-            formatter = llama_cpp.llama_chat_format.Jinja2ChatFormatter(
-                template=template, eos_token=eos, bos_token=bos
-            )
-            result = formatter(messages=list(messages))
-        except (TemplateError, ValueError, TypeError) as error:
-            raise ModelError(f"the chat template of {self.path} fails: {error}") from error
-        stop = result.stop if isinstance(result.stop, list) else [result.stop or ""]
-        return result.prompt, [each for each in stop if each], not result.added_special
+        return chat_template.render(self._llama, messages, self.path)
 
     def stats(self) -> Stats:
         """Tell what the last answer cost, and how it was run. Times in ms, sizes in bytes."""
@@ -503,6 +535,8 @@ class Engine:
                 "stall_ms": round(answer.stall_ms, 3),
                 "ffn_ms": round(answer.ffn_ms, 3),
                 "policy": self._model.policy,
+                "warm_experts": self._counts()["warm_experts"],
+                "warm_bytes": self._counts()["warm_bytes"],
                 "prefetch": self._prefetch(),
                 "decode": {
                     "hits": answer.decode_hits,
@@ -647,6 +681,7 @@ class Engine:
         self._watchers.close()
         try:
             if self._model is not None:
+                self._keep_profile()
                 self._model.stop_trace()
         finally:
             self._llama.close()

@@ -25,12 +25,14 @@ from remoe_edge.errors import InputError
 from remoe_edge.trace import Trace
 
 Floats = npt.NDArray[np.float32]
+Links = tuple[Floats, npt.NDArray[np.int8]]  # scales, and links in steps of them
 
 SHARES = (0.10, 0.25, 0.50)  # cache sizes that weights are chosen for
 HORIZONS = (1, 2, 4, 8, 16, 32)  # steps within which a use counts as soon
 LINK_HORIZON = 4
 CONTEXTS = 5  # of links: chosen now, lately (two averages), by the two layers before
 FADES = (0.75, 0.97)  # of the two averages, as in the policy
+SMALL = np.float32(1e-6)  # what an average may lose of it
 MIN_TOKENS = 200
 SESSION_STEPS = 1500  # an engine starts cold, so what is fitted to does too, every so many steps
 SAMPLES_PER_FOLD = 1500
@@ -82,7 +84,7 @@ def fit_profile(
     traces: Sequence[Trace],
     *,
     links: bool = True,
-    epochs: int = 8,
+    epochs: int = 4,
     seed: int = 0,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Fitted:
@@ -106,31 +108,22 @@ def fit_profile(
         np.concatenate(samples)[:, plain], np.concatenate([row[LINK_HORIZON] for row in labels])
     )
     empty = np.zeros(0, np.float32), np.zeros(0, np.int8)
-    fold_links: list[tuple[Floats, npt.NDArray[np.int8]]] = [empty for _ in folds]
+    fold_links: list[Links] = [empty for _ in folds]
     final_links = empty
     if links:
         weights = np.zeros(len(names), np.float32)
         weights[plain] = base
         scores = [_scores(fold, weights) for fold in folds]
-        for left_out in (*range(len(folds)), None):
-            kept = [i for i in range(len(folds)) if i != left_out]
-            fitted = _fit_links(
-                [folds[i] for i in kept], [scores[i] for i in kept], bias, epochs, seed,
-                lambda layer, left=left_out: progress(  # type: ignore[misc]
-                    f"links {len(folds) + 1 if left is None else left + 1}/{len(folds) + 1},"
-                    f" layer {layer + 1}/{n_layers}"
-                ),
-            )  # fmt: skip
-            if left_out is None:
-                final_links = fitted
-            else:
-                fold_links[left_out] = fitted
+        *fold_links, final_links = _fit_links(
+            folds, scores, bias, epochs, seed,
+            lambda layer: progress(f"links of layer {layer + 1}/{n_layers}"),
+        )  # fmt: skip
         del scores
 
     def profile(
         shares: Sequence[float],
         weights: npt.NDArray[Any],
-        held: tuple[Floats, npt.NDArray[np.int8]],
+        held: Links,
         meta: dict[str, Any],
     ) -> bytes:
         return bytes(
@@ -318,6 +311,8 @@ def _contexts(fold: Trace, layer: int) -> Floats:
         held = np.zeros(fold.n_experts, np.float32)
         for token in range(len(now)):
             held = held * np.float32(fade) + np.float32(1 - fade) * now[token]
+            # A processor takes a hundred times as long over numbers next to nothing.
+            held[held < SMALL] = 0
             average[token] = held
         parts.append(average)
     for before in (1, 2):
@@ -335,27 +330,37 @@ def _fit_links(
     epochs: int,
     seed: int,
     progress: Callable[[int], None],
-) -> tuple[Floats, npt.NDArray[np.int8]]:
+) -> list[Links]:
     """Fit each layer's links to what the score without links leaves unexplained.
 
-    RETURNS scales `[layer, context]` and links `[layer, context, from, to]`.
+    RETURNS the links fitted to all traces but the first, all but the second ..., and to all: scales
+    `[layer, context]` and links `[layer, context, from, to]`.
     """
-    n_layers, n_experts = folds[0].n_layers, folds[0].n_experts
-    scales = np.zeros((n_layers, CONTEXTS), np.float32)
-    links = np.zeros((n_layers, CONTEXTS, n_experts, n_experts), np.int8)
+    n_layers, n_experts, n = folds[0].n_layers, folds[0].n_experts, len(folds)
+    kept = [*([i for i in range(n) if i != left] for left in range(n)), list(range(n))]
+    fits = [
+        (
+            np.zeros((n_layers, CONTEXTS), np.float32),
+            np.zeros((n_layers, CONTEXTS, n_experts, n_experts), np.int8),
+        )
+        for _ in kept
+    ]
     for layer in range(n_layers):
         progress(layer)
-        inputs = np.concatenate([_contexts(fold, layer) for fold in folds])
-        offset = np.concatenate([score[:, layer] for score in scores]) + np.float32(bias)
-        labels = np.concatenate([_soon(_used(fold, layer), LINK_HORIZON) for fold in folds]).astype(
-            np.float32
-        )
-        found = _adam(inputs, offset, labels, epochs, seed)
-        found = found.reshape(CONTEXTS, n_experts, n_experts)
-        scales[layer] = np.abs(found).max(axis=(1, 2)) / 127
-        step = np.where(scales[layer] > 0, scales[layer], 1)[:, None, None]
-        links[layer] = np.clip(np.rint(found / step), -127, 127).astype(np.int8)
-    return scales, links
+        inputs = [_contexts(fold, layer) for fold in folds]
+        offsets = [score[:, layer] + np.float32(bias) for score in scores]
+        labels = [_soon(_used(fold, layer), LINK_HORIZON).astype(np.float32) for fold in folds]
+        for (scales, links), mine in zip(fits, kept, strict=True):
+            found = _adam(
+                np.concatenate([inputs[i] for i in mine]),
+                np.concatenate([offsets[i] for i in mine]),
+                np.concatenate([labels[i] for i in mine]),
+                epochs, seed,
+            ).reshape(CONTEXTS, n_experts, n_experts)  # fmt: skip
+            scales[layer] = np.abs(found).max(axis=(1, 2)) / 127
+            step = np.where(scales[layer] > 0, scales[layer], 1)[:, None, None]
+            links[layer] = np.clip(np.rint(found / step), -127, 127).astype(np.int8)
+    return fits
 
 
 def _adam(
@@ -365,13 +370,14 @@ def _adam(
     epochs: int,
     seed: int,
     *,
-    batch: int = 1000,
+    batch: int = 500,
     rate: float = 0.02,
     decay: float = 1e-6,
 ) -> Floats:
     """Fit `labels ~ logistic(inputs @ W + offset)`, W pulled to 0, by Adam over batches."""
     rng = np.random.default_rng(seed)
-    count, batch = len(inputs), min(batch, len(inputs))
+    # Enough steps for a short trace too.
+    count, batch = len(inputs), max(1, min(batch, len(inputs) // 12))
     weights = np.zeros((inputs.shape[1], labels.shape[1]), np.float32)
     first, second = np.zeros_like(weights), np.zeros_like(weights)
     steps, done = epochs * (count // batch), 0

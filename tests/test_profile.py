@@ -79,7 +79,7 @@ def test_probabilities_are_used_where_a_trace_has_them(tmp_path: Path) -> None:
     held_out = read_trace(paths[2])
     (lru, ours, best) = simulate(held_out, ["lru", "reuse-biased", "belady"], [3], profile=fitted)
     # Three slots, and the router names what matters most: much of the gap is there to take.
-    assert ours.misses < lru.misses - 0.4 * (lru.misses - best.misses)
+    assert ours.misses < lru.misses - 0.3 * (lru.misses - best.misses)
 
 
 def test_what_is_saved_is_read(tmp_path: Path, fitted: bytes) -> None:

@@ -277,16 +277,22 @@ py::array_t<float> PolicyScores(const py::dict& columns, int n_layers, int n_exp
 py::bytes MakeProfile(int n_layers, int n_experts, const std::string& fingerprint,
                       const std::string& meta, const Array<float>& shares,
                       const Array<float>& weights, const Array<float>& scales,
-                      const Array<int8_t>& links) {
+                      const Array<int8_t>& links, const std::optional<Array<float>>& uses) {
   Profile profile;
   profile.fingerprint = fingerprint;
   profile.meta = meta;
-  profile.n_weights = static_cast<int>(ReuseBiasedPolicy::FeatureNames().size());
+  const bool weighted = shares.size() > 0;
+  profile.n_weights = weighted ? static_cast<int>(ReuseBiasedPolicy::FeatureNames().size()) : 0;
   const bool linked = links.size() > 0;
   profile.n_contexts = linked ? ReuseBiasedPolicy::kContexts : 0;
-  profile.n_layers = linked ? n_layers : 0;
-  profile.n_experts = linked ? n_experts : 0;
+  const bool of_one_model = linked || uses;
+  profile.n_layers = of_one_model ? n_layers : 0;
+  profile.n_experts = of_one_model ? n_experts : 0;
   const py::ssize_t tables = static_cast<py::ssize_t>(profile.n_layers) * profile.n_contexts;
+  if (uses && uses->size() != static_cast<py::ssize_t>(n_layers) * n_experts) {
+    ThrowIfError(Status(Code::kInvalidArgument, "uses: one number for each expert"));
+  }
+  if (uses) profile.uses.assign(uses->data(), uses->data() + uses->size());
   if (weights.size() != shares.size() * profile.n_weights || scales.size() != tables ||
       links.size() != tables * n_experts * n_experts) {
     ThrowIfError(Status(Code::kInvalidArgument, "the parts of the profile differ in size"));
@@ -313,6 +319,7 @@ py::dict ParseProfileBytes(const py::bytes& bytes, const std::string& name) {
   dict["shares"] = Moved(std::move(profile.shares));
   dict["weights"] = Moved(std::move(profile.weights));
   dict["scales"] = Moved(std::move(profile.scales));
+  dict["uses"] = Moved(std::move(profile.uses));
   dict["links"] = Moved(std::move(profile.links));
   return dict;
 }
@@ -410,7 +417,7 @@ void RegisterCache(py::module_& module) {
              py::arg("n_experts"), py::arg("profile"));
   module.def("make_profile", &MakeProfile, py::arg("n_layers"), py::arg("n_experts"),
              py::arg("fingerprint"), py::arg("meta"), py::arg("shares"), py::arg("weights"),
-             py::arg("scales"), py::arg("links"));
+             py::arg("scales"), py::arg("links"), py::arg("uses") = py::none());
   module.def("parse_profile", &ParseProfileBytes, py::arg("data"), py::arg("name"));
   module.def("parse_trace", &ParseTraceBytes, py::arg("data"), py::arg("path"));
   module.def("to_prob8", py::vectorize([](float p) { return ToProb8(p); }), py::arg("p"));

@@ -1,4 +1,5 @@
 #include <pybind11/functional.h>
+#include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
 #include <csignal>
@@ -24,6 +25,8 @@ py::dict Counts(const StreamedModel& model) {
   dict["stall_ns"] = counts.stall_ns;
   dict["events"] = counts.events;
   dict["evictions"] = counts.evictions;
+  dict["warm_experts"] = counts.warm_experts;
+  dict["warm_bytes"] = counts.warm_bytes;
   dict["ahead_misses"] = counts.ahead_misses;
   dict["ahead_useful_bytes"] = counts.ahead_useful_bytes;
   dict["ahead_wasted_bytes"] = counts.ahead_wasted_bytes;
@@ -31,6 +34,20 @@ py::dict Counts(const StreamedModel& model) {
   dict["predict_ns"] = model.lookahead().predict_ns();
   dict["ffn_ns"] = model.ffn_ns.load();
   dict["trace_ns"] = model.trace_ns.load();
+  return dict;
+}
+
+py::dict CountsByLayer(const StreamedModel& model) {
+  std::vector<uint64_t> hits, misses;
+  if (model.store() != nullptr) {
+    for (const LayerCounts& layer : model.store()->layer_counts()) {
+      hits.push_back(layer.hits);
+      misses.push_back(layer.misses);
+    }
+  }
+  py::dict dict;
+  dict["hits"] = hits;
+  dict["misses"] = misses;
   return dict;
 }
 
@@ -151,13 +168,30 @@ void RegisterEngine(py::module_& module) {
             options.prefetch = ModeOf(prefetch);
             ThrowIfError(model.Attach(options));
           },
-          py::kw_only(), py::arg("n_slots"), py::arg("policy") = "lru", py::arg("lock") = false,
-          py::arg("profile") = py::none(), py::arg("prefetch") = "off")
+          py::kw_only(), py::arg("n_slots"), py::arg("policy") = "reuse-biased",
+          py::arg("lock") = false, py::arg("profile") = py::none(), py::arg("prefetch") = "off")
       .def(
           "start_trace",
           [](StreamedModel& model, const std::string& path, const std::string& fingerprint,
              const std::string& meta) { ThrowIfError(model.StartTrace(path, fingerprint, meta)); },
           py::arg("path"), py::arg("fingerprint") = "", py::arg("meta") = "{}")
+      .def(
+          "warm",
+          [](StreamedModel& model, const std::vector<ExpertId>& experts) {
+            return model.store() ? model.store()->Warm(experts) : 0;
+          },
+          py::arg("experts"))
+      .def("finish_warming",
+           [](StreamedModel& model) {
+             const py::gil_scoped_release release;
+             if (model.store()) model.store()->FinishWarming();
+           })
+      .def("uses",
+           [](const StreamedModel& model) {
+             const std::vector<uint32_t> none;
+             const auto& uses = model.store() ? model.store()->uses() : none;
+             return py::array_t<uint32_t>(uses.size(), uses.data());
+           })
       .def("stop_trace", [](StreamedModel& model) { ThrowIfError(model.StopTrace()); })
       .def_property_readonly("tracing", &StreamedModel::tracing)
       .def_property_readonly("trace_events", &StreamedModel::trace_events)
@@ -213,6 +247,7 @@ void RegisterEngine(py::module_& module) {
                              })
       .def_property_readonly("prefetch", &Prefetch)
       .def("counts", &Counts)
+      .def("counts_by_layer", &CountsByLayer)
       .def("check_unchanged",
            [](const StreamedModel& model) {
              if (model.store() != nullptr) ThrowIfError(model.store()->reader().CheckUnchanged());

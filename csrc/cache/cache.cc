@@ -92,6 +92,28 @@ Status Cache::Begin(const Event& event, std::vector<Placement>* placements) {
   return Status::Ok();
 }
 
+SlotId Cache::TakeFree() {
+  if (static_cast<int>(free_.size()) + n_ahead_ <= n_spare_) return kNoSlot;
+  const SlotId slot = free_.back();
+  free_.pop_back();
+  return slot;
+}
+
+void Cache::Admit(int layer, uint16_t expert, SlotId slot) {
+  const ExpertId id = Id(layer, expert);
+  policy_->OnMiss(id);
+  slot_of_[id] = slot;
+  resident_++;
+  policy_->OnInsert(id);
+  evictable_.PushFront(id);
+  Event event;
+  event.layer = layer;
+  event.step = event_.step;
+  event.experts = &expert;
+  event.n = 1;
+  policy_->OnEventEnd(event);
+}
+
 bool Cache::Fits(const Event& event) const {
   int ahead_of_others = n_ahead_;
   for (int i = 0; i < event.n && n_ahead_ > 0; i++) {

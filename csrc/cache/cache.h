@@ -63,6 +63,13 @@ class Cache {
   // Closes the event: its experts may be evicted again, most recent last.
   void End();
 
+  // For experts read before anything asked for them: a free slot to read into, kNoSlot where there
+  // is none; Admit() then makes the expert a resident, the first to leave, GiveBack() does not.
+  // Neither is a hit or a miss. REQUIRES: no event is open; the expert is not resident.
+  SlotId TakeFree();
+  void GiveBack(SlotId slot) { free_.push_back(slot); }
+  void Admit(int layer, uint16_t expert, SlotId slot);
+
   // Whether the experts held ahead that are not the event's leave it slots enough.
   bool Fits(const Event& event) const;
 

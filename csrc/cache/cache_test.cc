@@ -198,6 +198,42 @@ TEST(NextUsesLookAheadInTheSameLayer) {
   CHECK(ValidateLog(log, Shape(1, 3, 4)).code() == Code::kInvalidArgument);
 }
 
+TEST(WhatWasReadBeforehandIsResidentAndLeavesFirst) {
+  Geometry geometry;
+  geometry.n_layers = 2;
+  geometry.n_experts = 8;
+  geometry.n_slots = 4;
+  for (const std::string& name : LivePolicyNames()) {
+    Cache cache(geometry, std::move(MakePolicy(name, geometry).value()));
+    const SlotId first = cache.TakeFree(), second = cache.TakeFree(), unused = cache.TakeFree();
+    CHECK(first != second && second != unused && unused != kNoSlot);
+    cache.Admit(0, 3, first);
+    cache.Admit(1, 5, second);
+    cache.GiveBack(unused);
+    CHECK_EQ(cache.resident(), 2);
+    CHECK_EQ(cache.counts().hits + cache.counts().misses, uint64_t{0});
+    const uint16_t wanted[] = {3, 1};
+    Event event;
+    event.experts = wanted;
+    event.n = 2;
+    std::vector<Placement> placements;
+    CHECK_OK(cache.Begin(event, &placements));
+    cache.End();
+    CHECK(placements[0].hit);
+    CHECK_EQ(placements[0].slot, first);
+    CHECK(!placements[1].hit);
+    // Three more than fit: nothing is lost count of, whoever leaves.
+    const uint16_t others[] = {0, 2, 4};
+    event.experts = others;
+    event.n = 3;
+    event.step = 1;
+    CHECK_OK(cache.Begin(event, &placements));
+    cache.End();
+    CHECK_EQ(cache.resident(), 4);
+    CHECK_EQ(cache.counts().evictions, uint64_t{2});
+  }
+}
+
 }  // namespace
 }  // namespace remoe
 

@@ -12,7 +12,7 @@ namespace {
 
 constexpr char kMagic[9] = "REMOEPRF";
 constexpr uint32_t kVersion = 1, kHeaderBytes = 128;
-constexpr size_t kFingerprintBytes = 64, kSizeAt = 104, kChecksumAt = 112;
+constexpr size_t kFingerprintBytes = 64, kSizeAt = 104, kChecksumAt = 112, kUsesAt = 120;
 
 template <typename T>
 T Load(const uint8_t* at) {
@@ -67,11 +67,12 @@ Result<Profile> Profile::Parse(const uint8_t* data, size_t size, const std::stri
   std::memcpy(field, data + 12, sizeof field - 4);
   const uint64_t header_bytes = field[0], n_layers = field[1], n_experts = field[2],
                  n_weights = field[3], n_knots = field[4], n_contexts = field[5],
-                 meta_bytes = field[6];
-  if (n_layers > 4096 || n_experts > 16384 || n_weights == 0 || n_weights > 1024 || n_knots == 0 ||
-      n_knots > 64 || n_contexts > 64 || header_bytes > size || header_bytes % 8 != 0 ||
+                 meta_bytes = field[6], n_uses = Load<uint32_t>(data + kUsesAt);
+  if (n_layers > 4096 || n_experts > 16384 || n_weights > 1024 || n_knots > 64 ||
+      (n_weights == 0) != (n_knots == 0) || (n_uses != 0 && n_uses != n_layers * n_experts) ||
+      n_contexts > 64 || header_bytes > size || header_bytes % 8 != 0 ||
       header_bytes < kHeaderBytes + meta_bytes ||
-      size != header_bytes + 4 * (n_knots + n_knots * n_weights + n_layers * n_contexts) +
+      size != header_bytes + 4 * (n_knots + n_knots * n_weights + n_layers * n_contexts + n_uses) +
                   n_layers * n_contexts * n_experts * n_experts) {
     return corrupt("contradicts its own size");
   }
@@ -87,12 +88,15 @@ Result<Profile> Profile::Parse(const uint8_t* data, size_t size, const std::stri
   at = Take(at, n_knots, &profile.shares);
   at = Take(at, n_knots * n_weights, &profile.weights);
   at = Take(at, n_layers * n_contexts, &profile.scales);
+  at = Take(at, n_uses, &profile.uses);
   Take(at, n_layers * n_contexts * n_experts * n_experts, &profile.links);
   const auto finite = [](float x) { return std::isfinite(x) && std::fabs(x) < 1e6f; };
   const bool rising = std::is_sorted(profile.shares.begin(), profile.shares.end(),
                                      [](float a, float b) { return a <= b; }) ||
-                      n_knots == 1;
-  if (!rising || !(profile.shares[0] > 0) ||
+                      n_knots < 2;
+  const bool fading = std::all_of(profile.uses.begin(), profile.uses.end(),
+                                  [](float x) { return std::isfinite(x) && x >= 0; });
+  if (!rising || !fading || (n_knots > 0 && !(profile.shares[0] > 0)) ||
       !std::all_of(profile.shares.begin(), profile.shares.end(), finite) ||
       !std::all_of(profile.weights.begin(), profile.weights.end(), finite) ||
       !std::all_of(profile.scales.begin(), profile.scales.end(), finite)) {
@@ -116,11 +120,14 @@ std::vector<uint8_t> Profile::Serialize() const {
   std::memcpy(bytes.data() + 8, fields, sizeof fields);
   std::memcpy(bytes.data() + 40, fingerprint.data(),
               std::min(fingerprint.size(), kFingerprintBytes));
+  const uint32_t n_uses = static_cast<uint32_t>(uses.size());
+  std::memcpy(bytes.data() + kUsesAt, &n_uses, sizeof n_uses);
   bytes.insert(bytes.end(), meta.begin(), meta.end());
   bytes.resize(header_bytes, 0);
   Append(&bytes, shares);
   Append(&bytes, weights);
   Append(&bytes, scales);
+  Append(&bytes, uses);
   Append(&bytes, links);
   const uint64_t size = bytes.size();
   std::memcpy(bytes.data() + kSizeAt, &size, sizeof size);

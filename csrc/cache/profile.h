@@ -6,12 +6,13 @@
 //   0 char[8] "REMOEPRF"     24 u32 n_weights       40 char[64] fingerprint of the model,
 //   NUL-padded 8 u32 version (1)        28 u32 n_knots        104 u64 size of the whole
 //  12 u32 header_bytes       32 u32 n_contexts     112 u64 FNV-1a of all bytes, itself counted as
-//  zeros 16 u32 n_layers           36 u32 meta_bytes     120 zeros 20 u32 n_experts
+//  zeros 16 u32 n_layers           36 u32 meta_bytes     120 u32 n_uses 20 u32 n_experts     124
+//  zeros
 //
 // then a JSON object, zeros up to header_bytes, f32 shares[n_knots] rising, f32 weights[n_knots]
-// [n_weights], f32 scales[n_layers][n_contexts], i8
-// links[n_layers][n_contexts][n_experts][n_experts]. Immutable once parsed; safe to share between
-// threads.
+// [n_weights], f32 scales[n_layers][n_contexts], f32 uses[n_uses], i8
+// links[n_layers][n_contexts][n_experts][n_experts]. Without knots the weights are the program's
+// own. Immutable once parsed; safe to share between threads.
 #ifndef REMOE_CACHE_PROFILE_H_
 #define REMOE_CACHE_PROFILE_H_
 
@@ -33,12 +34,13 @@ class Profile {
   int n_layers = 0;
   int n_experts = 0;
   int n_weights = 0;
-  int n_contexts = 0;       // 0: no links, n_layers and n_experts are 0 too
+  int n_contexts = 0;       // 0: no links; n_layers and n_experts may then be 0, for any model
   std::string fingerprint;  // at most 64 bytes
   std::string meta = "{}";
   std::vector<float> shares;   // cache sizes that weights were fitted for, as shares of all experts
   std::vector<float> weights;  // [shares][n_weights]
   std::vector<float> scales;   // [n_layers][n_contexts]: what one step of a link weighs
+  std::vector<float> uses;     // [n_layers][n_experts] of past runs, fading; or none
   std::vector<int8_t> links;   // [n_layers][n_contexts][from][to]
 
   // Weights for a cache of `share` of all experts: interpolated in log(share), constant outside.

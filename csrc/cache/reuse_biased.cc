@@ -74,8 +74,15 @@ REMOE_WIDE void Logs(const float* x, float small, float* out, size_t n) {
   for (size_t j = 0; j < n; j++) out[j] = Log(x[j] + small);
 }
 
-REMOE_WIDE void AddBytes(const int8_t* row, int16_t* sums, size_t n) {
+REMOE_WIDE void AddRow(const int8_t* row, int16_t* sums, size_t n) {
   for (size_t j = 0; j < n; j++) sums[j] = static_cast<int16_t>(sums[j] + row[j]);
+}
+
+REMOE_WIDE void AddFourRows(const int8_t* a, const int8_t* b, const int8_t* c, const int8_t* d,
+                            int16_t* sums, size_t n) {
+  for (size_t j = 0; j < n; j++) {
+    sums[j] = static_cast<int16_t>(sums[j] + ((a[j] + b[j]) + (c[j] + d[j])));
+  }
 }
 
 REMOE_WIDE void AddSums(const int16_t* sums, float scale, float* out, size_t n) {
@@ -140,16 +147,16 @@ const std::vector<std::string>& ReuseBiasedPolicy::FeatureNames() {
 }
 
 Status ReuseBiasedPolicy::Fits(const Profile& profile, const Geometry& geometry) {
-  if (profile.n_weights != kFeatures) {
+  if (profile.n_weights != kFeatures && !profile.shares.empty()) {
     return Status(
         Code::kInvalidArgument,
         Format("the profile has %d weights and this program's policy %d: fit it again with "
                "`remoe-edge profile`",
                profile.n_weights, kFeatures));
   }
-  if (profile.n_contexts != 0 &&
-      (profile.n_contexts != kContexts || profile.n_layers != geometry.n_layers ||
-       profile.n_experts != geometry.n_experts)) {
+  const bool other = profile.n_layers != 0 && (profile.n_layers != geometry.n_layers ||
+                                               profile.n_experts != geometry.n_experts);
+  if (other || (profile.n_contexts != 0 && profile.n_contexts != kContexts)) {
     return Status(
         Code::kInvalidArgument,
         Format("the profile is of a model with %d layers of %d experts and this one has %d "
@@ -165,8 +172,9 @@ ReuseBiasedPolicy::ReuseBiasedPolicy(const Geometry& geometry,
       profile_(profile != nullptr ? std::move(profile)
                                   : std::make_shared<const Profile>(DefaultProfile())),
       stride_((static_cast<size_t>(geometry.n_experts) + 15) / 16 * 16) {
+  const double share = static_cast<double>(geometry.n_slots) / geometry.total();
   const std::vector<float> weights =
-      profile_->WeightsFor(static_cast<double>(geometry.n_slots) / geometry.total());
+      profile_->shares.empty() ? DefaultProfile().WeightsFor(share) : profile_->WeightsFor(share);
   for (int f = 0; f < kFeatures; f++) {
     if (weights[f] == 0) continue;
     live_.push_back(f);
@@ -218,6 +226,7 @@ void ReuseBiasedPolicy::OnEvent(const Event& event) {
 void ReuseBiasedPolicy::TakeIn(const Choice& choice) {
   std::fill(use_.begin(), use_.end(), 0.0f);
   for (int i = 0; i < choice.n; i++) use_[choice.experts[i]] = 1;
+  FetchLinks(choice);
   ScoreUse(choice);
   ScoreLinks(choice);
   ScoreLearned(choice);
@@ -254,32 +263,55 @@ void ReuseBiasedPolicy::ScoreUse(const Choice& choice) {
   AddScaled(log_idle, locality_[layer], local, stride_);
 }
 
+int ReuseBiasedPolicy::LinkSources(const Choice& choice, int context,
+                                   const uint16_t** experts) const {
+  *experts = choice.experts;
+  if (context < 3) return choice.n;
+  const int source = choice.layer - (context - 2);
+  // Of a step's tokens before its last, the layers before keep nothing.
+  if (!choice.last || source < 0 || chosen_step_[source] != choice.step) return 0;
+  *experts = &chosen_[static_cast<size_t>(source) * geometry_.n_experts];
+  return n_chosen_[source];
+}
+
+// Rows of links lie all over megabytes: they are on their way from memory while use is scored.
+void ReuseBiasedPolicy::FetchLinks(const Choice& choice) const {
+  const size_t n_experts = static_cast<size_t>(geometry_.n_experts);
+  for (int context = 0; context < profile_->n_contexts; context++) {
+    const uint16_t* from;
+    const int n = LinkSources(choice, context, &from);
+    const int8_t* table = LinkTable(choice.layer, context);
+    for (int i = 0; i < n; i++) {
+      const int8_t* row = table + from[i] * n_experts;
+      for (size_t byte = 0; byte < n_experts; byte += 64) __builtin_prefetch(row + byte);
+    }
+  }
+}
+
 void ReuseBiasedPolicy::ScoreLinks(const Choice& choice) {
   if (profile_->n_contexts == 0) return;
-  const int layer = choice.layer, n_experts = geometry_.n_experts;
-  const size_t table = static_cast<size_t>(n_experts) * n_experts;
+  const int layer = choice.layer;
+  const size_t n_experts = static_cast<size_t>(geometry_.n_experts);
   for (int context = 0; context < kContexts; context++) {
     float* column = &columns_[Row(kLinkNow + context)];
     std::fill(column, column + stride_, 0.0f);
-    const uint16_t* from = choice.experts;
-    int n = choice.n;
-    if (context >= 3) {
-      const int source = layer - (context - 2);
-      // Tokens before a step's last are not kept by the layers before.
-      if (!choice.last || source < 0 || chosen_step_[source] != choice.step) continue;
-      from = &chosen_[static_cast<size_t>(source) * n_experts];
-      n = n_chosen_[source];
-    }
+    const uint16_t* from;
+    const int n = LinkSources(choice, context, &from);
     if (n == 0) continue;
-    const size_t at = static_cast<size_t>(layer) * kContexts + context;
-    const float scale = profile_->scales[at] / static_cast<float>(n);
+    const int8_t* table = LinkTable(layer, context);
+    const float scale =
+        profile_->scales[static_cast<size_t>(layer) * kContexts + context] / static_cast<float>(n);
     for (int begin = 0; begin < n; begin += kRowsInSum) {
       std::fill(sums_.begin(), sums_.end(), static_cast<int16_t>(0));
-      for (int i = begin; i < std::min(n, begin + kRowsInSum); i++) {
-        AddBytes(&profile_->links[at * table + static_cast<size_t>(from[i]) * n_experts],
-                 sums_.data(), static_cast<size_t>(n_experts));
+      const int end = std::min(n, begin + kRowsInSum);
+      int i = begin;
+      for (; i + 4 <= end; i += 4) {
+        AddFourRows(table + from[i] * n_experts, table + from[i + 1] * n_experts,
+                    table + from[i + 2] * n_experts, table + from[i + 3] * n_experts, sums_.data(),
+                    n_experts);
       }
-      AddSums(sums_.data(), scale, column, static_cast<size_t>(n_experts));
+      for (; i < end; i++) AddRow(table + from[i] * n_experts, sums_.data(), n_experts);
+      AddSums(sums_.data(), scale, column, n_experts);
     }
     if (context == 1 || context == 2) {
       float* average = &link_averages_[LayerRow(layer, 2, context - 1)];

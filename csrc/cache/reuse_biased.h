@@ -76,6 +76,13 @@ class ReuseBiasedPolicy : public Policy {
   }
   void TakeIn(const Choice& choice);
   void ScoreUse(const Choice& choice);
+  // The experts that links of this context start from; RETURNS how many.
+  int LinkSources(const Choice& choice, int context, const uint16_t** experts) const;
+  const int8_t* LinkTable(int layer, int context) const {
+    const size_t n = static_cast<size_t>(geometry_.n_experts);
+    return &profile_->links[(static_cast<size_t>(layer) * kContexts + context) * n * n];
+  }
+  void FetchLinks(const Choice& choice) const;
   void ScoreLinks(const Choice& choice);
   void ScoreLearned(const Choice& choice);
   void ScoreProbs(const Choice& choice);

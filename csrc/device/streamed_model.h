@@ -37,7 +37,7 @@ struct LoadOptions {
 
 struct AttachOptions {
   int n_slots = 0;
-  std::string policy = "lru";
+  std::string policy = "reuse-biased";
   PrefetchMode prefetch = PrefetchMode::kOff;
   std::shared_ptr<const Profile> profile;  // what fitting has learned of this model; may be null
   bool lock = false;

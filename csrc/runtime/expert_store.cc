@@ -44,6 +44,7 @@ Result<std::unique_ptr<ExpertStore>> ExpertStore::Make(
   std::unique_ptr<ExpertStore> store(new ExpertStore(layout));
   store->model_ = model;
   store->layers_ = layers;
+  store->layer_tallies_ = std::vector<LayerTally>(layers->size());
   store->policy_name_ = policy.value()->name();
   store->cache_ = std::make_unique<Cache>(geometry, std::move(policy.value()), options.n_spare);
   store->loads_.resize(options.n_slots);
@@ -58,6 +59,7 @@ Result<std::unique_ptr<ExpertStore>> ExpertStore::Make(
       Staging::Make(options.staging_buffers, layout.staged_bytes());
   if (!staging.ok()) return staging.status();
   store->staging_ = std::move(staging.value());
+  store->uses_.assign(geometry.total(), 0);
   store->transform_ = std::move(transform);
   store->reader_ = std::move(reader);
   store->idle_since_ = Clock::now();
@@ -66,14 +68,20 @@ Result<std::unique_ptr<ExpertStore>> ExpertStore::Make(
 
 ExpertStore::~ExpertStore() {
   if (open_) (void)EndEvent();
+  EndWarming();
   CancelAhead();
   reader_->Drain();
 }
 
 Status ExpertStore::BeginEvent(const Event& event) {
+  EndWarming();
   ReapAhead();
   MakeRoomFor(event);
   REMOE_RETURN_IF_ERROR(cache_->Begin(event, &placements_));
+  if (!event.continued) {
+    const ExpertId first = static_cast<ExpertId>(event.layer) * cache_->geometry().n_experts;
+    for (int i = 0; i < event.n; i++) uses_[first + event.experts[i]]++;
+  }
   open_ = true;
   layer_ = event.layer;
   began_ = Clock::now();
@@ -131,6 +139,8 @@ Status ExpertStore::BeginEvent(const Event& event) {
       ahead_slots_.end());
   hits_ += hits;
   misses_ += n - hits;
+  layer_tallies_[event.layer].hits += hits;
+  layer_tallies_[event.layer].misses += n - hits;
   ahead_misses_ += ahead_misses;
   bytes_read_ += ahead_bytes;
   ahead_useful_bytes_ += ahead_bytes;
@@ -305,10 +315,21 @@ StoreCounts ExpertStore::counts() const {
   counts.stall_ns = stall_ns_;
   counts.events = events_;
   counts.evictions = evictions_;
+  counts.warm_experts = warm_experts_;
+  counts.warm_bytes = warm_bytes_;
   counts.ahead_misses = ahead_misses_;
   counts.ahead_useful_bytes = ahead_useful_bytes_;
   counts.ahead_wasted_bytes = ahead_wasted_bytes_;
   counts.ahead_given_up = ahead_given_up_;
+  return counts;
+}
+
+std::vector<LayerCounts> ExpertStore::layer_counts() const {
+  std::vector<LayerCounts> counts(layer_tallies_.size());
+  for (size_t i = 0; i < counts.size(); i++) {
+    counts[i].hits = layer_tallies_[i].hits;
+    counts[i].misses = layer_tallies_[i].misses;
+  }
   return counts;
 }
 

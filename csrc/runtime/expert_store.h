@@ -11,7 +11,8 @@
 // What an event then asks for goes on as its own, however far it got; what no event asks for is
 // given up, and a failed read of it is forgotten: the event that wants the expert reads it again.
 //
-// One event at a time, and every call, from one thread. counts() from any thread.
+// One event at a time, and every call, from one thread. counts() and layer_counts() from
+// any thread.
 #ifndef REMOE_RUNTIME_EXPERT_STORE_H_
 #define REMOE_RUNTIME_EXPERT_STORE_H_
 
@@ -52,17 +53,24 @@ struct StoreCounts {
   uint64_t stall_ns = 0;      // compute waiting for storage
   uint64_t events = 0;
   uint64_t evictions = 0;
-  uint64_t ahead_misses = 0;        // those of misses that were being read, or there, already
+  uint64_t warm_experts = 0;  // made resident before anything asked for them; no hits, no misses
+  uint64_t warm_bytes = 0;    // theirs, not among bytes_read
+  uint64_t ahead_misses = 0;  // those of misses that were being read, or there, already
   uint64_t ahead_useful_bytes = 0;  // those of bytes_read whose reading began before the event
   uint64_t ahead_wasted_bytes = 0;  // read for nobody; not in bytes_read
   uint64_t ahead_given_up = 0;      // experts begun or planned, and dropped
+};
+
+struct LayerCounts {
+  uint64_t hits = 0;
+  uint64_t misses = 0;
 };
 
 struct StoreOptions {
   int n_slots = 0;      // in all
   int n_spare = 0;      // those of n_slots that are kept for reading ahead
   int event_slots = 0;  // what reading ahead always leaves of n_slots
-  std::string policy = "lru";
+  std::string policy = "reuse-biased";
   std::shared_ptr<const Profile> profile;  // may be null
   bool lock = false;
   int staging_buffers = 2;
@@ -91,6 +99,14 @@ class ExpertStore {
   // Waits for every read of the event, unpins. RETURNS: the first failure of the event.
   Status EndEvent();
   bool open() const { return open_; }
+
+  // Begins to read experts, best first, into slots that are free, in the background. The next event
+  // ends it: what has come by then is resident, the rest is not read. RETURNS how many were begun.
+  int Warm(const std::vector<ExpertId>& experts);
+  // Waits until everything that Warm() began has been read.
+  void FinishWarming();
+  // How many events each expert was in.
+  const std::vector<uint32_t>& uses() const { return uses_; }
 
   // Replaces what is planned. Experts of the old plan that have not begun are given up.
   void PlanAhead(const AheadPlan& plan);
@@ -123,9 +139,14 @@ class ExpertStore {
   const Slab& slab() const { return *slab_; }
   uint64_t budget_bytes() const { return slab_->n_bytes() + staging_->n_bytes(); }
   StoreCounts counts() const;
+  // By layer, in the order of layers().
+  std::vector<LayerCounts> layer_counts() const;
   const char* policy_name() const { return policy_name_.c_str(); }
 
  private:
+  struct LayerTally {
+    std::atomic<uint64_t> hits{0}, misses{0};
+  };
   // What is being read into a slot, and for whom.
   struct Load {
     enum class State : uint8_t { kNone, kAhead, kDemand } state = State::kNone;
@@ -163,6 +184,18 @@ class ExpertStore {
   void ReapAhead();
   template <typename Which>
   void GiveUpAhead(const Which& which);
+
+  struct Warming {  // an expert that Warm() began to read
+    int layer = 0;
+    uint16_t expert = 0;
+    SlotId slot = kNoSlot;
+    int remaining = 0;  // matrices still to come
+    bool failed = false;
+  };
+  Read WarmRead(int index, int matrix) const;
+  void SubmitWarm();
+  void OnWarmRead(const Read& read, const Status& status);
+  void EndWarming();
 
   const ModelFile* model_ = nullptr;
   const std::vector<ExpertLayer>* layers_ = nullptr;
@@ -206,9 +239,19 @@ class ExpertStore {
   uint64_t event_read_bytes_ = 0, event_read_ns_ = 0;
   std::chrono::steady_clock::time_point idle_since_;
 
+  // Under the mutex while any of it is in flight.
+  std::vector<Warming> warming_;
+  std::vector<std::pair<int, int>> warm_staged_;  // (index, matrix), those from next_ on wait
+  size_t next_warm_staged_ = 0;
+  int warm_in_flight_ = 0;
+  bool warm_ends_ = false;
+
+  std::vector<uint32_t> uses_;  // by expert id
+  std::atomic<uint64_t> warm_experts_{0}, warm_bytes_{0};
   std::atomic<uint64_t> hits_{0}, misses_{0}, bytes_read_{0}, stall_ns_{0}, events_{0},
       evictions_{0}, ahead_misses_{0}, ahead_useful_bytes_{0}, ahead_wasted_bytes_{0},
       ahead_given_up_{0};
+  std::vector<LayerTally> layer_tallies_;  // never resized once made
 };
 
 }  // namespace remoe

@@ -1,5 +1,7 @@
+#include <sys/resource.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -104,6 +106,73 @@ TEST(RandomDamageNeverReadsOutside) {
       CHECK(index.probs_at[event] + int64_t{5} <= static_cast<int64_t>(damaged.size()));
     }
   }
+}
+
+TEST(AStepCutShortIsForgotten) {
+  const std::string path = TemporaryPath();
+  auto made = TraceWriter::Create(path, {3, 5, 2, "", "{}"});
+  CHECK_OK(made.status());
+  TraceWriter& writer = *made.value();
+  const uint16_t experts[] = {4, 2};
+  for (int64_t step = 0; step < 2; step++) {
+    for (int layer = 0; layer < 3 - static_cast<int>(step); layer++) {
+      TraceEvent event;
+      event.layer = layer;
+      event.step = step;
+      event.experts = experts;
+      event.n = 2;
+      CHECK_OK(writer.Append(event));
+    }
+  }
+  CHECK_EQ(writer.n_events(), uint64_t{5});
+  writer.DropStep();
+  writer.DropStep();  // only once
+  CHECK_EQ(writer.n_events(), uint64_t{3});
+  CHECK_OK(writer.Finish());
+  CHECK(writer.finished());
+  CHECK(!writer.Append(TraceEvent()).ok());
+  const std::vector<uint8_t> bytes = Bytes(path);
+  std::remove(path.c_str());
+  const auto parsed = ParseTrace(bytes.data(), bytes.size(), "t");
+  CHECK_OK(parsed.status());
+  CHECK_EQ(parsed.value().step.size(), size_t{3});
+}
+
+TEST(AFullDiskKeepsTheStepsBefore) {
+  // Writing past the limit gives EFBIG, as a full disk gives ENOSPC.
+  const std::string path = TemporaryPath();
+  std::signal(SIGXFSZ, SIG_IGN);
+  rlimit before;
+  getrlimit(RLIMIT_FSIZE, &before);
+  rlimit limit = before;
+  limit.rlim_cur = 3 << 20;
+  auto made = TraceWriter::Create(path, {1, 1000, 2, "", "{}"});
+  CHECK_OK(made.status());
+  TraceWriter& writer = *made.value();
+  setrlimit(RLIMIT_FSIZE, &limit);
+  const uint16_t experts[] = {4, 2};
+  const std::vector<float> probs(1000, 0.5f);
+  Status status;
+  for (int64_t step = 0; status.ok() && step < 10000; step++) {
+    TraceEvent event;
+    event.step = step;
+    event.experts = experts;
+    event.n = 2;
+    event.probs = probs.data();
+    event.n_prob_tokens = 1;
+    status = writer.Append(event);
+  }
+  CHECK(status.code() == Code::kIo);
+  CHECK(writer.failure().code() == Code::kIo);
+  const Status finished = writer.Finish();
+  setrlimit(RLIMIT_FSIZE, &before);
+  CHECK(finished.message().find("holds the steps before") != std::string::npos);
+  const std::vector<uint8_t> bytes = Bytes(path);
+  std::remove(path.c_str());
+  const auto parsed = ParseTrace(bytes.data(), bytes.size(), "t");
+  CHECK_OK(parsed.status());
+  CHECK_EQ(parsed.value().step.size(), static_cast<size_t>(writer.n_events()));
+  CHECK(writer.n_events() > 1000);
 }
 
 TEST(AFullDiskIsAnError) {

@@ -22,11 +22,15 @@ _OPTIONS = (
     ),
     click.option(
         "--cache", default="auto", show_default=True, metavar="SIZE",
-        help="Memory for experts: auto, 1500MiB, or 30% of the model's experts.",
+        help="Memory for experts: auto, 1500MiB, 30% of them, or plan:250ms for a time per token.",
     ),
     click.option(
-        "--policy", default="lru", show_default=True, metavar="NAME",
+        "--policy", default="reuse-biased", show_default=True, metavar="NAME",
         help="Which expert leaves the cache.",
+    ),
+    click.option(
+        "--profile", type=click.Path(path_type=Path), metavar="FILE",
+        help="Keep what is learned of this model between runs: fitted weights, hot experts.",
     ),
     click.option(
         "--prefetch", type=click.Choice(["auto", "off", "on"]), default="auto", show_default=True,

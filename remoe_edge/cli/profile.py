@@ -14,7 +14,7 @@ import click
     "-o", "--output", required=True, type=click.Path(path_type=Path), help="The profile to write."
 )
 @click.option("--links/--no-links", default=True, help="Fit links, or weights only (2 KB).")
-@click.option("--epochs", default=8, show_default=True, type=click.IntRange(1, 100))
+@click.option("--epochs", default=4, show_default=True, type=click.IntRange(1, 100))
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(
     traces: tuple[Path, ...], output: Path, links: bool, epochs: int, as_json: bool
@@ -24,7 +24,11 @@ def command(
     Give traces of different kinds of text: each is judged by what the others taught.
     """
     import json
+    import os
 
+    # The products are small: a second thread spends more on waiting than it saves. Set before numpy
+    # comes in, and left alone where somebody chose otherwise.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from remoe_edge.profile import fit_profile, save_profile
     from remoe_edge.trace import read_trace
 

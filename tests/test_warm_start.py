@@ -1,0 +1,160 @@
+"""What one run learned serves the next: hot experts are there before anything asks for them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import command_line
+import tiny_moe
+from remoe_edge import Engine
+from remoe_edge.errors import InputError, ModelError
+from remoe_edge.native import _core
+
+NAMES = _core.feature_names()
+PROMPT = [(37 * i + 11) % 200 + 5 for i in range(23)]
+NEXT = [(11 * i + 3) % 200 + 5 for i in range(30)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("warm")
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> Path:
+    return tiny_moe.make(folder / "m.gguf", "olmoe", "Q8_0", n_expert=16, n_expert_used=4)
+
+
+def run(engine: Engine) -> np.ndarray:
+    rows = [engine.evaluate(PROMPT)]
+    rows += [engine.evaluate([token], reset=False) for token in NEXT]
+    return np.stack(rows)
+
+
+def counts(engine: Engine) -> dict[str, int]:
+    assert engine._model is not None
+    return engine._model.counts()
+
+
+# Experts of whole pages are read in place, the others through staging.
+@pytest.mark.parametrize("quant", ["F32", "Q8_0"])
+def test_a_second_run_starts_warm_and_computes_the_same(folder: Path, quant: str) -> None:
+    path = tiny_moe.make(folder / f"{quant}.gguf", "olmoe", quant, n_expert=16, n_expert_used=4)
+    profile = folder / f"{quant}.profile"
+    with Engine(path, cache="50%", n_ctx=128, threads=2, profile=profile) as engine:
+        assert "it begins with this run" in engine.notes[-1]
+        first = run(engine)
+        cold = counts(engine)
+        assert (cold["warm_experts"], cold["warm_bytes"]) == (0, 0)
+        assert engine._model is not None
+        expert_bytes = engine._model.expert_bytes // engine._model.total_experts
+        used = engine._model.uses().reshape(3, 16)
+    with Engine(path, cache="50%", n_ctx=128, threads=2, profile=profile) as engine:
+        assert engine._model is not None
+        engine._model.finish_warming()
+        warm = counts(engine)
+        n_slots = engine.stats()["cache"]["slots"]
+        assert warm["warm_experts"] == min(n_slots, np.count_nonzero(used))
+        assert warm["warm_bytes"] == warm["warm_experts"] * expert_bytes
+        assert warm["misses"] == warm["bytes_read"] == 0
+        again = run(engine)
+        after = counts(engine)
+    assert np.array_equal(first.view(np.uint32), again.view(np.uint32))
+    assert after["bytes_read"] == after["misses"] * expert_bytes
+    assert cold["bytes_read"] == cold["misses"] * expert_bytes
+    assert after["hits"] + after["misses"] == cold["hits"] + cold["misses"]
+    assert after["misses"] < cold["misses"]
+
+
+def test_the_hottest_come_first(folder: Path, model: Path) -> None:
+    profile = folder / "hottest.profile"
+    uses = np.zeros(48, np.float32)
+    uses[[5, 17, 40, 33, 2]] = [3, 9, 1, 7, 2]
+    nothing = np.zeros(0, np.float32)
+    profile.write_bytes(
+        _core.make_profile(
+            3, 16, "", "{}", nothing, nothing, nothing, np.zeros(0, np.int8), uses
+        )
+    )  # fmt: skip
+    budget = _core.StreamedModel.open(str(model)).budget_for(4)
+    with Engine(model, cache=str(budget), threads=2, profile=profile) as engine:
+        assert engine._model is not None
+        engine._model.finish_warming()
+        assert counts(engine)["warm_experts"] == 4
+        assert engine._model.warm([17]) == 0  # there already, and nothing is free
+    assert profile.read_bytes() != b""  # nothing was run: the file is as it was
+    assert _core.parse_profile(profile.read_bytes(), "p")["fingerprint"] == ""
+
+
+def test_a_question_that_comes_at_once_ends_the_reading(model: Path, folder: Path) -> None:
+    """Whatever has come by then is kept, and what has not is read when it is wanted."""
+    profile = folder / "at-once.profile"
+    outputs = []
+    for _ in range(6):
+        with Engine(model, cache="50%", n_ctx=128, threads=2, profile=profile) as engine:
+            outputs.append(run(engine))
+            after = counts(engine)
+            assert after["hits"] + after["misses"] > 0
+            assert engine._model is not None
+            expert_bytes = engine._model.expert_bytes // engine._model.total_experts
+            assert after["bytes_read"] == after["misses"] * expert_bytes
+            assert after["warm_bytes"] == after["warm_experts"] * expert_bytes
+            # Between answers the free part of the cache goes on filling.
+            list(engine.generate(PROMPT, max_tokens=2, temperature=0))
+    assert all(np.array_equal(outputs[0], output) for output in outputs)
+
+
+def test_fitted_weights_are_kept(model: Path, folder: Path) -> None:
+    profile = folder / "fitted.profile"
+    rng = np.random.default_rng(0)
+    weights = rng.normal(size=(2, len(NAMES))).astype(np.float32)
+    links = rng.integers(-127, 127, 3 * 5 * 16 * 16).astype(np.int8)
+    profile.write_bytes(
+        _core.make_profile(
+            3, 16, "", json.dumps({"tokens": 7}), np.array([0.1, 0.5], np.float32), weights,
+            np.full(15, 0.01, np.float32), links,
+        )
+    )  # fmt: skip
+    for run_number in (1, 2):
+        with Engine(model, cache="25%", n_ctx=128, threads=2, profile=profile) as engine:
+            run(engine)
+        kept = _core.parse_profile(profile.read_bytes(), "p")
+        assert np.array_equal(kept["weights"].reshape(2, -1), weights)
+        assert np.array_equal(kept["links"], links)
+        assert json.loads(kept["meta"]) == {"tokens": 7, "model": model.name}
+        assert kept["uses"].sum() > run_number * 3 * 4
+    assert sorted(path.name for path in folder.glob("*fitted.profile*")) == ["fitted.profile"]
+
+
+def test_a_profile_of_another_model_is_refused_by_name(folder: Path, model: Path) -> None:
+    other = tiny_moe.make(folder / "other.gguf", "olmoe", "Q8_0", seed=1)
+    profile = folder / "other.profile"
+    with Engine(other, cache="50%", threads=2, profile=profile) as engine:
+        engine.evaluate(PROMPT)
+    before = profile.read_bytes()
+    with pytest.raises(ModelError, match=r"is a profile of other\.gguf, not of m\.gguf"):
+        Engine(model, profile=profile)
+    assert profile.read_bytes() == before
+
+
+def test_damage_is_one_line_and_the_file_stays(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    profile = tmp_path / "p"
+    with Engine(model, cache="50%", threads=2, profile=profile) as engine:
+        engine.evaluate(PROMPT)
+    damaged = bytearray(profile.read_bytes())
+    damaged[-3] ^= 1
+    profile.write_bytes(damaged)
+    arguments = ("chat", "-m", model, "--profile", profile, "-p", "hello", "-n", "2")
+    assert "damaged" in command_line.run(capsys, *arguments).error()
+    assert profile.read_bytes() == bytes(damaged)
+    profile.unlink()
+    assert command_line.run(capsys, *arguments).code == 0
+    assert _core.parse_profile(profile.read_bytes(), "p")["n_layers"] == 3
+    with pytest.raises(InputError, match="path of a file"):
+        Engine(model, profile=tmp_path)
