@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from remoe_edge import memory
 from remoe_edge.errors import BudgetError, InputError
-from remoe_edge.units import MIB, mib, parse_bytes
+from remoe_edge.units import MIB, mib, parse_bytes, parse_ms
 
 if TYPE_CHECKING:
     from remoe_edge._core import StreamedModel
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 # Left free by `auto`, besides what llama.cpp has yet to touch: room for Python, the page cache of
 # other programs and whatever else wakes up.
 RESERVE_BYTES = 256 * MIB
+PLAN = "plan:"
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,15 @@ def check(spec: str) -> None:
     if text.endswith("%"):
         _fraction(text)
         return
+    if is_plan(text):
+        parse_ms(text.removeprefix(PLAN))
+        return
     parse_bytes(text)
+
+
+def is_plan(spec: str) -> bool:
+    """Say whether a budget is to be found for a time per token: `plan:250ms`."""
+    return spec.strip().lower().startswith(PLAN)
 
 
 def _fraction(text: str) -> float:

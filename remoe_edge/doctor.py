@@ -95,14 +95,14 @@ def _native() -> list[Check]:
     except (ImportError, OSError, RuntimeError) as error:
         advice = "install remoe-edge again, so that it is built against this llama-cpp-python"
         return [Check("llama.cpp", FAIL, f"llama-cpp-python {version}: {error}", advice)]
-    ggml, commit = _ggml(native.llama_cpp)
+    ggml, commit = ggml_build(native.llama_cpp)
     return [
         Check("llama.cpp", OK, f"llama-cpp-python {version}, ggml {ggml}, commit {commit}"),
         Check("ABI", OK, "the native core and llama.cpp's backend interface fit together"),
     ]
 
 
-def _ggml(llama_cpp: Any) -> tuple[str, str]:
+def ggml_build(llama_cpp: Any) -> tuple[str, str]:
     """Ask the ggml library that is loaded for its version and commit."""
     folder = Path(llama_cpp.__file__).parent / "lib"
     library = ctypes.CDLL(str(folder / "libggml-base.so"))

@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from jinja2 import TemplateError
 
 from remoe_edge import budget as budgets
-from remoe_edge import memory
-from remoe_edge.errors import BudgetError, InputError, ModelError, RemoeError, UnsupportedError
+from remoe_edge import chat_template, memory
+from remoe_edge.errors import BudgetError, InputError, ModelError, RemoeError
 from remoe_edge.interrupt import Interrupts, held_back
 from remoe_edge.kv_cache import kv_bytes
 from remoe_edge.llama import Buffers, loading
@@ -44,7 +43,8 @@ class Engine:
     """Hold one loaded model; generate from it, one answer at a time.
 
     path: a GGUF, or the first of its split shards.
-    cache: "auto", a size ("1500MiB") or a share of the experts ("30%").
+    cache: "auto", a size ("1500MiB"), a share of the experts ("30%"), or "plan:250ms": the least that
+        is expected to keep a token to that time (measured for a few seconds, and remembered).
     routers: a tuned-router overlay made for this model, or None.
     policy: which expert leaves the cache; see `remoe_edge._core.policy_names()`.
     profile: a file that keeps what is known of this model between runs: what `remoe-edge profile` has
@@ -154,6 +154,12 @@ class Engine:
         self._n_ctx = n_ctx or min(trained, DEFAULT_CONTEXT)
         _check_context(file, self._n_ctx, self.streamed)
 
+        if self._model is not None and budgets.is_plan(cache):
+            cache = self._plan(
+                cache, policy, routers=routers, n_ubatch=n_ubatch, threads=self.threads,
+                repack=repack, flash_attention=flash_attention, io_backend=io_backend,
+                direct=direct, depth=depth,
+            )  # fmt: skip
         before = time.perf_counter()
         watchers = _watchers(telemetry, self.path, self.notes.append)
         started += time.perf_counter() - before  # the idle window is no loading
@@ -181,6 +187,13 @@ class Engine:
         self.load_ms = (time.perf_counter() - started) * 1000
         for watcher in (*watchers, *_published(publish, self.notes.append)):
             self.watch(watcher)
+
+    def _plan(self, cache: str, policy: str, **settings: Any) -> str:
+        from remoe_edge.plan.choose import choose_cache
+
+        choice = choose_cache(cache, self.path, policy=policy, n_ctx=self._n_ctx, **settings)
+        self.notes.append(choice.why)
+        return str(choice.cache_bytes)
 
     def _load(
         self,
@@ -284,8 +297,12 @@ class Engine:
     @property
     def chat_template(self) -> str | None:
         """Give the model's chat template, None if it has none."""
-        template = self._llama.metadata.get("tokenizer.chat_template")
-        return None if template is None else str(template)
+        return chat_template.of(self._llama)
+
+    @property
+    def native(self) -> StreamedModel | None:
+        """Give the native model underneath; None when nothing is streamed."""
+        return self._model
 
     @property
     def trace_failure(self) -> str | None:
@@ -474,23 +491,7 @@ class Engine:
 
     def render(self, messages: Sequence[Message]) -> tuple[str, list[str], bool]:
         """Write a conversation as the model's template does: (text, stop strings, add a BOS token?)."""
-        template = self.chat_template
-        if template is None:
-            raise UnsupportedError(
-                f"{self.path} has no chat template: it continues text and does not answer"
-            )
-        model = self._llama._model
-        ids = (self._llama.token_eos(), self._llama.token_bos())
-        eos, bos = (model.token_get_text(i) if i != -1 else "" for i in ids)
-        try:
-            formatter = llama_cpp.llama_chat_format.Jinja2ChatFormatter(
-                template=template, eos_token=eos, bos_token=bos
-            )
-            result = formatter(messages=list(messages))
-        except (TemplateError, ValueError, TypeError) as error:
-            raise ModelError(f"the chat template of {self.path} fails: {error}") from error
-        stop = result.stop if isinstance(result.stop, list) else [result.stop or ""]
-        return result.prompt, [each for each in stop if each], not result.added_special
+        return chat_template.render(self._llama, messages, self.path)
 
     def stats(self) -> Stats:
         """Tell what the last answer cost, and how it was run. Times in ms, sizes in bytes."""

@@ -42,7 +42,7 @@ class Buffers:
 
 
 @contextlib.contextmanager
-def _listening(buffers: Buffers, verbose: bool) -> Iterator[None]:
+def listening(buffers: Buffers, verbose: bool) -> Iterator[None]:
     """Pass llama.cpp's log by; restore the package's own logger afterwards."""
     import sys
 
@@ -93,7 +93,7 @@ def loading(
         params.flash_attn_type = FLASH_ATTENTION[flash_attention]
         return stock_init(model, params)
 
-    with _lock, _listening(buffers, verbose):
+    with _lock, listening(buffers, verbose):
         _low.llama_model_load_from_file = load_model
         _low.llama_init_from_model = init_context
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -65,19 +66,28 @@ def probe(
     backend: str = "auto",
     direct: bool = True,
     wanted_bytes: int = MIB,
+    block_bytes: Sequence[int] = (),
+    depths: Sequence[int] = (),
 ) -> StorageProbe:
     """Measure random reads of a regular file of at least 64 KiB, for about `seconds`.
 
     The pick is the smallest depth within 5 % of the best throughput at the block size nearest to
-    `wanted_bytes`. Points that would overrun the time on slow storage are left out. Raises
-    InputError for a file that cannot be measured, ReadError from storage.
+    `wanted_bytes`. `block_bytes` (whole pages) and `depths` replace the usual grid. Points that
+    would overrun the time on slow storage are left out. Raises InputError for a file that cannot be
+    measured, ReadError from storage.
     """
+    grid: dict[str, Any] = {
+        name: list(values)
+        for name, values in (("block_bytes", block_bytes), ("depths", depths))
+        if values
+    }
     raw = _core.probe(
         os.fspath(path),
         seconds=seconds,
         backend=backend,
         direct=direct,
         wanted_bytes=wanted_bytes,
+        **grid,
     )
     return StorageProbe(
         path=os.fspath(path),

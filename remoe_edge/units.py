@@ -1,4 +1,4 @@
-"""Sizes as people write them: "1500MiB", "1.5G", "30%"."""
+"""Sizes and times as people write them: "1500MiB", "1.5G", "250ms"."""
 
 from __future__ import annotations
 
@@ -30,3 +30,12 @@ def mib(n_bytes: float) -> str:
     """Write bytes in MiB, with as many digits as they deserve."""
     value = n_bytes / MIB
     return f"{value:,.0f} MiB" if value >= 100 else f"{value:.2f} MiB"
+
+
+def parse_ms(text: str) -> float:
+    """Turn "250ms", "0.25s" or "250" into milliseconds above 0. Raises InputError."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(ms|s|)\s*", text.lower())
+    value = float(match[1]) * (1000 if match[2] == "s" else 1) if match else 0.0
+    if value <= 0:
+        raise InputError(f"'{text}' is not a time; write for example 250ms or 0.25s")
+    return value

@@ -32,6 +32,20 @@ py::dict Counts(const StreamedModel& model) {
   return dict;
 }
 
+py::dict CountsByLayer(const StreamedModel& model) {
+  std::vector<uint64_t> hits, misses;
+  if (model.store() != nullptr) {
+    for (const LayerCounts& layer : model.store()->layer_counts()) {
+      hits.push_back(layer.hits);
+      misses.push_back(layer.misses);
+    }
+  }
+  py::dict dict;
+  dict["hits"] = hits;
+  dict["misses"] = misses;
+  return dict;
+}
+
 // While one lives, Ctrl-C also tells the model to stop at its next layer; Python's own handler runs
 // as ever, and raises KeyboardInterrupt once the call has returned. One at a time.
 StreamedModel* g_interruptible = nullptr;
@@ -202,6 +216,7 @@ void RegisterEngine(py::module_& module) {
                                return model.store() && model.store()->slab().huge_pages();
                              })
       .def("counts", &Counts)
+      .def("counts_by_layer", &CountsByLayer)
       .def("check_unchanged",
            [](const StreamedModel& model) {
              if (model.store() != nullptr) ThrowIfError(model.store()->reader().CheckUnchanged());

@@ -39,6 +39,7 @@ Result<std::unique_ptr<ExpertStore>> ExpertStore::Make(
   std::unique_ptr<ExpertStore> store(new ExpertStore(layout));
   store->model_ = model;
   store->layers_ = layers;
+  store->layer_tallies_ = std::vector<LayerTally>(layers->size());
   store->policy_name_ = policy.value()->name();
   store->cache_ = std::make_unique<Cache>(geometry, std::move(policy.value()));
   Result<std::unique_ptr<Slab>> slab =
@@ -75,6 +76,8 @@ Status ExpertStore::BeginEvent(const Event& event) {
   const int n = static_cast<int>(placements_.size());
   hits_ += n - missing_;
   misses_ += missing_;
+  layer_tallies_[event.layer].hits += n - missing_;
+  layer_tallies_[event.layer].misses += missing_;
   events_++;
   evictions_ = cache_->counts().evictions;
 
@@ -223,6 +226,15 @@ StoreCounts ExpertStore::counts() const {
   counts.evictions = evictions_;
   counts.warm_experts = warm_experts_;
   counts.warm_bytes = warm_bytes_;
+  return counts;
+}
+
+std::vector<LayerCounts> ExpertStore::layer_counts() const {
+  std::vector<LayerCounts> counts(layer_tallies_.size());
+  for (size_t i = 0; i < counts.size(); i++) {
+    counts[i].hits = layer_tallies_[i].hits;
+    counts[i].misses = layer_tallies_[i].misses;
+  }
   return counts;
 }
 

@@ -6,7 +6,7 @@
 // for stragglers and unpins. The first failed read ends the event with a Status that names file,
 // layer, expert and offset; the expert stays out of the cache and the store goes on working.
 //
-// One event at a time, from one thread. counts() from any thread.
+// One event at a time, from one thread. counts() and layer_counts() from any thread.
 #ifndef REMOE_RUNTIME_EXPERT_STORE_H_
 #define REMOE_RUNTIME_EXPERT_STORE_H_
 
@@ -44,6 +44,11 @@ struct StoreCounts {
   uint64_t evictions = 0;
   uint64_t warm_experts = 0;  // made resident before anything asked for them; no hits, no misses
   uint64_t warm_bytes = 0;    // theirs, not among bytes_read
+};
+
+struct LayerCounts {
+  uint64_t hits = 0;
+  uint64_t misses = 0;
 };
 
 struct StoreOptions {
@@ -99,9 +104,14 @@ class ExpertStore {
   const Slab& slab() const { return *slab_; }
   uint64_t budget_bytes() const { return slab_->n_bytes() + staging_->n_bytes(); }
   StoreCounts counts() const;
+  // By layer, in the order of layers().
+  std::vector<LayerCounts> layer_counts() const;
   const char* policy_name() const { return policy_name_.c_str(); }
 
  private:
+  struct LayerTally {
+    std::atomic<uint64_t> hits{0}, misses{0};
+  };
   struct Pending {      // a missing expert of the open event
     int remaining = 0;  // matrices still to come
     bool failed = false;
@@ -161,6 +171,7 @@ class ExpertStore {
   std::atomic<uint64_t> warm_experts_{0}, warm_bytes_{0};
   std::atomic<uint64_t> hits_{0}, misses_{0}, bytes_read_{0}, stall_ns_{0}, events_{0},
       evictions_{0};
+  std::vector<LayerTally> layer_tallies_;  // never resized once made
 };
 
 }  // namespace remoe

@@ -22,7 +22,7 @@ _OPTIONS = (
     ),
     click.option(
         "--cache", default="auto", show_default=True, metavar="SIZE",
-        help="Memory for experts: auto, 1500MiB, or 30% of the model's experts.",
+        help="Memory for experts: auto, 1500MiB, 30% of them, or plan:250ms for a time per token.",
     ),
     click.option(
         "--policy", default="reuse-biased", show_default=True, metavar="NAME",

@@ -1,0 +1,48 @@
+"""From a record back to the command line that made it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from remoe_edge.errors import InputError
+
+# Results of another run are not overwritten by this one.
+_OUTPUTS = ("--json", "--csv", "--html")
+_TEXTS = ("--text", "--prompts")
+
+
+def arguments(record: dict[str, Any], path: Path, folders: Sequence[Path]) -> list[str]:
+    """Give the arguments after `remoe-edge bench`, with files looked for in `folders`
+    and the folders in them.
+
+    Raises InputError, naming the record at `path`, when one is not there.
+    """
+    words = shlex.split(record["command"])[2:]
+    if words[:1] == ["run"]:
+        words = words[1:]
+    made: list[str] = []
+    while words:
+        word = words.pop(0)
+        option, equals, value = word.partition("=")
+        if option in _OUTPUTS:
+            if not equals:
+                words.pop(0)
+        elif option in _TEXTS:
+            value = value if equals else words.pop(0)
+            made += [option, str(_find(value, path, folders))]
+        elif word == record["model"]["file"]:
+            made.append(str(_find(word, path, folders)))
+        else:
+            made.append(word)
+    return made
+
+
+def _find(name: str, path: Path, folders: Sequence[Path]) -> Path:
+    for folder in folders:
+        for found in (folder / name, *sorted(folder.glob(f"*/{name}"))):
+            if found.is_file():
+                return found
+    raise InputError(f"{path} needs {name}, which is not in {' or '.join(map(str, folders))}")

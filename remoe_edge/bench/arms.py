@@ -1,0 +1,163 @@
+"""Arms: the ways of running a model that are measured against each other."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from remoe_edge.errors import InputError
+
+STOCK = ("stock-mmap", "stock-resident")
+OFF = "off"
+
+# What every arm shares, or what has an option of its own: not to be set behind a `+`.
+_SETTLED = {"self", "path", "cache", "routers", "policy", "n_ctx", "n_batch", "n_ubatch", "threads"}
+_SETTLED |= {"verbose", "progress", "stream", "trace", "telemetry"}
+
+# Settings of `Engine` that reorder sums.
+_CHANGE_BITS = {"flash_attention"}
+
+Option = bool | int | str
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Hold one way of running the model.
+
+    kind: "stock-mmap", "stock-resident" or "stream"; repack: with the rearranged weights of llama.cpp's
+    default, whose bits are others. policy, cache and routers are None, None and "off" for stock;
+    options are further settings of `Engine`.
+    """
+
+    name: str
+    kind: str
+    threads: int
+    repack: bool = False
+    policy: str | None = None
+    cache: str | None = None
+    routers: str = OFF
+    overlay: str | None = None  # the path of these routers
+    options: tuple[tuple[str, Option], ...] = ()
+
+    @property
+    def is_stock(self) -> bool:
+        """Say whether this is llama.cpp alone."""
+        return self.kind != "stream"
+
+    @property
+    def bits(self) -> str:
+        """Name what its output depends on; arms with the same bits must choose the same tokens.
+
+        Threads are part of it: flash attention over long contexts sums a piece for each thread.
+        """
+        parts = ["repacked" if self.repack else "plain", f"threads {self.threads}"]
+        if self.routers != OFF:
+            parts.append(f"routers {self.routers}")
+        parts += [f"{name} {value}" for name, value in self.options if name in _CHANGE_BITS]
+        return ", ".join(parts)
+
+    def as_json(self) -> dict[str, Any]:
+        """Give its settings as plain values."""
+        plain = {**asdict(self), "options": dict(self.options), "bits": self.bits}
+        del plain["overlay"]
+        return plain
+
+
+def arms(
+    specs: Sequence[str],
+    *,
+    caches: Sequence[str],
+    threads: Sequence[int],
+    routers: Mapping[str, str | None],
+) -> list[Arm]:
+    """Make every combination of the arms named by `specs`, in their order.
+
+    A spec is `stock-mmap`, `stock-resident` or `stream:POLICY`, each with `+repack`, the last also
+    with `+NAME=VALUE` for any other setting of `Engine`. routers: a name for each set of routers, and
+    its overlay; "off" has none. Raises InputError.
+    """
+    made: list[Arm] = []
+    for spec in specs:
+        base, *extra = spec.split("+")
+        kind, colon, policy = base.partition(":")
+        options = dict(_option(spec, text) for text in extra)
+        repack = options.pop("repack", False)
+        if not isinstance(repack, bool):
+            raise InputError(f"arm '{spec}': repack is on or off")
+        if kind in STOCK and not colon:
+            if options:
+                raise InputError(f"arm '{spec}': stock takes no setting but +repack")
+            made += [Arm(spec, kind, n, repack) for n in threads]
+        elif kind == "stream" and policy:
+            _check_policy(spec, policy)
+            _check_options(spec, options)
+            made += [
+                Arm(
+                    spec, kind, n, repack, policy, cache, name, overlay,
+                    tuple(sorted(options.items())),
+                )
+                for name, overlay in routers.items()
+                for cache in caches
+                for n in threads
+            ]  # fmt: skip
+        else:
+            raise InputError(
+                f"no arm '{spec}'; there are {', '.join(STOCK)} and stream:POLICY, such as stream:lru"
+            )
+    named = _with_what_varies(made)
+    names = [arm.name for arm in named]
+    if not names:
+        raise InputError("there is no arm to run")
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"arm '{name}' is named twice")
+    return named
+
+
+def _with_what_varies(made: list[Arm]) -> list[Arm]:
+    """Name an arm by its spec and by the settings that not all arms share."""
+    streams = [arm for arm in made if not arm.is_stock]
+    vary_cache = len({arm.cache for arm in streams}) > 1
+    vary_routers = len({arm.routers for arm in streams}) > 1
+    vary_threads = len({arm.threads for arm in made}) > 1
+    named = []
+    for arm in made:
+        parts = [arm.name]
+        if vary_cache and not arm.is_stock:
+            parts.append(f"cache={arm.cache}")
+        if arm.routers != OFF or (vary_routers and not arm.is_stock):
+            parts.append(f"routers={arm.routers}")
+        if vary_threads:
+            parts.append(f"threads={arm.threads}")
+        named.append(Arm(**{**arm.__dict__, "name": " ".join(parts)}))
+    return named
+
+
+def _option(spec: str, text: str) -> tuple[str, Option]:
+    name, equals, value = text.partition("=")
+    if not name or (equals and not value):
+        raise InputError(f"arm '{spec}': '+{text}' is no +NAME=VALUE")
+    if not equals or value in ("on", "off"):
+        return name, value != "off"
+    return name, int(value) if value.isdigit() else value
+
+
+def _check_policy(spec: str, policy: str) -> None:
+    from remoe_edge.native import _core
+
+    known = _core.live_policy_names()
+    if policy not in known:
+        raise InputError(f"arm '{spec}': no policy '{policy}'; there are {', '.join(known)}")
+
+
+def _check_options(spec: str, options: dict[str, Option]) -> None:
+    from remoe_edge.engine import Engine
+
+    known = set(inspect.signature(Engine.__init__).parameters) - _SETTLED
+    for name in options:
+        if name not in known:
+            raise InputError(
+                f"arm '{spec}': no setting '{name}'; there are {', '.join(sorted(known))}"
+            )

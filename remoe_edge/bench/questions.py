@@ -1,0 +1,52 @@
+"""From texts to tokens: once, before any arm runs, so that all get the same."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from remoe_edge import chat_template
+from remoe_edge.bench.process import Question
+from remoe_edge.bench.workloads import Prompt
+from remoe_edge.errors import InputError, ModelError
+from remoe_edge.llama import Buffers, listening
+from remoe_edge.native import llama_cpp
+
+
+class Vocabulary:
+    """Hold a model's tokens and chat template, none of its weights. Raises ModelError."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            with listening(Buffers(), verbose=False):
+                self._llama = llama_cpp.Llama(str(path), vocab_only=True, verbose=False)
+        except (ValueError, RuntimeError) as error:
+            raise ModelError(f"llama.cpp refused {path}: {error}") from error
+
+    def ask(self, prompts: Sequence[Prompt], *, raw: bool) -> list[Question]:
+        """Turn prompts into tokens, through the chat template unless `raw` or there is none."""
+        plain = raw or chat_template.of(self._llama) is None
+        questions = []
+        for prompt in prompts:
+            text, bos = prompt.text, True
+            if not plain:
+                messages = [{"role": "user", "content": prompt.text}]
+                text, _, bos = chat_template.render(self._llama, messages, self._path)
+            tokens = self._llama.tokenize(text.encode(), add_bos=bos, special=not plain)
+            questions.append(Question(prompt.name, list(tokens)))
+        return questions
+
+    def follow(self, text_path: Path, n_prompt: int, n_tokens: int) -> list[Question]:
+        """Make one question that reads a text: its first tokens are the prompt, the rest is fed."""
+        try:
+            text = text_path.read_bytes()
+        except OSError as error:
+            raise InputError(f"cannot read the text {text_path}: {error.strerror}") from error
+        tokens = list(self._llama.tokenize(text))
+        if len(tokens) < n_prompt + n_tokens:
+            raise InputError(
+                f"{text_path} has {len(tokens)} tokens, and {n_prompt} + {n_tokens} are to be read"
+            )
+        rest = tokens[n_prompt : n_prompt + n_tokens]
+        return [Question(f"text/{text_path.name}", tokens[:n_prompt], rest)]

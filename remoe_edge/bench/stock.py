@@ -1,0 +1,84 @@
+"""llama.cpp as it comes, driven through its C functions. Runs in an arm's own process.
+
+Nothing of the engine may be imported here: it would register a device with llama.cpp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import llama_cpp as low
+import numpy as np
+import numpy.typing as npt
+
+
+class StockModel:
+    """Hold a model that llama.cpp maps ("stock-mmap") or reads whole ("stock-resident").
+
+    Raises RuntimeError with llama.cpp's own words when it refuses the model.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        kind: str,
+        *,
+        repack: bool,
+        threads: int,
+        n_ctx: int,
+        n_batch: int,
+        n_ubatch: int,
+    ) -> None:
+        self._said: list[str] = []
+        self._log = low.llama_log_callback(self._listen)
+        low.llama_log_set(self._log, None)
+        low.llama_backend_init()
+        params = low.llama_model_default_params()
+        params.n_gpu_layers = 0  # as the engine computes
+        params.use_extra_bufts = repack
+        params.load_mode = (
+            low.LLAMA_LOAD_MODE_MMAP if kind == "stock-mmap" else low.LLAMA_LOAD_MODE_NONE
+        )
+        self._model = low.llama_model_load_from_file(path.encode(), params)
+        if not self._model:
+            raise RuntimeError(self._refusal("llama.cpp refused the model"))
+        settings = low.llama_context_default_params()
+        settings.n_ctx, settings.n_batch, settings.n_ubatch = n_ctx, n_batch, n_ubatch
+        settings.n_threads = settings.n_threads_batch = threads
+        self._context = low.llama_init_from_model(self._model, settings)
+        if not self._context:
+            raise RuntimeError(self._refusal("llama.cpp made no context"))
+        self._n_batch = n_batch
+        self._n_vocab = low.llama_vocab_n_tokens(low.llama_model_get_vocab(self._model))
+        self._about = {"load_mode": "mmap" if kind == "stock-mmap" else "none", "repack": repack}
+
+    def _listen(self, level: int, text: bytes, _: Any) -> None:
+        if level in (3, 4):  # warnings and errors
+            self._said.append(text.decode("utf-8", "replace").strip())
+
+    def _refusal(self, what: str) -> str:
+        return f"{what}: {'; '.join(self._said[-2:])}" if self._said else what
+
+    def evaluate(self, tokens: Sequence[int], *, reset: bool) -> npt.NDArray[np.float32]:
+        """Run tokens, a batch at a time, and give the logits after the last one."""
+        if reset:
+            low.llama_memory_clear(low.llama_get_memory(self._context), True)
+        for at in range(0, len(tokens), self._n_batch):
+            piece = list(tokens[at : at + self._n_batch])
+            array = (low.llama_token * len(piece))(*piece)
+            status = low.llama_decode(self._context, low.llama_batch_get_one(array, len(piece)))
+            if status != 0:
+                raise RuntimeError(self._refusal(f"llama_decode returned {status}"))
+        row = low.llama_get_logits_ith(self._context, -1)
+        return np.ctypeslib.as_array(row, (self._n_vocab,))
+
+    def counts(self) -> None:
+        """Have no cache."""
+
+    def counts_by_layer(self) -> None:
+        """Have no cache."""
+
+    def about(self) -> dict[str, Any]:
+        """Tell how the model is loaded."""
+        return dict(self._about)

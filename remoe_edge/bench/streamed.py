@@ -1,0 +1,45 @@
+"""The engine, as an arm. Runs in the arm's own process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from remoe_edge.engine import Engine
+
+
+class StreamedModel:
+    """Hold an engine, and read its counts. Raises RemoeError as `Engine` does."""
+
+    def __init__(self, path: str, **settings: Any) -> None:
+        self._engine = Engine(path, **settings)
+
+    def evaluate(self, tokens: Sequence[int], *, reset: bool) -> npt.NDArray[np.float32]:
+        """Run tokens and give the logits after the last one."""
+        return self._engine.evaluate(tokens, reset=reset)
+
+    def counts(self) -> dict[str, int] | None:
+        """Give the cache's counts; None for a dense model."""
+        model = self._engine.native
+        return None if model is None else model.counts()
+
+    def counts_by_layer(self) -> dict[str, list[int]] | None:
+        """Give each layer's hits and misses; None for a dense model."""
+        model = self._engine.native
+        return None if model is None else model.counts_by_layer()
+
+    def about(self) -> dict[str, Any]:
+        """Tell how the engine runs the model."""
+        stats = self._engine.stats()
+        cache = stats["cache"] or {}
+        kept = ("budget_bytes", "slots", "policy", "why", "locked", "huge_pages", "repacked")
+        return {
+            "streamed": stats["streamed"],
+            "cache": {name: cache[name] for name in kept if name in cache},
+            "io": stats["io"],
+            "wait_policy": stats["wait_policy"],
+            "notes": stats["notes"],
+        }

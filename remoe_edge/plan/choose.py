@@ -1,0 +1,59 @@
+"""`--cache plan:250ms`: the smallest budget that is expected to meet a time per token."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from remoe_edge import memory
+from remoe_edge.budget import PLAN, RESERVE_BYTES
+from remoe_edge.plan.kept_misses import recall
+from remoe_edge.plan.measure import measure_machine, records_folder
+from remoe_edge.plan.misses import MissModel, Published
+from remoe_edge.plan.planner import Targets, make_plan
+from remoe_edge.plan.sizes import ModelSizes
+from remoe_edge.units import mib, parse_ms
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Hold the budget chosen for experts, and a line that says how it was found."""
+
+    cache_bytes: int
+    why: str
+
+
+def without_trace(sizes: ModelSizes, policy: str) -> MissModel:
+    """Take the misses that an earlier plan kept for this model, else the published figures."""
+    kept = recall(records_folder(), sizes, policy)
+    return kept or Published(sizes.n_layers, sizes.top_k, sizes.total_experts)
+
+
+def choose_cache(
+    spec: str,
+    path: str | os.PathLike[str],
+    *,
+    policy: str,
+    n_ctx: int,
+    progress: Callable[[str], None] = lambda text: None,
+    **settings: Any,
+) -> Choice:
+    """Choose for `plan:250ms`, within the memory that is available now.
+
+    `settings` are the engine's. Raises BudgetError where the target is out of reach.
+    """
+    tpot_ms = parse_ms(spec.strip()[len(PLAN) :])
+    room = memory.available().available_bytes - RESERVE_BYTES
+    measured = measure_machine(path, memory_bytes=room, n_ctx=n_ctx, progress=progress, **settings)
+    sizes = measured.machine.sizes
+    misses = without_trace(sizes, policy)
+    plan = make_plan(measured.machine, misses, room, Targets(tpot_ms=tpot_ms), pools=False)
+    assert plan.expected is not None  # make_plan has raised otherwise
+    found = plan.expected
+    return Choice(
+        found.cache_bytes,
+        f"planned for {tpot_ms:g} ms per token: {mib(found.cache_bytes)} ({found.share:.0%} of the "
+        f"experts), {found.tpot_ms:.0f} ms expected by {plan.source}",
+    )

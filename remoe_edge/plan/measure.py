@@ -1,0 +1,124 @@
+"""Measure this machine for a model, or remember what was measured.
+
+A record is kept for each file, device and setting that times depend on, in the user's cache folder.
+A file of another size, time of change, device or inode, another build of this package or another
+processor count is measured anew; `fresh` measures in any case.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import os
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from remoe_edge.convert.atomic import replacing
+from remoe_edge.errors import RemoeError
+from remoe_edge.native import _core
+from remoe_edge.plan import compute as computing
+from remoe_edge.plan import reads as reading
+from remoe_edge.plan.latency import Machine
+from remoe_edge.plan.sizes import ModelSizes, measure_sizes
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Hold the machine and a line for each thing worth saying about how it was measured."""
+
+    machine: Machine
+    notes: tuple[str, ...]
+
+
+def records_folder() -> Path:
+    """Say where measurements are kept: ~/.cache/remoe-edge/plan."""
+    return Path.home() / ".cache" / "remoe-edge" / "plan"
+
+
+def measure_machine(
+    path: str | os.PathLike[str],
+    *,
+    memory_bytes: int,
+    n_ctx: int,
+    fresh: bool = False,
+    progress: Callable[[str], None] = lambda text: None,
+    **settings: Any,
+) -> Measured:
+    """Probe storage and computing for a model, a few seconds, or reuse an earlier probe.
+
+    `settings` are the engine's. Raises RemoeError of the kind that stood in the way.
+    """
+    sizes = measure_sizes(path, n_ctx)
+    record = record_path(path, n_ctx, settings)
+    if not fresh:
+        kept = _load(record, sizes)
+        if kept is not None:
+            return Measured(kept, (f"measured before ({record}); measure anew with --fresh",))
+    progress("computing")
+    compute = computing.measure_compute(
+        path, sizes, memory_bytes=memory_bytes, n_ctx=n_ctx, **settings
+    )
+    progress("storage")
+    reads = reading.measure_reads(
+        path, sizes, depth=compute.depth,
+        backend=settings.get("io_backend", "auto"), direct=settings.get("direct", True),
+    )  # fmt: skip
+    machine = Machine(sizes, compute, reads).calibrated()
+    return Measured(machine, _save(record, machine))
+
+
+def record_path(path: str | os.PathLike[str], n_ctx: int, settings: dict[str, Any]) -> Path:
+    """Name the record of a file as it is now, on its device, under these settings."""
+    stat, core = os.stat(path), os.stat(_core.__file__)
+    # Defaults spelled out, so that a setting left alone and one given as it is anyway agree.
+    asked = {**_defaults(), **{k: v for k, v in settings.items() if v is not None}}
+    parts = [
+        _FORMAT, core.st_size, core.st_mtime_ns, platform.machine(), len(os.sched_getaffinity(0)),
+        os.path.realpath(path), stat.st_size, stat.st_mtime_ns, stat.st_dev, stat.st_ino, n_ctx,
+        sorted((name, str(value)) for name, value in asked.items()),
+    ]  # fmt: skip
+    digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    return records_folder() / f"{digest[:32]}.json"
+
+
+def _defaults() -> dict[str, Any]:
+    from remoe_edge.engine import Engine
+
+    known = inspect.signature(Engine).parameters
+    names = (
+        "routers", "n_ubatch", "repack", "flash_attention", "io_backend", "direct", "depth",
+    )  # fmt: skip
+    found = {name: known[name].default for name in names}
+    return {**found, "threads": len(os.sched_getaffinity(0))}
+
+
+def _load(record: Path, sizes: ModelSizes) -> Machine | None:
+    """Read a record; one that is not there or not whole counts as none, and is written anew."""
+    try:
+        held = json.loads(record.read_text())
+        return Machine(
+            sizes, computing.from_dict(held["compute"]), reading.from_dict(held["reads"])
+        )
+    except (OSError, ValueError, KeyError, TypeError, RemoeError):
+        return None
+
+
+def _save(record: Path, machine: Machine) -> tuple[str, ...]:
+    held = {
+        "model": machine.sizes.path,
+        "compute": computing.as_dict(machine.compute),
+        "reads": reading.as_dict(machine.reads),
+    }
+    try:
+        record.parent.mkdir(parents=True, exist_ok=True)
+        with replacing([record]) as (part,):
+            part.write_text(json.dumps(held) + "\n")
+    except (OSError, RemoeError) as error:
+        return (f"the measurement is not kept: {error}",)
+    return ()

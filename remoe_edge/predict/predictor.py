@@ -1,0 +1,64 @@
+"""Predict a prompt's expert activations from those of the most similar past prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from remoe_edge.errors import InputError
+from remoe_edge.predict.embeddings import Floats, TokenEmbeddings
+from remoe_edge.predict.similarity import summary
+from remoe_edge.predict.store import PromptStore
+from remoe_edge.predict.tree import BETA, PromptTree
+
+ALPHA = 15
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """Hold the past prompts found, the nearest first, their similarities and weights."""
+
+    prompts: tuple[int, ...]
+    likeness: tuple[float, ...]
+    weights: tuple[float, ...]
+
+
+class SimilarPrompts:
+    """Search a store's prompts and predict from what was found; the store is read once."""
+
+    def __init__(
+        self,
+        store: PromptStore,
+        embeddings: TokenEmbeddings,
+        *,
+        alpha: int = ALPHA,
+        beta: int = BETA,
+        sharpness: float = 1.0,
+        seed: int = 0,
+    ) -> None:
+        """Build the tree. `sharpness` multiplies similarities in the softmax; the paper's is 1.
+
+        Raises InputError for an empty store.
+        """
+        if len(store) == 0:
+            raise InputError("there are no past prompts to predict from")
+        self._embeddings = embeddings
+        self._alpha, self._sharpness = alpha, sharpness
+        self._activations = np.asarray(store.activations, np.float32)
+        summaries = np.stack([summary(tokens.tolist(), embeddings) for tokens in store.tokens])
+        self.tree = PromptTree(summaries, beta, seed)
+
+    def neighbours(self, tokens: Sequence[int]) -> Neighbours:
+        """Find the α most similar past prompts and weigh them by the softmax of similarity."""
+        found, likeness = self.tree.nearest(summary(tokens, self._embeddings), self._alpha)
+        raised = np.exp(self._sharpness * (likeness - likeness.max()).astype(np.float64))
+        weights = raised / raised.sum()
+        return Neighbours(tuple(found.tolist()), tuple(likeness.tolist()), tuple(weights.tolist()))
+
+    def predict(self, tokens: Sequence[int]) -> Floats:
+        """Score every expert for a prompt, [layers, experts]; each layer's scores sum to 1."""
+        near = self.neighbours(tokens)
+        rows = self._activations[list(near.prompts)]
+        return np.asarray(np.tensordot(near.weights, rows, axes=1), np.float32)

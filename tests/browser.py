@@ -1,0 +1,147 @@
+"""Open a page in a real browser, through its debugging pipe: what it looked like and what it did.
+
+    with Browser() as browser:
+        page = browser.open(path, width=360, dark=True)
+
+Chromium in any of its packagings will do; `find()` says which one there is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import select
+import shutil
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+NAMES = (
+    "chromium-headless-shell", "chromium", "chromium-browser", "google-chrome-stable",
+    "google-chrome", "chrome", "msedge",
+)  # fmt: skip
+SECONDS = 60
+
+
+def find() -> str | None:
+    """Return the path of a browser, None where there is none."""
+    return next((path for name in NAMES if (path := shutil.which(name))), None)
+
+
+@dataclass
+class Page:
+    """Hold what a page did while it was open."""
+
+    requests: list[str] = field(default_factory=list)
+    complaints: list[str] = field(default_factory=list)
+    values: dict[str, Any] = field(default_factory=dict)
+
+
+class Browser:
+    """Own a browser's process."""
+
+    def __init__(self, path: str) -> None:
+        self._profile = tempfile.TemporaryDirectory(prefix="browser-", ignore_cleanup_errors=True)
+        # Its commands come on descriptor 3 and its answers go to 4: the ends given to it lie higher,
+        # so that placing one does not cover the other.
+        read_end, self._to = os.pipe()
+        self._from, write_end = os.pipe()
+        ends = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in (read_end, write_end)]
+        self._process = subprocess.Popen(
+            [path, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+             "--no-first-run", "--disable-extensions", f"--user-data-dir={self._profile.name}",
+             "--remote-debugging-pipe", "about:blank"],
+            preexec_fn=lambda: [os.dup2(end, at) for at, end in enumerate(ends, start=3)],
+            close_fds=False,
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )  # fmt: skip
+        for end in (read_end, write_end, *ends):
+            os.close(end)
+        self._buffer = b""
+        self._last = 0
+        self._events: list[dict[str, Any]] = []
+
+    def __enter__(self) -> Browser:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(OSError, AssertionError):
+            self._call("Browser.close")
+        os.close(self._to)
+        os.close(self._from)
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            os.killpg(self._process.pid, 9)
+            self._process.wait()
+        self._profile.cleanup()
+
+    def open(self, path: Path, *, width: int, dark: bool, ask: dict[str, str]) -> Page:
+        """Open a file at a width in CSS pixels; `ask` names expressions to be evaluated in it."""
+        target = self._call("Target.createTarget", url="about:blank")["targetId"]
+        attached = self._call("Target.attachToTarget", targetId=target, flatten=True)
+        session = attached["sessionId"]
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            self._call(f"{domain}.enable", session)
+        self._call(
+            "Emulation.setDeviceMetricsOverride", session,
+            width=width, height=800, deviceScaleFactor=2, mobile=width < 600,
+        )  # fmt: skip
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self._call("Emulation.setEmulatedMedia", session, features=[scheme])
+        self._events.clear()
+        self._call("Page.navigate", session, url=path.as_uri())
+        self._wait("Page.loadEventFired")
+        page = Page()
+        for name, expression in ask.items():
+            answer = self._call(
+                "Runtime.evaluate", session, expression=expression, returnByValue=True
+            )
+            assert "exceptionDetails" not in answer, answer
+            page.values[name] = answer["result"].get("value")
+        for event in self._events:
+            about = event.get("params", {})
+            if event["method"] == "Network.requestWillBeSent":
+                page.requests.append(about["request"]["url"])
+            elif event["method"] in ("Runtime.exceptionThrown", "Runtime.consoleAPICalled"):
+                page.complaints.append(json.dumps(about))
+            elif event["method"] == "Log.entryAdded":
+                page.complaints.append(about["entry"]["text"])
+        self._call("Target.closeTarget", targetId=target)
+        return page
+
+    def _call(self, method: str, session: str | None = None, **params: Any) -> dict[str, Any]:
+        self._last += 1
+        message: dict[str, Any] = {"id": self._last, "method": method, "params": params}
+        if session is not None:
+            message["sessionId"] = session
+        os.write(self._to, json.dumps(message).encode() + b"\0")
+        while True:
+            answer = self._receive()
+            if answer.get("id") == self._last:
+                assert "error" not in answer, answer
+                result: dict[str, Any] = answer["result"]
+                return result
+            self._events.append(answer)
+
+    def _wait(self, method: str) -> None:
+        while not any(event["method"] == method for event in self._events):
+            self._events.append(self._receive())
+
+    def _receive(self) -> dict[str, Any]:
+        end = time.monotonic() + SECONDS
+        while b"\0" not in self._buffer:
+            ready, _, _ = select.select([self._from], [], [], max(0, end - time.monotonic()))
+            assert ready, "the browser says nothing"
+            piece = os.read(self._from, 1 << 16)
+            assert piece, f"the browser ended with {self._process.poll()}"
+            self._buffer += piece
+        raw, _, self._buffer = self._buffer.partition(b"\0")
+        message: dict[str, Any] = json.loads(raw)
+        return message

@@ -1,0 +1,139 @@
+"""Two records against each other, and a record run again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tiny_moe
+from bench_record import made_up
+from command_line import run
+from remoe_edge.bench import record
+from remoe_edge.bench.again import arguments
+from remoe_edge.bench.compare import compare
+from remoe_edge.errors import InputError
+
+
+def compared(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
+    return compare(a, b, "a.json", "b.json")
+
+
+def test_a_record_against_itself() -> None:
+    one = made_up(arms=("stock-mmap", "stream:lru"))
+    found = compared(one, one)
+    assert found["differences"] == [
+        "A: 2 of 4 runs were disturbed",
+        "B: 2 of 4 runs were disturbed",
+    ]
+    for figures in found["arms"].values():
+        assert figures["tpot_ms"]["ratio"] == 1
+        assert not figures["tpot_ms"]["apart"]
+
+
+def test_above_one_the_second_is_faster() -> None:
+    slow, fast = made_up(arms=("stream:lru",), slower=2), made_up(arms=("stream:lru",))
+    speed = compared(slow, fast)["arms"]["stream:lru"]["tpot_ms"]
+    assert speed["ratio"] == pytest.approx(2)
+    assert speed["apart"]
+
+
+def test_another_model_is_refused() -> None:
+    one, other = made_up(arms=("stream:lru",)), made_up(arms=("stream:lru",))
+    other["model"]["fingerprint"] = "e" * 64
+    with pytest.raises(InputError, match="are of different models: fingerprint f+ against e+"):
+        compared(one, other)
+
+
+def test_other_settings_are_pointed_out() -> None:
+    one, other = made_up(arms=("stream:lru", "stock-mmap")), made_up(arms=("stream:lru",))
+    other["settings"]["limits"]["memory_bytes"] = None
+    other["machine"]["kernel"] = "5.15"
+    other["arms"]["stream:lru"]["cache"] = "1G"
+    other["prompts"] = []
+    other["complete"], other["ended"] = False, "interrupted"
+    lines = compared(one, other)["differences"]
+    assert f"settings: limits: memory_bytes: {100 << 20} against None" in lines
+    assert "machine: kernel: 6.1.0 against 5.15" in lines
+    assert "arm stream:lru: cache: auto against 1G" in lines
+    assert "prompts differ" in lines
+    assert "only A has the arm stock-mmap" in lines
+    assert "B is not complete: interrupted" in lines
+
+
+def test_no_arm_in_common() -> None:
+    with pytest.raises(InputError, match="no arm is in both: a.json has stock-mmap, b.json has"):
+        compared(made_up(arms=("stock-mmap",)), made_up(arms=("stream:lru",)))
+
+
+def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a, b = tmp_path / "a.json", tmp_path / "b.json"
+    record.write(made_up(arms=("stream:lru",), slower=2), a)
+    record.write(made_up(arms=("stream:lru",)), b)
+    outcome = run(capsys, "bench", "compare", a, b)
+    assert outcome.code == 0
+    assert "stream:lru" in outcome.out
+    assert "2.00" in outcome.out
+    assert "note: A: 1 of 2 runs were disturbed" in outcome.err
+    outcome = run(capsys, "bench", "compare", a, b, "--json")
+    assert json.loads(outcome.out)["arms"]["stream:lru"]["tpot_ms"]["apart"] is True
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "is no record of `remoe-edge bench`: "),
+        ("[]", "is no record of `remoe-edge bench`"),
+        ('{"format": "other"}', "is no record of `remoe-edge bench`"),
+        ('{"format": "remoe-edge bench", "version": 9}', "is a record of version 9"),
+    ],
+)
+def test_what_is_no_record(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, said: str
+) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(text)
+    assert f"{path} {said}" in run(capsys, "bench", "compare", path, path).error()
+    missing = tmp_path / "none.json"
+    assert "No such file" in run(capsys, "bench", "compare", missing, path).error()
+
+
+def test_a_record_knows_how_it_was_made(tmp_path: Path) -> None:
+    one = made_up(arms=("stream:lru",))
+    one["command"] = (
+        "remoe-edge bench made-up.gguf --text 'a b.txt' --cache=30% --json=x.json --csv t.csv -n 4"
+    )
+    path = tmp_path / "record.json"
+    with pytest.raises(InputError, match=f"{path} needs made-up.gguf, which is not in {tmp_path}"):
+        arguments(one, path, [tmp_path])
+    (tmp_path / "made-up.gguf").touch()
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts/a b.txt").touch()
+    assert arguments(one, path, [tmp_path]) == [
+        str(tmp_path / "made-up.gguf"), "--text", str(tmp_path / "texts/a b.txt"), "--cache=30%",
+        "-n", "4",
+    ]  # fmt: skip
+
+
+def test_a_bench_is_run_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    models = tmp_path / "models"
+    models.mkdir()
+    tiny_moe.make(models / "tiny.gguf", "olmoe", "Q8_0")
+    first = tmp_path / "first.json"
+    short = ("--raw", "--limit", "1", "-n", "3", "--rounds", "1", "--probe-seconds", "0")
+    made = run(
+        capsys, "bench", models / "tiny.gguf", *short, "--arms", "stream:lru", "--json", first
+    )
+    assert made.code == 0, made
+    outcome = run(capsys, "bench", "again", first, "--models", models, "--out", tmp_path / "new")
+    assert outcome.code == 0, outcome
+    assert "A: the record" in outcome.out
+    assert "first.json: remoe-edge bench" in outcome.err
+    old, new = record.read(first), record.read(tmp_path / "new" / "first.json")
+    # How it was made, without what it was written to.
+    assert old["command"] == f"{new['command']} --json first.json"
+    assert old["settings"] == new["settings"]
+    tokens = [each["runs"][0]["prompts"][0]["chosen"] for each in (old, new)]
+    assert tokens[0] == tokens[1]
