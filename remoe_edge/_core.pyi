@@ -233,7 +233,13 @@ class StreamedModel:
     def load(self, params: int, progress: Callable[[float], bool] | None = None) -> int:
         """Load with the `llama_model_params` at that address; return the `llama_model`'s."""
     def attach(
-        self, *, n_slots: int, policy: str = ..., lock: bool = False, profile: bytes | None = None
+        self,
+        *,
+        n_slots: int,
+        policy: str = ...,
+        lock: bool = False,
+        profile: bytes | None = None,
+        prefetch: str = "off",
     ) -> None: ...
     def warm(self, experts: npt.NDArray[np.int64]) -> int:
         """Read experts (layer * n_experts + expert) into free slots in the background, best first."""
@@ -294,6 +300,8 @@ class StreamedModel:
     def policy(self) -> str: ...
     @property
     def io(self) -> dict[str, object]: ...
+    @property
+    def prefetch(self) -> dict[str, Any]: ...
     @property
     def locked(self) -> bool: ...
     @property

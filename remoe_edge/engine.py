@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 DEFAULT_CONTEXT = 4096
 MAX_CONTEXT = 1 << 24  # far above what any model was trained with
 MAX_THREADS = 512  # ggml's
+PREFETCH = ("auto", "off", "on")
 ROUTED_STEP = 64  # tokens that outputs are computed for at once: each takes a row of the vocabulary
 
 Message = Mapping[str, str]
@@ -50,6 +51,8 @@ class Engine:
     profile: a file that keeps what is known of this model between runs: what `remoe-edge profile` has
         fitted, and which experts are hot. They are read before anything asks for them, while nothing
         else is being read; the file is written anew at `close`. It need not exist.
+    prefetch: read experts that the next layers will probably want while storage is idle: "off", "on",
+        or "auto", which tries both while it runs and keeps what is faster.
     n_ctx: tokens of context; 0 takes the model's, up to 4096.
     n_batch, n_ubatch: tokens of a prompt given to llama.cpp, and computed, at once.
     threads: compute threads; None takes the cores that this process may use.
@@ -80,6 +83,7 @@ class Engine:
         cache: str = "auto",
         routers: str | os.PathLike[str] | None = None,
         policy: str = "reuse-biased",
+        prefetch: str = "auto",
         profile: str | os.PathLike[str] | None = None,
         n_ctx: int = 0,
         n_batch: int = 512,
@@ -105,7 +109,7 @@ class Engine:
         self.answer = Answer()
         self._settings = {
             "cache": cache, "routers": None if routers is None else str(routers), "policy": policy,
-            "n_batch": n_batch, "n_ubatch": n_ubatch, "repack": repack,
+            "prefetch": prefetch, "n_batch": n_batch, "n_ubatch": n_ubatch, "repack": repack,
             "flash_attention": flash_attention, "stream": stream, "io_backend": io_backend,
             "direct": direct, "depth": depth, "lock": lock,
         }  # fmt: skip
@@ -114,6 +118,8 @@ class Engine:
         if policy not in _core.live_policy_names():
             known = ", ".join(_core.live_policy_names())
             raise InputError(f"no policy '{policy}' for a running engine; there are: {known}")
+        if prefetch not in PREFETCH:
+            raise InputError(f"prefetch is one of {', '.join(PREFETCH)}, not '{prefetch}'")
         if not self.path.is_file():
             raise InputError(f"no model at {self.path}")
         self.threads = threads or len(os.sched_getaffinity(0))
@@ -175,7 +181,7 @@ class Engine:
                     go_on, n_batch, n_ubatch, flash_attention, repack=repack, verbose=verbose
                 )
                 self._closed = False
-                self.budget = self._attach(cache, policy, lock)
+                self.budget = self._attach(cache, policy, prefetch, lock)
                 if trace is not None:
                     self._start_trace(Path(trace))
                 self._warm()
@@ -236,14 +242,19 @@ class Engine:
 
         return load
 
-    def _attach(self, cache: str, policy: str, lock: bool) -> budgets.Budget | None:
+    def _attach(self, cache: str, policy: str, prefetch: str, lock: bool) -> budgets.Budget | None:
         if self._model is None:
             return None
         # KV and output buffers are cleared as they are made; compute buffers are not touched yet.
         budget = budgets.resolve(cache, self._model, self._buffers.n_bytes.get("compute", 0))
         data = None if self._kept is None else self._kept.data
-        self._model.attach(n_slots=budget.n_slots, policy=policy, lock=lock, profile=data)
+        self._model.attach(
+            n_slots=budget.n_slots, policy=policy, lock=lock, profile=data, prefetch=prefetch
+        )
         self.notes.extend(self._model.notes)
+        ahead = self._model.prefetch
+        if ahead["state"] != "off" and ahead["why_not"]:
+            self.notes.append(f"nothing is read ahead while answering: {ahead['why_not']}")
         return budget
 
     def _warm(self) -> None:
@@ -528,6 +539,7 @@ class Engine:
                 "policy": self._model.policy,
                 "warm_experts": self._counts()["warm_experts"],
                 "warm_bytes": self._counts()["warm_bytes"],
+                "prefetch": self._prefetch(),
                 "decode": {
                     "hits": answer.decode_hits,
                     "misses": answer.decode_misses,
@@ -598,6 +610,21 @@ class Engine:
     def _counts(self) -> dict[str, int]:
         return self._model.counts() if self._model is not None else {}
 
+    def _prefetch(self) -> Stats:
+        assert self._model is not None
+        answer, now = self.answer, self._model.prefetch
+        return {
+            **{
+                name: round(each, 4) if isinstance(each, float) else each
+                for name, each in now.items()
+            },
+            "misses": answer.ahead_misses,
+            "useful_bytes": answer.ahead_useful_bytes,
+            "wasted_bytes": answer.ahead_wasted_bytes,
+            "given_up": answer.ahead_given_up,
+            "predict_ms": round(answer.predict_ms, 3),
+        }
+
     def _account(self, answer: Answer, start: Mapping[str, int], first: Mapping[str, int]) -> None:
         if self._model is None:
             return
@@ -611,6 +638,11 @@ class Engine:
         answer.device_bytes = since("device_bytes", start)
         answer.stall_ms = since("stall_ns", start) / 1e6
         answer.ffn_ms = since("ffn_ns", start) / 1e6
+        answer.ahead_misses = since("ahead_misses", start)
+        answer.ahead_useful_bytes = since("ahead_useful_bytes", start)
+        answer.ahead_wasted_bytes = since("ahead_wasted_bytes", start)
+        answer.ahead_given_up = since("ahead_given_up", start)
+        answer.predict_ms = since("predict_ns", start) / 1e6
         answer.decode_hits, answer.decode_misses = since("hits", first), since("misses", first)
         answer.decode_bytes = since("bytes_read", first)
 

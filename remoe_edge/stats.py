@@ -29,6 +29,11 @@ class Answer:
     device_bytes: int = 0
     stall_ms: float = 0.0
     ffn_ms: float = 0.0
+    ahead_misses: int = 0  # those of `misses` whose reading had begun before they were asked for
+    ahead_useful_bytes: int = 0  # those of `bytes_read` whose reading had
+    ahead_wasted_bytes: int = 0  # read and not asked for; not in `bytes_read`
+    ahead_given_up: int = 0
+    predict_ms: float = 0.0
     decode_hits: int = 0
     decode_misses: int = 0
     decode_bytes: int = 0

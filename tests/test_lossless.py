@@ -1,11 +1,12 @@
 """Streaming changes no bit: logits against stock llama.cpp in a process of its own.
 
 Every architecture, every expert format, prompts of 1, 7 and 600 tokens, budgets from everything to the
-floor. Both sides run two threads; stock holds the whole model.
+floor, reading ahead and not. Both sides run two threads; stock holds the whole model.
 """
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -37,20 +38,23 @@ def floor_of(path: Path) -> str:
 
 def check(path: Path, *, repack: bool, budgets: tuple[str, ...] = BUDGETS) -> None:
     spec = {"floor": floor_of(path)}
-    for budget in budgets:
+    references = {
+        length: stock.run(path, prompt(length), N_GREEDY, n_threads=2, use_extra_bufts=repack)
+        for length in PROMPT_LENGTHS
+    }
+    for budget, prefetch in itertools.product(budgets, ("off", "on")):
         with Engine(
-            path, cache=spec.get(budget, budget), n_ctx=1024, n_batch=1024, threads=2, repack=repack
-        ) as engine:
-            for length in PROMPT_LENGTHS:
-                reference = stock.run(
-                    path, prompt(length), N_GREEDY, n_threads=2, use_extra_bufts=repack
-                )
+            path, cache=spec.get(budget, budget), n_ctx=1024, n_batch=1024, threads=2,
+            repack=repack, prefetch=prefetch,
+        ) as engine:  # fmt: skip
+            for length, reference in references.items():
                 rows = [engine.evaluate(prompt(length))]
                 for token in reference.tokens:
                     assert int(rows[-1].argmax()) == token
                     rows.append(engine.evaluate([token], reset=False))
                 same = np.stack(rows).view(np.uint32) == reference.logits.view(np.uint32)
-                assert same.all(), f"{budget}, {length} tokens: {(~same).sum()} logits differ"
+                told = f"{budget}, {length} tokens, prefetch {prefetch}"
+                assert same.all(), f"{told}: {(~same).sum()} logits differ"
 
 
 @pytest.fixture(scope="module")

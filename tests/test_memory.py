@@ -20,7 +20,7 @@ SLACK_BYTES = 64 << 20
 PROGRAM = """
 import json, sys
 from remoe_edge import Engine
-with Engine(sys.argv[1], cache=sys.argv[2], n_ctx=1024) as engine:
+with Engine(sys.argv[1], cache=sys.argv[2], prefetch=sys.argv[3], n_ctx=1024) as engine:
     for length in (600, 40):
         prompt = [(37 * i + 11) % 200 + 5 for i in range(length)]
         list(engine.generate(prompt, max_tokens=12, temperature=0))
@@ -42,14 +42,14 @@ def promise(stats: dict) -> int:
     return parts + buffers["KV"] + buffers["compute"] + buffers["output"] + SLACK_BYTES
 
 
-@pytest.mark.parametrize("cache", ["60%", "20%"])
-def test_peak_stays_within_the_promise(model: Path, cache: str) -> None:
+@pytest.mark.parametrize(("cache", "prefetch"), [("60%", "on"), ("20%", "on"), ("20%", "off")])
+def test_peak_stays_within_the_promise(model: Path, cache: str, prefetch: str) -> None:
     def run(limit_bytes: int) -> tuple[dict, int]:
         with boxed(Limits(limit_bytes)) as box:
             if not isinstance(box, Cgroup):
                 pytest.skip("the account of a scope is gone with its process; run as root")
             done = subprocess.run(
-                box.command([sys.executable, "-c", PROGRAM, str(model), cache]),
+                box.command([sys.executable, "-c", PROGRAM, str(model), cache, prefetch]),
                 capture_output=True,
                 text=True,
             )

@@ -27,6 +27,11 @@ py::dict Counts(const StreamedModel& model) {
   dict["evictions"] = counts.evictions;
   dict["warm_experts"] = counts.warm_experts;
   dict["warm_bytes"] = counts.warm_bytes;
+  dict["ahead_misses"] = counts.ahead_misses;
+  dict["ahead_useful_bytes"] = counts.ahead_useful_bytes;
+  dict["ahead_wasted_bytes"] = counts.ahead_wasted_bytes;
+  dict["ahead_given_up"] = counts.ahead_given_up;
+  dict["predict_ns"] = model.lookahead().predict_ns();
   dict["ffn_ns"] = model.ffn_ns.load();
   dict["trace_ns"] = model.trace_ns.load();
   return dict;
@@ -44,6 +49,30 @@ py::dict CountsByLayer(const StreamedModel& model) {
   dict["hits"] = hits;
   dict["misses"] = misses;
   return dict;
+}
+
+py::dict Prefetch(const StreamedModel& model) {
+  py::dict dict;
+  const Lookahead& lookahead = model.lookahead();
+  if (model.store() == nullptr) return dict;
+  const Cache& cache = model.store()->cache();
+  dict["state"] = lookahead.started() ? lookahead.governor().state() : "off";
+  dict["spare_slots"] = cache.total_slots() - cache.geometry().n_slots;
+  dict["why_not"] = lookahead.why_not();
+  if (!lookahead.started()) return dict;
+  dict["gain_ms"] = lookahead.governor().gain_ms();
+  dict["trials"] = lookahead.governor().trials();
+  dict["losses"] = lookahead.governor().losses();
+  dict["needed_certainty"] = lookahead.governor().NeededCertainty();
+  dict["first_rank_certainty"] = lookahead.first_rank_certainty();
+  return dict;
+}
+
+PrefetchMode ModeOf(const std::string& name) {
+  if (name == "on") return PrefetchMode::kOn;
+  if (name == "auto") return PrefetchMode::kAuto;
+  if (name != "off") throw py::value_error("prefetch is auto, on or off, not '" + name + "'");
+  return PrefetchMode::kOff;
 }
 
 // While one lives, Ctrl-C also tells the model to stop at its next layer; Python's own handler runs
@@ -130,16 +159,17 @@ void RegisterEngine(py::module_& module) {
       .def(
           "attach",
           [](StreamedModel& model, int n_slots, const std::string& policy, bool lock,
-             const std::optional<py::bytes>& profile) {
+             const std::optional<py::bytes>& profile, const std::string& prefetch) {
             AttachOptions options;
             options.profile = ToProfile(profile);
             options.n_slots = n_slots;
             options.policy = policy;
             options.lock = lock;
+            options.prefetch = ModeOf(prefetch);
             ThrowIfError(model.Attach(options));
           },
           py::kw_only(), py::arg("n_slots"), py::arg("policy") = "reuse-biased",
-          py::arg("lock") = false, py::arg("profile") = py::none())
+          py::arg("lock") = false, py::arg("profile") = py::none(), py::arg("prefetch") = "off")
       .def(
           "start_trace",
           [](StreamedModel& model, const std::string& path, const std::string& fingerprint,
@@ -190,7 +220,7 @@ void RegisterEngine(py::module_& module) {
                              })
       .def_property_readonly("n_slots",
                              [](const StreamedModel& model) {
-                               return model.store() ? model.store()->cache().geometry().n_slots : 0;
+                               return model.store() ? model.store()->cache().total_slots() : 0;
                              })
       .def_property_readonly("policy",
                              [](const StreamedModel& model) {
@@ -215,6 +245,7 @@ void RegisterEngine(py::module_& module) {
                              [](const StreamedModel& model) {
                                return model.store() && model.store()->slab().huge_pages();
                              })
+      .def_property_readonly("prefetch", &Prefetch)
       .def("counts", &Counts)
       .def("counts_by_layer", &CountsByLayer)
       .def("check_unchanged",

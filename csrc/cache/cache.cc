@@ -6,12 +6,15 @@
 
 namespace remoe {
 
-Cache::Cache(const Geometry& geometry, std::unique_ptr<Policy> policy)
+Cache::Cache(const Geometry& geometry, std::unique_ptr<Policy> policy, int n_spare)
     : geometry_(geometry),
+      n_spare_(n_spare),
       policy_(std::move(policy)),
       evictable_(geometry.total()),
-      slot_of_(geometry.total(), kNoSlot) {
-  free_.reserve(geometry.n_slots);
+      spent_(geometry.total()),
+      slot_of_(geometry.total(), kNoSlot),
+      ahead_slot_of_(geometry.total(), kNoSlot) {
+  free_.reserve(total_slots());
   event_experts_.reserve(geometry.n_experts);
   event_next_use_.reserve(geometry.n_experts);
   Clear();
@@ -20,14 +23,14 @@ Cache::Cache(const Geometry& geometry, std::unique_ptr<Policy> policy)
 void Cache::Clear() {
   for (int id = 0; id < geometry_.total(); id++) {
     if (slot_of_[id] == kNoSlot) continue;
-    evictable_.Remove(id);
+    Unlist(id);
     policy_->OnEvict(id);
     slot_of_[id] = kNoSlot;
   }
   resident_ = 0;
   free_.clear();
   // Lowest slots first, so that a small working set stays in few pages.
-  for (SlotId slot = geometry_.n_slots - 1; slot >= 0; slot--) free_.push_back(slot);
+  for (SlotId slot = total_slots() - 1; slot >= 0; slot--) free_.push_back(slot);
 }
 
 Status Cache::Begin(const Event& event, std::vector<Placement>* placements) {
@@ -35,6 +38,12 @@ Status Cache::Begin(const Event& event, std::vector<Placement>* placements) {
     return Status(Code::kBudgetTooSmall,
                   Format("one step needs %d experts of layer %d at once and the cache has %d slots",
                          event.n, event.layer, geometry_.n_slots));
+  }
+  if (!Fits(event)) {
+    return Status(Code::kBudgetTooSmall,
+                  Format("one step needs %d experts of layer %d at once and %d of the cache's %d "
+                         "slots are being filled for others",
+                         event.n, event.layer, n_ahead_, total_slots()));
   }
   event_ = event;
   event_experts_.assign(event.experts, event.experts + event.n);
@@ -51,9 +60,10 @@ Status Cache::Begin(const Event& event, std::vector<Placement>* placements) {
   for (int i = 0; i < event.n; i++) {
     const ExpertId id = Id(event.layer, event.experts[i]);
     Placement& placement = (*placements)[i];
-    placement = {event.experts[i], slot_of_[id], slot_of_[id] != kNoSlot};
+    placement = {event.experts[i], slot_of_[id], slot_of_[id] != kNoSlot,
+                 ahead_slot_of_[id] != kNoSlot};
     if (!placement.hit) continue;
-    evictable_.Remove(id);
+    Unlist(id);
     policy_->OnHit(id);
     counts_.hits++;
   }
@@ -62,14 +72,17 @@ Status Cache::Begin(const Event& event, std::vector<Placement>* placements) {
     counts_.misses++;
     const ExpertId id = Id(event.layer, placement.expert);
     policy_->OnMiss(id);
-    if (free_.empty()) {
-      const ExpertId victim = policy_->Victim(evictable_);
-      evictable_.Remove(victim);
-      Release(victim);
-      counts_.evictions++;
+    if (resident_ == geometry_.n_slots || (!placement.ahead && free_.empty())) {
+      Evict(spent_.empty() ? policy_->Victim(evictable_) : spent_.front());
     }
-    placement.slot = free_.back();
-    free_.pop_back();
+    if (placement.ahead) {
+      placement.slot = ahead_slot_of_[id];
+      ahead_slot_of_[id] = kNoSlot;
+      n_ahead_--;
+    } else {
+      placement.slot = free_.back();
+      free_.pop_back();
+    }
     slot_of_[id] = placement.slot;
     resident_++;
     policy_->OnInsert(id);
@@ -80,7 +93,7 @@ Status Cache::Begin(const Event& event, std::vector<Placement>* placements) {
 }
 
 SlotId Cache::TakeFree() {
-  if (free_.empty()) return kNoSlot;
+  if (static_cast<int>(free_.size()) + n_ahead_ <= n_spare_) return kNoSlot;
   const SlotId slot = free_.back();
   free_.pop_back();
   return slot;
@@ -101,6 +114,49 @@ void Cache::Admit(int layer, uint16_t expert, SlotId slot) {
   policy_->OnEventEnd(event);
 }
 
+bool Cache::Fits(const Event& event) const {
+  int ahead_of_others = n_ahead_;
+  for (int i = 0; i < event.n && n_ahead_ > 0; i++) {
+    ahead_of_others -= AheadSlotOf(event.layer, event.experts[i]) != kNoSlot ? 1 : 0;
+  }
+  return event.n + ahead_of_others <= total_slots();
+}
+
+SlotId Cache::BeginAhead(int layer, int expert, bool from_spent, int first_layer, int last_layer) {
+  if (free_.empty() && from_spent && !spent_.empty()) {
+    for (ExpertId id = spent_.front(); id != kNoExpert; id = spent_.Next(id)) {
+      const int its_layer = static_cast<int>(id) / geometry_.n_experts;
+      if (first_layer <= its_layer && its_layer <= last_layer) continue;
+      Evict(id);
+      break;
+    }
+  }
+  if (free_.empty()) return kNoSlot;
+  const SlotId slot = free_.back();
+  free_.pop_back();
+  ahead_slot_of_[Id(layer, expert)] = slot;
+  n_ahead_++;
+  return slot;
+}
+
+void Cache::EndAhead(int layer, int expert) {
+  SlotId& slot = ahead_slot_of_[Id(layer, expert)];
+  free_.push_back(slot);
+  slot = kNoSlot;
+  n_ahead_--;
+}
+
+void Cache::Unlist(ExpertId id) {
+  evictable_.Remove(id);
+  if (spent_.Contains(id)) spent_.Remove(id);
+}
+
+void Cache::Evict(ExpertId victim) {
+  Unlist(victim);
+  Release(victim);
+  counts_.evictions++;
+}
+
 void Cache::Release(ExpertId id) {
   free_.push_back(slot_of_[id]);
   slot_of_[id] = kNoSlot;
@@ -114,13 +170,18 @@ void Cache::Failed(uint16_t expert) {
   if (event_.next_use != nullptr) {
     event_next_use_.erase(event_next_use_.begin() + (found - event_experts_.begin()));
   }
+  if (found - event_experts_.begin() < event_.n_spent) event_.n_spent--;
   event_experts_.erase(found);
   event_.n--;
   Release(Id(event_.layer, expert));
 }
 
 void Cache::End() {
-  for (const uint16_t expert : event_experts_) evictable_.PushBack(Id(event_.layer, expert));
+  for (size_t i = 0; i < event_experts_.size(); i++) {
+    const ExpertId id = Id(event_.layer, event_experts_[i]);
+    evictable_.PushBack(id);
+    if (static_cast<int>(i) < event_.n_spent) spent_.PushBack(id);
+  }
   policy_->OnEventEnd(event_);
 }
 

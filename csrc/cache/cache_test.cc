@@ -47,6 +47,59 @@ TEST(NamesMatch) {
   CHECK_EQ(LivePolicyNames().size() + 1, PolicyNames().size());
 }
 
+TEST(SpentExpertsLeaveFirstAndInTheirOrder) {
+  for (const std::string& policy : LivePolicyNames()) {
+    Cache cache(Shape(2, 8, 6), Make(policy, Shape(2, 8, 6)));
+    std::vector<Placement> placed;
+    const std::vector<uint16_t> first = {1, 2, 3, 4};
+    Event event = MakeEvent(0, 0, first);
+    event.n_spent = 2;
+    CHECK_OK(cache.Begin(event, &placed));
+    cache.End();
+    CHECK_OK(cache.Begin(MakeEvent(0, 1, {2}), &placed));  // used again: spent no longer
+    cache.End();
+    CHECK_OK(cache.Begin(MakeEvent(1, 1, {0, 1, 2}), &placed));
+    cache.End();
+    CHECK_EQ(cache.SlotOf(0, 1), kNoSlot);
+    for (int expert = 2; expert <= 4; expert++) CHECK(cache.SlotOf(0, expert) != kNoSlot);
+    CHECK_EQ(cache.counts().evictions, 1u);
+  }
+}
+
+TEST(SpareSlotsAreNoResidents) {
+  Cache cache(Shape(1, 8, 2), Make("lru", Shape(1, 8, 2)), 1);
+  CHECK_EQ(cache.total_slots(), 3);
+  std::vector<Placement> placed;
+  CHECK_OK(cache.Begin(MakeEvent(0, 0, {0, 1}), &placed));
+  cache.End();
+  CHECK_EQ(cache.BeginAhead(0, 5, false, 0, 0), 2);
+  CHECK_EQ(cache.BeginAhead(0, 6, false, 0, 0), kNoSlot);
+  CHECK_EQ(cache.resident(), 2);
+  // The event takes over the slot, and the policy's victim leaves its own to the next guess.
+  CHECK_OK(cache.Begin(MakeEvent(0, 1, {5}), &placed));
+  CHECK(placed[0].ahead && !placed[0].hit);
+  CHECK_EQ(placed[0].slot, 2);
+  cache.End();
+  CHECK_EQ(cache.SlotOf(0, 0), kNoSlot);
+  CHECK_EQ(cache.n_ahead(), 0);
+  CHECK_EQ(cache.BeginAhead(0, 6, false, 0, 0), 0);
+  cache.EndAhead(0, 6);
+  CHECK_EQ(cache.counts().misses, 3u);
+}
+
+TEST(WhatIsAheadNeverLeavesAnEventWithoutSlots) {
+  Cache cache(Shape(2, 8, 4), Make("lru", Shape(2, 8, 4)));
+  std::vector<Placement> placed;
+  for (int expert = 0; expert < 3; expert++)
+    CHECK(cache.BeginAhead(1, expert, true, 1, 1) != kNoSlot);
+  CHECK_EQ(cache.Fits(MakeEvent(0, 0, {0, 1})), false);
+  CHECK_EQ(cache.Begin(MakeEvent(0, 0, {0, 1}), &placed).ok(), false);
+  CHECK_EQ(cache.Fits(MakeEvent(1, 0, {0, 1, 2, 3})), true);
+  cache.EndAhead(1, 2);
+  CHECK_OK(cache.Begin(MakeEvent(0, 0, {0, 1}), &placed));
+  cache.End();
+}
+
 TEST(SlotsAreLowestFirst) {
   Cache cache(Shape(1, 8, 4), Make("lru", Shape(1, 8, 4)));
   std::vector<Placement> placed;

@@ -41,6 +41,9 @@ struct Event {
   int n_tokens = 1;  // tokens of the step
   const uint16_t* experts = nullptr;
   int n = 0;
+  // The first so many of `experts` were routed to by the beginning of a long prompt alone: once
+  // the event has ended they leave before any victim that the policy names. See Cache.
+  int n_spent = 0;
   // [n_tokens][top_k] which token took what, of the whole step; null where it is not known. One
   // token's are its experts.
   const uint16_t* ids = nullptr;

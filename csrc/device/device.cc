@@ -110,7 +110,11 @@ ggml_backend_buffer_type_t DeviceBufferType(ggml_backend_dev_t) {
   return ggml_backend_cpu_buffer_type();
 }
 
+// Asked of every node of a graph before any of them runs: the time to learn where routers are.
 bool SupportsOp(ggml_backend_dev_t, const ggml_tensor* op) {
+  if (const TensorOrigin* origin = ExpertProduct(op)) {
+    origin->model->Learn(*origin, op);
+  }
   return IsExpertOp(op);
 }
 

@@ -101,6 +101,7 @@ ggml_status Executor::RunSegment(ggml_cgraph* graph, const Segment& segment) {
   const Timer timer(&model->ffn_ns);
   if (model->interrupted()) {
     model->AbandonStep();
+    if (model->store() != nullptr) model->store()->CancelAhead();
     return GGML_STATUS_ABORTED;
   }
   ExpertStore* store = model->store();
@@ -117,12 +118,39 @@ ggml_status Executor::RunSegment(ggml_cgraph* graph, const Segment& segment) {
                                        model->layers()[origin.layer].block)));
   }
   if (model->Continues(origin)) {
+    experts_.clear();
+    for (const Placement& placement : store->placements()) experts_.push_back(placement.expert);
+    IndexExperts();
     MarkUsed(segment, model);
     return RunOpenEvent(graph, segment, model);
   }
   const Event event = model->Routed(origin, Describe(segment.products.front(), origin));
-  const size_t n_slots = static_cast<size_t>(store->cache().geometry().n_slots);
-  if (experts_.size() <= n_slots) return RunEvent(graph, segment, model, event);
+  spent_.assign(n_experts, false);
+  Lookahead& lookahead = model->lookahead();
+  if (!lookahead.started()) return RunLayer(graph, segment, model, event);
+  run_.layer = origin.layer;
+  run_.product = segment.products.front();
+  run_.ids = ids_.data();
+  run_.n_tokens = event.n_tokens;
+  run_.k = static_cast<int>(k_);
+  run_.n_distinct = event.n;
+  if (!event.continued) lookahead.BeginLayer(run_);
+  if (run_.n_tokens > 1) OrderByLastUse(*store);
+  const ggml_status status = RunLayer(graph, segment, model, event);
+  lookahead.EndLayer();
+  return status;
+}
+
+ggml_status Executor::RunLayer(ggml_cgraph* graph, const Segment& segment, StreamedModel* model,
+                               const Event& event) {
+  const ExpertStore* store = model->store();
+  size_t n_slots = static_cast<size_t>(store->cache().geometry().n_slots);
+  if (experts_.size() <= n_slots) {
+    // Smaller waves where the next one can be read while the present one computes.
+    const size_t half = static_cast<size_t>(store->event_slots());
+    const bool split = experts_.size() > half && model->lookahead().batch_reads();
+    if (!split || !ByPairs(graph, segment)) return RunEvent(graph, segment, model, event);
+  }
 
   // More experts than slots: in waves. Lowering the batch instead would change how the dense
   // products round, and with them the output.
@@ -131,17 +159,20 @@ ggml_status Executor::RunSegment(ggml_cgraph* graph, const Segment& segment) {
                   Status(Code::kBudgetTooSmall,
                          Format("layer %d needs %zu experts at once for this batch and the cache "
                                 "has %zu slots: lower --ubatch or raise --cache",
-                                model->layers()[origin.layer].block, experts_.size(), n_slots)));
+                                model->layers()[event.layer].block, experts_.size(), n_slots)));
+  }
+  if (model->lookahead().batch_reads()) {
+    n_slots = std::min(n_slots, static_cast<size_t>(store->event_slots()));
   }
   std::vector<uint16_t> all = experts_;
-  OrderForWaves(store->cache(), origin.layer, &all);
+  OrderForWaves(store->cache(), event.layer, &all);
   Event wave = event;
   for (size_t begin = 0; begin < all.size(); begin += n_slots) {
-    experts_.assign(all.begin() + begin, all.begin() + std::min(all.size(), begin + n_slots));
-    std::fill(index_of_.begin(), index_of_.end(), -1);
-    for (size_t i = 0; i < experts_.size(); i++) index_of_[experts_[i]] = static_cast<int32_t>(i);
+    const size_t end = std::min(all.size(), begin + n_slots);
+    experts_.assign(all.begin() + begin, all.begin() + end);
     wave.continued = event.continued || begin > 0;
-    const ggml_status status = RunEvent(graph, segment, model, wave);
+    const ggml_status status =
+        RunEvent(graph, segment, model, wave, all.data() + end, all.size() - end);
     if (status != GGML_STATUS_SUCCESS) return status;
   }
   // Where other operations cut an FFN in pieces, the next piece begins its own event: the last
@@ -181,16 +212,46 @@ Event Executor::Describe(const ggml_tensor* product, const TensorOrigin& origin)
   return event;
 }
 
+// Of a prompt that takes most experts of every layer, the cache can keep a share of each layer's:
+// those that the prompt's end used, which decoding will want again, and not whole layers.
+void Executor::OrderByLastUse(const ExpertStore& store) {
+  last_use_.assign(index_of_.size(), -1);
+  for (size_t i = 0; i < ids_.size(); i++) last_use_[ids_[i]] = static_cast<int32_t>(i / k_);
+  std::stable_sort(experts_.begin(), experts_.end(),
+                   [this](uint16_t a, uint16_t b) { return last_use_[a] < last_use_[b]; });
+  const Geometry& geometry = store.cache().geometry();
+  if (geometry.n_slots >= geometry.total()) return;
+  // Room to work in: two layers, or half of a smaller cache.
+  const int working = std::min(2 * geometry.n_experts, geometry.n_slots / 2);
+  const size_t kept = std::max(
+      k_, static_cast<size_t>(geometry.n_slots - working) / static_cast<size_t>(geometry.n_layers));
+  for (size_t i = 0; i + kept < experts_.size(); i++) spent_[experts_[i]] = true;
+}
+
+int Executor::SpentFirst() {
+  const auto kept = std::stable_partition(experts_.begin(), experts_.end(),
+                                          [this](uint16_t expert) { return spent_[expert]; });
+  return static_cast<int>(kept - experts_.begin());
+}
+
+void Executor::IndexExperts() {
+  std::fill(index_of_.begin(), index_of_.end(), -1);
+  for (size_t i = 0; i < experts_.size(); i++) index_of_[experts_[i]] = static_cast<int32_t>(i);
+}
+
 void Executor::MarkUsed(const Segment& segment, StreamedModel* model) {
   for (const ggml_tensor* product : segment.products) model->MarkUsed(*OriginOf(product->src[0]));
 }
 
 ggml_status Executor::RunEvent(ggml_cgraph* graph, const Segment& segment, StreamedModel* model,
-                               Event event) {
+                               Event event, const uint16_t* rest, size_t n_rest) {
+  event.n_spent = SpentFirst();
+  IndexExperts();
   event.experts = experts_.data();
   event.n = static_cast<int>(experts_.size());
   const Status status = model->BeginEvent(event);
   if (!status.ok()) return Refuse(model, status);
+  if (model->lookahead().started()) model->lookahead().ReadAhead(run_, rest, n_rest, cpu_);
   MarkUsed(segment, model);
   return RunOpenEvent(graph, segment, model);
 }
@@ -229,7 +290,7 @@ ggml_status Executor::RunOpenEvent(ggml_cgraph* graph, const Segment& segment,
 ggml_status Executor::RunPairs(ExpertStore* store, Status* failure) {
   const std::vector<Placement>& placements = store->placements();
   ready_.assign(placements.size(), false);
-  for (size_t i = 0; i < placements.size(); i++) ready_[i] = placements[i].hit;
+  for (size_t i = 0; i < placements.size(); i++) ready_[i] = store->ready(i);
   std::vector<int> arrived;
   while (true) {
     CollectReadyPairs();

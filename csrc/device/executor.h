@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "device/device.h"
+#include "device/lookahead.h"
 #include "device/pair_runner.h"
 #include "runtime/expert_store.h"
 
@@ -35,10 +36,19 @@ class Executor {
   // Describes to the model what the segment's layer was routed to; probabilities included, where
   // the graph has them and someone wants them.
   Event Describe(const ggml_tensor* product, const TensorOrigin& origin);
+  // Orders experts_ by their last use in the batch and marks those that its end did not use.
+  void OrderByLastUse(const ExpertStore& store);
+  // Puts the spent ones of experts_ in front. RETURNS: how many they are.
+  int SpentFirst();
+  void IndexExperts();
+  // One layer: its event, or, with more experts than fit, its waves.
+  ggml_status RunLayer(ggml_cgraph* graph, const Segment& segment, StreamedModel* model,
+                       const Event& event);
   void MarkUsed(const Segment& segment, StreamedModel* model);
   // Runs the segment for the pairs whose experts are in experts_, which are those of `event`.
+  // `rest`: the experts of the waves that follow.
   ggml_status RunEvent(ggml_cgraph* graph, const Segment& segment, StreamedModel* model,
-                       Event event);
+                       Event event, const uint16_t* rest = nullptr, size_t n_rest = 0);
   ggml_status RunOpenEvent(ggml_cgraph* graph, const Segment& segment, StreamedModel* model);
   ggml_status RunPairs(ExpertStore* store, Status* failure);
   void CollectReadyPairs();
@@ -56,6 +66,9 @@ class Executor {
   std::vector<uint16_t> routed_;   // ids_ as an event has them
   std::vector<float> probs_;       // [n_prob_tokens, n_experts]
   std::vector<int32_t> index_of_;  // expert -> index into experts_, or -1
+  std::vector<int32_t> last_use_;  // expert -> token of the batch
+  std::vector<bool> spent_;        // by expert
+  LayerRun run_;                   // the layer being run
   std::vector<int32_t> slots_;     // [n_tokens, k]
   std::vector<bool> ready_;        // by index into experts_
   std::vector<Pair> work_;

@@ -18,6 +18,11 @@ namespace {
 constexpr char kExpertPattern[] = "^blk\\.[0-9]+\\.ffn_(up|gate|down|gate_up)_exps\\.weight$";
 
 constexpr int kMaxStagingBuffers = 16;
+// Enough to keep most storage busy with a prompt's reads alone.
+constexpr int kBackgroundDepth = 4;
+// Of smaller models a read is over before anything could be hidden behind it.
+constexpr uint64_t kPrefetchExpertBytes = 256u << 20;
+constexpr int kMaxSpareSlots = 4;
 
 // Keeps what llama.cpp says when it refuses a model, and lets its logger have it too.
 class ErrorLog {
@@ -86,7 +91,10 @@ Result<std::unique_ptr<StreamedModel>> StreamedModel::Open(const std::string& pa
   }
   model->layout_ = std::make_unique<SlotLayout>(model->layers_, transformed);
 
+  model->lookahead_ = std::make_unique<Lookahead>(&model->layers_, model->file_.n_experts_used());
+
   ReaderOptions reader_options = options.reader;
+  reader_options.background_depth = kBackgroundDepth;
   if (reader_options.depth == 0) reader_options.depth = model->ProbeDepth();
   Result<std::unique_ptr<Reader>> reader = OpenReader(model->file_.paths(), reader_options);
   if (!reader.ok()) return reader.status();
@@ -212,6 +220,13 @@ int StreamedModel::SlotsFor(uint64_t budget_bytes) const {
   return n;
 }
 
+// A small cache has none to spare, unless it was asked for.
+int StreamedModel::SpareSlots(int n_slots, PrefetchMode prefetch) const {
+  if (n_slots >= total_experts()) return 0;
+  const int wished = prefetch == PrefetchMode::kOn ? std::max(1, n_slots / 64) : n_slots / 64;
+  return std::max(0, std::min({wished, kMaxSpareSlots, n_slots - n_experts_used()}));
+}
+
 Status StreamedModel::Attach(const AttachOptions& options) {
   if (store_ != nullptr) return Status(Code::kInvalidArgument, "the model has its cache already");
   const int floor = n_experts_used();
@@ -234,8 +249,15 @@ Status StreamedModel::Attach(const AttachOptions& options) {
       }
     };
   }
+  PrefetchMode prefetch = options.prefetch;
+  if (prefetch == PrefetchMode::kAuto && file_.expert_bytes() < kPrefetchExpertBytes)
+    prefetch = PrefetchMode::kOff;
   StoreOptions store_options;
-  store_options.n_slots = options.n_slots;
+  store_options.n_slots = store_options.event_slots = options.n_slots;
+  if (prefetch != PrefetchMode::kOff) {
+    store_options.n_spare = SpareSlots(options.n_slots, prefetch);
+    store_options.event_slots = std::max(floor, options.n_slots / 2);
+  }
   store_options.policy = options.policy;
   store_options.profile = options.profile;
   store_options.lock = options.lock;
@@ -246,6 +268,7 @@ Status StreamedModel::Attach(const AttachOptions& options) {
       &file_, &layers_, *layout_, std::move(reader_), std::move(transform), store_options);
   if (!store.ok()) return store.status();
   store_ = std::move(store.value());
+  if (prefetch != PrefetchMode::kOff) lookahead_->Start(prefetch, store_.get());
 
   views_.clear();
   for (size_t l = 0; l < layers_.size(); l++) {

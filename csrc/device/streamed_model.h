@@ -19,6 +19,7 @@
 
 #include "base/status.h"
 #include "device/device.h"
+#include "device/lookahead.h"
 #include "device/repack.h"
 #include "gguf/model_file.h"
 #include "gguf/virtual_file.h"
@@ -37,6 +38,7 @@ struct LoadOptions {
 struct AttachOptions {
   int n_slots = 0;
   std::string policy = "reuse-biased";
+  PrefetchMode prefetch = PrefetchMode::kOff;
   std::shared_ptr<const Profile> profile;  // what fitting has learned of this model; may be null
   bool lock = false;
 };
@@ -78,6 +80,8 @@ class StreamedModel {
   uint64_t dense_bytes_read() const { return dense_bytes_read_; }
   double load_seconds() const { return load_seconds_; }
   ExpertStore* store() const { return store_.get(); }
+  Lookahead& lookahead() { return *lookahead_; }
+  const Lookahead& lookahead() const { return *lookahead_; }
   bool repacked() const { return repacked_; }
   // Whether the last step's graph showed the router's probabilities; false before the first.
   bool router_probabilities() const { return scores_seen_; }
@@ -91,6 +95,11 @@ class StreamedModel {
     return views_[origin.layer][origin.matrix];
   }
   bool loading() const { return loading_; }
+  // Takes note of what a product that may run later says of its layer's router.
+  void Learn(const TensorOrigin& origin, const ggml_tensor* product) {
+    const Matrix matrix = layers_[origin.layer].matrices[origin.matrix].matrix;
+    if (matrix != Matrix::kDown) lookahead_->Learn(origin.layer, product);
+  }
   TensorOrigin* FindOrigin(const std::string& tensor_name);
   // Takes in what a layer was routed to, all experts of the step: completes the event with its
   // place in the run and records it. BeginEvent then gets it, whole or in waves.
@@ -124,6 +133,7 @@ class StreamedModel {
  private:
   StreamedModel() = default;
   int ProbeDepth();
+  int SpareSlots(int n_slots, PrefetchMode prefetch) const;
   void Record(const Event& event);
 
   ModelFile file_;
@@ -138,6 +148,7 @@ class StreamedModel {
   std::vector<std::vector<TensorOrigin>> origins_;
   std::vector<std::vector<ggml_tensor>> views_;
   std::unique_ptr<ExpertStore> store_;
+  std::unique_ptr<Lookahead> lookahead_;
   std::vector<std::string> reader_notes_;
   std::unique_ptr<TraceWriter> trace_;
 

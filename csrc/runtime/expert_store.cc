@@ -1,7 +1,6 @@
 #include "runtime/expert_store.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cstring>
 
 #include "base/format.h"
@@ -10,16 +9,22 @@ namespace remoe {
 
 namespace {
 
-// A read's tag names the placement it serves and the matrix within the expert.
+using Clock = std::chrono::steady_clock;
+
+// A read's tag names the slot it fills and the matrix within the expert.
 constexpr int kMatrixBits = 3;
-uint64_t MakeTag(int index, int matrix) {
-  return static_cast<uint64_t>(index) << kMatrixBits | matrix;
+uint64_t MakeTag(SlotId slot, int matrix) {
+  return static_cast<uint64_t>(slot) << kMatrixBits | matrix;
 }
-int TagIndex(uint64_t tag) {
-  return static_cast<int>(tag >> kMatrixBits);
+SlotId TagSlot(uint64_t tag) {
+  return static_cast<SlotId>(tag >> kMatrixBits);
 }
 int TagMatrix(uint64_t tag) {
   return static_cast<int>(tag & ((1u << kMatrixBits) - 1));
+}
+
+uint64_t Nanoseconds(Clock::duration duration) {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(duration).count();
 }
 
 }  // namespace
@@ -32,7 +37,7 @@ Result<std::unique_ptr<ExpertStore>> ExpertStore::Make(
   for (const ExpertLayer& layer : *layers) {
     geometry.n_experts = std::max(geometry.n_experts, layer.n_experts);
   }
-  geometry.n_slots = options.n_slots;
+  geometry.n_slots = options.n_slots - options.n_spare;
   Result<std::unique_ptr<Policy>> policy = MakePolicy(options.policy, geometry, options.profile);
   if (!policy.ok()) return policy.status();
 
@@ -41,7 +46,11 @@ Result<std::unique_ptr<ExpertStore>> ExpertStore::Make(
   store->layers_ = layers;
   store->layer_tallies_ = std::vector<LayerTally>(layers->size());
   store->policy_name_ = policy.value()->name();
-  store->cache_ = std::make_unique<Cache>(geometry, std::move(policy.value()));
+  store->cache_ = std::make_unique<Cache>(geometry, std::move(policy.value()), options.n_spare);
+  store->loads_.resize(options.n_slots);
+  store->planned_.resize(geometry.total());
+  store->event_slots_ = std::min(options.event_slots, options.n_slots);
+  store->staging_buffers_ = options.staging_buffers;
   Result<std::unique_ptr<Slab>> slab =
       Slab::Make(layout.slot_bytes() * static_cast<uint64_t>(options.n_slots), options.lock);
   if (!slab.ok()) return slab.status();
@@ -53,17 +62,21 @@ Result<std::unique_ptr<ExpertStore>> ExpertStore::Make(
   store->uses_.assign(geometry.total(), 0);
   store->transform_ = std::move(transform);
   store->reader_ = std::move(reader);
+  store->idle_since_ = Clock::now();
   return store;
 }
 
 ExpertStore::~ExpertStore() {
   if (open_) (void)EndEvent();
   EndWarming();
+  CancelAhead();
   reader_->Drain();
 }
 
 Status ExpertStore::BeginEvent(const Event& event) {
   EndWarming();
+  ReapAhead();
+  MakeRoomFor(event);
   REMOE_RETURN_IF_ERROR(cache_->Begin(event, &placements_));
   if (!event.continued) {
     const ExpertId first = static_cast<ExpertId>(event.layer) * cache_->geometry().n_experts;
@@ -71,128 +84,201 @@ Status ExpertStore::BeginEvent(const Event& event) {
   }
   open_ = true;
   layer_ = event.layer;
+  began_ = Clock::now();
   missing_ = handed_out_ = 0;
-  for (const Placement& placement : placements_) missing_ += placement.hit ? 0 : 1;
   const int n = static_cast<int>(placements_.size());
-  hits_ += n - missing_;
-  misses_ += missing_;
-  layer_tallies_[event.layer].hits += n - missing_;
-  layer_tallies_[event.layer].misses += missing_;
-  events_++;
-  evictions_ = cache_->counts().evictions;
-
-  const ExpertLayer& layer = (*layers_)[event.layer];
-  const int n_matrices = static_cast<int>(layer.matrices.size());
-  in_place_.clear();
+  const uint32_t all = (1u << (*layers_)[event.layer].matrices.size()) - 1;
+  ready_.assign(n, true);
+  std::vector<Read> reads;
+  std::vector<uint64_t> promoted;
+  uint64_t hits = 0, ahead_bytes = 0;
+  int ahead_misses = 0;
   {
     std::lock_guard<std::mutex> lock(mutex_);
-    pending_.assign(n, Pending());
+    idle_window_ns_ = unfinished_ == 0 ? Nanoseconds(began_ - idle_since_) : 0;
     arrived_.clear();
     staged_.clear();
-    next_staged_ = 0;
-    unfinished_ = missing_;
     failure_ = Status::Ok();
-    if (missing_ == 0) return Status::Ok();
+    event_read_bytes_ = event_read_ns_ = 0;
     for (int i = 0; i < n; i++) {
-      if (placements_[i].hit) continue;
-      pending_[i].remaining = n_matrices;
-      for (int m = 0; m < n_matrices; m++) {
-        const ExpertMatrix& matrix = layer.matrices[m];
-        Read read;
-        read.file = matrix.shard;
-        read.offset = matrix.offset + placements_[i].expert * matrix.expert_bytes;
-        read.n_bytes = matrix.expert_bytes;
-        read.tag = MakeTag(i, m);
-        if (layout_.at(event.layer, m).in_place) {
-          read.dest = this->matrix(placements_[i].slot, event.layer, m);
-          in_place_.push_back(read);
-        } else {
-          staged_.push_back(read);
-        }
+      if (placements_[i].hit) {
+        hits++;
+        continue;
       }
+      const SlotId slot = placements_[i].slot;
+      Load& load = loads_[slot];
+      if (placements_[i].ahead) {
+        ahead_misses += load.bytes > 0 || load.in_flight != 0 ? 1 : 0;
+        ahead_bytes += load.bytes;
+        ahead_.erase(std::remove(ahead_.begin(), ahead_.end(), slot), ahead_.end());
+        for (int m = 0; load.in_flight >> m != 0; m++) {
+          if (load.in_flight >> m & 1) promoted.push_back(MakeTag(slot, m));
+        }
+      } else {
+        load = Load();
+        load.layer = event.layer;
+        load.expert = placements_[i].expert;
+        load.waiting = all;
+      }
+      load.state = Load::State::kDemand;
+      load.given_up = load.failed = false;
+      load.index = i;
+      if (load.complete()) continue;
+      ready_[i] = false;
+      missing_++;
+      event_read_bytes_ += (*layers_)[event.layer].expert_bytes() - load.bytes;
+      SubmitDemandLocked(slot, load.waiting, &reads);
     }
+    unfinished_ = missing_;
+    if (missing_ == 0) idle_since_ = began_;
+    TakeStagedLocked(&reads);
   }
-  const ReadDone done = [this](const Read& read, const Status& status) { OnRead(read, status); };
-  if (!in_place_.empty()) {
-    reader_->Submit(in_place_.data(), static_cast<int>(in_place_.size()), done);
-  }
-  SubmitStaged();
+  ahead_slots_.erase(
+      std::remove_if(ahead_slots_.begin(), ahead_slots_.end(),
+                     [this](SlotId slot) { return loads_[slot].state != Load::State::kAhead; }),
+      ahead_slots_.end());
+  hits_ += hits;
+  misses_ += n - hits;
+  layer_tallies_[event.layer].hits += hits;
+  layer_tallies_[event.layer].misses += n - hits;
+  ahead_misses_ += ahead_misses;
+  bytes_read_ += ahead_bytes;
+  ahead_useful_bytes_ += ahead_bytes;
+  events_++;
+  evictions_ = cache_->counts().evictions;
+  for (const uint64_t tag : promoted) reader_->Promote(tag);
+  Submit(reads);
   return Status::Ok();
 }
 
-// Submits as many of the event's staged reads as there are buffers; called again as buffers come
-// free.
-void ExpertStore::SubmitStaged() {
-  std::vector<Read> batch;
-  {
-    std::lock_guard<std::mutex> lock(mutex_);
-    while (next_staged_ < staged_.size()) {
-      uint8_t* buffer = staging_->TryTake();
-      if (buffer == nullptr) break;
-      Read read = staged_[next_staged_++];
-      read.dest = buffer + read.offset % kPage;
-      batch.push_back(read);
-    }
-  }
-  if (batch.empty()) return;
-  reader_->Submit(batch.data(), static_cast<int>(batch.size()),
+Read ExpertStore::MakeRead(SlotId slot, int m, bool background) const {
+  const Load& load = loads_[slot];
+  const ExpertMatrix& matrix = (*layers_)[load.layer].matrices[m];
+  Read read;
+  read.file = matrix.shard;
+  read.offset = matrix.offset + load.expert * matrix.expert_bytes;
+  read.n_bytes = matrix.expert_bytes;
+  read.tag = MakeTag(slot, m);
+  read.background = background;
+  if (layout_.at(load.layer, m).in_place) read.dest = this->matrix(slot, load.layer, m);
+  return read;
+}
+
+void ExpertStore::Submit(const std::vector<Read>& reads) {
+  if (reads.empty()) return;
+  reader_->Submit(reads.data(), static_cast<int>(reads.size()),
                   [this](const Read& read, const Status& status) { OnRead(read, status); });
 }
 
-// Runs on an I/O thread.
+// Appends the reads that can land in their slot; the others wait for a staging buffer.
+void ExpertStore::SubmitDemandLocked(SlotId slot, uint32_t matrices, std::vector<Read>* reads) {
+  Load& load = loads_[slot];
+  for (int m = 0; matrices >> m != 0; m++) {
+    if ((matrices >> m & 1) == 0) continue;
+    if (layout_.at(load.layer, m).in_place) {
+      load.waiting &= ~(1u << m);
+      load.in_flight |= 1u << m;
+      reads->push_back(MakeRead(slot, m, false));
+    } else {
+      staged_.push_back({slot, m});
+    }
+  }
+}
+
+// Appends as many of the event's staged reads as there are buffers.
+void ExpertStore::TakeStagedLocked(std::vector<Read>* reads) {
+  while (!staged_.empty()) {
+    uint8_t* buffer = staging_->TryTake();
+    if (buffer == nullptr) return;
+    const auto [slot, m] = staged_.front();
+    staged_.pop_front();
+    loads_[slot].waiting &= ~(1u << m);
+    loads_[slot].in_flight |= 1u << m;
+    Read read = MakeRead(slot, m, false);
+    read.dest = buffer + read.offset % kPage;
+    reads->push_back(read);
+  }
+}
+
+// Runs on an I/O thread, or, for reads that are cancelled, on the thread that cancels them.
 void ExpertStore::OnRead(const Read& read, const Status& status) {
-  const int index = TagIndex(read.tag);
+  const SlotId slot = TagSlot(read.tag);
   const int m = TagMatrix(read.tag);
-  if (!layout_.at(layer_, m).in_place) {
+  const uint32_t bit = 1u << m;
+  Load& load = loads_[slot];
+  const int layer = load.layer;  // of a slot that is being filled, it stays
+  if (!layout_.at(layer, m).in_place) {
     if (status.ok()) {
-      uint8_t* dest = matrix(placements_[index].slot, layer_, m);
+      uint8_t* dest = matrix(slot, layer, m);
       if (transform_) {
-        transform_(layer_, m, read.dest, dest);
+        transform_(layer, m, read.dest, dest);
       } else {
         std::memcpy(dest, read.dest, read.n_bytes);
       }
     }
     staging_->Give(read.dest - read.offset % kPage);
-    SubmitStaged();
   }
-  if (status.ok()) {
-    bytes_read_ += read.n_bytes;
-    Finish(index, status);
-    return;
-  }
-  const ExpertLayer& layer = (*layers_)[layer_];
-  Finish(index, Status(status.code(),
-                       Format("layer %d, expert %d, %s, at offset %llu of %s: %s", layer.block,
-                              placements_[index].expert, MatrixName(layer.matrices[m].matrix),
-                              static_cast<unsigned long long>(read.offset),
-                              model_->paths()[read.file].c_str(), status.message().c_str())));
-}
-
-void ExpertStore::Finish(int index, const Status& status) {
+  std::vector<Read> next;
   {
     std::lock_guard<std::mutex> lock(mutex_);
-    Pending& pending = pending_[index];
-    if (!status.ok()) {
-      pending.failed = true;
-      if (failure_.ok()) failure_ = status;
+    load.in_flight &= ~bit;
+    if (read.background) {
+      ahead_in_flight_--;
+      ahead_in_flight_bytes_ -= read.n_bytes;
+      ahead_staged_ -= layout_.at(layer, m).in_place ? 0 : 1;
     }
-    if (--pending.remaining > 0 && failure_.ok()) return;
-    if (pending.remaining == 0) {
-      unfinished_--;
-      if (!pending.failed) arrived_.push_back(index);
+    const bool demand = load.state == Load::State::kDemand;
+    if (status.ok()) {
+      load.bytes += read.n_bytes;
+      if (demand) bytes_read_ += read.n_bytes;
+      if (demand && read.background) ahead_useful_bytes_ += read.n_bytes;
+    } else {
+      load.waiting |= bit;
+      if (!demand) {
+        load.failed |= status.code() != Code::kCancelled;
+      } else if (read.background) {
+        // It went wrong on behalf of nobody; now somebody wants it.
+        SubmitDemandLocked(slot, bit, &next);
+      } else {
+        load.waiting &= ~bit;
+        load.failed = true;
+        if (failure_.ok()) failure_ = Describe(read, load, status);
+        changed_.notify_one();
+      }
     }
+    if (demand && load.complete()) FinishLocked(load);
+    TakeStagedLocked(&next);
+    TakeAheadLocked(&next);
     // Notified under the lock: the last notification may be what lets the store be destroyed.
-    changed_.notify_one();
+    if (!demand && load.in_flight == 0) changed_.notify_one();
   }
+  Submit(next);
+}
+
+void ExpertStore::FinishLocked(const Load& load) {
+  unfinished_--;
+  if (!load.failed) arrived_.push_back(load.index);
+  if (unfinished_ == 0) {
+    idle_since_ = Clock::now();
+    event_read_ns_ = Nanoseconds(idle_since_ - began_);
+  }
+  changed_.notify_one();
+}
+
+Status ExpertStore::Describe(const Read& read, const Load& load, const Status& status) const {
+  const ExpertLayer& layer = (*layers_)[load.layer];
+  return Status(status.code(),
+                Format("layer %d, expert %d, %s, at offset %llu of %s: %s", layer.block,
+                       load.expert, MatrixName(layer.matrices[TagMatrix(read.tag)].matrix),
+                       static_cast<unsigned long long>(read.offset),
+                       model_->paths()[read.file].c_str(), status.message().c_str()));
 }
 
 Status ExpertStore::WaitArrived(std::vector<int>* arrived) {
-  const auto start = std::chrono::steady_clock::now();
+  const auto start = Clock::now();
   std::unique_lock<std::mutex> lock(mutex_);
   changed_.wait(lock, [this] { return !arrived_.empty() || !failure_.ok(); });
-  stall_ns_ +=
-      std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - start)
-          .count();
+  stall_ns_ += Nanoseconds(Clock::now() - start);
   if (!failure_.ok()) return failure_;
   arrived->insert(arrived->end(), arrived_.begin(), arrived_.end());
   handed_out_ += static_cast<int>(arrived_.size());
@@ -206,12 +292,17 @@ Status ExpertStore::EndEvent() {
     std::unique_lock<std::mutex> lock(mutex_);
     changed_.wait(lock, [this] { return unfinished_ == 0; });
     failure = failure_;
-  }
-  for (size_t i = 0; i < placements_.size(); i++) {
-    if (!placements_[i].hit && pending_[i].failed) cache_->Failed(placements_[i].expert);
+    last_read_bytes_ = failure.ok() ? event_read_bytes_ : 0;
+    last_read_ns_ = event_read_ns_;
+    for (const Placement& placement : placements_) {
+      if (placement.hit) continue;
+      if (loads_[placement.slot].failed) cache_->Failed(placement.expert);
+      loads_[placement.slot].state = Load::State::kNone;
+    }
   }
   cache_->End();
   open_ = false;
+  ReserveAhead();
   return failure;
 }
 
@@ -226,6 +317,10 @@ StoreCounts ExpertStore::counts() const {
   counts.evictions = evictions_;
   counts.warm_experts = warm_experts_;
   counts.warm_bytes = warm_bytes_;
+  counts.ahead_misses = ahead_misses_;
+  counts.ahead_useful_bytes = ahead_useful_bytes_;
+  counts.ahead_wasted_bytes = ahead_wasted_bytes_;
+  counts.ahead_given_up = ahead_given_up_;
   return counts;
 }
 

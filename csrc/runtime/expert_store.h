@@ -6,13 +6,21 @@
 // for stragglers and unpins. The first failed read ends the event with a Status that names file,
 // layer, expert and offset; the expert stays out of the cache and the store goes on working.
 //
-// One event at a time, from one thread. counts() and layer_counts() from any thread.
+// PlanAhead() says which experts later events will probably want. The store reads them before, in
+// the background: into slots that the cache does not need, never before a demand read that waits.
+// What an event then asks for goes on as its own, however far it got; what no event asks for is
+// given up, and a failed read of it is forgotten: the event that wants the expert reads it again.
+//
+// One event at a time, and every call, from one thread. counts() and layer_counts() from
+// any thread.
 #ifndef REMOE_RUNTIME_EXPERT_STORE_H_
 #define REMOE_RUNTIME_EXPERT_STORE_H_
 
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -23,6 +31,7 @@
 #include "cache/cache.h"
 #include "cache/profile.h"
 #include "gguf/model_file.h"
+#include "prefetch/ahead_plan.h"
 #include "runtime/slab.h"
 #include "runtime/slot_layout.h"
 #include "runtime/staging.h"
@@ -36,14 +45,20 @@ using Transform = std::function<void(int layer, int matrix, const uint8_t* bytes
 
 struct StoreCounts {
   uint64_t hits = 0;
-  uint64_t misses = 0;
-  uint64_t bytes_read = 0;    // misses times expert bytes, counted as reads complete
+  uint64_t misses = 0;  // not resident when their event came, read ahead or not
+  // For experts that an event asked for: misses times expert bytes, counted as reads complete (or,
+  // of what was read ahead, as the event comes).
+  uint64_t bytes_read = 0;
   uint64_t device_bytes = 0;  // moved by storage, rounding to pages included
   uint64_t stall_ns = 0;      // compute waiting for storage
   uint64_t events = 0;
   uint64_t evictions = 0;
   uint64_t warm_experts = 0;  // made resident before anything asked for them; no hits, no misses
   uint64_t warm_bytes = 0;    // theirs, not among bytes_read
+  uint64_t ahead_misses = 0;  // those of misses that were being read, or there, already
+  uint64_t ahead_useful_bytes = 0;  // those of bytes_read whose reading began before the event
+  uint64_t ahead_wasted_bytes = 0;  // read for nobody; not in bytes_read
+  uint64_t ahead_given_up = 0;      // experts begun or planned, and dropped
 };
 
 struct LayerCounts {
@@ -52,7 +67,9 @@ struct LayerCounts {
 };
 
 struct StoreOptions {
-  int n_slots = 0;
+  int n_slots = 0;      // in all
+  int n_spare = 0;      // those of n_slots that are kept for reading ahead
+  int event_slots = 0;  // what reading ahead always leaves of n_slots
   std::string policy = "reuse-biased";
   std::shared_ptr<const Profile> profile;  // may be null
   bool lock = false;
@@ -71,7 +88,9 @@ class ExpertStore {
   Status BeginEvent(const Event& event);
   // Of the open event, in its order.
   const std::vector<Placement>& placements() const { return placements_; }
-  // Missing experts of the open event that WaitArrived has not handed out yet.
+  // Whether that expert was there when the event began: resident, or read ahead to the end.
+  bool ready(size_t index) const { return ready_[index]; }
+  // Experts of the open event that were not ready and that WaitArrived has not handed out yet.
   int missing_to_come() const { return missing_ - handed_out_; }
   // Blocks until another missing expert is there; appends the indices (into placements()) of all
   // that have come since the last call. RETURNS: an error when a read failed, at once. REQUIRES:
@@ -88,6 +107,22 @@ class ExpertStore {
   void FinishWarming();
   // How many events each expert was in.
   const std::vector<uint32_t>& uses() const { return uses_; }
+
+  // Replaces what is planned. Experts of the old plan that have not begun are given up.
+  void PlanAhead(const AheadPlan& plan);
+  // Gives up everything that is read ahead; what is under way ends by itself.
+  void CancelAhead();
+  // Experts that PlanAhead could read ahead of one layer's decode event without taking a resident's
+  // place.
+  int ahead_room() const;
+  // Time from the last demand read of the event before the open one to the open one's beginning.
+  uint64_t idle_window_ns() const { return idle_window_ns_; }
+  // The last ended event's demand reads: bytes, and time until the last of them had come.
+  uint64_t last_read_bytes() const { return last_read_bytes_; }
+  uint64_t last_read_ns() const { return last_read_ns_; }
+  // What reading ahead leaves of the slots, whatever is planned: events up to this size never wait
+  // for it.
+  int event_slots() const { return event_slots_; }
 
   uint8_t* slot(SlotId id) const {
     return slab_->data() + static_cast<uint64_t>(id) * layout_.slot_bytes();
@@ -112,14 +147,43 @@ class ExpertStore {
   struct LayerTally {
     std::atomic<uint64_t> hits{0}, misses{0};
   };
-  struct Pending {      // a missing expert of the open event
-    int remaining = 0;  // matrices still to come
-    bool failed = false;
+  // What is being read into a slot, and for whom.
+  struct Load {
+    enum class State : uint8_t { kNone, kAhead, kDemand } state = State::kNone;
+    bool given_up = false;  // ahead: nobody wants it; the slot is free once nothing is in flight
+    bool failed = false;    // ahead: read no further; demand: the event fails
+    int layer = 0;
+    uint16_t expert = 0;
+    int index = 0;         // demand: into placements_
+    uint32_t waiting = 0;  // matrices that no read was submitted for, by bit
+    uint32_t in_flight = 0;
+    uint64_t bytes = 0;  // delivered
+    bool complete() const { return waiting == 0 && in_flight == 0; }
+  };
+  struct StagedRead {
+    SlotId slot = kNoSlot;
+    int matrix = 0;
   };
   ExpertStore(const SlotLayout& layout) : layout_(layout) {}
-  void SubmitStaged();
+
+  Read MakeRead(SlotId slot, int matrix, bool background) const;
+  void Submit(const std::vector<Read>& reads);
+  void SubmitDemandLocked(SlotId slot, uint32_t matrices, std::vector<Read>* reads);
+  void TakeStagedLocked(std::vector<Read>* reads);
+  void TakeAheadLocked(std::vector<Read>* reads);
   void OnRead(const Read& read, const Status& status);
-  void Finish(int index, const Status& status);
+  void FinishLocked(const Load& load);
+  Status Describe(const Read& read, const Load& load, const Status& status) const;
+
+  void MakeRoomFor(const Event& event);
+  void ReserveAhead();
+  size_t IdOf(const AheadRequest& request) const {
+    return static_cast<size_t>(request.layer) * cache_->geometry().n_experts + request.expert;
+  }
+  // Frees the slots of experts given up of which nothing is in flight any more.
+  void ReapAhead();
+  template <typename Which>
+  void GiveUpAhead(const Which& which);
 
   struct Warming {  // an expert that Warm() began to read
     int layer = 0;
@@ -141,24 +205,39 @@ class ExpertStore {
   std::unique_ptr<Staging> staging_;
   Transform transform_;
   std::string policy_name_;
-  // Destroyed first: it waits for reads that land in the slab and the staging buffers.
+  int event_slots_ = 0;
+  int staging_buffers_ = 0;
   std::unique_ptr<Reader> reader_;
 
+  // Of the one thread that runs events.
   bool open_ = false;
   int layer_ = 0;
   int missing_ = 0;
   int handed_out_ = 0;
   std::vector<Placement> placements_;
-  std::vector<Read> in_place_;  // of the event being begun
+  std::vector<bool> ready_;
+  AheadPlan plan_;
+  std::vector<bool> planned_;                 // by expert id: is it in plan_?
+  int first_planned_ = 0, last_planned_ = 0;  // layers
+  size_t next_planned_ = 0;                   // those before it have a slot or are resident
+  std::vector<SlotId> ahead_slots_;
+  uint64_t idle_window_ns_ = 0, last_read_bytes_ = 0, last_read_ns_ = 0;
+  std::chrono::steady_clock::time_point began_;
 
   std::mutex mutex_;
   std::condition_variable changed_;
-  std::vector<Pending> pending_;  // by index into placements_
-  std::vector<int> arrived_;      // complete, not yet handed out
-  std::vector<Read> staged_;      // of the event; those from next_staged_ on wait for a buffer
-  size_t next_staged_ = 0;
-  int unfinished_ = 0;  // missing experts with matrices still to come
+  std::vector<Load> loads_;        // by slot
+  std::vector<int> arrived_;       // complete, not yet handed out
+  std::deque<StagedRead> staged_;  // of the event, waiting for a buffer
+  std::deque<SlotId> ahead_;       // begun or to begin, in the order of the plan
+  bool streaming_ = false;         // of the plan that ahead_ is from
+  int ahead_in_flight_ = 0;        // reads
+  uint64_t ahead_in_flight_bytes_ = 0;
+  int ahead_staged_ = 0;  // those of them that hold a staging buffer
+  int unfinished_ = 0;    // missing experts with matrices still to come
   Status failure_;
+  uint64_t event_read_bytes_ = 0, event_read_ns_ = 0;
+  std::chrono::steady_clock::time_point idle_since_;
 
   // Under the mutex while any of it is in flight.
   std::vector<Warming> warming_;
@@ -170,7 +249,8 @@ class ExpertStore {
   std::vector<uint32_t> uses_;  // by expert id
   std::atomic<uint64_t> warm_experts_{0}, warm_bytes_{0};
   std::atomic<uint64_t> hits_{0}, misses_{0}, bytes_read_{0}, stall_ns_{0}, events_{0},
-      evictions_{0};
+      evictions_{0}, ahead_misses_{0}, ahead_useful_bytes_{0}, ahead_wasted_bytes_{0},
+      ahead_given_up_{0};
   std::vector<LayerTally> layer_tallies_;  // never resized once made
 };
 

@@ -25,7 +25,8 @@ int ExpertStore::Warm(const std::vector<ExpertId>& experts) {
       const int layer = static_cast<int>(id) / n_experts;
       const uint16_t expert = static_cast<uint16_t>(id % n_experts);
       if (layer >= static_cast<int>(layers_->size()) || expert >= (*layers_)[layer].n_experts ||
-          cache_->SlotOf(layer, expert) != kNoSlot) {
+          cache_->SlotOf(layer, expert) != kNoSlot ||
+          cache_->AheadSlotOf(layer, expert) != kNoSlot) {
         continue;
       }
       const SlotId slot = cache_->TakeFree();

@@ -1,0 +1,145 @@
+#include "prefetch/governor.h"
+
+#include <algorithm>
+
+namespace remoe {
+
+namespace {
+
+constexpr double kStepFade = 1.0 / 64;
+constexpr double kBatchFade = 1.0 / 32;
+constexpr double kTimeFade = 1.0 / 32;
+constexpr float kLeastCertainty = 0.6f, kMostCertainty = 0.95f;
+
+void Fade(double* average, double value, double share) {
+  *average += (value - *average) * (*average == 0 ? 1 : share);
+}
+
+}  // namespace
+
+void Governor::SetSizes(uint64_t expert_bytes, uint64_t in_flight_bytes) {
+  expert_bytes_ = static_cast<double>(expert_bytes);
+  in_flight_bytes_ = static_cast<double>(in_flight_bytes);
+}
+
+void Governor::OnWindow(uint64_t window_ns) {
+  Fade(&window_ns_, static_cast<double>(window_ns), kTimeFade);
+}
+
+void Governor::OnReads(uint64_t n_bytes, uint64_t ns) {
+  if (n_bytes == 0) return;
+  Fade(&ns_per_byte_, static_cast<double>(ns) / static_cast<double>(n_bytes), kTimeFade);
+}
+
+float Governor::NeededCertainty() const {
+  const double delay_ns = in_flight_bytes_ * ns_per_byte_;
+  const double won_ns = std::min(window_ns_, expert_bytes_ * ns_per_byte_);
+  if (won_ns <= 0) return kMostCertainty;
+  return std::clamp(static_cast<float>(delay_ns / (won_ns + delay_ns)), kLeastCertainty,
+                    kMostCertainty);
+}
+
+bool Governor::decode_reads() const {
+  if (mode_ != PrefetchMode::kAuto) return mode_ == PrefetchMode::kOn;
+  return state_ == State::kWon || (state_ == State::kTrial && TrialBlockOn());
+}
+
+bool Governor::decode_predicts() const {
+  return decode_reads() || (mode_ == PrefetchMode::kAuto && state_ == State::kLearning);
+}
+
+bool Governor::batch_reads() const {
+  return mode_ == PrefetchMode::kOn || (mode_ == PrefetchMode::kAuto && batches_to_skip_ == 0);
+}
+
+const char* Governor::state() const {
+  if (mode_ == PrefetchMode::kOff) return "off";
+  if (mode_ == PrefetchMode::kOn) return "on";
+  switch (state_) {
+    case State::kLearning:
+      return "learning";
+    case State::kTrial:
+      return "trial";
+    case State::kWon:
+      return "won";
+    case State::kLost:
+      return "lost";
+  }
+  return "";
+}
+
+void Governor::EnterTrial() {
+  state_ = State::kTrial;
+  steps_ = 0;
+  cost_ns_[0] = cost_ns_[1] = 0;
+  counted_[0] = counted_[1] = 0;
+}
+
+void Governor::Lose() {
+  state_ = State::kLost;
+  steps_ = 0;
+  losses_++;
+  useful_ = wasted_ = 0;
+}
+
+void Governor::Judge() {
+  trials_++;
+  gain_ns_ = cost_ns_[0] / counted_[0] - cost_ns_[1] / counted_[1];
+  if (gain_ns_ > 0) {
+    state_ = State::kWon;
+    steps_ = 0;
+    off_steps_ = kOffSteps;
+    return;
+  }
+  Lose();
+}
+
+void Governor::OnStep(uint64_t wall_ns, uint64_t misses, uint64_t useful_bytes,
+                      uint64_t wasted_bytes) {
+  if (mode_ != PrefetchMode::kAuto) return;
+  const bool reads = decode_reads();
+  if (state_ == State::kTrial && steps_ % kBlockSteps != 0) {
+    // The first step of a block still bears the marks of the one before.
+    const double read_ns = expert_bytes_ * ns_per_byte_ * static_cast<double>(misses);
+    cost_ns_[reads] += static_cast<double>(wall_ns) - read_ns;
+    counted_[reads]++;
+  }
+  useful_ += static_cast<double>(useful_bytes) - kStepFade * useful_;
+  wasted_ += static_cast<double>(wasted_bytes) - kStepFade * wasted_;
+  steps_++;
+  switch (state_) {
+    case State::kLearning:
+      if (steps_ >= kLearnSteps) EnterTrial();
+      break;
+    case State::kTrial:
+      if (steps_ >= kBlocks * kBlockSteps) Judge();
+      break;
+    case State::kWon:
+      if (wasted_ > useful_ && steps_ >= kBlockSteps) {
+        Lose();
+      } else if (steps_ >= kOnSteps) {
+        EnterTrial();
+      }
+      break;
+    case State::kLost:
+      if (steps_ < off_steps_) break;
+      off_steps_ = std::min<int64_t>(2 * off_steps_, kMostOffSteps);
+      state_ = State::kLearning;
+      steps_ = 0;
+      break;
+  }
+}
+
+void Governor::OnBatch(uint64_t useful_bytes, uint64_t wasted_bytes) {
+  if (batches_to_skip_ > 0) {
+    batches_to_skip_--;
+    return;
+  }
+  batch_useful_ += static_cast<double>(useful_bytes) - kBatchFade * batch_useful_;
+  batch_wasted_ += static_cast<double>(wasted_bytes) - kBatchFade * batch_wasted_;
+  if (mode_ != PrefetchMode::kAuto || batch_wasted_ <= batch_useful_ / 2) return;
+  batches_to_skip_ = kOffBatches;
+  batch_useful_ = batch_wasted_ = 0;
+}
+
+}  // namespace remoe

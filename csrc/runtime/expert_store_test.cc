@@ -1,0 +1,320 @@
+#include "runtime/expert_store.h"
+
+#include <chrono>
+#include <cstring>
+#include <random>
+#include <thread>
+
+#include "testing/check.h"
+#include "testing/gguf_writer.h"
+
+namespace remoe {
+namespace {
+
+using testing::GgufWriter;
+using testing::TemporaryFolder;
+
+constexpr int kLayers = 4, kExperts = 16;
+
+// A store over a small model whose experts are read in place, or staged, where a matrix is no
+// multiple of a page.
+struct Fixture {
+  explicit Fixture(bool staged, int n_slots, int n_spare, const std::string& backend = "pread",
+                   const std::string& policy = "lru") {
+    GgufWriter writer;
+    writer.String("general.architecture", "olmoe");
+    writer.U32("olmoe.expert_used_count", 2);
+    writer.Add("token_embd.weight", 0, {32, 5}, 640);
+    const uint64_t rows = staged ? 33 : 64;
+    for (int l = 0; l < kLayers; l++) {
+      const std::string block = "blk." + std::to_string(l) + ".";
+      for (const char* name : {"up", "gate"}) {
+        writer.Add(block + "ffn_" + name + "_exps.weight", 0, {32, rows, kExperts},
+                   32 * rows * 4 * kExperts);
+      }
+      writer.Add(block + "ffn_down_exps.weight", 0, {rows, 32, kExperts}, 32 * rows * 4 * kExperts);
+    }
+    bytes = writer.Bytes();
+    Result<ModelFile> opened = ModelFile::Open(folder.Write("m.gguf", bytes));
+    CHECK_OK(opened.status());
+    model = std::make_unique<ModelFile>(std::move(opened.value()));
+    layers = model->ExpertLayers().value();
+    ReaderOptions reader_options;
+    reader_options.backend = backend;
+    reader_options.piece_bytes = kPage;
+    Result<std::unique_ptr<Reader>> reader = OpenReader(model->paths(), reader_options);
+    missing = !reader.ok();
+    if (missing) return;
+    StoreOptions options;
+    options.n_slots = n_slots;
+    options.n_spare = n_spare;
+    options.event_slots = n_slots / 2;
+    options.policy = policy;
+    options.staging_buffers = 3;
+    const SlotLayout layout(layers,
+                            std::vector<std::vector<bool>>(kLayers, std::vector<bool>(3, false)));
+    Result<std::unique_ptr<ExpertStore>> made = ExpertStore::Make(
+        model.get(), &layers, layout, std::move(reader.value()), Transform(), options);
+    CHECK_OK(made.status());
+    store = std::move(made.value());
+  }
+
+  uint64_t expert_bytes() const { return layers[0].expert_bytes(); }
+
+  Status Run(int layer, const std::vector<uint16_t>& experts, int n_tokens = 1, int n_spent = 0) {
+    Event event;
+    event.layer = layer;
+    event.step = step++;
+    event.n_tokens = n_tokens;
+    event.phase = n_tokens > 1 ? Phase::kPrefill : Phase::kDecode;
+    event.experts = experts.data();
+    event.n = static_cast<int>(experts.size());
+    event.n_spent = n_spent;
+    Status status = store->BeginEvent(event);
+    if (!status.ok()) return status;
+    std::vector<int> arrived;
+    while (status.ok() && store->missing_to_come() > 0) status = store->WaitArrived(&arrived);
+    if (status.ok()) CheckBytes(layer);
+    const Status ended = store->EndEvent();
+    return status.ok() ? ended : status;
+  }
+
+  // The slots hold what the file holds.
+  void CheckBytes(int layer) {
+    for (const Placement& placement : store->placements()) {
+      for (size_t m = 0; m < layers[layer].matrices.size(); m++) {
+        const ExpertMatrix& matrix = layers[layer].matrices[m];
+        const char* wanted = bytes.data() + matrix.offset + placement.expert * matrix.expert_bytes;
+        const uint8_t* is = store->matrix(placement.slot, layer, static_cast<int>(m));
+        CHECK(std::memcmp(is, wanted, matrix.expert_bytes) == 0);
+      }
+    }
+  }
+
+  void Plan(int layer, const std::vector<uint16_t>& experts, bool stream) {
+    AheadPlan plan;
+    for (const uint16_t expert : experts) plan.wanted.push_back({layer, expert});
+    plan.stream = stream;
+    store->PlanAhead(plan);
+  }
+
+  // Until that many reads have ended, whatever became of them.
+  void AwaitReads(uint64_t n) {
+    for (int i = 0; i < 5000; i++) {
+      const ReaderCounts counts = store->reader().counts();
+      if (counts.reads + counts.errors >= n) return;
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    CHECK(!"the reads did not end");
+  }
+
+  TemporaryFolder folder;
+  std::string bytes;
+  std::unique_ptr<ModelFile> model;
+  std::vector<ExpertLayer> layers;
+  std::unique_ptr<ExpertStore> store;
+  bool missing = false;  // the backend, on this machine
+  int64_t step = 0;
+};
+
+TEST(WhatIsReadAheadIsAMissThatNeedsNoReading) {
+  for (const bool staged : {false, true}) {
+    Fixture fixture(staged, 8, 2);
+    fixture.Plan(1, {3, 5}, false);
+    fixture.AwaitReads(6);
+    CHECK_OK(fixture.Run(1, {5, 3, 7}));
+    CHECK_EQ(fixture.store->ready(0) && fixture.store->ready(1), true);
+    CHECK_EQ(fixture.store->ready(2), false);
+    const StoreCounts counts = fixture.store->counts();
+    CHECK_EQ(counts.misses, 3u);
+    CHECK_EQ(counts.ahead_misses, 2u);
+    CHECK_EQ(counts.bytes_read, 3 * fixture.expert_bytes());
+    CHECK_EQ(counts.ahead_useful_bytes, 2 * fixture.expert_bytes());
+    CHECK_EQ(counts.ahead_wasted_bytes, 0u);
+    CHECK_OK(fixture.Run(1, {3, 5, 7}));
+    CHECK_EQ(fixture.store->counts().hits, 3u);
+  }
+}
+
+TEST(NothingIsReadWithoutSpareSlotsWhileDecoding) {
+  Fixture fixture(false, 8, 0);
+  fixture.Plan(1, {3, 5}, false);
+  CHECK_EQ(fixture.store->cache().n_ahead(), 0);
+  CHECK_OK(fixture.Run(1, {3}));
+  CHECK_EQ(fixture.store->counts().ahead_misses, 0u);
+}
+
+TEST(WhatNobodyAskedForIsWastedAndItsSlotFree) {
+  Fixture fixture(false, 4, 1);
+  CHECK_OK(fixture.Run(0, {0, 1, 2}));
+  fixture.Plan(1, {3}, false);
+  fixture.AwaitReads(4 * 3);
+  CHECK_EQ(fixture.store->cache().n_ahead(), 1);
+  CHECK_OK(fixture.Run(1, {4}));
+  fixture.Plan(2, {6}, false);
+  StoreCounts counts = fixture.store->counts();
+  CHECK_EQ(counts.ahead_wasted_bytes, fixture.expert_bytes());
+  CHECK_EQ(counts.ahead_given_up, 1u);
+  CHECK_EQ(counts.bytes_read, 4 * fixture.expert_bytes());
+  CHECK_EQ(fixture.store->cache().n_ahead(), 1);  // the slot serves the next guess
+  // LRU over three slots, as if nothing had been read ahead: 0 left, 1 and 2 are there.
+  CHECK_OK(fixture.Run(0, {1, 2}));
+  CHECK_EQ(fixture.store->counts().hits, 2u);
+}
+
+TEST(AFailedGuessIsReadAgainWhenItIsWanted) {
+  for (const bool staged : {false, true}) {
+    Fixture fixture(staged, 8, 2);
+    FaultPlan faults;
+    faults.fail_operation = 0;
+    fixture.store->SetFaults(faults);
+    fixture.Plan(1, {3}, false);
+    fixture.AwaitReads(1);
+    CHECK_EQ(fixture.store->reader().counts().errors, 1u);
+    CHECK_OK(fixture.Run(1, {3}));
+    CHECK_EQ(fixture.store->counts().bytes_read, fixture.expert_bytes());
+    CHECK_OK(fixture.Run(1, {3}));
+    CHECK_EQ(fixture.store->counts().hits, 1u);
+  }
+}
+
+TEST(AGuessThatFailsForeverFailsItsEventAndNoOther) {
+  Fixture fixture(false, 8, 2);
+  FaultPlan faults;
+  faults.range_file = 0;
+  faults.range_offset = fixture.layers[1].matrices[0].offset;
+  faults.range_bytes = 1 << 20;
+  fixture.store->SetFaults(faults);
+  fixture.Plan(1, {3}, false);
+  fixture.AwaitReads(1);
+  CHECK_OK(fixture.Run(0, {1, 2}));
+  const Status status = fixture.Run(1, {3});
+  CHECK_EQ(status.ok(), false);
+  CHECK(status.message().find("layer 1, expert 3") != std::string::npos);
+  fixture.store->SetFaults(FaultPlan());
+  CHECK_OK(fixture.Run(1, {3}));
+  CHECK_OK(fixture.Run(0, {1, 2}));
+  CHECK_EQ(fixture.store->counts().hits, 2u);
+}
+
+TEST(AStreamTakesSpentSlotsAndLeavesAnEventItsRoom) {
+  Fixture fixture(false, 12, 0);
+  CHECK_OK(fixture.Run(0, {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11}, 32, 8));
+  std::vector<uint16_t> all;
+  for (uint16_t e = 0; e < kExperts; e++) all.push_back(e);
+  fixture.Plan(1, all, true);
+  CHECK_EQ(fixture.store->cache().n_ahead(), 6);  // of 12, half are an event's
+  CHECK_EQ(fixture.store->cache().resident(), 6);
+  for (uint16_t e = 8; e < 12; e++) CHECK(fixture.store->cache().SlotOf(0, e) != kNoSlot);
+  // Of another layer, and more than what is free: the stream gives way.
+  CHECK_OK(fixture.Run(2, {0, 1, 2, 3, 4, 5, 6, 7, 8, 9}, 32));
+  CHECK_EQ(fixture.store->counts().misses, 22u);
+  CHECK_EQ(fixture.store->counts().bytes_read, 22 * fixture.expert_bytes());
+}
+
+TEST(AStreamIsPromotedWhereItStands) {
+  for (const bool staged : {false, true}) {
+    Fixture fixture(staged, 32, 0);
+    FaultPlan slow;
+    slow.delay_us = 300;
+    fixture.store->SetFaults(slow);
+    std::vector<uint16_t> all;
+    for (uint16_t e = 0; e < kExperts; e++) all.push_back(e);
+    for (int layer = 0; layer < kLayers; layer++) {
+      fixture.Plan(layer, all, true);
+      CHECK_OK(fixture.Run(layer, all, 64, 16));
+    }
+    const StoreCounts counts = fixture.store->counts();
+    CHECK_EQ(counts.misses, 4u * kExperts);
+    CHECK_EQ(counts.bytes_read, counts.misses * fixture.expert_bytes());
+    CHECK_EQ(counts.ahead_wasted_bytes, 0u);
+    CHECK_EQ(fixture.store->reader().counts().bytes, counts.bytes_read);
+  }
+}
+
+// Random events and guesses, right and wrong, over storage that hinders and fails: the bytes in the
+// slots are the file's, the residents are those of a cache that knows nothing of guesses, and every
+// byte that was read is accounted for.
+void Stress(bool staged, const std::string& backend, const std::string& policy, bool stream) {
+  constexpr int kSlots = 20, kSpare = 3;
+  Fixture fixture(staged, kSlots, kSpare, backend, policy);
+  if (fixture.missing) return;
+  Geometry geometry;
+  geometry.n_layers = kLayers;
+  geometry.n_experts = kExperts;
+  geometry.n_slots = kSlots - kSpare;
+  Cache plain(geometry, std::move(MakePolicy(policy, geometry).value()));
+  std::mt19937 random(7);
+  const auto some = [&random](int n) {
+    std::vector<uint16_t> experts;
+    while (static_cast<int>(experts.size()) < n) {
+      const uint16_t expert = static_cast<uint16_t>(random() % kExperts);
+      if (std::find(experts.begin(), experts.end(), expert) == experts.end())
+        experts.push_back(expert);
+    }
+    return experts;
+  };
+  uint64_t failed = 0;
+  std::vector<uint16_t> experts = some(4);
+  for (int i = 0; i < 400; i++) {
+    const int layer = i % kLayers;
+    FaultPlan faults;
+    faults.short_bytes = random() % 4 == 0 ? kPage : 0;
+    faults.interruptions = random() % 3;
+    faults.delay_us = random() % 8 == 0 ? 200 : 0;
+    if (stream && random() % 8 == 0) faults.fail_operation = random() % 6;
+    fixture.store->SetFaults(faults);
+    const Status status = fixture.Run(layer, experts, stream ? 8 : 1, stream ? 1 : 0);
+    if (!status.ok()) failed++;
+    if (!stream) {
+      CHECK_OK(status);
+      Event event;
+      event.layer = layer;
+      event.step = i;
+      event.experts = experts.data();
+      event.n = static_cast<int>(experts.size());
+      std::vector<Placement> placements;
+      CHECK_OK(plain.Begin(event, &placements));
+      plain.End();
+      CHECK_EQ(fixture.store->counts().misses, plain.counts().misses);
+    }
+    experts = some(4);
+    std::vector<uint16_t> guess = some(random() % 4);
+    for (size_t g = 0; g < guess.size(); g++) {
+      if (random() % 2 == 0 && std::find(guess.begin(), guess.end(), experts[g]) == guess.end())
+        guess[g] = experts[g];
+    }
+    fixture.Plan((i + 1) % kLayers, guess, stream);
+    if (random() % 3 == 0) std::this_thread::sleep_for(std::chrono::microseconds(300));
+    if (random() % 50 == 0) fixture.store->CancelAhead();
+  }
+  fixture.store->SetFaults(FaultPlan());
+  fixture.store->CancelAhead();
+  for (int i = 0; i < 5000 && fixture.store->cache().n_ahead() > 0; i++) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    fixture.store->PlanAhead(AheadPlan());
+  }
+  CHECK_EQ(fixture.store->cache().n_ahead(), 0);
+  const StoreCounts counts = fixture.store->counts();
+  CHECK(counts.ahead_useful_bytes > 0 && counts.ahead_wasted_bytes > 0);
+  CHECK_EQ(fixture.store->reader().counts().bytes, counts.bytes_read + counts.ahead_wasted_bytes);
+  if (failed == 0) CHECK_EQ(counts.bytes_read, counts.misses * fixture.expert_bytes());
+  CHECK_EQ(failed > 0, stream);
+}
+
+TEST(GuessesChangeNeitherResidentsNorBytes) {
+  for (const char* policy : {"lru", "lfru", "arc", "reuse-biased"}) {
+    Stress(false, "pread", policy, false);
+    Stress(true, "io_uring", policy, false);
+  }
+}
+
+TEST(StreamsOverFailingStorageLoseNoByte) {
+  Stress(false, "io_uring", "lru", true);
+  Stress(true, "pread", "reuse-biased", true);
+}
+
+}  // namespace
+}  // namespace remoe
+
+REMOE_TEST_MAIN()
