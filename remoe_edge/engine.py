@@ -148,7 +148,9 @@ class Engine:
             if routers is not None:
                 raise InputError(f"{self.path} has no routers for {routers} to replace")
         self._kept: KeptProfile | None = None
-        if profile is not None and self._model is not None:
+        if profile is not None and self._model is None:
+            self.notes.append(f"{profile} is not used: no experts are streamed")
+        elif profile is not None:
             from remoe_edge.warm_start import KeptProfile
 
             self._kept = KeptProfile(Path(profile), self.path)
@@ -681,8 +683,10 @@ class Engine:
         self._watchers.close()
         try:
             if self._model is not None:
-                self._keep_profile()
-                self._model.stop_trace()
+                try:
+                    self._keep_profile()
+                finally:
+                    self._model.stop_trace()
         finally:
             self._llama.close()
             # After the llama_model: its buffers lead back to this.

@@ -102,7 +102,7 @@ def test_json_is_one_object_with_the_promised_fields(
     assert {"mean", "p50", "p99"} <= set(result["tpot_ms"])
     cache = result["cache"]
     assert cache["slots"] == 15
-    assert cache["policy"] == "lru"
+    assert cache["policy"] == "reuse-biased"
     assert cache["budget_bytes"] > 0
     assert cache["misses"] > 0
     assert cache["hits"] + cache["misses"] >= 7 * 3 * 4  # 7 decoded tokens, 3 layers, top-4
@@ -364,7 +364,7 @@ def test_a_session_of_piped_lines(model: Path, tmp_path: Path) -> None:
         outcome = running.end()
     assert outcome.code == 0, outcome
     assert len(STATISTICS.findall(outcome.err)) == 2
-    assert "policy lru" in outcome.err
+    assert "policy reuse-biased" in outcome.err
     assert "/reset   forget the conversation" in outcome.err
     assert "no command /what; /help lists them" in outcome.err
     assert "the conversation is forgotten" in outcome.err

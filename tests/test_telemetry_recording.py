@@ -68,7 +68,7 @@ def test_an_engine_writes_what_it_did(model: Path, tmp_path: Path) -> None:
     header = told[0]
     assert header["format"] == "remoe-edge-telemetry"
     assert header["engine"]["model"] == str(model)
-    assert header["engine"]["policy"] == "lru"
+    assert header["engine"]["policy"] == "reuse-biased"
     assert header["engine"]["budget_bytes"] > 0
     assert header["engine"]["settings"]["cache"] == "30%"
     assert header["machine"]["cores"] == os.cpu_count()

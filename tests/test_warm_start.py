@@ -158,3 +158,5 @@ def test_damage_is_one_line_and_the_file_stays(
     assert _core.parse_profile(profile.read_bytes(), "p")["n_layers"] == 3
     with pytest.raises(InputError, match="path of a file"):
         Engine(model, profile=tmp_path)
+    with Engine(model, stream=False, threads=2, profile=profile) as engine:
+        assert "is not used" in engine.notes[-1]

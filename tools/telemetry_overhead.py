@@ -105,8 +105,13 @@ def main() -> None:
     cpu_s: list[float] = []
     with (
         tempfile.TemporaryDirectory() as folder,
+        # A policy that goes on learning would not miss the same experts in every round.
         Engine(
-            options.model, cache=options.cache, threads=options.threads, publish=False
+            options.model,
+            cache=options.cache,
+            policy="lru",
+            threads=options.threads,
+            publish=False,
         ) as engine,
     ):
         answer(engine, options.tokens)
