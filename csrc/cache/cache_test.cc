@@ -211,6 +211,10 @@ TEST(WhatWasReadBeforehandIsResidentAndLeavesFirst) {
     cache.Admit(1, 5, second);
     cache.GiveBack(unused);
     CHECK_EQ(cache.resident(), 2);
+    // Spare slots are not for residents.
+    Cache spared(geometry, std::move(MakePolicy(name, geometry).value()), 2);
+    for (int i = 0; i < 4; i++) CHECK(spared.TakeFree() != kNoSlot);
+    CHECK_EQ(spared.TakeFree(), kNoSlot);
     CHECK_EQ(cache.counts().hits + cache.counts().misses, uint64_t{0});
     const uint16_t wanted[] = {3, 1};
     Event event;
