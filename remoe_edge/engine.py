@@ -51,8 +51,9 @@ class Engine:
     profile: a file that keeps what is known of this model between runs: what `remoe-edge profile` has
         fitted, and which experts are hot. They are read before anything asks for them, while nothing
         else is being read; the file is written anew at `close`. It need not exist.
-    prefetch: read experts that the next layers will probably want while storage is idle: "off", "on",
-        or "auto", which tries both while it runs and keeps what is faster.
+    prefetch: experimental, leave it "off": "on" and "auto" read experts that the next layers will
+        probably want while storage is idle, and prompts of 71 tokens have come out WRONG with them
+        on a 4 GB model whose cache is smaller than its experts (docs/design-decisions.md).
     n_ctx: tokens of context; 0 takes the model's, up to 4096.
     n_batch, n_ubatch: tokens of a prompt given to llama.cpp, and computed, at once.
     threads: compute threads; None takes the cores that this process may use.
@@ -83,7 +84,7 @@ class Engine:
         cache: str = "auto",
         routers: str | os.PathLike[str] | None = None,
         policy: str = "reuse-biased",
-        prefetch: str = "auto",
+        prefetch: str = "off",
         profile: str | os.PathLike[str] | None = None,
         n_ctx: int = 0,
         n_batch: int = 512,

@@ -139,9 +139,17 @@ def _option(spec: str, text: str) -> tuple[str, Option]:
     name, equals, value = text.partition("=")
     if not name or (equals and not value):
         raise InputError(f"arm '{spec}': '+{text}' is no +NAME=VALUE")
-    if not equals or value in ("on", "off"):
+    if not equals or (value in ("on", "off") and not _takes_words(name)):
         return name, value != "off"
     return name, int(value) if value.isdigit() else value
+
+
+def _takes_words(name: str) -> bool:
+    """Say whether a setting of `Engine` is words, among which `on` and `off` may be."""
+    from remoe_edge.engine import Engine
+
+    parameter = inspect.signature(Engine.__init__).parameters.get(name)
+    return parameter is not None and isinstance(parameter.default, str)
 
 
 def _check_policy(spec: str, policy: str) -> None:
