@@ -23,6 +23,7 @@ from remoe_edge.bench import box, process
 from remoe_edge.bench.box import Cgroup, Limits, NoBoxError, boxed
 from remoe_edge.bench.disk import disk_of
 from remoe_edge.convert import overlay as overlays
+from remoe_edge.convert.extract import extract
 from remoe_edge.native import _core
 from remoe_edge.units import MIB
 
@@ -199,22 +200,7 @@ def test_tuned_routers_are_arms_of_their_own(
 
 def write_overlay(base: Path, tuned: Path, overlay: Path) -> None:
     """Make an overlay of another model's routers: what they say does not matter here."""
-    import numpy as np
-    from safetensors.numpy import save_file
-
-    from remoe_edge.convert.routers import convert_routers
-
-    file = _core.ModelFile.open(str(tuned))
-    tensors = {}
-    for tensor in file.tensors:
-        if tensor.name.endswith("ffn_gate_inp.weight"):
-            raw = np.fromfile(tuned, np.float32, int(np.prod(tensor.shape)), offset=tensor.offset)
-            layer = tensor.name.split(".")[1]
-            values = raw.reshape(tensor.shape[::-1])
-            tensors[f"model.layers.{layer}.mlp.gate.weight"] = values
-    path = overlay.with_suffix(".safetensors")
-    save_file(tensors, path)
-    convert_routers(path, base, overlay)
+    extract(tuned, overlay, base, rebase=True)
     assert overlays.read_record(overlay)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -162,12 +161,13 @@ def test_a_model_that_cannot_be_foreseen_says_so(tmp_path: Path) -> None:
         assert not any("read ahead" in note for note in engine.notes)
 
 
-def test_the_cli_takes_it(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    ask = ("chat", "-m", model, "-p", "hello", "-n", "8", "--raw", "--json", "--cache", "40%")
-    outcome = command_line.run(capsys, *ask, "--prefetch", "on")
-    prefetch = json.loads(outcome.out)["cache"]["prefetch"]
-    assert prefetch["state"] == "on"
-    assert prefetch["useful_bytes"] >= 0
+def test_nobody_gets_it_unasked(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is not lossless on large models yet (docs/design-decisions.md)."""
+    with Engine(model, cache="30%") as engine:
+        assert engine._model.prefetch["state"] == "off"
+    outcome = command_line.run(capsys, "chat", "-m", model, "-p", "hello", "--prefetch", "on")
+    assert outcome.code == 2
+    assert "--prefetch" in outcome.err
 
 
 def test_an_unknown_mode_is_refused(model: Path) -> None:
