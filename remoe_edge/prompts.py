@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 from remoe_edge.errors import InputError
 
-BETWEEN = "---"
+_BETWEEN = re.compile(r"^---$", re.MULTILINE)
 
 
 def read_prompts(path: str | Path) -> list[str]:
@@ -30,13 +31,8 @@ def read_prompts(path: str | Path) -> list[str]:
 
 
 def _texts(text: str) -> list[str]:
-    found: list[list[str]] = [[]]
-    for line in text.splitlines():
-        if line == BETWEEN:
-            found.append([])
-        else:
-            found[-1].append(line)
-    return [joined for lines in found if (joined := "\n".join(lines).strip("\n"))]
+    parts = _BETWEEN.split(text.replace("\r\n", "\n"))
+    return [part.strip("\n") for part in parts if part.strip()]
 
 
 def _json_lines(text: str, path: Path) -> list[str]:

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from remoe_edge.bench import kernel_files
 from remoe_edge.bench.disk import Disk
 from remoe_edge.errors import InputError, UnsupportedError
 from remoe_edge.units import mib
@@ -160,7 +161,7 @@ class Cgroup(Box):
         return ["/bin/sh", "-c", _JOIN, "sh", *procs, "--", *command]
 
     def account(self, pid: int = 0) -> Account:
-        peak = _number(self.folder / self._files.peak)
+        peak = kernel_files.number(self.folder / self._files.peak)
         if peak is None:  # before Linux 5.19 version 2 keeps no peak
             return super().account(pid)
         return Account(peak, self.how, self.oom_kills() or 0)
@@ -216,12 +217,12 @@ class Scope(Box):
         # ignores them.
         folder = _scope_of(pid)
         limit = self._limits.memory_bytes
-        held = None if folder is None else _number(folder / _V2.limit)
+        held = None if folder is None else kernel_files.number(folder / _V2.limit)
         if limit is not None and (held is None or held > limit):
             raise NoBoxError(f"systemd took the limit of {mib(limit)} and does not keep it")
         rate = self._limits.read_bytes_per_s
         if rate is not None and self._disk is not None:
-            caps = _text(folder / "io.max") if folder is not None else ""
+            caps = kernel_files.text(folder / "io.max") if folder is not None else ""
             if not any(
                 line.startswith(self._disk.number) and f"rbps={rate}" in line.split()
                 for line in caps.splitlines()
@@ -230,7 +231,7 @@ class Scope(Box):
 
     def account(self, pid: int) -> Account:
         folder = _scope_of(pid)
-        peak = None if folder is None else _number(folder / _V2.peak)
+        peak = None if folder is None else kernel_files.number(folder / _V2.peak)
         return super().account(pid) if peak is None else Account(peak, self.how)
 
 
@@ -277,10 +278,10 @@ def sweep(root: Path = CGROUPS) -> None:
 
 
 def _delegate(root: Path, controller: str) -> None:
-    if controller not in _text(root / "cgroup.controllers").split():
+    if controller not in kernel_files.text(root / "cgroup.controllers").split():
         raise NoBoxError(f"{root} has no {controller} controller")
     file = root / "cgroup.subtree_control"
-    if controller not in _text(file).split():
+    if controller not in kernel_files.text(file).split():
         try:
             file.write_text(f"+{controller}")
         except OSError as error:
@@ -289,7 +290,7 @@ def _delegate(root: Path, controller: str) -> None:
 
 def _remove(folder: Path) -> None:
     for _ in range(100):
-        for pid in _text(folder / "cgroup.procs").split():
+        for pid in kernel_files.text(folder / "cgroup.procs").split():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(pid), signal.SIGKILL)
         with contextlib.suppress(FileNotFoundError):
@@ -302,19 +303,7 @@ def _remove(folder: Path) -> None:
 
 
 def _scope_of(pid: int) -> Path | None:
-    for line in _text(Path(f"/proc/{pid}/cgroup")).splitlines():
+    for line in kernel_files.text(Path(f"/proc/{pid}/cgroup")).splitlines():
         if line.startswith("0::"):
             return CGROUPS / line[3:].lstrip("/")
     return None
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError:
-        return ""
-
-
-def _number(path: Path) -> int | None:
-    text = _text(path).strip()
-    return int(text) if text.isdigit() else None

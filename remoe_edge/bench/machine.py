@@ -10,15 +10,18 @@ from typing import Any
 import psutil
 
 from remoe_edge import memory
+from remoe_edge.bench import kernel_files
 from remoe_edge.bench.disk import Disk
 
 
 def machine(root: Path = Path("/")) -> dict[str, Any]:
     """Describe processor, memory and kernel."""
-    info = _text(root / "proc/cpuinfo")
-    governor = _text(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").strip()
+    info = kernel_files.text(root / "proc/cpuinfo")
+    governor = kernel_files.text(
+        root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"
+    ).strip()
     return {
-        "board": _text(root / "proc/device-tree/model").strip("\0\n") or None,
+        "board": kernel_files.text(root / "proc/device-tree/model").strip("\0\n") or None,
         "cpu": _field(info, "model name") or platform.machine(),
         "architecture": platform.machine(),
         "cpus": len(os.sched_getaffinity(0)),
@@ -92,7 +95,7 @@ def storage(path: Path, disk: Disk | None, seconds: float) -> dict[str, Any]:
 
 
 def _system(root: Path) -> str | None:
-    for line in _text(root / "etc/os-release").splitlines():
+    for line in kernel_files.text(root / "etc/os-release").splitlines():
         if line.startswith("PRETTY_NAME="):
             return line.partition("=")[2].strip('"')
     return None
@@ -104,10 +107,3 @@ def _field(text: str, name: str) -> str:
         if key.strip() == name:
             return value.strip()
     return ""
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace")
-    except OSError:
-        return ""

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from remoe_edge.bench import kernel_files
+
 ROOT = Path("/")
 
 # Beyond these a run is marked; shares of the machine's, or of the wall clock's, time.
@@ -100,7 +102,7 @@ class Watch:
 def read(root: Path = ROOT) -> Reading:
     """Read all counters."""
     busy = steal = total = 0.0
-    for line in _text(root / "proc/stat").splitlines():
+    for line in kernel_files.text(root / "proc/stat").splitlines():
         if line.startswith("cpu "):
             ticks = [int(each) / _TICKS_PER_S for each in line.split()[1:9]]
             user, nice, system, idle, iowait, irq, softirq, steal = (ticks + [0.0] * 8)[:8]
@@ -121,14 +123,14 @@ def read(root: Path = ROOT) -> Reading:
         celsius={
             name: value / 1000
             for name, zone in _zones(root)
-            if (value := _number(zone / "temp")) is not None
+            if (value := kernel_files.number(zone / "temp")) is not None
         },
         max_khz=_numbers(cpus.glob("cpu[0-9]*/cpufreq/scaling_max_freq"), root),
         khz=_numbers(cpus.glob("cpu[0-9]*/cpufreq/scaling_cur_freq"), root),
         cooling={
-            f"{device.name} {_text(device / 'type').strip()}": value
+            f"{device.name} {kernel_files.text(device / 'type').strip()}": value
             for device in sorted((root / "sys/class/thermal").glob("cooling_device*"))
-            if (value := _number(device / "cur_state")) is not None
+            if (value := kernel_files.number(device / "cur_state")) is not None
         },
     )
 
@@ -167,7 +169,7 @@ def judge(
 
 def _zones(root: Path) -> list[tuple[str, Path]]:
     zones = sorted((root / "sys/class/thermal").glob("thermal_zone*"))
-    return [(_text(zone / "type").strip() or zone.name, zone) for zone in zones]
+    return [(kernel_files.text(zone / "type").strip() or zone.name, zone) for zone in zones]
 
 
 def _passive_trips(root: Path) -> dict[str, float]:
@@ -175,8 +177,8 @@ def _passive_trips(root: Path) -> dict[str, float]:
     found: dict[str, float] = {}
     for name, zone in _zones(root):
         for kind in zone.glob("trip_point_*_type"):
-            value = _number(zone / kind.name.replace("_type", "_temp"))
-            if _text(kind).strip() == "passive" and value is not None and value > 0:
+            value = kernel_files.number(zone / kind.name.replace("_type", "_temp"))
+            if kernel_files.text(kind).strip() == "passive" and value is not None and value > 0:
                 found[name] = min(found.get(name, value / 1000), value / 1000)
     return found
 
@@ -184,7 +186,7 @@ def _passive_trips(root: Path) -> dict[str, float]:
 def _pressures(root: Path) -> dict[str, float]:
     found = {}
     for resource in _PRESSURES:
-        for line in _text(root / "proc/pressure" / resource).splitlines():
+        for line in kernel_files.text(root / "proc/pressure" / resource).splitlines():
             kind, *pairs = line.split()
             values = dict(pair.split("=") for pair in pairs)
             found[f"{resource}_{kind}"] = int(values["total"]) / 1e6
@@ -194,19 +196,7 @@ def _pressures(root: Path) -> dict[str, float]:
 def _numbers(paths: Any, root: Path) -> dict[str, int]:
     found = {}
     for path in sorted(paths):
-        value = _number(path)
+        value = kernel_files.number(path)
         if value is not None:
             found[str(path.relative_to(root))] = value
     return found
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError:
-        return ""
-
-
-def _number(path: Path) -> int | None:
-    text = _text(path).strip()
-    return int(text) if text.lstrip("-").isdigit() else None

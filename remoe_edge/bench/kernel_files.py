@@ -1,0 +1,19 @@
+"""Small files of /proc, /sys and the cgroups, read once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def text(path: Path) -> str:
+    """Read a file; empty where it cannot be read."""
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def number(path: Path) -> int | None:
+    """Read a whole number; None where there is none."""
+    found = text(path).strip()
+    return int(found) if found.lstrip("-").isdigit() else None
