@@ -51,9 +51,8 @@ class Engine:
     profile: a file that keeps what is known of this model between runs: what `remoe-edge profile` has
         fitted, and which experts are hot. They are read before anything asks for them, while nothing
         else is being read; the file is written anew at `close`. It need not exist.
-    prefetch: experimental, leave it "off": "on" and "auto" read experts that the next layers will
-        probably want while storage is idle, and prompts of 71 tokens have come out WRONG with them
-        on a 4 GB model whose cache is smaller than its experts (docs/design-decisions.md).
+    prefetch: read experts that the next layers will probably want while storage is idle: "off", "on",
+        or "auto", which tries both while it runs and keeps what is faster.
     n_ctx: tokens of context; 0 takes the model's, up to 4096.
     n_batch, n_ubatch: tokens of a prompt given to llama.cpp, and computed, at once.
     threads: compute threads; None takes the cores that this process may use.
@@ -84,7 +83,7 @@ class Engine:
         cache: str = "auto",
         routers: str | os.PathLike[str] | None = None,
         policy: str = "reuse-biased",
-        prefetch: str = "off",
+        prefetch: str = "auto",
         profile: str | os.PathLike[str] | None = None,
         n_ctx: int = 0,
         n_batch: int = 512,
@@ -182,7 +181,7 @@ class Engine:
                     go_on, n_batch, n_ubatch, flash_attention, repack=repack, verbose=verbose
                 )
                 self._closed = False
-                self.budget = self._attach(cache, policy, prefetch, lock)
+                self.budget = self._attach(cache, policy, prefetch, n_ubatch, lock=lock)
                 if trace is not None:
                     self._start_trace(Path(trace))
                 self._warm()
@@ -243,11 +242,16 @@ class Engine:
 
         return load
 
-    def _attach(self, cache: str, policy: str, prefetch: str, lock: bool) -> budgets.Budget | None:
+    def _attach(
+        self, cache: str, policy: str, prefetch: str, n_ubatch: int, *, lock: bool
+    ) -> budgets.Budget | None:
         if self._model is None:
             return None
         # KV and output buffers are cleared as they are made; compute buffers are not touched yet.
-        budget = budgets.resolve(cache, self._model, self._buffers.n_bytes.get("compute", 0))
+        scratch = self._model.scratch_bytes(min(n_ubatch, self._n_ctx))
+        compute = self._buffers.n_bytes.get("compute", 0) + scratch
+        self._buffers.n_bytes["compute"] = compute
+        budget = budgets.resolve(cache, self._model, compute)
         data = None if self._kept is None else self._kept.data
         self._model.attach(
             n_slots=budget.n_slots, policy=policy, lock=lock, profile=data, prefetch=prefetch

@@ -63,7 +63,7 @@ def with_template(source: Path, target: Path, template: str | None) -> Path:
 def test_every_option_exists(capsys: pytest.CaptureFixture[str]) -> None:
     text = run(capsys, "chat", "--help").out
     options = """
-        -m -p --temp --top-k --top-p --min-p --seed -n --ctx -t --cache --policy --routers
+        -m -p --temp --top-k --top-p --min-p --seed -n --ctx -t --cache --policy --prefetch --routers
         --no-stream --json --repeat-penalty --system --raw --max-tokens --threads --verbose
         --no-repack --io-backend --no-direct --depth --ubatch --flash-attention --model --prompt
     """

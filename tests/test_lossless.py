@@ -15,6 +15,9 @@ import pytest
 import stock
 import tiny_moe
 from remoe_edge import Engine
+from remoe_edge.native import llama_cpp
+
+low = llama_cpp.llama_cpp
 
 PROMPT_LENGTHS = (1, 7, 600)
 BUDGETS = ("100%", "50%", "25%", "floor")
@@ -90,6 +93,34 @@ def test_expert_scales(folder: Path, arch: str) -> None:
     # Scales stand between the products: the FFN comes to the device in pieces.
     path = tiny_moe.make(folder / f"{arch}-scaled.gguf", arch, "Q8_0", expert_scales=True)
     check(path, repack=False, budgets=("100%", "25%", "floor"))
+    path.unlink()
+
+
+def all_rows(engine: Engine, tokens: list[int]) -> np.ndarray:
+    """The logits after every token, [len(tokens), n_vocab], as bits."""
+    engine.evaluate(tokens, every=True)
+    llama = engine.llama
+    rows = [
+        np.ctypeslib.as_array(low.llama_get_logits_ith(llama.ctx, i), (llama.n_vocab(),)).copy()
+        for i in range(len(tokens))
+    ]
+    return np.stack(rows).view(np.uint32)
+
+
+@pytest.mark.parametrize("prefetch", ["off", "on"])
+def test_more_ready_at_once_than_scratch_holds(folder: Path, prefetch: str) -> None:
+    # From eight tokens of an expert on, ggml multiplies K-quants in tiles, which round in another
+    # order: an expert's tokens must not be computed in two goes, however many experts are ready.
+    wide = {"n_layer": 2, "n_ff_exp": 3072, "n_expert": 64, "n_expert_used": 8}
+    path = tiny_moe.make(folder / f"wide-{prefetch}.gguf", "qwen3moe", "Q4_K", **wide)
+    with Engine(path, stream=False, n_ctx=256, threads=2) as engine:
+        reference = all_rows(engine, prompt(64))
+    with Engine(path, cache="90%", n_ctx=256, threads=2, prefetch=prefetch) as engine:
+        for _ in range(4):
+            same = all_rows(engine, prompt(64)) == reference
+            assert same.all(), f"tokens {np.flatnonzero(~same.all(axis=1))} differ"
+        counts = engine.native.counts()
+        assert counts["hits"] > counts["misses"] > 128  # some stayed, some had to be read again
     path.unlink()
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import command_line
 import tiny_moe
 from remoe_edge import Engine, errors
 from remoe_edge.native import _core
@@ -159,15 +158,6 @@ def test_a_model_that_cannot_be_foreseen_says_so(tmp_path: Path) -> None:
         assert "other activations" in notes[0]
     with Engine(path, cache="50%", prefetch="off") as engine:
         assert not any("read ahead" in note for note in engine.notes)
-
-
-def test_nobody_gets_it_unasked(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """It is not lossless on large models yet (docs/design-decisions.md)."""
-    with Engine(model, cache="30%") as engine:
-        assert engine._model.prefetch["state"] == "off"
-    outcome = command_line.run(capsys, "chat", "-m", model, "-p", "hello", "--prefetch", "on")
-    assert outcome.code == 2
-    assert "--prefetch" in outcome.err
 
 
 def test_an_unknown_mode_is_refused(model: Path) -> None:

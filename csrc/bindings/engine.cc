@@ -199,6 +199,7 @@ void RegisterEngine(py::module_& module) {
       .def_property_readonly("router_probabilities", &StreamedModel::router_probabilities)
       .def("budget_for", &StreamedModel::BudgetFor, py::arg("n_slots"))
       .def("slots_for", &StreamedModel::SlotsFor, py::arg("budget_bytes"))
+      .def("scratch_bytes", &StreamedModel::ScratchBytes, py::arg("n_tokens"))
       .def_property_readonly("slot_bytes",
                              [](const StreamedModel& model) { return model.layout().slot_bytes(); })
       .def_property_readonly("n_layers",

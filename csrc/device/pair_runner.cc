@@ -22,6 +22,12 @@ bool IsView(const ggml_tensor* node) {
          node->op == GGML_OP_TRANSPOSE;
 }
 
+int EndOfExpert(const Pair* pairs, int begin, int n) {
+  int end = begin + 1;
+  while (end < n && pairs[end].slot == pairs[begin].slot) end++;
+  return end;
+}
+
 // A tensor laid out as [ne0, 1, n]: one row of floats per pair.
 ggml_tensor* NewRows(ggml_context* context, int64_t ne0, int64_t n) {
   return ggml_new_tensor_3d(context, GGML_TYPE_F32, ne0, 1, n);
@@ -158,8 +164,14 @@ bool PairRunner::Collect(ggml_tensor** nodes, int begin, int end) {
 
 ggml_status PairRunner::Run(const Pair* pairs, int n) {
   const int capacity = static_cast<int>(std::max<size_t>(1, kScratchBytes / pair_bytes_));
-  for (int begin = 0; begin < n; begin += capacity) {
-    const ggml_status status = RunGroup(pairs + begin, std::min(capacity, n - begin));
+  for (int begin = 0, end = 0; begin < n; begin = end) {
+    end = EndOfExpert(pairs, begin, n);
+    while (end < n) {
+      const int next = EndOfExpert(pairs, end, n);
+      if (next - begin > capacity) break;
+      end = next;
+    }
+    const ggml_status status = RunGroup(pairs + begin, end - begin);
     if (status != GGML_STATUS_SUCCESS) return status;
   }
   return GGML_STATUS_SUCCESS;

@@ -1,12 +1,13 @@
 // PairRunner: a layer's expert FFN as a list of (token, expert) pairs, computed in groups.
 //
-// Every product of an expert FFN is computed row by row and column by column, so that a pair's
-// result does not depend on which other pairs run beside it. A group gathers its pairs' inputs,
-// runs a copy of the graph piece in which each pair is a token with one expert, and scatters the
-// results to where the graph wants them. That lets resident experts compute while the missing ones
-// are still being read.
+// A pair's result does not depend on which other experts run beside it, but on how many tokens its
+// own expert takes: from eight on, ggml's CPU kernels multiply K-quants in tiles, which round in
+// another order. All pairs of one expert therefore run in one group. A group gathers its pairs'
+// inputs, runs a copy of the graph piece in which each pair is a token with one expert, and
+// scatters the results to where the graph wants them. That lets resident experts compute while the
+// missing ones are still being read.
 //
-// Scratch is bounded: a group takes at most kScratchBytes of it, or one pair. One thread.
+// Scratch is bounded: a group takes at most kScratchBytes of it, or one expert's pairs. One thread.
 #ifndef REMOE_DEVICE_PAIR_RUNNER_H_
 #define REMOE_DEVICE_PAIR_RUNNER_H_
 
@@ -33,7 +34,8 @@ class PairRunner {
   // Takes nodes [begin, end) of a graph, none of them computed yet. RETURNS: whether they are an
   // expert FFN that can be run by pairs; when not, nothing else may be called.
   bool Prepare(ggml_tensor** nodes, int begin, int end);
-  // Runs the given pairs. REQUIRES: Prepare returned true; every slot is filled.
+  // Runs the given pairs. REQUIRES: Prepare returned true; every slot is filled; they hold all
+  // pairs of each expert that is among them, side by side, in the order of the tokens.
   ggml_status Run(const Pair* pairs, int n);
 
  private:

@@ -6,6 +6,7 @@
 #include <set>
 
 #include "base/format.h"
+#include "device/pair_runner.h"
 #include "runtime/dense_reader.h"
 #include "storage/probe.h"
 
@@ -218,6 +219,18 @@ int StreamedModel::SlotsFor(uint64_t budget_bytes) const {
                                               static_cast<uint64_t>(total_experts())));
   while (n > 0 && BudgetFor(n) > budget_bytes) n--;
   return n;
+}
+
+// A pair needs what each product gives, and as much again for its input and what stands between.
+uint64_t StreamedModel::ScratchBytes(int n_tokens) const {
+  uint64_t most = 0;
+  for (const ExpertLayer& layer : layers_) {
+    uint64_t n_values = 0;
+    for (const ExpertMatrix& matrix : layer.matrices)
+      n_values += file_.tensors()[matrix.tensor].ne[1];
+    most = std::max(most, 2 * n_values * sizeof(float));
+  }
+  return std::max<uint64_t>(PairRunner::kScratchBytes, most * static_cast<uint64_t>(n_tokens));
 }
 
 // A small cache has none to spare, unless it was asked for.

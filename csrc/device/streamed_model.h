@@ -74,6 +74,8 @@ class StreamedModel {
   // Bytes that a cache of n_slots takes in all, staging included; and its inverse.
   uint64_t BudgetFor(int n_slots) const;
   int SlotsFor(uint64_t budget_bytes) const;
+  // Bytes that PairRunner may take for a batch of n_tokens which one expert takes all of.
+  uint64_t ScratchBytes(int n_tokens) const;
   int n_experts() const;
   int total_experts() const;
   int n_experts_used() const { return file_.n_experts_used(); }
