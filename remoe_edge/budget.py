@@ -7,14 +7,11 @@ from typing import TYPE_CHECKING
 
 from remoe_edge import memory
 from remoe_edge.errors import BudgetError, InputError
-from remoe_edge.units import MIB, mib, parse_bytes, parse_ms
+from remoe_edge.units import mib, parse_bytes, parse_ms
 
 if TYPE_CHECKING:
     from remoe_edge._core import StreamedModel
 
-# Left free by `auto`, besides what llama.cpp has yet to touch: room for Python, the page cache of
-# other programs and whatever else wakes up.
-RESERVE_BYTES = 256 * MIB
 PLAN = "plan:"
 
 
@@ -75,11 +72,11 @@ def resolve(spec: str, model: StreamedModel, untouched_bytes: int) -> Budget:
         why = f"{text} of {total} experts"
     elif text == "auto":
         room = memory.available()
-        n_bytes = room.available_bytes - untouched_bytes - RESERVE_BYTES
+        n_bytes = room.available_bytes - untouched_bytes - room.reserve_bytes
         n_slots = model.slots_for(max(0, n_bytes))
         why = (
             f"auto: {mib(room.available_bytes)} by {room.limited_by}, less {mib(untouched_bytes)} for "
-            f"compute buffers and {mib(RESERVE_BYTES)} kept free"
+            f"compute buffers and {mib(room.reserve_bytes)} kept free"
         )
     else:
         n_bytes = parse_bytes(text)

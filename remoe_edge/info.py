@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from remoe_edge import memory
-from remoe_edge.budget import RESERVE_BYTES, floor_bytes
+from remoe_edge.budget import floor_bytes
 from remoe_edge.errors import InputError
 from remoe_edge.kv_cache import kv_bytes
 from remoe_edge.native import _core
@@ -126,13 +126,13 @@ def _fit(file: ModelFile, about: dict[str, Any]) -> dict[str, Any]:
     """Estimate what `--cache auto` would find: compute buffers are known only once it is loaded."""
     room = memory.available()
     kv = kv_bytes(file, min(about["context_length"] or _CONTEXT, _CONTEXT))
-    left = room.available_bytes - file.dense_bytes - (kv or 0) - RESERVE_BYTES
+    left = room.available_bytes - file.dense_bytes - (kv or 0) - room.reserve_bytes
     fit: dict[str, Any] = {
         "available_bytes": room.available_bytes,
         "limited_by": room.limited_by,
         "cgroup_limit_bytes": memory.cgroup_limit_bytes(),
         "kv_bytes": kv,
-        "reserve_bytes": RESERVE_BYTES,
+        "reserve_bytes": room.reserve_bytes,
     }
     experts = about.get("experts")
     if experts is None:

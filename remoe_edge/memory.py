@@ -7,6 +7,13 @@ from pathlib import Path
 
 import psutil
 
+from remoe_edge.units import MIB
+
+# For the page cache of other programs and whatever else wakes up; in a cgroup, whose usage is counted
+# already, for Python's own growth and the libraries' pages.
+RESERVE_BYTES = 256 * MIB
+CGROUP_RESERVE_BYTES = 96 * MIB
+
 
 @dataclass(frozen=True)
 class Memory:
@@ -15,6 +22,11 @@ class Memory:
     available_bytes: int
     limited_by: str
     cgroup_limit_bytes: int | None
+
+    @property
+    def reserve_bytes(self) -> int:
+        """Say what is best left free of it: more where other programs live off the same memory."""
+        return RESERVE_BYTES if self.cgroup_limit_bytes is None else CGROUP_RESERVE_BYTES
 
 
 def _number(path: Path) -> int | None:

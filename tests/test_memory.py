@@ -69,12 +69,14 @@ def test_peak_stays_within_the_promise(model: Path, cache: str, prefetch: str) -
 
 def test_auto_respects_what_is_left(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     native = _core.StreamedModel.open(str(model))
-    left = memory.Memory(300 << 20, "a test", None)
-    monkeypatch.setattr(memory, "available", lambda: left)
     untouched = 10 << 20
-    chosen = budget.resolve("auto", native, untouched)
-    assert chosen.n_bytes <= (300 << 20) - budget.RESERVE_BYTES - untouched
-    assert chosen.n_bytes + native.slot_bytes * 2 > (300 << 20) - budget.RESERVE_BYTES - untouched
+    # A cgroup's limit is this process' own; the machine's memory is not.
+    for limit, reserve in ((None, memory.RESERVE_BYTES), (1 << 30, memory.CGROUP_RESERVE_BYTES)):
+        left = memory.Memory(300 << 20, "a test", limit)
+        monkeypatch.setattr(memory, "available", lambda left=left: left)
+        room = (300 << 20) - reserve - untouched
+        chosen = budget.resolve("auto", native, untouched)
+        assert room - native.slot_bytes * 2 < chosen.n_bytes <= room
 
 
 def test_auto_below_the_floor_is_refused(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

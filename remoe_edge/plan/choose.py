@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from remoe_edge import memory
-from remoe_edge.budget import PLAN, RESERVE_BYTES
+from remoe_edge.budget import PLAN
 from remoe_edge.plan.kept_misses import recall
 from remoe_edge.plan.measure import measure_machine, records_folder
 from remoe_edge.plan.misses import MissModel, Published
@@ -45,7 +45,8 @@ def choose_cache(
     `settings` are the engine's. Raises BudgetError where the target is out of reach.
     """
     tpot_ms = parse_ms(spec.strip()[len(PLAN) :])
-    room = memory.available().available_bytes - RESERVE_BYTES
+    left = memory.available()
+    room = left.available_bytes - left.reserve_bytes
     measured = measure_machine(path, memory_bytes=room, n_ctx=n_ctx, progress=progress, **settings)
     sizes = measured.machine.sizes
     misses = without_trace(sizes, policy)
