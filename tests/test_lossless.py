@@ -6,7 +6,6 @@ floor, reading ahead and not. Both sides run two threads; stock holds the whole 
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ low = llama_cpp.llama_cpp
 
 PROMPT_LENGTHS = (1, 7, 600)
 BUDGETS = ("100%", "50%", "25%", "floor")
+AHEAD = ("50%", "floor")
 N_GREEDY = 3
 # The formats that x86 and Arm rearrange take turns over the architectures; each format is also tested
 # on its own below.
@@ -45,7 +45,9 @@ def check(path: Path, *, repack: bool, budgets: tuple[str, ...] = BUDGETS) -> No
         length: stock.run(path, prompt(length), N_GREEDY, n_threads=2, use_extra_bufts=repack)
         for length in PROMPT_LENGTHS
     }
-    for budget, prefetch in itertools.product(budgets, ("off", "on")):
+    # Whether anything is read ahead matters where something has to leave.
+    both = [(budget, "off") for budget in budgets] + [(b, "on") for b in budgets if b in AHEAD]
+    for budget, prefetch in both:
         with Engine(
             path, cache=spec.get(budget, budget), n_ctx=1024, n_batch=1024, threads=2,
             repack=repack, prefetch=prefetch,

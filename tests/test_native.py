@@ -52,6 +52,8 @@ def test_native_unit_tests(kind: str, tmp_path: Path) -> None:
     missing = _why_not(sanitizers, tmp_path)
     if missing is not None:
         pytest.skip(missing)
+    if not sanitizers and _why_not(SANITIZERS["address"], tmp_path) is None:
+        pytest.skip("built once less: the same tests run under AddressSanitizer")
 
     # A tree that stays is built anew only where the sources changed.
     keep = os.access(ROOT, os.W_OK)
