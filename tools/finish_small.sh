@@ -3,6 +3,7 @@
 #
 #   tools/finish_small.sh DATA RUN EXPORT [DIALOGUE_SECONDS]
 #
+# ROWS, LR, MUON_LR and CHAT_SHARE (what is not chat is the base mixture) are the dialogue stage's.
 # Copies RUN/base.pt aside, so that the base run may go on meanwhile; runs the dialogue stage;
 # exports; judges; samples. Figures land in docs/results, the model in models/.
 set -euo pipefail
@@ -14,8 +15,8 @@ mkdir -p "$stage"
 cp "$run/base.pt" "$stage/base.pt"
 rm -f "$stage/chat.pt"
 nice -n 10 "$python" "$here/tools/train_moe.py" --data "$data" --out "$stage" --stage chat --device cpu \
-  --rows "${ROWS:-16}" --length 256 --lr 1e-3 --muon-lr 4e-3 --balance 0.02 --warmup 5 --decay-share 0.8 \
-  --log-every 5 --plan-seconds "$seconds" --no-eval
+  --rows "${ROWS:-16}" --length 256 --lr "${LR:-1e-3}" --muon-lr "${MUON_LR:-4e-3}" --balance 0.02 --warmup 5 \
+  --decay-share 0.9 --chat-share "${CHAT_SHARE:-0.75}" --compile --log-every 5 --plan-seconds "$seconds" --no-eval
 "$python" "$here/tools/export_moe.py" --checkpoint "$stage/chat.pt" \
   --tokenizer "$data/tokenizer.json" --out "$export" --name remoe-small --types f32 f16 q8_0 q4_0 --hf
 cp "$export/remoe-small-q8_0.gguf" "$here/models/remoe-small-q8_0.gguf"

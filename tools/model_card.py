@@ -15,7 +15,8 @@ from data.packages import CODE_PACKAGES, TEXT_PACKAGES
 EXPORT_NOTE = """
 llama.cpp rounds activations to the weights' precision before a product. Where a token's sixth
 and seventh expert are nearly tied they may then change places, and that position's logits jump:
-the largest errors. The F32 file, where nothing is rounded, shows what the export itself does.
+the largest errors. The F32 file, where only the KV cache is rounded (to F16), shows what the export
+itself does.
 """
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -30,9 +31,9 @@ Apache-2.0; the texts' licences are below.
 
 `remoe-small-q8_0.gguf` ({mib:.1f} MiB) is the shipped file.
 
-**How far it is trained.** {tokens:.2f}M tokens on two shared CPU cores, {seconds:.0f} s: this is
-far from the hundreds of millions of tokens that a model of this size wants. **It does not write
-connected English:** it has learned how replies begin and end, and little between. It is there
+**How far it is trained.** {tokens:.1f}M tokens on two shared CPU cores: this is far from the
+hundreds of millions of tokens that a model of this size wants. It writes English sentences and
+knows next to nothing: what it says of the world is made up, and its sums are wrong. It is there
 to be run, streamed and measured. The recipe below is complete and resumable; with
 `--device cuda` the same trainer runs in bfloat16 with fixed-capacity dispatch (that path has
 been tested for equal results on a CPU only). Trained at sequences of {length} tokens; the
@@ -93,7 +94,7 @@ def main() -> None:
     model = ROOT / "models" / "remoe-small-q8_0.gguf"
     text = HEAD.format(
         **shape,
-        **{k: figures["training"][k] for k in ("parameters", "active", "seconds", "length")},
+        **{k: figures["training"][k] for k in ("parameters", "active", "length")},
         tokens=figures["training"]["tokens"] / 1e6,
         mib=model.stat().st_size / 2**20,
         growth=args.growth + "\n" if args.growth else "",
