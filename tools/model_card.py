@@ -29,7 +29,8 @@ separate embeddings and output, byte-level BPE of {vocab} (pre-tokeniser `qwen2`
 {parameters:.1f}M parameters, {active:.1f}M of them active per token. Licence of the weights:
 Apache-2.0; the texts' licences are below.
 
-`remoe-small-q8_0.gguf` ({mib:.1f} MiB) is the shipped file.
+`remoe-small-q8_0.gguf` ({mib:.1f} MiB) is the shipped file; `remoe-small-q8_0.routers.gguf` holds
+routers tuned for reuse, to be laid over it: `remoe-edge chat --routers default` (docs/tuning.md).
 
 **How far it is trained.** {tokens:.1f}M tokens on two shared CPU cores: this is far from the
 hundreds of millions of tokens that a model of this size wants. It writes English sentences and

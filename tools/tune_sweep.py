@@ -4,8 +4,8 @@
 
 SPEC.json holds {"common": {setting: value}, "runs": {name: {setting: value}}}, settings as in
 remoe_edge/tune/settings.py. Each run writes NAME.safetensors, NAME.json and NAME.checkpoint; all
-figures go to figures.json. Killed and started again it goes on where it was. A run named `A*S`
-trains nothing: it measures the routers base + S (A - base).
+figures go to figures.json, misses against perplexity to pareto.png. Killed and started again it goes
+on where it was. A run named `A*S` trains nothing: it measures the routers base + S (A - base).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import torch
 from remoe_edge.tune.data import Domain, load_domains
 from remoe_edge.tune.decoder import Decoder
 from remoe_edge.tune.measure import DomainMeasure, measure_domain, summarise
+from remoe_edge.tune.plots import draw_pareto
 from remoe_edge.tune.record import base_fingerprint, load_routers, save_routers, write_whole
 from remoe_edge.tune.settings import Settings
 from remoe_edge.tune.trainer import Trainer
@@ -80,6 +81,24 @@ class Sweep:
             self.figures[name] = {"settings": record, "domains": summary}
             write_whole(self.file, json.dumps(self.figures, indent=1).encode())
             self._tell(name, summary, trained - start, time.monotonic() - trained)
+        self._draw()
+
+    def _draw(self) -> None:
+        points = []
+        for name, figures in self.figures.items():
+            if name == "base":
+                continue
+            changes = {d: s["change_percent"] for d, s in figures["domains"].items()}
+            points.append(
+                {
+                    "name": name,
+                    "group": name.split("-")[0],
+                    "misses": changes["all"]["misses_per_token"]["lru@0.25"]["value"],
+                    "perplexity": changes["all"]["perplexity"]["value"],
+                    "worst": max(change["perplexity"]["value"] for change in changes.values()),
+                }
+            )
+        draw_pareto(points, self.out / "pareto.png")
 
     def _routers(self, name: str, values: dict[str, Any]) -> tuple[list[torch.Tensor], Any]:
         shape = self.decoder.shape
