@@ -22,7 +22,7 @@ from remoe_edge.tune.data import Batches, load_domains, open_tokenizer  # noqa: 
 from remoe_edge.tune.decoder import Decoder  # noqa: E402
 from remoe_edge.tune.experts import FrozenExperts  # noqa: E402
 from remoe_edge.tune.record import load_routers, save_routers  # noqa: E402
-from remoe_edge.tune.settings import Settings  # noqa: E402
+from remoe_edge.tune.settings import WEIGHTS, Settings  # noqa: E402
 from remoe_edge.tune.trainer import Trainer  # noqa: E402
 from remoe_edge.tune.weights import open_weights  # noqa: E402
 from tune_models import (  # noqa: E402
@@ -409,7 +409,7 @@ def test_gradient_that_is_not_finite_stops_before_the_step(gguf_path: Path, data
         ({"window": 4096}, "beyond the model's 128 tokens"),
         ({"steps": 0}, "steps must be above 0"),
         ({"miss": -1.0}, "miss must not be below 0"),
-        ({"ce": 0.0, "miss": 0.0}, "nothing to train for"),
+        (dict.fromkeys(WEIGHTS, 0.0), "nothing to train for"),
         ({"window": 1}, "at least 2"),
     ],
 )
