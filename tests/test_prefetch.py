@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import command_line
 import tiny_moe
 from remoe_edge import Engine, errors
 from remoe_edge.native import _core
@@ -158,6 +160,14 @@ def test_a_model_that_cannot_be_foreseen_says_so(tmp_path: Path) -> None:
         assert "other activations" in notes[0]
     with Engine(path, cache="50%", prefetch="off") as engine:
         assert not any("read ahead" in note for note in engine.notes)
+
+
+def test_the_cli_takes_it(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ask = ("chat", "-m", model, "-p", "hello", "-n", "8", "--raw", "--json", "--cache", "40%")
+    outcome = command_line.run(capsys, *ask, "--prefetch", "on")
+    prefetch = json.loads(outcome.out)["cache"]["prefetch"]
+    assert prefetch["state"] == "on"
+    assert prefetch["useful_bytes"] >= 0
 
 
 def test_an_unknown_mode_is_refused(model: Path) -> None:

@@ -81,24 +81,8 @@ class Sweep:
             self.figures[name] = {"settings": record, "domains": summary}
             write_whole(self.file, json.dumps(self.figures, indent=1).encode())
             self._tell(name, summary, trained - start, time.monotonic() - trained)
-        self._draw()
-
-    def _draw(self) -> None:
-        points = []
-        for name, figures in self.figures.items():
-            if name == "base":
-                continue
-            changes = {d: s["change_percent"] for d, s in figures["domains"].items()}
-            points.append(
-                {
-                    "name": name,
-                    "group": name.split("-")[0],
-                    "misses": changes["all"]["misses_per_token"]["lru@0.25"]["value"],
-                    "perplexity": changes["all"]["perplexity"]["value"],
-                    "worst": max(change["perplexity"]["value"] for change in changes.values()),
-                }
-            )
-        draw_pareto(points, self.out / "pareto.png")
+        runs = {n: f["domains"] for n, f in self.figures.items() if n != "base"}
+        draw_pareto(runs, self.out / "pareto.png")
 
     def _routers(self, name: str, values: dict[str, Any]) -> tuple[list[torch.Tensor], Any]:
         shape = self.decoder.shape

@@ -115,19 +115,8 @@ def command(
     if png is not None:
         from remoe_edge.tune.plots import draw_pareto
 
-        draw_pareto([_point(n, s) for n, s in summaries.items() if n != "base"], png)
+        draw_pareto({n: s for n, s in summaries.items() if n != "base"}, png)
     _print_table(summaries)
-
-
-def _point(name: str, summary: dict[str, Any]) -> dict[str, Any]:
-    whole = summary.get("all") or next(iter(summary.values()))
-    return {
-        "name": name,
-        "group": name.rstrip("0123456789.").rstrip("-_") or name,
-        "misses": whole["change_percent"]["misses_per_token"]["lru@0.25"]["value"],
-        "perplexity": whole["change_percent"]["perplexity"]["value"],
-        "worst": max(s["change_percent"]["perplexity"]["value"] for s in summary.values()),
-    }
 
 
 def _print_table(summaries: dict[str, Any]) -> None:

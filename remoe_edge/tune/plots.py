@@ -47,16 +47,31 @@ def draw_curves(history: Sequence[Mapping[str, float]], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def draw_pareto(points: Sequence[Mapping[str, Any]], path: Path, policy: str = "lru@0.25") -> None:
+def _point(name: str, summary: Mapping[str, Any], policy: str) -> dict[str, Any]:
+    whole = summary.get("all") or next(iter(summary.values()))
+    return {
+        "name": name,
+        "group": name.rstrip("0123456789.").rstrip("-_") or name,
+        "misses": whole["change_percent"]["misses_per_token"][policy]["value"],
+        "perplexity": whole["change_percent"]["perplexity"]["value"],
+        "worst": max(s["change_percent"]["perplexity"]["value"] for s in summary.values()),
+    }
+
+
+def draw_pareto(
+    summaries: Mapping[str, Mapping[str, Any]], path: Path, policy: str = "lru@0.25"
+) -> None:
     """Draw misses per token against perplexity, relative to the base, one point per set of routers.
 
-    A point is {"name", "group", "misses" (per cent), "perplexity" (per cent), "worst" (per cent)}.
+    `summaries`: by name, what `measure.summarise` says of the routers compared with the base. Names
+    that differ in a number at their end make one curve.
     """
+    points = [_point(name, summary, policy) for name, summary in summaries.items()]
     figure, axes = _axes(1, 1, (8, 5.5))
     axis = axes[0][0]
-    groups: dict[str, list[Mapping[str, Any]]] = {}
+    groups: dict[str, list[dict[str, Any]]] = {}
     for point in points:
-        groups.setdefault(str(point.get("group", "routers")), []).append(point)
+        groups.setdefault(point["group"], []).append(point)
     for name, members in groups.items():
         members = sorted(members, key=lambda p: p["perplexity"])
         line = axis.plot(
