@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from remoe_edge import memory
+from remoe_edge import kernel_files, memory
 from remoe_edge.errors import InputError, RemoeError
 from remoe_edge.units import MIB, mib
 
@@ -296,7 +296,7 @@ def _read_ahead(path: Path) -> Check:
     device = path.stat().st_dev
     node = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}")
     for folder in (node, node.resolve().parent):  # a partition's queue is its disk's
-        kib = _read(folder / "queue" / "read_ahead_kb")
+        kib = kernel_files.number(folder / "queue" / "read_ahead_kb")
         if kib is not None:
             return Check(
                 "read-ahead", INFO,
@@ -321,15 +321,15 @@ def _memlock() -> Check:
 
 
 def _capable(bit: int) -> bool:
-    for line in (_read(Path("/proc/self/status")) or "").splitlines():
+    for line in kernel_files.text(Path("/proc/self/status")).splitlines():
         if line.startswith("CapEff:"):
             return bool(int(line.split()[1], 16) >> bit & 1)
     return False
 
 
 def _huge_pages() -> Check:
-    setting = _read(Path("/sys/kernel/mm/transparent_hugepage/enabled"))
-    if setting is None:
+    setting = kernel_files.word(Path("/sys/kernel/mm/transparent_hugepage/enabled"))
+    if not setting:
         return Check("huge pages", OFF, "this kernel offers no transparent huge pages")
     chosen = setting.partition("[")[2].partition("]")[0]
     if chosen in ("always", "madvise"):
@@ -409,10 +409,3 @@ def _temperatures(temperatures_c: dict[str, float], missing: dict[str, str]) -> 
         "temperatures", OK,
         f"{n} {'zone' if n == 1 else 'zones'}, {hottest} the hottest at {temperatures_c[hottest]:.1f} °C",
     )  # fmt: skip
-
-
-def _read(path: Path) -> str | None:
-    try:
-        return path.read_text().strip()
-    except OSError:
-        return None

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import psutil
 
+from remoe_edge import kernel_files
 from remoe_edge.units import MIB
 
 # For the page cache of other programs and whatever else wakes up; in a cgroup, whose usage is counted
@@ -29,23 +30,16 @@ class Memory:
         return RESERVE_BYTES if self.cgroup_limit_bytes is None else CGROUP_RESERVE_BYTES
 
 
-def _number(path: Path) -> int | None:
-    try:
-        text = path.read_text().strip()
-    except OSError:
-        return None
+def _limit(path: Path) -> int | None:
     # "max" in v2; v1 writes a number near 2^63 for no limit.
-    return int(text) if text.isdigit() and int(text) < 1 << 60 else None
+    found = kernel_files.number(path)
+    return found if found is not None and found < 1 << 60 else None
 
 
 def _cgroup_folders() -> list[tuple[Path, str, str]]:
     """List (folder, limit file, usage file) of this process' memory cgroups, up to the root."""
     found: list[tuple[Path, str, str]] = []
-    try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return found
-    for line in lines:
+    for line in kernel_files.text(Path("/proc/self/cgroup")).splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers == "":
             root, names = Path("/sys/fs/cgroup"), ("memory.max", "memory.current")
@@ -65,10 +59,7 @@ def _cgroup_folders() -> list[tuple[Path, str, str]]:
 
 def _reclaimable(folder: Path) -> int:
     """Read how much of a cgroup's usage is page cache that the kernel can drop."""
-    try:
-        lines = (folder / "memory.stat").read_text().splitlines()
-    except OSError:
-        return 0
+    lines = kernel_files.text(folder / "memory.stat").splitlines()
     stat = dict(line.split()[:2] for line in lines if len(line.split()) == 2)
     files = [stat.get("total_inactive_file", stat.get("inactive_file", "0"))]
     files.append(stat.get("total_active_file", stat.get("active_file", "0")))
@@ -79,7 +70,8 @@ def available() -> Memory:
     """Measure the memory that can still be taken without swapping or being killed."""
     best = Memory(psutil.virtual_memory().available, "MemAvailable", None)
     for folder, limit_name, usage_name in _cgroup_folders():
-        limit, usage = _number(folder / limit_name), _number(folder / usage_name)
+        limit = _limit(folder / limit_name)
+        usage = kernel_files.number(folder / usage_name)
         if limit is None or usage is None:
             continue
         free = max(0, limit - usage + min(usage, _reclaimable(folder)))
@@ -90,13 +82,13 @@ def available() -> Memory:
 
 def cgroup_limit_bytes() -> int | None:
     """Read the tightest memory limit of this process' cgroups; None without one."""
-    found = [_number(folder / limit_name) for folder, limit_name, _ in _cgroup_folders()]
+    found = [_limit(folder / limit_name) for folder, limit_name, _ in _cgroup_folders()]
     return min((limit for limit in found if limit is not None), default=None)
 
 
 def peak_rss_bytes() -> int:
     """Read the highest resident size of this process so far."""
-    for line in Path("/proc/self/status").read_text().splitlines():
+    for line in kernel_files.text(Path("/proc/self/status")).splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
     return 0

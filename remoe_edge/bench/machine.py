@@ -9,19 +9,16 @@ from typing import Any
 
 import psutil
 
-from remoe_edge import memory
-from remoe_edge.bench import kernel_files
+from remoe_edge import kernel_files, memory
 from remoe_edge.bench.disk import Disk
 
 
 def machine(root: Path = Path("/")) -> dict[str, Any]:
     """Describe processor, memory and kernel."""
     info = kernel_files.text(root / "proc/cpuinfo")
-    governor = kernel_files.text(
-        root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"
-    ).strip()
+    governor = kernel_files.word(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
     return {
-        "board": kernel_files.text(root / "proc/device-tree/model").strip("\0\n") or None,
+        "board": kernel_files.word(root / "proc/device-tree/model") or None,
         "cpu": _field(info, "model name") or platform.machine(),
         "architecture": platform.machine(),
         "cpus": len(os.sched_getaffinity(0)),

@@ -30,14 +30,6 @@ class Attribute:
             self._fd = -1
 
 
-def read_word(path: Path) -> str | None:
-    """Read a short file once; None where it cannot be read."""
-    try:
-        return path.read_text(errors="replace").strip("\x00\n\t ")
-    except OSError:
-        return None
-
-
 def opened(path: Path) -> Attribute | None:
     """Open a file if it holds a number that can be read now."""
     try:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from remoe_edge.telemetry.attribute import Attribute, opened, read_word, value
+from remoe_edge import kernel_files
+from remoe_edge.telemetry.attribute import Attribute, opened, value
 from remoe_edge.telemetry.sample import Missing, Sample
 
 _PWM_FULL = 255
@@ -22,7 +23,7 @@ class Chips:
         self._temperatures: dict[str, Attribute] = {}
         self._throttling: dict[str, Attribute] = {}
         for folder in sorted(root.glob("sys/class/hwmon/hwmon*")):
-            self._open(folder, read_word(folder / "name") or folder.name)
+            self._open(folder, kernel_files.word(folder / "name") or folder.name)
         if not self._files():
             raise Missing("no fan, drive temperature or throttle counter in hwmon")
 
@@ -41,7 +42,7 @@ class Chips:
         if match := re.fullmatch(r"oc(\d+)_event_cnt", path.name):
             return self._throttling, f"over-current {match[1]}"
         if match := re.fullmatch(r"temp(\d+)_input", path.name):
-            label = read_word(path.with_name(f"temp{match[1]}_label"))
+            label = kernel_files.word(path.with_name(f"temp{match[1]}_label"))
             if label is not None and not label.startswith("Core "):
                 return self._temperatures, f"{chip} {label}"
         return None, ""

@@ -8,20 +8,20 @@ import re
 from pathlib import Path
 from typing import Any
 
-from remoe_edge.telemetry.attribute import read_word
+from remoe_edge import kernel_files
 
 
 def describe(root: Path = Path("/")) -> dict[str, Any]:
     """Name board, processor, cores, memory, kernel and fastest clocks; None where not told."""
-    cpuinfo = read_word(root / "proc/cpuinfo") or ""
-    meminfo = read_word(root / "proc/meminfo") or ""
+    cpuinfo = kernel_files.text(root / "proc/cpuinfo")
+    meminfo = kernel_files.text(root / "proc/meminfo")
     model = re.search(r"^(?:model name|Model|Hardware)\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
     memory = re.search(r"^MemTotal:\s+(\d+)", meminfo, re.MULTILINE)
-    board = read_word(root / "proc/device-tree/model") or read_word(
+    board = kernel_files.word(root / "proc/device-tree/model") or kernel_files.word(
         root / "sys/class/dmi/id/product_name"
     )
     return {
-        "board": board,
+        "board": board or None,
         "processor": model[1].strip() if model else None,
         "architecture": platform.machine(),
         "cores": os.cpu_count(),
@@ -36,12 +36,12 @@ def _fastest(root: Path) -> float | None:
     found = [
         float(text) / 1000
         for path in root.glob("sys/devices/system/cpu/cpufreq/policy*/cpuinfo_max_freq")
-        if (text := read_word(path)) and text.isdigit()
+        if (text := kernel_files.word(path)) and text.isdigit()
     ]
     return max(found, default=None)
 
 
 def _l4t(root: Path) -> str | None:
-    text = read_word(root / "etc/nv_tegra_release") or ""
+    text = kernel_files.word(root / "etc/nv_tegra_release")
     match = re.match(r"# R(\d+) \(release\), REVISION: ([\d.]+)", text)
     return f"{match[1]}.{match[2]}" if match else None

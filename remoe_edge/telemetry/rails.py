@@ -6,7 +6,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from remoe_edge.telemetry.attribute import Attribute, opened, read_word, value
+from remoe_edge import kernel_files
+from remoe_edge.telemetry.attribute import Attribute, opened, value
 from remoe_edge.telemetry.sample import Missing, Sample
 
 # The rail of a module that all others hang on: Orin's and Xavier NX's, and Nano's.
@@ -36,7 +37,7 @@ class Rails:
         self._rails: list[_Rail] = []
         module: list[str] = []
         for folder in sorted(root.glob("sys/class/hwmon/hwmon*")):
-            chip = read_word(folder / "name") or folder.name
+            chip = kernel_files.word(folder / "name") or folder.name
             if chip == "ina3221":
                 found = _ina3221(folder)
                 module += [rail.name for rail in found]
@@ -68,7 +69,7 @@ class Rails:
 def _ina3221(folder: Path) -> list[_Rail]:
     rails = []
     for channel in (1, 2, 3):
-        label = read_word(folder / f"in{channel}_label") or f"channel {channel}"
+        label = kernel_files.word(folder / f"in{channel}_label") or f"channel {channel}"
         if label == "NC":  # not connected
             continue
         volts, amperes = (opened(folder / f"{kind}{channel}_input") for kind in ("in", "curr"))
@@ -92,6 +93,6 @@ def _power_files(folder: Path, chip: str) -> list[_Rail]:
             continue
         file = opened(path)
         if file:
-            label = read_word(folder / f"power{match[1]}_label") or f"power{match[1]}"
+            label = kernel_files.word(folder / f"power{match[1]}_label") or f"power{match[1]}"
             rails.append(_Rail(f"{chip} {label}", (file,)))
     return rails

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from remoe_edge.telemetry.attribute import Attribute, opened, read_word, value
+from remoe_edge import kernel_files
+from remoe_edge.telemetry.attribute import Attribute, opened, value
 from remoe_edge.telemetry.sample import Missing, Sample
 
 
@@ -46,7 +47,7 @@ class Rapl:
                 refused = refused or folder / "energy_uj"
                 continue
             reading = value(file) or 0.0
-            span = float(read_word(folder / "max_energy_range_uj") or 0)
+            span = float(kernel_files.word(folder / "max_energy_range_uj") or 0)
             self._domains.append(Domain(_name(folder, root), file, span, reading))
         if not self._domains:
             if refused is None:
@@ -81,8 +82,8 @@ class Rapl:
 
 def _name(folder: Path, root: Path) -> str:
     """Name a domain as the kernel does, below its package: intel-rapl:0:2 is "package-0/dram"."""
-    own = read_word(folder / "name") or folder.name
+    own = kernel_files.word(folder / "name") or folder.name
     if folder.name.count(":") < 2:
         return own
     parent = root / "sys/class/powercap" / folder.name.rpartition(":")[0]
-    return f"{read_word(parent / 'name') or parent.name}/{own}"
+    return f"{kernel_files.word(parent / 'name') or parent.name}/{own}"

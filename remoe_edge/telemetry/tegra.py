@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from remoe_edge.telemetry.attribute import Attribute, opened, read_word, value
+from remoe_edge import kernel_files
+from remoe_edge.telemetry.attribute import Attribute, opened, value
 from remoe_edge.telemetry.sample import Missing, Sample
 
 _GPU_NODES = ("gpu", "ga10b", "gv11b", "gp10b", "gm20b")
@@ -20,7 +21,7 @@ class Tegra:
         self._load: Attribute | None = None
         self._clock: Attribute | None = None
         for folder in sorted(root.glob("sys/class/devfreq/*")):
-            node = (read_word(folder / "device/of_node/name") or "").lower()
+            node = kernel_files.word(folder / "device/of_node/name").lower()
             if node in _GPU_NODES or "gpu" in node:
                 self._load = opened(folder / "device/load")
                 self._clock = opened(folder / "cur_freq")
@@ -36,7 +37,7 @@ class Tegra:
             sample.loads_percent["gpu"] = permille / 10
         if self._clock and (hertz := value(self._clock)) is not None:
             sample.clocks_mhz["gpu"] = hertz / 1e6
-        found = re.match(r"pmode:0*(\d+)", read_word(self._status) or "")
+        found = re.match(r"pmode:0*(\d+)", kernel_files.word(self._status))
         if found:
             sample.nvpmodel = self._modes.get(found[1], found[1])
 
@@ -48,5 +49,5 @@ class Tegra:
 
 
 def _mode_names(path: Path) -> dict[str, str]:
-    text = read_word(path) or ""
+    text = kernel_files.word(path)
     return dict(re.findall(r"<\s*POWER_MODEL\s+ID=(\d+)\s+NAME=(\S+)\s*>", text))

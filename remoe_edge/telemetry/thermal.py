@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from remoe_edge.telemetry.attribute import Attribute, opened, read_word, value
+from remoe_edge import kernel_files
+from remoe_edge.telemetry.attribute import Attribute, opened, value
 from remoe_edge.telemetry.sample import Missing, Sample
 
 
@@ -19,7 +20,7 @@ class Thermal:
             file = opened(folder / "temp")
             if file is None:
                 continue
-            name = (read_word(folder / "type") or folder.name).removesuffix("-thermal")
+            name = (kernel_files.word(folder / "type") or folder.name).removesuffix("-thermal")
             self._zones[name if name not in self._zones else f"{name} {folder.name[12:]}"] = file
         if not self._zones:
             raise Missing("no thermal zone")

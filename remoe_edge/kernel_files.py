@@ -13,6 +13,11 @@ def text(path: Path) -> str:
         return ""
 
 
+def word(path: Path) -> str:
+    """Read a short file without the blanks and NULs around it; empty where it cannot be read."""
+    return text(path).strip("\x00\n\t ")
+
+
 def number(path: Path) -> int | None:
     """Read a whole number; None where there is none."""
     found = text(path).strip()
