@@ -53,7 +53,11 @@ def test_statistics_add_up(model: Path) -> None:
         assert cache["bytes_read"] <= cache["device_bytes"] <= cache["bytes_read"] + pages
 
 
-def test_load_reads_dense_bytes_only(model: Path) -> None:
+@pytest.mark.parametrize("tied", [False, True])
+def test_load_reads_dense_bytes_only(tmp_path: Path, tied: bool) -> None:
+    """A tied output is the embedding once more for llama.cpp, and storage is asked for it once."""
+    model = tiny_moe.make(tmp_path / "m.gguf", "qwen3moe", "Q4_K", tied_output=tied)
+    assert ("output.weight" in {t.name for t in _core.ModelFile.open(str(model)).tensors}) != tied
     with Engine(model, cache="25%") as engine:
         native = engine._model
         assert native is not None
