@@ -14,6 +14,7 @@ from remoe_edge import _core
 from remoe_edge.cli import cli
 from remoe_edge.errors import InputError, ModelError
 from remoe_edge.profile import fit_profile, read_profile, save_profile
+from remoe_edge.profile.search import search
 from remoe_edge.simulate import simulate
 from remoe_edge.trace import Trace, from_routed, read_trace
 
@@ -58,6 +59,42 @@ def test_the_defaults_learn_while_they_run() -> None:
 def test_fitting_again_gives_the_same_bytes() -> None:
     traces = [from_routed(chained(3, 450), N_EXPERTS)]
     assert fit_profile(traces, epochs=1).data == fit_profile(traces, epochs=1).data
+
+
+def test_the_search_climbs_whatever_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    peak = np.array([1.0, 0.0, -2.0, 0.5])
+    start = np.array([0.8, 0.0, -1.5, 0.9])
+
+    def value(at: np.ndarray) -> float:
+        return -float(((at - peak) ** 2).sum())
+
+    found = []
+    for processors in ({0}, {0, 1, 2}):
+        monkeypatch.setattr("os.sched_getaffinity", lambda pid, those=processors: those)
+        found.append(search(start, value, np.random.default_rng(0)))
+    assert (found[0] == found[1]).all()
+    assert value(found[0]) > 0.5 * value(start)
+    assert found[0][1] == 0  # what has no weight gets none
+    nothing = np.zeros(3)
+    assert (search(nothing, value, np.random.default_rng(0)) == nothing).all()
+
+
+def test_a_search_that_only_fits_its_own_windows_is_dropped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    traces = [from_routed(chained(seed, 450), N_EXPERTS) for seed in (1, 2)]
+
+    def astray(start: np.ndarray, *_: object) -> np.ndarray:
+        return -start
+
+    monkeypatch.setattr("remoe_edge.profile.weights.search", astray)
+    dropped = fit_profile(traces, links=False)
+    monkeypatch.setattr("remoe_edge.profile.weights.search", lambda start, *_: start)
+    plain = fit_profile(traces, links=False)
+    assert not any(dropped.searched.values())
+    assert dropped.gap_shares == plain.gap_shares
+    weights = [_core.parse_profile(each.data, "m")["weights"] for each in (dropped, plain)]
+    assert (weights[0] == weights[1]).all()
 
 
 def test_probabilities_are_used_where_a_trace_has_them(tmp_path: Path) -> None:

@@ -42,12 +42,17 @@ def command(
     progress("")
     save_profile(fitted.data, output)
     if as_json:
-        report = {"profile": str(output), "bytes": len(fitted.data), "judged": fitted.gap_shares}
+        report = {
+            "profile": str(output),
+            "bytes": len(fitted.data),
+            "judged": fitted.gap_shares,
+            "searched": fitted.searched,
+        }
         click.echo(json.dumps(report, indent=1))
         return
     for row in fitted.gap_shares:
         click.echo(
             f"{row['cache_share']:>4.0%} of experts: {row['gap_share']:6.1%} of the LRU→Belady gap"
-            f" on {Path(row['trace']).name}, fitted on the others"
+            f" on the last part of {Path(row['trace']).name}, with links of the others"
         )
     click.echo(f"{output}: {len(fitted.data) / 2**20:.2f} MiB")

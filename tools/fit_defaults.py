@@ -1,0 +1,114 @@
+#!/usr/bin/env python3
+"""Fit the weights that the reuse-biased policy has for a model without a profile.
+
+    python tools/fit_defaults.py --model QWEN-CODE.npz QWEN-GENERAL.npz --model SMALL-*.trace
+
+As `remoe-edge profile --no-links`, but over traces of several models, each model counting as much as
+any other: what holds for one only is not for a default. The router's probabilities stay without
+weight, since scores of different models' routers do not compare. Writes the numbers into
+csrc/cache/reuse_defaults.h, and prints what they take back on the parts that are judged.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from remoe_edge import _core
+from remoe_edge.profile.fit import NO_LINKS, SHARES
+from remoe_edge.profile.folds import cut_folds
+from remoe_edge.profile.links import Links
+from remoe_edge.profile.replays import Trials
+from remoe_edge.profile.samples import columns, labels, merged, pick
+from remoe_edge.profile.weights import Choice, choose, fit_weights
+from remoe_edge.trace import Trace, read_trace
+
+HEADER = Path(__file__).parents[1] / "csrc/cache/reuse_defaults.h"
+
+
+class Models:
+    """Judge weights by several models, all worth the same."""
+
+    def __init__(self, models: Sequence[Sequence[Trace]]) -> None:
+        self._trials = [Trials(folds, [NO_LINKS] * len(folds), _profile) for folds in models]
+
+    def choosing(self, share: float, weights: npt.NDArray[Any]) -> float:
+        """Give the mean over models."""
+        return float(np.mean([each.choosing(share, weights) for each in self._trials]))
+
+    def judging(self, share: float, weights: npt.NDArray[Any]) -> list[float]:
+        """Give each model's mean."""
+        return [float(np.mean(each.judging(share, weights))) for each in self._trials]
+
+
+def _profile(shares: Sequence[float], weights: npt.NDArray[Any], links: Links) -> bytes:
+    return bytes(
+        _core.make_profile(
+            0, 0, "", "{}", np.asarray(shares, np.float32), np.asarray(weights, np.float32), *links
+        )
+    )
+
+
+def header(choices: dict[float, Choice]) -> str:
+    """Put the numbers into the text of the header."""
+    rows = []
+    for share, choice in choices.items():
+        rows.append(f"      // {share:.0%}")
+        rows += [f"      {_literal(float(weight))}," for weight in choice.weights]
+    text, n = re.subn(
+        r"(  profile\.weights = \{\n).*?(  \};\n)",
+        lambda found: found[1] + "\n".join(rows) + "\n" + found[2],
+        HEADER.read_text(),
+        flags=re.DOTALL,
+    )
+    if n != 1:
+        raise SystemExit(f"{HEADER} does not look as expected")
+    return text
+
+
+def _literal(value: float) -> str:
+    if value == 0:
+        return "0"
+    text = f"{value:.4g}"
+    return text + ("f" if "." in text or "e" in text else ".0f")
+
+
+def main() -> None:
+    """Fit, write, report."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", type=Path, nargs="+", action="append", required=True)
+    models = [
+        cut_folds([read_trace(path) for path in paths]) for paths in parser.parse_args().model
+    ]
+    rng = np.random.default_rng(0)
+    inputs, wanted = [], []
+    for folds in models:
+        for fold in folds:
+            picks = pick(fold, rng)
+            inputs.append(columns(fold, picks, None))
+            wanted.append(labels(fold, picks))
+    use = [name for name in _core.feature_names() if "prob" not in name and "link" not in name]
+    candidates = fit_weights(np.concatenate(inputs), merged(wanted), use)
+
+    def progress(text: str) -> None:
+        print(text, file=sys.stderr)
+
+    judge = Models(models)
+    choices = {share: choose(judge, share, candidates, rng, progress) for share in SHARES}
+    HEADER.write_text(header(choices))
+    for share, choice in choices.items():
+        taken = ", ".join(f"{each:.1%}" for each in choice.taken)
+        print(f"{share:.0%}: horizon {choice.horizon}, searched {choice.searched}; {taken}")
+
+
+if __name__ == "__main__":
+    main()
