@@ -55,6 +55,7 @@ Result<std::unique_ptr<ExpertStore>> ExpertStore::Make(
       Slab::Make(layout.slot_bytes() * static_cast<uint64_t>(options.n_slots), options.lock);
   if (!slab.ok()) return slab.status();
   store->slab_ = std::move(slab.value());
+  store->populator_ = std::make_unique<Populator>(store->slab_->data(), store->slab_->n_bytes());
   Result<std::unique_ptr<Staging>> staging =
       Staging::Make(options.staging_buffers, layout.staged_bytes());
   if (!staging.ok()) return staging.status();
@@ -160,6 +161,7 @@ Read ExpertStore::MakeRead(SlotId slot, int m, bool background) const {
   read.n_bytes = matrix.expert_bytes;
   read.tag = MakeTag(slot, m);
   read.background = background;
+  populator_->Used((static_cast<uint64_t>(slot) + 1) * layout_.slot_bytes());
   if (layout_.at(load.layer, m).in_place) read.dest = this->matrix(slot, load.layer, m);
   return read;
 }

@@ -32,6 +32,7 @@
 #include "cache/profile.h"
 #include "gguf/model_file.h"
 #include "prefetch/ahead_plan.h"
+#include "runtime/populator.h"
 #include "runtime/slab.h"
 #include "runtime/slot_layout.h"
 #include "runtime/staging.h"
@@ -202,6 +203,7 @@ class ExpertStore {
   SlotLayout layout_;
   std::unique_ptr<Cache> cache_;
   std::unique_ptr<Slab> slab_;
+  std::unique_ptr<Populator> populator_;  // after slab_, whose memory it touches
   std::unique_ptr<Staging> staging_;
   Transform transform_;
   std::string policy_name_;

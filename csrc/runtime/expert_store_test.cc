@@ -1,5 +1,8 @@
 #include "runtime/expert_store.h"
 
+#include <sys/mman.h>
+
+#include <algorithm>
 #include <chrono>
 #include <cstring>
 #include <random>
@@ -195,6 +198,40 @@ TEST(AGuessThatFailsForeverFailsItsEventAndNoOther) {
   CHECK_OK(fixture.Run(1, {3}));
   CHECK_OK(fixture.Run(0, {1, 2}));
   CHECK_EQ(fixture.store->counts().hits, 2u);
+}
+
+// Waits until of the pages of `data` exactly the first n_present are there.
+bool FirstPresent(uint8_t* data, size_t n_pages, size_t n_present) {
+  std::vector<unsigned char> present(n_pages);
+  for (int i = 0; i < 2000; i++) {
+    CHECK_EQ(mincore(data, n_pages * kPage, present.data()), 0);
+    size_t n = 0;
+    while (n < n_pages && (present[n] & 1) != 0) n++;
+    const size_t rest = std::count_if(present.begin() + n, present.end(),
+                                      [](unsigned char page) { return (page & 1) != 0; });
+    if (n == n_present && rest == 0) return true;
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  return false;
+}
+
+TEST(PagesArePresentALittleAheadOfTheirUse) {
+  constexpr size_t kPages = 64;
+  Result<std::unique_ptr<Slab>> slab = Slab::Make(kPages * kPage, false);
+  CHECK_OK(slab.status());
+  uint8_t* data = slab.value()->data();
+  if (madvise(data, kPage, 23 /* MADV_POPULATE_WRITE */) != 0) return;  // an older kernel
+  Populator populator(data, kPages * kPage, 8 * kPage);
+  CHECK(FirstPresent(data, kPages, 8));
+  std::memset(data, 7, 12 * kPage);  // as reads do, which may be faster
+  populator.Used(12 * kPage);
+  CHECK(FirstPresent(data, kPages, 20));
+  populator.Used(3 * kPage);  // not news
+  CHECK(FirstPresent(data, kPages, 20));
+  std::memset(data, 7, kPages * kPage);
+  populator.Used(kPages * kPage);
+  CHECK(FirstPresent(data, kPages, kPages));
+  CHECK_EQ(data[5], 7);
 }
 
 TEST(AStreamTakesSpentSlotsAndLeavesAnEventItsRoom) {

@@ -1,0 +1,68 @@
+#include "runtime/populator.h"
+
+#include <sched.h>
+#include <sys/mman.h>
+
+#include <algorithm>
+
+#include "storage/reader.h"
+
+namespace remoe {
+
+namespace {
+
+// At a time: little enough to be stopped soon, several huge pages.
+constexpr uint64_t kStepBytes = 8u << 20;
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+
+}  // namespace
+
+Populator::Populator(uint8_t* data, uint64_t n_bytes, uint64_t ahead_bytes)
+    : data_(data), n_bytes_(n_bytes), ahead_bytes_(ahead_bytes), thread_([this] { Run(); }) {}
+
+Populator::~Populator() {
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    stop_ = true;
+  }
+  changed_.notify_one();
+  thread_.join();
+}
+
+void Populator::Used(uint64_t end) {
+  if (end <= used_.load(std::memory_order_relaxed)) return;
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    used_ = std::max(end, used_.load());
+  }
+  changed_.notify_one();
+}
+
+uint64_t Populator::Target() const {
+  return std::min(n_bytes_, used_.load() + ahead_bytes_);
+}
+
+void Populator::Run() {
+  const sched_param priority{};
+  sched_setscheduler(0, SCHED_IDLE, &priority);  // of this thread; refused, it still does no harm
+  uint64_t done = 0;
+  std::unique_lock<std::mutex> lock(mutex_);
+  while (true) {
+    changed_.wait(lock, [&] { return stop_ || done < Target(); });
+    if (stop_) return;
+    // What a read has overtaken is present by now.
+    const uint64_t from = std::max(done, used_.load()) / kPage * kPage;
+    const uint64_t to = std::min(from + kStepBytes, Target());
+    done = to;
+    if (to <= from) continue;
+    lock.unlock();
+    const bool populated = madvise(data_ + from, to - from, MADV_POPULATE_WRITE) == 0;
+    lock.lock();
+    if (!populated) return;
+  }
+}
+
+}  // namespace remoe
