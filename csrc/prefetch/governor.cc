@@ -9,6 +9,7 @@ namespace {
 constexpr double kStepFade = 1.0 / 64;
 constexpr double kBatchFade = 1.0 / 32;
 constexpr double kTimeFade = 1.0 / 32;
+constexpr double kLeastWindow = 1.0 / 6;  // of the time that an expert's read takes
 constexpr float kLeastCertainty = 0.6f, kMostCertainty = 0.95f;
 
 void Fade(double* average, double value, double share) {
@@ -68,6 +69,10 @@ const char* Governor::state() const {
   return "";
 }
 
+bool Governor::WorthTrying() const {
+  return window_ns_ >= kLeastWindow * expert_bytes_ * ns_per_byte_;
+}
+
 void Governor::EnterTrial() {
   state_ = State::kTrial;
   steps_ = 0;
@@ -109,7 +114,12 @@ void Governor::OnStep(uint64_t wall_ns, uint64_t misses, uint64_t useful_bytes,
   steps_++;
   switch (state_) {
     case State::kLearning:
-      if (steps_ >= kLearnSteps) EnterTrial();
+      if (steps_ < kLearnSteps) break;
+      if (WorthTrying()) {
+        EnterTrial();
+      } else {
+        Lose();
+      }
       break;
     case State::kTrial:
       if (steps_ >= kBlocks * kBlockSteps) Judge();

@@ -7,6 +7,9 @@
 // of them are wasted than used, it is off at once. For prompts, whose batches cannot be tried both
 // ways, the bytes alone decide.
 //
+// Where the device is idle for a small part only of the time that one expert takes to come, there
+// is next to nothing to win, and no trial.
+//
 // It also says how certain a prediction must be: so that the time won when it is right (the
 // device's idle time) outweighs the delay of a demand read when it is wrong.
 //
@@ -62,6 +65,7 @@ class Governor {
   void EnterTrial();
   void Lose();
   void Judge();
+  bool WorthTrying() const;
   bool TrialBlockOn() const { return steps_ / kBlockSteps % 2 == 1; }
 
   const PrefetchMode mode_;

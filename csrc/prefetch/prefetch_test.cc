@@ -54,6 +54,7 @@ Governor Made() {
   Governor governor(PrefetchMode::kAuto);
   governor.SetSizes(1000, 100);
   governor.OnReads(1000, 2000);
+  governor.OnWindow(1000);
   return governor;
 }
 
@@ -87,6 +88,19 @@ TEST(ALossTurnsItOffAndTrialsGetRare) {
   CHECK_EQ(std::string(governor.state()), "learning");
 }
 
+TEST(NothingIsTriedWhereThereIsNextToNoIdleTime) {
+  Governor governor(PrefetchMode::kAuto);
+  governor.SetSizes(1000, 100);
+  governor.OnReads(1000, 2000);
+  governor.OnWindow(200);
+  Steps(&governor, Governor::kLearnSteps, 9000, 8000);
+  CHECK_EQ(std::string(governor.state()), "lost");
+  CHECK_EQ(governor.trials(), 0u);
+  for (int i = 0; i < 200; i++) governor.OnWindow(1000);
+  Steps(&governor, Governor::kOffSteps + Governor::kLearnSteps, 9000, 8000);
+  CHECK_EQ(std::string(governor.state()), "trial");
+}
+
 TEST(WasteEndsAWin) {
   Governor governor = Made();
   Steps(&governor, Governor::kLearnSteps + kTrialSteps, 9000, 8000);
@@ -117,7 +131,9 @@ TEST(PromptsStopWastingAndTryAgain) {
 }
 
 TEST(ADelayThatCostsMoreNeedsMoreCertainty) {
-  Governor governor = Made();
+  Governor governor(PrefetchMode::kAuto);
+  governor.SetSizes(1000, 100);
+  governor.OnReads(1000, 2000);
   CHECK(governor.NeededCertainty() > 0.9f);  // no idle time seen: nothing to win
   governor.OnWindow(1000000);
   CHECK(governor.NeededCertainty() < 0.61f);
