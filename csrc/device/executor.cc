@@ -221,8 +221,9 @@ void Executor::OrderByLastUse(const ExpertStore& store) {
                    [this](uint16_t a, uint16_t b) { return last_use_[a] < last_use_[b]; });
   const Geometry& geometry = store.cache().geometry();
   if (geometry.n_slots >= geometry.total()) return;
-  // Room to work in: two layers, or half of a smaller cache.
-  const int working = std::min(2 * geometry.n_experts, geometry.n_slots / 2);
+  // Room to work in: the layer that computes and a quarter of the next, whose rest comes while its
+  // first experts compute; half of a smaller cache. More of it would be less for decoding.
+  const int working = std::min(geometry.n_experts * 5 / 4, geometry.n_slots / 2);
   const size_t kept = std::max(
       k_, static_cast<size_t>(geometry.n_slots - working) / static_cast<size_t>(geometry.n_layers));
   for (size_t i = 0; i + kept < experts_.size(); i++) spent_[experts_[i]] = true;
