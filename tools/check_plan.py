@@ -139,11 +139,18 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         )  # fmt: skip
         misses = Replayed(trace, policy, read_profile(options.profile) if options.profile else None)
     predict = Predictor(machine, misses, Targets(n_prompt=options.prompt))
+    points = [
+        predict(max(sizes.floor_slots, parse_cache(text.strip(), sizes.total_experts)))
+        for text in options.budgets.split(",")
+    ]
+    runs: list[list[dict[str, float]]] = [[] for _ in points]
+    # One round after the other, so that what slows the machine for a while does not hit one budget.
+    for _ in range(options.rounds):
+        for point, done in zip(points, runs, strict=True):
+            done.append(measure(options, point.cache_bytes, policy))
     rows = []
-    for text in options.budgets.split(","):
-        point = predict(max(sizes.floor_slots, parse_cache(text.strip(), sizes.total_experts)))
-        runs = [measure(options, point.cache_bytes, policy) for _ in range(options.rounds)]
-        found = {key: statistics.median(each[key] for each in runs) for key in runs[0]}
+    for point, done in zip(points, runs, strict=True):
+        found = {key: statistics.median(each[key] for each in done) for key in done[0]}
         row = {
             "share": point.share,
             "cache_bytes": point.cache_bytes,
@@ -155,7 +162,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             "with_measured_misses_ms": with_misses(machine, found["misses"]),
             "predicted_cold_ttft_ms": point.cold_ttft_ms,
             "measured_cold_ttft_ms": found["ttft_ms"],
-            "runs": runs,
+            "runs": done,
         }
         rows.append(row)
         print(_line(row), file=sys.stderr, flush=True)
