@@ -14,12 +14,12 @@ class Settings:
     L_Loc = miss*L_Miss + reuse*L_Reuse + smooth*L_Smooth + lag*L_Lag + ws*L_WS and
     alpha_t = min(1, t / loc_warmup)."""
 
-    steps: int = 160
+    steps: int = 480
     batch: int = 8
     window: int = 256
     lr: float = 1e-3
-    lr_warmup: int = 10
-    loc_warmup: int = 40
+    lr_warmup: int = 20
+    loc_warmup: int = 60
     clip: float = 1.0
     seed: int = 0
     ce: float = 1.0
