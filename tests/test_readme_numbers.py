@@ -20,7 +20,7 @@ def test_the_readme_says_what_the_records_say() -> None:
 
 def test_a_row_for_each_streamed_arm(tmp_path: Path) -> None:
     record = made_up(arms=("stock-mmap", "stream:lru cache=30%", "stream:lru cache=60%"))
-    (tmp_path / "a.json").write_text(json.dumps(record))
+    (tmp_path / "bench-a.json").write_text(json.dumps(record))
     (tmp_path / "other.json").write_text('{"heldout": {}}')
     lines = readme_numbers.section(tmp_path).splitlines()
     rows = [line for line in lines if line.startswith("| made up")]
@@ -30,13 +30,13 @@ def test_a_row_for_each_streamed_arm(tmp_path: Path) -> None:
         "| made up, Q4_0, 0.31 GB | 100 MiB | `stream:lru cache=30%`, 30% cache \\* | "
         "103.5 (stock-mmap) | 83.5 | 1.24 × [1.24–1.24] | 1.5 → 1.5 s |"
     )
-    assert f"{record['command']}   # a.json" in lines
+    assert f"{record['command']}   # bench-a.json" in lines
 
 
 def test_half_a_run_is_no_number(tmp_path: Path) -> None:
     record = made_up(arms=("stock-mmap", "stream:lru"))
     record["complete"] = False
-    (tmp_path / "a.json").write_text(json.dumps(record))
+    (tmp_path / "bench-a.json").write_text(json.dumps(record))
     with pytest.raises(SystemExit, match="not complete"):
         readme_numbers.section(tmp_path)
 

@@ -3,9 +3,8 @@
     python tools/readme_numbers.py            # rewrite it
     python tools/readme_numbers.py --check    # fail if it is not what the records say
 
-One row for each streamed arm of each record, in the order of the records' names. A star marks arms
-of which a run was disturbed. Records of `remoe-edge bench` say how they were made; older
-ones are of the tool that came before it.
+One row for each streamed arm of each record named bench-*.json, in the order of these names. A star
+marks arms of which a run, or one of stock's, was disturbed. The records say how they were made.
 """
 
 from __future__ import annotations
@@ -27,21 +26,13 @@ HEAD = (
 
 def section(folder: Path) -> str:
     """Make the table, and the list of commands, of all records in a folder."""
-    rows, commands, older = [], [], False
-    for path in sorted(folder.glob("*.json")):
+    rows, commands = [], []
+    for path in sorted(folder.glob("bench-*.json")):
         record = json.loads(path.read_text())
-        if record.get("format") == "remoe-edge bench":
-            rows += _rows(record)
-            commands.append(f"{record['command']}   # {path.name}")
-        elif "stock_over_stream" in record:
-            rows.append(_older_row(record))
-            older = True
-    parts = ["\n".join([HEAD, *rows])]
-    if commands:
-        parts.append("\n".join(["```sh", *commands, "```"]))
-    if older:
-        parts.append("Rows without an interval are older, by the tool that `bench` replaced.")
-    return "\n\n".join(parts) + "\n"
+        rows += _rows(record)
+        commands.append(f"{record['command']}   # {path.name}")
+    table, code = "\n".join([HEAD, *rows]), "\n".join(["```sh", *commands, "```"])
+    return f"{table}\n\n{code}\n"
 
 
 def replaced(readme: str, table: str) -> str:
@@ -80,23 +71,6 @@ def _rows(record: dict[str, Any]) -> list[str]:
             )
         )
     return rows
-
-
-def _older_row(record: dict[str, Any]) -> str:
-    stock_name, ours_name = record["summary"]
-    stock, ours = record["summary"][stock_name], record["summary"][ours_name]
-    words = record["command"].split()
-    resident = "--resident" in words
-    cache = "100%" if resident else words[words.index("--cache") + 1]
-    return _row(
-        f"{words[2]}, {record['model_bytes'] / 1e9:.2f} GB",
-        _box(record["memory_limit_bytes"]),
-        f"`stream:lru`, {cache} cache",
-        f"{stock['mean_token_ms']:.1f} ({'stock-resident' if resident else 'stock-mmap'})",
-        f"{ours['mean_token_ms']:.1f}",
-        f"{record['stock_over_stream']['mean_token_ms']:.2f} ×",
-        f"{stock['first_token_s']:.1f} → {ours['first_token_s']:.1f} s",
-    )
 
 
 def _box(limit_bytes: int | None) -> str:
