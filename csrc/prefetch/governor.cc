@@ -76,7 +76,8 @@ bool Governor::WorthTrying() const {
 void Governor::EnterTrial() {
   state_ = State::kTrial;
   steps_ = 0;
-  cost_ns_[0] = cost_ns_[1] = 0;
+  wall_ns_[0] = wall_ns_[1] = 0;
+  misses_[0] = misses_[1] = 0;
   counted_[0] = counted_[1] = 0;
 }
 
@@ -89,7 +90,12 @@ void Governor::Lose() {
 
 void Governor::Judge() {
   trials_++;
-  gain_ns_ = cost_ns_[0] / counted_[0] - cost_ns_[1] / counted_[1];
+  // One time of a read for both sides: reads that reading ahead has slowed down are its cost.
+  const double read_ns = expert_bytes_ * ns_per_byte_;
+  const auto cost_ns = [&](int on) {
+    return (wall_ns_[on] - read_ns * misses_[on]) / counted_[on];
+  };
+  gain_ns_ = cost_ns(0) - cost_ns(1);
   if (gain_ns_ > 0) {
     state_ = State::kWon;
     steps_ = 0;
@@ -105,8 +111,8 @@ void Governor::OnStep(uint64_t wall_ns, uint64_t misses, uint64_t useful_bytes,
   const bool reads = decode_reads();
   if (state_ == State::kTrial && steps_ % kBlockSteps != 0) {
     // The first step of a block still bears the marks of the one before.
-    const double read_ns = expert_bytes_ * ns_per_byte_ * static_cast<double>(misses);
-    cost_ns_[reads] += static_cast<double>(wall_ns) - read_ns;
+    wall_ns_[reads] += static_cast<double>(wall_ns);
+    misses_[reads] += static_cast<double>(misses);
     counted_[reads]++;
   }
   useful_ += static_cast<double>(useful_bytes) - kStepFade * useful_;

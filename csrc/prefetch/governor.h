@@ -72,7 +72,7 @@ class Governor {
   State state_ = State::kLearning;
   int64_t steps_ = 0;  // in this state
   int64_t off_steps_ = kOffSteps;
-  double cost_ns_[2] = {0, 0};  // of the trial's steps, off and on
+  double wall_ns_[2] = {0, 0}, misses_[2] = {0, 0};  // of the trial's steps, off and on
   int counted_[2] = {0, 0};
   double useful_ = 0, wasted_ = 0;              // decode, fading
   double batch_useful_ = 0, batch_wasted_ = 0;  // prompts, fading

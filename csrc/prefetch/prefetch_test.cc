@@ -88,6 +88,18 @@ TEST(ALossTurnsItOffAndTrialsGetRare) {
   CHECK_EQ(std::string(governor.state()), "learning");
 }
 
+TEST(ReadsThatReadingAheadSlowsDownAreItsCost) {
+  Governor governor = Made();
+  for (int i = 0; i < Governor::kLearnSteps + kTrialSteps; i++) {
+    const bool on = governor.decode_reads();
+    const uint64_t misses = 10 + static_cast<uint64_t>(i) % 3;
+    const uint64_t read_ns = on ? 3000 : 2000;
+    for (int read = 0; read < 200; read++) governor.OnReads(1000, read_ns);
+    governor.OnStep((on ? 8500 : 9000) + misses * read_ns, misses, 100, 20);
+  }
+  CHECK_EQ(std::string(governor.state()), "lost");
+}
+
 TEST(NothingIsTriedWhereThereIsNextToNoIdleTime) {
   Governor governor(PrefetchMode::kAuto);
   governor.SetSizes(1000, 100);
