@@ -28,7 +28,8 @@ NO_LINKS: Links = np.zeros(0, np.float32), np.zeros(0, np.int8)
 class Fitted:
     """Hold a fitted profile and, per trace and share, the part of the gap that it takes back.
 
-    Judged on parts of the traces that chose neither horizon nor search, with links of the others.
+    Judged on parts of the traces that chose neither horizon nor search, with links of the others; the
+    weights that both start from were fitted to samples of the whole.
     """
 
     data: bytes
