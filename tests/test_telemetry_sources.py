@@ -87,6 +87,12 @@ def test_zones_fans_drive_and_throttling(orin: Path) -> None:
     assert sample.throttle_events == {"over-current 1": 0, "over-current 3": 7}
 
 
+def test_a_temperature_that_nothing_names_is_left_out(orin: Path) -> None:
+    change(orin, "sys/class/hwmon/hwmon9/name", "somechip")
+    change(orin, "sys/class/hwmon/hwmon9/temp1_input", 30000)
+    assert read(Chips(orin)).temperatures_c == {"nvme Composite": 47.85}
+
+
 def test_two_zones_of_one_name_are_both_kept(orin: Path) -> None:
     change(orin, "sys/class/thermal/thermal_zone1/type", "cpu-thermal")
     assert read(Thermal(orin)).temperatures_c == {"cpu": 49.312, "cpu 1": 47.5, "tj": 50.187}

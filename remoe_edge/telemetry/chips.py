@@ -43,7 +43,7 @@ class Chips:
             return self._throttling, f"over-current {match[1]}"
         if match := re.fullmatch(r"temp(\d+)_input", path.name):
             label = kernel_files.word(path.with_name(f"temp{match[1]}_label"))
-            if label is not None and not label.startswith("Core "):
+            if label and not label.startswith("Core "):
                 return self._temperatures, f"{chip} {label}"
         return None, ""
 
