@@ -16,15 +16,13 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from remoe_edge import _core
-from remoe_edge.profile.fit import NO_LINKS, SHARES
+from remoe_edge.profile.fit import SHARES
 from remoe_edge.profile.folds import cut_folds
-from remoe_edge.profile.links import Links
+from remoe_edge.profile.pack import NO_LINKS, Weights, pack
 from remoe_edge.profile.replays import Trials
 from remoe_edge.profile.samples import columns, labels, merged, pick
 from remoe_edge.profile.weights import Choice, choose, fit_weights
@@ -37,23 +35,15 @@ class Models:
     """Judge weights by several models, all worth the same."""
 
     def __init__(self, models: Sequence[Sequence[Trace]]) -> None:
-        self._trials = [Trials(folds, [NO_LINKS] * len(folds), _profile) for folds in models]
+        self._trials = [Trials(folds, [NO_LINKS] * len(folds), pack) for folds in models]
 
-    def choosing(self, share: float, weights: npt.NDArray[Any]) -> float:
+    def choosing(self, share: float, weights: Weights) -> float:
         """Give the mean over models."""
         return float(np.mean([each.choosing(share, weights) for each in self._trials]))
 
-    def judging(self, share: float, weights: npt.NDArray[Any]) -> list[float]:
+    def judging(self, share: float, weights: Weights) -> list[float]:
         """Give each model's mean."""
         return [float(np.mean(each.judging(share, weights))) for each in self._trials]
-
-
-def _profile(shares: Sequence[float], weights: npt.NDArray[Any], links: Links) -> bytes:
-    return bytes(
-        _core.make_profile(
-            0, 0, "", "{}", np.asarray(shares, np.float32), np.asarray(weights, np.float32), *links
-        )
-    )
 
 
 def header(choices: dict[float, Choice]) -> str:

@@ -9,12 +9,12 @@ replay is the engine's own code, so that a figure is what the engine pays, trace
 from __future__ import annotations
 
 import argparse
-import json
 import time
 
 import numpy as np
 
 from remoe_edge.native import _core
+from remoe_edge.profile.pack import pack
 from remoe_edge.trace import Trace, from_routed
 
 
@@ -42,13 +42,9 @@ def profile(layers: int, experts: int, links: bool) -> bytes:
     weights = np.full(len(names), 0.01, np.float32)
     tables = layers * 5 if links else 0
     rng = np.random.default_rng(1)
-    return bytes(
-        _core.make_profile(
-            layers, experts, "", json.dumps({}), np.ones(1, np.float32), weights,
-            np.full(tables, 0.01, np.float32),
-            rng.integers(-9, 9, tables * experts * experts).astype(np.int8),
-        )
-    )  # fmt: skip
+    values = rng.integers(-9, 9, tables * experts * experts).astype(np.int8)
+    held = np.full(tables, 0.01, np.float32), values
+    return pack([1], weights, held, n_layers=layers, n_experts=experts)
 
 
 def main() -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +13,15 @@ import numpy as np
 from remoe_edge import _core
 from remoe_edge.profile import links as link
 from remoe_edge.profile.folds import cut_folds
-from remoe_edge.profile.links import Links, fit_links
+from remoe_edge.profile.links import fit_links
 from remoe_edge.profile.logistic import by_newton
-from remoe_edge.profile.replays import Trials, Weights
+from remoe_edge.profile.pack import NO_LINKS, pack
+from remoe_edge.profile.replays import Trials
 from remoe_edge.profile.samples import columns, labels, merged, pick, scores
 from remoe_edge.profile.weights import choose, fit_weights
 from remoe_edge.trace import Trace
 
 SHARES = (0.10, 0.25, 0.50)  # cache sizes that weights are chosen for
-NO_LINKS: Links = np.zeros(0, np.float32), np.zeros(0, np.int8)
 
 
 @dataclass
@@ -64,15 +64,9 @@ def fit_profile(
     samples = [columns(fold, each, None) for fold, each in zip(folds, picks, strict=True)]
     fold_links, final_links = [NO_LINKS for _ in folds], NO_LINKS
 
-    def profile(
-        shares: Sequence[float], weights: Weights, held: Links, meta: dict[str, Any] | None = None
-    ) -> bytes:
-        return bytes(
-            _core.make_profile(
-                n_layers, n_experts, folds[0].fingerprint, json.dumps(meta or {}),
-                np.asarray(shares, np.float32), np.asarray(weights, np.float32), *held,
-            )
-        )  # fmt: skip
+    profile = partial(
+        pack, n_layers=n_layers, n_experts=n_experts, fingerprint=folds[0].fingerprint
+    )
 
     if links:
         weights = np.zeros(len(names), np.float32)

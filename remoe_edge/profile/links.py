@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from remoe_edge.profile.logistic import Floats, by_adam
+from remoe_edge.profile.pack import Links
 from remoe_edge.profile.samples import soon, used
 from remoe_edge.trace import Trace
-
-Links = tuple[Floats, npt.NDArray[np.int8]]  # scales, and links in steps of them
 
 HORIZON = 4
 CONTEXTS = 5  # chosen now, lately (two averages), by the two layers before

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from remoe_edge import _core
 from remoe_edge.profile.folds import SESSION_STEPS
-from remoe_edge.profile.links import Links
+from remoe_edge.profile.pack import Links, Weights
 from remoe_edge.trace import Trace
 
 WINDOW_STEPS = 700  # a cache is long warm by then
 WINDOWS = 2
-
-Weights = npt.NDArray[Any]
 
 
 @dataclass

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from remoe_edge import _core
 from remoe_edge.profile.folds import sessions
 from remoe_edge.profile.logistic import Floats
+from remoe_edge.profile.pack import pack
 from remoe_edge.trace import Trace
 
 HORIZONS = (1, 2, 4, 8, 16, 32)  # steps within which a use counts as soon
@@ -42,10 +43,7 @@ def columns(fold: Trace, picks: list[npt.NDArray[np.int64]], data: bytes | None)
 
 def scores(fold: Trace, weights: Floats) -> Floats:
     """Give the scores of every token without links: [token, layer, expert]."""
-    data = _core.make_profile(
-        0, 0, "", "{}", np.ones(1, np.float32), weights, np.zeros(0, np.float32),
-        np.zeros(0, np.int8),
-    )  # fmt: skip
+    data = pack([1], weights)
     return np.concatenate(
         [
             _core.policy_scores(part.columns(), part.n_layers, part.n_experts, data).reshape(
