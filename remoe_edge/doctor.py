@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import importlib.metadata
 import importlib.util
+import mmap
 import os
 import platform
 import resource
@@ -25,6 +26,7 @@ from remoe_edge.units import MIB, mib
 OK, OFF, INFO, FAIL = "ok", "off", "info", "fail"
 _PAGE_BYTES = 4096
 _CAP_IPC_LOCK = 14
+_MADV_POPULATE_WRITE = 23
 
 # Extra -> the packages that it brings.
 EXTRAS = {
@@ -56,7 +58,8 @@ def examine(path: Path) -> list[Check]:
     if not any(check.state == FAIL for check in checks):
         checks += [_cpu(), _repacking(), _wait_policy(), *_storage(path)]
     checks += [
-        _read_ahead(path), _memlock(), _huge_pages(), _memory(), _cgroup(), *_sensors(path),
+        _read_ahead(path), _memlock(), _huge_pages(), _populating(), _memory(), _cgroup(),
+        *_sensors(path),
     ]  # fmt: skip
     checks += [_extra(name, packages) for name, packages in EXTRAS.items()]
     return checks
@@ -330,7 +333,10 @@ def _capable(bit: int) -> bool:
 def _huge_pages() -> Check:
     setting = kernel_files.word(Path("/sys/kernel/mm/transparent_hugepage/enabled"))
     if not setting:
-        return Check("huge pages", OFF, "this kernel offers no transparent huge pages")
+        return Check(
+            "huge pages", OFF, "this kernel offers no transparent huge pages",
+            "a kernel with CONFIG_TRANSPARENT_HUGEPAGE",
+        )  # fmt: skip
     chosen = setting.partition("[")[2].partition("]")[0]
     if chosen in ("always", "madvise"):
         return Check("huge pages", OK, f"transparent, on {chosen}")
@@ -338,6 +344,20 @@ def _huge_pages() -> Check:
         "huge pages", OFF, f"switched to {chosen}: the cache lies in {_PAGE_BYTES // 1024} KiB pages",
         "echo madvise | sudo tee /sys/kernel/mm/transparent_hugepage/enabled",
     )  # fmt: skip
+
+
+def _populating() -> Check:
+    """Check for what csrc/runtime/populator.h asks of the kernel."""
+    try:
+        with mmap.mmap(-1, mmap.PAGESIZE) as page:
+            page.madvise(_MADV_POPULATE_WRITE)
+    except OSError as error:
+        return Check(
+            "pages ahead", OFF,
+            f"no MADV_POPULATE_WRITE ({error.strerror}): reads wait for the pages of a filling cache",
+            "Linux 5.14 or newer",
+        )  # fmt: skip
+    return Check("pages ahead", OK, "a filling cache has its pages made present ahead of its reads")
 
 
 def _memory() -> Check:

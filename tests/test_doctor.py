@@ -20,8 +20,8 @@ from remoe_edge.doctor import Check
 
 PROMISED = (
     "remoe-edge", "python", "llama.cpp", "ABI", "CPU", "repacking", "wait policy", "io_uring",
-    "O_DIRECT", "memlock", "huge pages", "cgroup limit", "memory", "read-ahead", "power", "temperatures",
-    "pressure", "model",
+    "O_DIRECT", "memlock", "huge pages", "pages ahead", "cgroup limit", "memory", "read-ahead",
+    "power", "temperatures", "pressure", "model",
     "[jetson]", "[tune]", "[plot]", "[serve]",
 )  # fmt: skip
 
@@ -126,6 +126,15 @@ def test_a_small_memlock_limit_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "ulimit -l" in check.advice
     monkeypatch.setattr(resource, "getrlimit", lambda which: (resource.RLIM_INFINITY,) * 2)
     assert doctor._memlock().state == "ok"
+
+
+def test_kernels_without_huge_pages_or_population_are_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor.kernel_files, "word", lambda path: None)
+    monkeypatch.setattr(doctor, "_MADV_POPULATE_WRITE", 4711)  # what an older kernel makes of 23
+    for check in (doctor._huge_pages(), doctor._populating()):
+        assert check.state == "off"
+        assert check.advice
+    assert "Invalid argument" in doctor._populating().detail
 
 
 def test_an_installation_that_cannot_run_ends_with_1(
