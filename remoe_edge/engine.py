@@ -29,6 +29,7 @@ from remoe_edge.watch import Step, Watcher, Watchers, since
 
 if TYPE_CHECKING:
     from remoe_edge._core import ModelFile, StreamedModel
+    from remoe_edge.predict.past_prompts import PastPrompts
     from remoe_edge.warm_start import KeptProfile
 
 DEFAULT_CONTEXT = 4096
@@ -51,6 +52,8 @@ class Engine:
     profile: a file that keeps what is known of this model between runs: what `remoe-edge profile` has
         fitted, and which experts are hot. They are read before anything asks for them, while nothing
         else is being read; the file is written anew at `close`. It need not exist.
+    past_prompts: a file of what past prompts activated (docs/prediction.md): a new prompt is expected to
+        use what similar ones did, and the policy keeps that. Written anew at `close`; it need not exist.
     prefetch: read experts that the next layers will probably want while storage is idle: "off", "on",
         or "auto", which tries both while it runs and keeps what is faster.
     n_ctx: tokens of context; 0 takes the model's, up to 4096.
@@ -85,6 +88,7 @@ class Engine:
         policy: str = "reuse-biased",
         prefetch: str = "auto",
         profile: str | os.PathLike[str] | None = None,
+        past_prompts: str | os.PathLike[str] | None = None,
         n_ctx: int = 0,
         n_batch: int = 512,
         n_ubatch: int = 512,
@@ -156,6 +160,16 @@ class Engine:
             self._kept = KeptProfile(Path(profile), self.path)
             if self._kept.data is None:
                 self.notes.append(f"no profile at {profile} yet: it begins with this run")
+        self._past: PastPrompts | None = None
+        if past_prompts is not None and self._model is None:
+            self.notes.append(f"{past_prompts} is not used: no experts are streamed")
+        elif past_prompts is not None and self._model is not None:
+            from remoe_edge.predict.past_prompts import PastPrompts
+
+            self._past = PastPrompts(
+                Path(past_prompts), self.path, self._model.n_layers, self._model.n_experts,
+                None if routers is None else Path(routers),
+            )  # fmt: skip
         trained = file.unsigned(f"{file.architecture}.context_length") or DEFAULT_CONTEXT
         self._n_ctx = n_ctx or min(trained, DEFAULT_CONTEXT)
         _check_context(file, self._n_ctx, self.streamed)
@@ -182,6 +196,7 @@ class Engine:
                 )
                 self._closed = False
                 self.budget = self._attach(cache, policy, prefetch, n_ubatch, lock=lock)
+                self._check_past(policy)
                 if trace is not None:
                     self._start_trace(Path(trace))
                 self._warm()
@@ -275,6 +290,15 @@ class Engine:
             n_layers, n_experts = self._model.n_layers, self._model.n_experts
             steps = self._counts()["events"] / n_layers
             self._kept.save(uses, steps, n_layers, n_experts)
+
+    def _check_past(self, policy: str) -> None:
+        if self._past is not None and self._model is not None and not self._model.expect(None):
+            self.notes.append(f"policy {policy} takes no notice of past prompts")
+
+    def _foreseen(self, tokens: Sequence[int]) -> contextlib.AbstractContextManager[None]:
+        if self._past is None or self._model is None:
+            return contextlib.nullcontext()
+        return self._past.beside(self._model, tokens)
 
     def _start_trace(self, path: Path) -> None:
         model = self._model
@@ -444,7 +468,7 @@ class Engine:
         clock = time.perf_counter()
         produced: list[int] = []
         try:
-            with self._running() as interrupts:
+            with self._running() as interrupts, self._foreseen(tokens):
                 stream = self._llama.generate(tokens, **settings) if max_tokens else iter(())
                 while True:
                     with interrupts.computing():
@@ -690,6 +714,8 @@ class Engine:
             if self._model is not None:
                 try:
                     self._keep_profile()
+                    if self._past is not None:
+                        self._past.save()
                 finally:
                     self._model.stop_trace()
         finally:

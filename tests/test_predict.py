@@ -158,12 +158,18 @@ def test_medoids_of_crowds_are_the_best_of_all_choices() -> None:
 # --- store, prediction, divergence ---
 
 
-def filled(n: int = 40, seed: int = 0, fingerprint: str = "") -> PromptStore:
+def made_up(n: int, seed: int = 0) -> list[list[int]]:
+    rng = np.random.default_rng(seed)
+    return [rng.integers(0, 320, rng.integers(1, 9)).tolist() for _ in range(n)]
+
+
+def filled(
+    embeddings: TokenEmbeddings, n: int = 40, seed: int = 0, fingerprint: str = ""
+) -> PromptStore:
     rng = np.random.default_rng(seed)
     store = PromptStore(3, 10, fingerprint)
-    for _ in range(n):
-        tokens = rng.integers(0, 320, rng.integers(1, 9)).tolist()
-        store.add(tokens, activation(rng.integers(0, 10, (3, 6, 4)), 10))
+    for tokens in made_up(n, seed):
+        store.add(summary(tokens, embeddings), activation(rng.integers(0, 10, (3, 6, 4)), 10))
     return store
 
 
@@ -177,14 +183,14 @@ def test_activation_counts() -> None:
         activation(np.zeros((2, 0, 4), int), 4)
 
 
-def test_a_store_comes_back(tmp_path: Path) -> None:
+def test_a_store_comes_back(tmp_path: Path, embeddings: TokenEmbeddings) -> None:
     for n in (0, 1, 40):
-        store = filled(n, fingerprint="abc")
+        store = filled(embeddings, n, fingerprint="abc")
         store.save(tmp_path / "s.npz")
         again = PromptStore.load(tmp_path / "s.npz", "abc")
         assert len(again) == n
         assert (again.n_layers, again.n_experts) == (3, 10)
-        for a, b in zip(store.tokens, again.tokens, strict=True):
+        for a, b in zip(store.summaries, again.summaries, strict=True):
             np.testing.assert_array_equal(a, b)
         for a, b in zip(store.activations, again.activations, strict=True):
             np.testing.assert_array_equal(a, b)
@@ -192,10 +198,13 @@ def test_a_store_comes_back(tmp_path: Path) -> None:
 
 def test_a_store_forgets_the_oldest() -> None:
     store = PromptStore(1, 2, limit=3)
-    for token in range(5):
-        store.add([token], np.array([[0.5, 0.5]], np.float32))
-    assert [each.tolist() for each in store.tokens] == [[2], [3], [4]]
+    even = np.array([[0.5, 0.5]], np.float32)
+    for number in range(5):
+        store.add(np.array([number], np.float32), even)
+    assert [each.tolist() for each in store.summaries] == [[2], [3], [4]]
     assert len(store.activations) == 3
+    with pytest.raises(InputError, match=r"a summary of \(2,\) beside others of \(1,\)"):
+        store.add(np.zeros(2, np.float32), even)
 
 
 def recorded(routed: np.ndarray, prompts: list[tuple[int, int]]) -> Trace:
@@ -211,20 +220,23 @@ def test_a_recording_falls_into_its_prompts() -> None:
     routed = np.argsort(rng.random((3, 12, 10)), axis=2)[..., :2]
     trace = recorded(routed, [(3, 2), (1, 3), (2, 1)])
     store = PromptStore(3, 10, "abc")
-    store.add_trace([[1, 2, 3], [4], [5, 6]], trace)
+    summaries = list(np.eye(3, dtype=np.float32))
+    store.add_trace(summaries, trace)
     for got, (begin, end) in zip(store.activations, [(0, 5), (5, 9), (9, 12)], strict=True):
         expected = activation(routed[:, begin:end], 10).astype(np.float16)
         np.testing.assert_array_equal(got, expected)
     with pytest.raises(InputError, match="holds 3 prompts with answers, not 2"):
-        store.add_trace([[1], [2]], trace)
+        store.add_trace(summaries[:2], trace)
     trace.fingerprint = "xyz"
     with pytest.raises(InputError, match="a trace of another model"):
-        store.add_trace([[1, 2, 3], [4], [5, 6]], trace)
+        store.add_trace(summaries, trace)
 
 
-def test_foreign_and_damaged_stores_are_refused(tmp_path: Path) -> None:
+def test_foreign_and_damaged_stores_are_refused(
+    tmp_path: Path, embeddings: TokenEmbeddings
+) -> None:
     path = tmp_path / "s.npz"
-    filled(3, fingerprint="abc").save(path)
+    filled(embeddings, 3, fingerprint="abc").save(path)
     with pytest.raises(InputError, match="prompts of another model"):
         PromptStore.load(path, "xyz")
     whole = path.read_bytes()
@@ -234,8 +246,8 @@ def test_foreign_and_damaged_stores_are_refused(tmp_path: Path) -> None:
             PromptStore.load(path)
     with path.open("wb") as file:
         np.savez(
-            file, version=1, fingerprint="", limit=5, lengths=np.array([2, 2]),
-            tokens=np.zeros(3, np.int32), activations=np.zeros((2, 1, 4), np.float16),
+            file, version=2, fingerprint="", limit=5, summaries=np.zeros((3, 8), np.float16),
+            activations=np.zeros((2, 1, 4), np.float16),
         )  # fmt: skip
     with pytest.raises(InputError, match="do not fit together"):
         PromptStore.load(path)
@@ -244,26 +256,26 @@ def test_foreign_and_damaged_stores_are_refused(tmp_path: Path) -> None:
 
 
 def test_the_prediction_is_the_weighted_sum(embeddings: TokenEmbeddings) -> None:
-    store = filled()
+    store = filled(embeddings)
     tokens = [5, 80, 200]
     predicted = SimilarPrompts(store, embeddings, alpha=4, sharpness=3).predict(tokens)
     likeness = np.array(
-        [written_out(tokens, past.tolist(), embeddings, 1e-8) for past in store.tokens]
+        [written_out(tokens, past, embeddings, 1e-8) for past in made_up(len(store))]
     )
     best = np.argsort(-likeness)[:4]
     weights = np.exp(3 * likeness[best]) / np.exp(3 * likeness[best]).sum()
     expected = sum(
         w * store.activations[i].astype(float) for w, i in zip(weights, best, strict=True)
     )
-    np.testing.assert_allclose(predicted, expected, atol=1e-4)
+    np.testing.assert_allclose(predicted, expected, atol=1e-3)  # summaries lie in float16
     np.testing.assert_allclose(predicted.sum(1), 1, atol=1e-3)
 
 
 def test_a_past_prompt_finds_itself(embeddings: TokenEmbeddings) -> None:
-    store = filled(400)
+    store = filled(embeddings, 400)
     similar = SimilarPrompts(store, embeddings, beta=50)
     assert len(similar.tree.leaves()) > 1
-    near = similar.neighbours(store.tokens[17].tolist())
+    near = similar.neighbours(made_up(400)[17])
     assert near.likeness[0] == pytest.approx(1, abs=1e-5)
     assert len(near.prompts) == 15
     assert sum(near.weights) == pytest.approx(1)

@@ -71,3 +71,5 @@ def test_evaluate_sps_judges_every_way(model: Path, tmp_path: Path) -> None:
         cold, true = by_name["nothing"], by_name["load by truth"]
         assert true["prompt"] <= cold["prompt"]
         assert by_name["keep by truth"]["prompt"] == cold["prompt"]
+        assert "reuse-biased" in by_name
+        assert by_name["reuse-biased, expecting sps"]["prompt"] > 0

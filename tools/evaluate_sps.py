@@ -30,6 +30,7 @@ from remoe_edge.errors import InputError, RemoeError
 from remoe_edge.native import _core
 from remoe_edge.predict.divergence import jensen_shannon
 from remoe_edge.predict.embeddings import Floats, TokenEmbeddings
+from remoe_edge.predict.past_prompts import bonus
 from remoe_edge.predict.predictor import ALPHA, SimilarPrompts
 from remoe_edge.predict.similarity import soft_cosine, summary
 from remoe_edge.predict.store import PromptStore, activation
@@ -116,13 +117,14 @@ def predictors(
 ) -> tuple[Predictors, SimilarPrompts]:
     """Make every way of predicting that is compared."""
     shape = (past[0].prompt.shape[0], n_experts)
+    embeddings = TokenEmbeddings(options.model)
     store = PromptStore(*shape)
     domains: dict[str, PromptStore] = {}
     for each in past:
         shares = activation(np.concatenate([each.prompt, each.answer], 1), n_experts)
-        store.add(each.tokens, shares)
-        domains.setdefault(each.domain, PromptStore(*shape)).add(each.tokens, shares)
-    embeddings = TokenEmbeddings(options.model)
+        past_summary = summary(each.tokens, embeddings)
+        store.add(past_summary, shares)
+        domains.setdefault(each.domain, PromptStore(*shape)).add(past_summary, shares)
 
     def similar(sharpness: float) -> SimilarPrompts:
         return SimilarPrompts(
@@ -130,7 +132,7 @@ def predictors(
         )
 
     plain = similar(1.0)
-    summaries = np.stack([summary(each.tokens, embeddings) for each in past])
+    summaries = np.asarray(store.summaries, np.float32)
     activations = np.asarray(store.activations, np.float32)
 
     def exhaustive(each: Prompt) -> Floats:
@@ -162,7 +164,7 @@ def judge(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     total = past[0].prompt.shape[0] * n_experts
     caches = {text: round(float(text) / 100 * total) for text in options.cache.split(",")}
     # A second opinion besides the divergence: what a cache misses that is filled by it before the
-    # prompt (load), and that lets go by it while the prompt runs (keep).
+    # prompt (load), that lets go by it while the prompt runs (keep), and whose policy expects it.
     filled = ["uniform", "global", "domain", "sps", "truth"]
     divergences: dict[str, dict[str, list[float]]] = {}
     misses: dict[str, dict[str, list[tuple[int, int]]]] = {text: {} for text in caches}
@@ -184,6 +186,12 @@ def judge(options: argparse.Namespace, console: Console) -> dict[str, Any]:
                     misses[text].setdefault(label, []).append((got.prompt, sum(got.decode)))
                     if by is None:
                         break
+                got = replay_start(
+                    each.prompt, each.answer, n_experts, n_slots, policy="reuse-biased",
+                    expect=None if by is None else bonus(by),
+                )  # fmt: skip
+                label = "reuse-biased" if by is None else f"reuse-biased, expecting {name}"
+                misses[text].setdefault(label, []).append((got.prompt, sum(got.decode)))
     domains = sorted({each.domain for each in judged})
     return {
         "command": " ".join(["python", "tools/evaluate_sps.py", *sys.argv[1:]]),

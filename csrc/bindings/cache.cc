@@ -65,7 +65,7 @@ class PyCache {
 
   py::list Begin(int layer, const std::vector<uint16_t>& experts, int64_t step, bool decode,
                  int n_tokens, std::optional<Array<uint16_t>> ids,
-                 std::optional<Array<float>> probs) {
+                 std::optional<Array<float>> probs, bool continued) {
     if (open_) Throw("the last event is still open: call end() first");
     if (layer < 0 || layer >= geometry_.n_layers) Throw("no such layer");
     for (const uint16_t e : experts) {
@@ -94,6 +94,7 @@ class PyCache {
     }
     event.probs = probs ? probs->data() : nullptr;
     event.n_prob_tokens = static_cast<int>(rows);
+    event.continued = continued;
     ThrowIfError(cache_.Begin(event, &placements_));
     open_ = true;
     py::list placed;
@@ -114,6 +115,10 @@ class PyCache {
   void Clear() {
     if (open_) Throw("an event is open");
     cache_.Clear();
+  }
+  bool Expect(std::optional<Array<float>> bonus) {
+    if (bonus && bonus->size() != geometry_.total()) Throw("bonus: a value for every expert");
+    return cache_.policy().Expect(bonus ? bonus->data() : nullptr);
   }
   py::dict Counts() const { return CountsDict(cache_.counts()); }
   int Resident() const { return cache_.resident(); }
@@ -430,10 +435,11 @@ void RegisterCache(py::module_& module) {
            py::arg("profile") = py::none())
       .def("begin", &PyCache::Begin, py::arg("layer"), py::arg("experts"), py::arg("step") = 0,
            py::arg("decode") = true, py::arg("n_tokens") = 1, py::arg("ids") = py::none(),
-           py::arg("probs") = py::none())
+           py::arg("probs") = py::none(), py::arg("continued") = false)
       .def("failed", &PyCache::Failed, py::arg("expert"))
       .def("end", &PyCache::End)
       .def("clear", &PyCache::Clear)
+      .def("expect", &PyCache::Expect, py::arg("bonus").none(true))
       .def("counts", &PyCache::Counts)
       .def("residents", &PyCache::Residents)
       .def_property_readonly("resident", &PyCache::Resident);

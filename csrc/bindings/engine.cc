@@ -192,6 +192,24 @@ void RegisterEngine(py::module_& module) {
              const auto& uses = model.store() ? model.store()->uses() : none;
              return py::array_t<uint32_t>(uses.size(), uses.data());
            })
+      .def("choices",
+           [](const StreamedModel& model) {
+             const std::vector<uint32_t> none;
+             const auto& choices = model.store() ? model.store()->choices() : none;
+             return py::array_t<uint32_t>(choices.size(), choices.data());
+           })
+      .def(
+          "expect",
+          [](StreamedModel& model,
+             std::optional<py::array_t<float, py::array::c_style | py::array::forcecast>> bonus) {
+            if (model.store() == nullptr) return false;
+            const int total = model.store()->cache().geometry().total();
+            if (bonus && bonus->size() != total) {
+              throw py::value_error("bonus: a value for every expert");
+            }
+            return model.store()->Expect(bonus ? bonus->data() : nullptr);
+          },
+          py::arg("bonus").none(true))
       .def("stop_trace", [](StreamedModel& model) { ThrowIfError(model.StopTrace()); })
       .def_property_readonly("tracing", &StreamedModel::tracing)
       .def_property_readonly("trace_events", &StreamedModel::trace_events)

@@ -96,6 +96,11 @@ class Policy {
   // Whether Event::probs would be looked at.
   virtual bool uses_probabilities() const { return false; }
 
+  // What is expected of the prompt about to run: `bonus` [n_layers][n_experts], in the units of the
+  // policy's scores, is added to what it makes of the past, until the next call; null for nothing.
+  // RETURNS: false where the policy has no use for it.
+  virtual bool Expect(const float* bonus) { return false; }
+
   // Called once per event that is not `continued`, before its hits and evictions.
   virtual void OnEvent(const Event& event) {}
   // `id` was resident when its event came. It is off the evictable list until the event ends.

@@ -119,11 +119,12 @@ REMOE_WIDE void Idle(const float* used, float* idle, float* log_idle, size_t n) 
   }
 }
 
+inline int32_t ToRank(float score) {
+  return static_cast<int32_t>(std::min(std::max(score, -1000.0f), 1000.0f) * kRankScale);
+}
+
 REMOE_WIDE void ToRanks(const float* score, int32_t* ranks, size_t n) {
-  for (size_t j = 0; j < n; j++) {
-    const float bounded = std::min(std::max(score[j], -1000.0f), 1000.0f);
-    ranks[j] = static_cast<int32_t>(bounded * kRankScale);
-  }
+  for (size_t j = 0; j < n; j++) ranks[j] = ToRank(score[j]);
 }
 
 REMOE_WIDE int32_t Least(const int32_t* ranks, size_t n) {
@@ -194,6 +195,7 @@ ReuseBiasedPolicy::ReuseBiasedPolicy(const Geometry& geometry,
   chosen_.assign(layers * geometry.n_experts, 0);
   n_chosen_.assign(layers, 0);
   chosen_step_.assign(layers, INT64_MIN);
+  expected_.assign(layers * row, 0);
   columns_.assign(kFeatures * row, 0);
   score_.assign(row, 0);
   use_.assign(row, 0);
@@ -202,6 +204,24 @@ ReuseBiasedPolicy::ReuseBiasedPolicy(const Geometry& geometry,
   scored_.assign(layers * row, 0);
   least_.assign(layers, kUnavailable);
   stale_.assign(layers, 0);
+}
+
+bool ReuseBiasedPolicy::Expect(const float* bonus) {
+  // The scores of every layer change at once: the prompt's first layer already pushes out others.
+  for (int layer = 0; layer < geometry_.n_layers; layer++) {
+    float* expected = &expected_[Row(layer)];
+    int32_t* scored = &scored_[Row(layer)];
+    int32_t* ranks = &ranks_[Row(layer)];
+    for (int j = 0; j < geometry_.n_experts; j++) {
+      const float now = bonus == nullptr ? 0 : bonus[layer * geometry_.n_experts + j];
+      scored[j] = ToRank(static_cast<float>(scored[j]) / kRankScale + (now - expected[j]));
+      expected[j] = now;
+      if (ranks[j] != kUnavailable) ranks[j] = scored[j];
+    }
+    stale_[layer] = 1;
+  }
+  expecting_ = bonus != nullptr;
+  return true;
 }
 
 void ReuseBiasedPolicy::OnEvent(const Event& event) {
@@ -398,6 +418,7 @@ void ReuseBiasedPolicy::Combine(int layer) {
   for (size_t i = live / 4 * 4; i < live; i++) {
     AddScaled(&columns_[Row(live_[i])], live_weights_[i], score_.data(), stride_);
   }
+  if (expecting_) AddScaled(&expected_[Row(layer)], 1, score_.data(), stride_);
   int32_t* scored = &scored_[Row(layer)];
   ToRanks(score_.data(), scored, stride_);
   int32_t* ranks = &ranks_[Row(layer)];

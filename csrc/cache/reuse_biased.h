@@ -45,6 +45,7 @@ class ReuseBiasedPolicy : public Policy {
 
   const char* name() const override { return "reuse-biased"; }
   bool uses_probabilities() const override { return uses_probabilities_; }
+  bool Expect(const float* bonus) override;
   void OnEvent(const Event& event) override;
   void OnHit(ExpertId id) override;
   void OnEvict(ExpertId id) override;
@@ -110,6 +111,9 @@ class ReuseBiasedPolicy : public Policy {
   std::vector<uint16_t> chosen_;         // [layer][n_experts] of its last event
   std::vector<int> n_chosen_;            // [layer]
   std::vector<int64_t> chosen_step_;     // [layer]
+
+  std::vector<float> expected_;  // [layer] what Expect() was given, or zeros
+  bool expecting_ = false;
 
   std::vector<float> columns_;  // [features] of the layer scored last
   std::vector<float> score_;    // one row

@@ -61,6 +61,7 @@ Result<std::unique_ptr<ExpertStore>> ExpertStore::Make(
   if (!staging.ok()) return staging.status();
   store->staging_ = std::move(staging.value());
   store->uses_.assign(geometry.total(), 0);
+  store->choices_.assign(geometry.total(), 0);
   store->transform_ = std::move(transform);
   store->reader_ = std::move(reader);
   store->idle_since_ = Clock::now();
@@ -82,6 +83,10 @@ Status ExpertStore::BeginEvent(const Event& event) {
   if (!event.continued) {
     const ExpertId first = static_cast<ExpertId>(event.layer) * cache_->geometry().n_experts;
     for (int i = 0; i < event.n; i++) uses_[first + event.experts[i]]++;
+    // Where it is not known which token took what, every expert counts as one choice.
+    const uint16_t* chosen = event.ids != nullptr ? event.ids : event.experts;
+    const int n = event.ids != nullptr ? event.n_tokens * event.top_k : event.n;
+    for (int i = 0; i < n; i++) choices_[first + chosen[i]]++;
   }
   open_ = true;
   layer_ = event.layer;

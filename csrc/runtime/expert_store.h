@@ -106,8 +106,11 @@ class ExpertStore {
   int Warm(const std::vector<ExpertId>& experts);
   // Waits until everything that Warm() began has been read.
   void FinishWarming();
-  // How many events each expert was in.
+  // How many events each expert was in; and how many tokens chose it.
   const std::vector<uint32_t>& uses() const { return uses_; }
+  const std::vector<uint32_t>& choices() const { return choices_; }
+  // See Policy::Expect().
+  bool Expect(const float* bonus) { return cache_->policy().Expect(bonus); }
 
   // Replaces what is planned. Experts of the old plan that have not begun are given up.
   void PlanAhead(const AheadPlan& plan);
@@ -248,7 +251,7 @@ class ExpertStore {
   int warm_in_flight_ = 0;
   bool warm_ends_ = false;
 
-  std::vector<uint32_t> uses_;  // by expert id
+  std::vector<uint32_t> uses_, choices_;  // by expert id
   std::atomic<uint64_t> warm_experts_{0}, warm_bytes_{0};
   std::atomic<uint64_t> hits_{0}, misses_{0}, bytes_read_{0}, stall_ns_{0}, events_{0},
       evictions_{0}, ahead_misses_{0}, ahead_useful_bytes_{0}, ahead_wasted_bytes_{0},

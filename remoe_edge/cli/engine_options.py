@@ -33,6 +33,10 @@ _OPTIONS = (
         help="Keep what is learned of this model between runs: fitted weights, hot experts.",
     ),
     click.option(
+        "--past-prompts", type=click.Path(path_type=Path), metavar="FILE",
+        help="Keep what past prompts activated, and expect the same of similar ones.",
+    ),
+    click.option(
         "--prefetch", type=click.Choice(["auto", "off", "on"]), default="auto", show_default=True,
         help="Read ahead what the next layers will want; auto keeps what proves faster.",
     ),

@@ -16,10 +16,11 @@ from remoe_edge.native import _core
 Floats = npt.NDArray[np.float32]
 
 TENSOR = "token_embd.weight"
+_MOST_KNOWN = 1024
 
 
 class TokenEmbeddings:
-    """Give unit vectors for token ids; rows are read when they are first asked for, and kept."""
+    """Give unit vectors for token ids; rows are read as they are asked for, and some kept."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Find the embedding in a GGUF. Raises ModelError where there is none."""
@@ -39,12 +40,17 @@ class TokenEmbeddings:
 
         Raises InputError for a token outside the vocabulary.
         """
-        for token in tokens:
-            if token not in self._known:
-                self._known[token] = self._read(int(token))
         if not tokens:
             return np.zeros((0, self.width), np.float32)
-        return np.stack([self._known[token] for token in tokens])
+        return np.stack([self._row(int(token)) for token in tokens])
+
+    def _row(self, token: int) -> Floats:
+        row = self._known.get(token)
+        if row is None:
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            row = self._known[token] = self._read(token)
+        return row
 
     def _read(self, token: int) -> Floats:
         if not 0 <= token < self.n_vocab:

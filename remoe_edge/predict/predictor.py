@@ -38,7 +38,9 @@ class SimilarPrompts:
         sharpness: float = 1.0,
         seed: int = 0,
     ) -> None:
-        """Build the tree. `sharpness` multiplies similarities in the softmax; the paper's is 1.
+        """Build the tree of the store's prompts as they are now.
+
+        `sharpness` multiplies similarities in the softmax; the paper's is 1.
 
         Raises InputError for an empty store.
         """
@@ -46,9 +48,8 @@ class SimilarPrompts:
             raise InputError("there are no past prompts to predict from")
         self._embeddings = embeddings
         self._alpha, self._sharpness = alpha, sharpness
-        self._activations = np.asarray(store.activations, np.float32)
-        summaries = np.stack([summary(tokens.tolist(), embeddings) for tokens in store.tokens])
-        self.tree = PromptTree(summaries, beta, seed)
+        self._activations = np.asarray(store.activations)  # float16, as the store has them
+        self.tree = PromptTree(np.asarray(store.summaries, np.float32), beta, seed)
 
     def neighbours(self, tokens: Sequence[int]) -> Neighbours:
         """Find the α most similar past prompts and weigh them by the softmax of similarity."""
@@ -60,5 +61,5 @@ class SimilarPrompts:
     def predict(self, tokens: Sequence[int]) -> Floats:
         """Score every expert for a prompt, [layers, experts]; each layer's scores sum to 1."""
         near = self.neighbours(tokens)
-        rows = self._activations[list(near.prompts)]
+        rows = self._activations[list(near.prompts)].astype(np.float32)
         return np.asarray(np.tensordot(near.weights, rows, axes=1), np.float32)

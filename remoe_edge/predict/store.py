@@ -1,4 +1,6 @@
-"""Past prompts: their tokens, and how often each layer's experts were used while they ran."""
+"""Past prompts: what compares them, and how often each layer's experts were used while they ran.
+
+Of a prompt's text only its summary is kept, the sum of its tokens' embeddings."""
 
 from __future__ import annotations
 
@@ -14,8 +16,8 @@ from remoe_edge.errors import InputError
 from remoe_edge.predict.embeddings import Floats
 from remoe_edge.trace import Trace
 
-_VERSION = 1
-MOST_PROMPTS = 4096
+_VERSION = 2
+MOST_PROMPTS = 1024  # 16 MiB at 48 layers of 128 experts and a width of 2048
 
 
 def activation(routed: npt.NDArray[np.integer], n_experts: int) -> Floats:
@@ -58,42 +60,52 @@ class PromptStore:
         self.n_layers, self.n_experts = n_layers, n_experts
         self.fingerprint = fingerprint
         self.limit = limit
-        self.tokens: list[npt.NDArray[np.int32]] = []
+        self.summaries: list[npt.NDArray[np.float16]] = []
         self.activations: list[npt.NDArray[np.float16]] = []
 
     def __len__(self) -> int:
-        return len(self.tokens)
+        return len(self.summaries)
 
-    def add(self, tokens: Sequence[int], shares: Floats) -> None:
-        """Add a prompt and its activation [layers, experts]. Raises InputError for another shape."""
+    @property
+    def width(self) -> int:
+        """Give the width of the summaries, 0 while there is none."""
+        return len(self.summaries[0]) if self.summaries else 0
+
+    def add(self, summary: Floats, shares: Floats) -> None:
+        """Add a prompt's summary [width] and activation [layers, experts].
+
+        Raises InputError for another shape than the store's.
+        """
         if shares.shape != (self.n_layers, self.n_experts):
             raise InputError(
                 f"an activation of {shares.shape} in a store of {self.n_layers} layers of "
                 f"{self.n_experts} experts"
             )
-        if len(tokens) == 0:
-            raise InputError("a prompt without tokens")
-        self.tokens.append(np.asarray(tokens, np.int32))
+        if self.summaries and summary.shape != self.summaries[0].shape:
+            raise InputError(
+                f"a summary of {summary.shape} beside others of {self.summaries[0].shape}"
+            )
+        self.summaries.append(summary.astype(np.float16))
         self.activations.append(shares.astype(np.float16))
-        del self.tokens[: -self.limit], self.activations[: -self.limit]
+        del self.summaries[: -self.limit], self.activations[: -self.limit]
 
-    def add_trace(self, prompts: Sequence[Sequence[int]], trace: Trace) -> None:
+    def add_trace(self, summaries: Sequence[Floats], trace: Trace) -> None:
         """Add the prompts that a trace was recorded of, in their order.
 
         Raises InputError where the trace holds another number of prompts, or is of another model.
         """
         parts = by_prompt(trace)
-        if len(parts) != len(prompts):
+        if len(parts) != len(summaries):
             raise InputError(
-                f"{trace.path} holds {len(parts)} prompts with answers, not {len(prompts)}"
+                f"{trace.path} holds {len(parts)} prompts with answers, not {len(summaries)}"
             )
         if self.fingerprint and trace.fingerprint and self.fingerprint != trace.fingerprint:
             raise InputError(
                 f"{trace.path} is a trace of another model: fingerprint {trace.fingerprint[:12]}, "
                 f"not {self.fingerprint[:12]}"
             )
-        for tokens, shares in zip(prompts, parts, strict=True):
-            self.add(tokens, shares)
+        for summary, shares in zip(summaries, parts, strict=True):
+            self.add(summary, shares)
 
     def frequency(self) -> Floats:
         """Give the mean activation of all prompts, [layers, experts]: the global frequency.
@@ -106,19 +118,15 @@ class PromptStore:
 
     def save(self, path: str | Path) -> None:
         """Write the store, whole or not at all. Raises ReadError where it cannot be written."""
-        lengths = np.asarray([len(each) for each in self.tokens], np.int64)
-        shape = (0, self.n_layers, self.n_experts)
+        shape = (-1, self.n_layers, self.n_experts)
         with replacing([Path(path)]) as (part,), part.open("wb") as file:
             np.savez_compressed(
                 file,
                 version=np.int64(_VERSION),
                 fingerprint=np.str_(self.fingerprint),
                 limit=np.int64(self.limit),
-                lengths=lengths,
-                tokens=np.concatenate([np.zeros(0, np.int32), *self.tokens]),
-                activations=np.asarray(self.activations, np.float16).reshape(-1, *shape[1:])
-                if self.activations
-                else np.zeros(shape, np.float16),
+                summaries=np.asarray(self.summaries, np.float16).reshape(len(self), self.width),
+                activations=np.asarray(self.activations, np.float16).reshape(shape),
             )
 
     @classmethod
@@ -131,7 +139,7 @@ class PromptStore:
             with np.load(path, allow_pickle=False) as held:
                 version = int(held["version"])
                 made_for, limit = str(held["fingerprint"]), int(held["limit"])
-                lengths, tokens = held["lengths"], held["tokens"]
+                summaries = held["summaries"]
                 activations = held["activations"]
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise InputError(f"cannot read the prompts in {path}: {error}") from error
@@ -139,21 +147,20 @@ class PromptStore:
             raise InputError(f"{path}: prompts of version {version}, this reads {_VERSION}")
         whole = (
             activations.ndim == 3
-            and lengths.shape == (len(activations),)
-            and tokens.shape == (int(lengths.sum()),)
-            and (lengths > 0).all()
+            and summaries.ndim == 2
+            and len(summaries) == len(activations)
+            and np.isfinite(summaries).all()
+            and np.isfinite(activations).all()
             and limit > 0
         )
         if not whole:
             raise InputError(f"{path}: its prompts and activations do not fit together")
         if fingerprint and made_for and fingerprint != made_for:
             raise InputError(
-                f"{path}: prompts of another model (fingerprint {made_for[:12]}, not "
-                f"{fingerprint[:12]})"
+                f"{path}: prompts of another model, or of other routers (fingerprint "
+                f"{made_for[:12]}, not {fingerprint[:12]})"
             )
         store = cls(activations.shape[1], activations.shape[2], made_for, limit)
-        store.tokens = list(np.split(tokens.astype(np.int32), np.cumsum(lengths)[:-1]))
+        store.summaries = list(summaries.astype(np.float16))
         store.activations = list(activations.astype(np.float16))
-        if len(lengths) == 0:
-            store.tokens = []
         return store

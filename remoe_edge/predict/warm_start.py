@@ -46,16 +46,20 @@ def replay_start(
     n_experts: int,
     n_slots: int,
     *,
+    policy: str = "lru",
     load: Floats | None = None,
     keep: Floats | None = None,
+    expect: Floats | None = None,
 ) -> FirstTokens:
-    """Run a prompt as one step and the tokens after it one by one through the engine's cache (LRU).
+    """Run a prompt as one step and the tokens after it one by one through the engine's cache.
 
     load: scores to fill the cache by before the prompt. keep: scores by which the least likely
-    expert leaves while the prompt runs, instead of the longest unused one. A layer's experts that
-    do not all fit come in waves, residents first, as in the engine.
+    expert leaves while the prompt runs, instead of the longest unused one (under LRU). expect: what
+    the policy adds to its own scores. A layer's experts that do not all fit come in waves, residents
+    first, as in the engine.
     """
-    cache = _core.Cache(len(prompt), n_experts, n_slots, "lru")
+    cache = _core.Cache(len(prompt), n_experts, n_slots, policy)
+    cache.expect(expect)
     n_tokens, top_k = prompt.shape[1:]
     loaded = to_load(load, n_slots, n_tokens, top_k) if load is not None else []
     for layer, expert in reversed(loaded):  # the first used is the last to leave
@@ -66,7 +70,13 @@ def replay_start(
         resident = {expert for at, expert in cache.residents() if at == layer}
         wanted.sort(key=lambda expert: expert not in resident)
         for begin in range(0, len(wanted), n_slots):
-            missed += _event(cache, layer, wanted[begin : begin + n_slots], 1)
+            missed += _missed(
+                cache.begin(
+                    layer, wanted[begin : begin + n_slots], step=1, decode=False,
+                    n_tokens=n_tokens, ids=rows.astype(np.uint16), continued=begin > 0,
+                )
+            )  # fmt: skip
+            cache.end()
         if keep is not None:
             _order_by(cache, keep)
     decode = []
@@ -88,4 +98,8 @@ def _order_by(cache: _core.Cache, scores: Floats) -> None:
 def _event(cache: _core.Cache, layer: int, experts: list[int], step: int) -> int:
     placed = cache.begin(layer, experts, step=step)
     cache.end()
+    return _missed(placed)
+
+
+def _missed(placed: list[tuple[int, int, bool]]) -> int:
     return sum(not hit for _, _, hit in placed)

@@ -1,0 +1,109 @@
+"""Past prompts beside a running engine: expect by them what a new one uses, and learn from it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from remoe_edge.errors import InputError
+from remoe_edge.native import _core
+from remoe_edge.predict.embeddings import Floats, TokenEmbeddings
+from remoe_edge.predict.predictor import SimilarPrompts
+from remoe_edge.predict.similarity import summary
+from remoe_edge.predict.store import PromptStore
+
+if TYPE_CHECKING:
+    from remoe_edge._core import StreamedModel
+
+# Of a tuning by replays, docs/prediction.md: how much a prediction counts beside what the policy has
+# seen, in log odds, and how even use is mixed in.
+WEIGHT = 0.6
+EVEN = 0.1
+# The tree is built anew once so many times the prompts are there.
+_GROWTH = 1.25
+
+
+def bonus(scores: Floats) -> Floats:
+    """Turn a prediction [layers, experts], each layer's adding up to 1, into what a policy adds."""
+    lift = (scores.shape[1] * scores + EVEN) / (1 + EVEN)
+    return np.asarray(WEIGHT * np.log(lift), np.float32)
+
+
+class PastPrompts:
+    """The past prompts of one model in a file, which is read at once and written by `save`.
+
+    Raises InputError where it is damaged, cannot be read or written, or is of another model.
+    """
+
+    def __init__(
+        self, path: Path, model: Path, n_layers: int, n_experts: int, routers: Path | None = None
+    ) -> None:
+        """Open the file if it is there. `routers`: a tuned overlay, under which prompts of their own
+        are kept."""
+        from remoe_edge.convert.fingerprint import fingerprint
+
+        if path.is_dir() or not path.absolute().parent.is_dir():
+            raise InputError(f"{path} cannot hold past prompts: give the path of a file")
+        self.path = path
+        self._embeddings = TokenEmbeddings(model)
+        own = fingerprint(_core.ModelFile.open(str(model)))
+        if routers is not None:
+            own = hashlib.sha256(own.encode() + routers.read_bytes()).hexdigest()
+        if path.exists():
+            self.store = PromptStore.load(path, own)
+            held = (self.store.n_layers, self.store.n_experts, self.store.width)
+            if held != (n_layers, n_experts, self.store.width and self._embeddings.width):
+                raise InputError(f"{path}: prompts of another model, of another shape")
+        else:
+            self.store = PromptStore(n_layers, n_experts, own)
+        self.changed = False
+        self._search: SimilarPrompts | None = None
+        self._searched = 0
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    def expect(self, tokens: Sequence[int]) -> Floats | None:
+        """Give what a policy shall add for a new prompt, [layers, experts]; None without a past."""
+        if not len(self.store):
+            return None
+        if self._search is None or len(self.store) >= _GROWTH * self._searched:
+            self._search = SimilarPrompts(self.store, self._embeddings)
+            self._searched = len(self.store)
+        return bonus(self._search.predict(tokens))
+
+    def learn(self, tokens: Sequence[int], choices: npt.NDArray[np.integer]) -> None:
+        """Add a prompt and how many of its tokens and its answer's chose each expert.
+
+        `choices`: [layers * experts]. What did not run through every layer is left out.
+        """
+        counts = choices.reshape(self.store.n_layers, self.store.n_experts)
+        total = counts.sum(1, keepdims=True)
+        if not tokens or not total.all():
+            return
+        shares = np.asarray(counts / total, np.float32)
+        self.store.add(summary(tokens, self._embeddings), shares)
+        self.changed = True
+
+    @contextlib.contextmanager
+    def beside(self, model: StreamedModel, tokens: Sequence[int]) -> Iterator[None]:
+        """Tell the model's policy what to expect while a prompt is answered, then learn from it."""
+        model.expect(self.expect(tokens))
+        before = model.choices().astype(np.int64)
+        try:
+            yield
+        finally:
+            model.expect(None)
+            self.learn(tokens, model.choices() - before)
+
+    def save(self) -> None:
+        """Write the file anew, whole or not at all, if anything was learnt."""
+        if self.changed:
+            self.store.save(self.path)
+            self.changed = False
