@@ -54,6 +54,9 @@ Status Cache::Begin(const Event& event, std::vector<Placement>* placements) {
   }
   counts_.events++;
   if (!event.continued) policy_->OnEvent(event);
+  if (event.phase == Phase::kDecode && spent_by_policy_) {
+    while (!spent_.empty()) spent_.Remove(spent_.front());
+  }
 
   // Pin every hit before the first victim is named: an event never evicts what it uses.
   placements->resize(event.n);
@@ -177,6 +180,9 @@ void Cache::Failed(uint16_t expert) {
 }
 
 void Cache::End() {
+  if (event_.n_spent > 0) {
+    spent_by_policy_ = policy_->LeastFirst(event_.layer, event_experts_.data(), event_.n);
+  }
   for (size_t i = 0; i < event_experts_.size(); i++) {
     const ExpertId id = Id(event_.layer, event_experts_[i]);
     evictable_.PushBack(id);

@@ -100,6 +100,7 @@ class Cache {
   std::unique_ptr<Policy> policy_;
   EvictableList evictable_;
   EvictableList spent_;                // those of evictable_ that leave first
+  bool spent_by_policy_ = false;       // the policy chose them
   std::vector<SlotId> slot_of_;        // by expert id; kNoSlot when not resident
   std::vector<SlotId> ahead_slot_of_;  // by expert id; kNoSlot when nothing is read ahead
   std::vector<SlotId> free_;

@@ -51,19 +51,69 @@ TEST(SpentExpertsLeaveFirstAndInTheirOrder) {
   for (const std::string& policy : LivePolicyNames()) {
     Cache cache(Shape(2, 8, 6), Make(policy, Shape(2, 8, 6)));
     std::vector<Placement> placed;
-    const std::vector<uint16_t> first = {1, 2, 3, 4};
+    const std::vector<uint16_t> first = {1, 2, 3, 4}, second = {2}, third = {0, 1, 2};
     Event event = MakeEvent(0, 0, first);
+    event.phase = Phase::kPrefill;
     event.n_spent = 2;
     CHECK_OK(cache.Begin(event, &placed));
     cache.End();
-    CHECK_OK(cache.Begin(MakeEvent(0, 1, {2}), &placed));  // used again: spent no longer
+    Event again = MakeEvent(0, 1, second);  // used again: spent no longer
+    again.phase = Phase::kPrefill;
+    CHECK_OK(cache.Begin(again, &placed));
     cache.End();
-    CHECK_OK(cache.Begin(MakeEvent(1, 1, {0, 1, 2}), &placed));
+    Event next = MakeEvent(1, 1, third);
+    next.phase = Phase::kPrefill;
+    CHECK_OK(cache.Begin(next, &placed));
     cache.End();
     CHECK_EQ(cache.SlotOf(0, 1), kNoSlot);
     for (int expert = 2; expert <= 4; expert++) CHECK(cache.SlotOf(0, expert) != kNoSlot);
     CHECK_EQ(cache.counts().evictions, 1u);
   }
+}
+
+TEST(SpentExpertsThatThePolicyChoseAreLikeOthersOnceThePromptIsOver) {
+  const Geometry shape = Shape(2, 8, 6);
+  Cache spending(shape, Make("reuse-biased", shape)), keeping(shape, Make("reuse-biased", shape));
+  std::vector<Placement> placed;
+  const std::vector<uint16_t> experts[2] = {{1, 2, 3, 4}, {0, 1}};
+  for (Cache* cache : {&spending, &keeping}) {
+    for (int layer = 0; layer < 2; layer++) {
+      Event event = MakeEvent(layer, 0, experts[layer]);
+      event.phase = Phase::kPrefill;
+      event.n_spent = cache == &spending && layer == 1 ? 2 : 0;
+      CHECK_OK(cache->Begin(event, &placed));
+      cache->End();
+    }
+    for (int step = 1; step < 4; step++) {
+      CHECK_OK(cache->Begin(MakeEvent(0, step, {1, static_cast<uint16_t>(4 + step)}), &placed));
+      cache->End();
+    }
+  }
+  for (int layer = 0; layer < 2; layer++) {
+    for (int expert = 0; expert < 8; expert++) {
+      CHECK_EQ(spending.SlotOf(layer, expert), keeping.SlotOf(layer, expert));
+    }
+  }
+}
+
+TEST(ReuseBiasedSpendsWhatItThinksLeastOf) {
+  Cache cache(Shape(1, 8, 4), Make("reuse-biased", Shape(1, 8, 4)));
+  std::vector<Placement> placed;
+  for (int step = 0; step < 4; step++) {  // expert 1 again and again, the others once
+    CHECK_OK(cache.Begin(MakeEvent(0, step, {1, static_cast<uint16_t>(step + 2)}), &placed));
+    cache.End();
+  }
+  const std::vector<uint16_t> both = {1, 2}, others = {6, 7};
+  Event event = MakeEvent(0, 4, both);
+  event.phase = Phase::kPrefill;
+  event.n_spent = 1;
+  CHECK_OK(cache.Begin(event, &placed));
+  cache.End();
+  Event next = MakeEvent(0, 5, others);
+  next.phase = Phase::kPrefill;
+  CHECK_OK(cache.Begin(next, &placed));
+  CHECK(cache.SlotOf(0, 1) != kNoSlot);
+  CHECK_EQ(cache.SlotOf(0, 2), kNoSlot);
 }
 
 TEST(SpareSlotsAreNoResidents) {

@@ -41,8 +41,9 @@ struct Event {
   int n_tokens = 1;  // tokens of the step
   const uint16_t* experts = nullptr;
   int n = 0;
-  // The first so many of `experts` were routed to by the beginning of a long prompt alone: once
-  // the event has ended they leave before any victim that the policy names. See Cache.
+  // So many of `experts` are more than the cache can keep of a long prompt's layer: once the event
+  // has ended they leave before any victim that the policy names. They are the first ones, or
+  // those that Policy::LeastFirst() says; these are like all others once the prompt is over.
   int n_spent = 0;
   // [n_tokens][top_k] which token took what, of the whole step; null where it is not known. One
   // token's are its experts.
@@ -111,6 +112,10 @@ class Policy {
   virtual void OnInsert(ExpertId id) {}
   // `id` lost its slot: chosen as victim, or its read failed.
   virtual void OnEvict(ExpertId id) {}
+  // Puts those of the event's experts in front that are the least worth keeping. RETURNS: false
+  // where the policy cannot tell a prompt's experts apart, and does nothing. REQUIRES: the event is
+  // the last that OnEvent() heard of, or continues it.
+  virtual bool LeastFirst(int layer, uint16_t* experts, int n) { return false; }
   // Called when the event's experts are no longer pinned and are back on the evictable list.
   // Experts whose read failed are not among event.experts.
   virtual void OnEventEnd(const Event& event) {}

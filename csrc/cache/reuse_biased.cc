@@ -438,6 +438,13 @@ void ReuseBiasedPolicy::OnEvict(ExpertId id) {
   OnHit(id);
 }
 
+bool ReuseBiasedPolicy::LeastFirst(int layer, uint16_t* experts, int n) {
+  const int32_t* scored = &scored_[Row(layer)];
+  std::stable_sort(experts, experts + n,
+                   [scored](uint16_t a, uint16_t b) { return scored[a] < scored[b]; });
+  return true;
+}
+
 void ReuseBiasedPolicy::OnEventEnd(const Event& event) {
   for (int i = 0; i < event.n; i++) {
     const size_t at = Row(event.layer) + event.experts[i];

@@ -49,6 +49,7 @@ class ReuseBiasedPolicy : public Policy {
   void OnEvent(const Event& event) override;
   void OnHit(ExpertId id) override;
   void OnEvict(ExpertId id) override;
+  bool LeastFirst(int layer, uint16_t* experts, int n) override;
   void OnEventEnd(const Event& event) override;
   ExpertId Victim(const EvictableList& evictable) override;
 
