@@ -70,7 +70,7 @@ def test_a_conversation_is_learnt_from_turn_by_turn(model: Path, tmp_path: Path)
     assert expected is not None
     np.testing.assert_allclose(expected, bonus(past.store.activations[0].astype(np.float32)))
     assert expected.argmax(1).tolist() == [0, 1, 1]
-    # The tree takes up what was learnt since.
+    # The search takes up what was learnt since.
     choices[[1, 18, 34]] = 12
     for _ in range(8):
         past.learn(PROMPTS[1], choices)

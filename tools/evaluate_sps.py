@@ -165,7 +165,7 @@ def judge(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     caches = {text: round(float(text) / 100 * total) for text in options.cache.split(",")}
     # A second opinion besides the divergence: what a cache misses that is filled by it before the
     # prompt (load), that lets go by it while the prompt runs (keep), and whose policy expects it.
-    filled = ["uniform", "global", "domain", "sps", "truth"]
+    filled = ["uniform", "global", "domain", "sps", "sps, all searched", "truth"]
     divergences: dict[str, dict[str, list[float]]] = {}
     misses: dict[str, dict[str, list[tuple[int, int]]]] = {text: {} for text in caches}
     for each in track(judged, "judging", console=console):

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # seen, in log odds, and how even use is mixed in.
 WEIGHT = 0.6
 EVEN = 0.1
-# The tree is built anew once so many times the prompts are there.
+# The search takes up what was learnt once so many times the prompts are there.
 _GROWTH = 1.25
 
 
@@ -74,7 +74,8 @@ class PastPrompts:
         if not len(self.store):
             return None
         if self._search is None or len(self.store) >= _GROWTH * self._searched:
-            self._search = SimilarPrompts(self.store, self._embeddings)
+            # One leaf: so few are searched whole in no time, and a tree's nearest leaf lacks some.
+            self._search = SimilarPrompts(self.store, self._embeddings, beta=self.store.limit)
             self._searched = len(self.store)
         return bonus(self._search.predict(tokens))
 
