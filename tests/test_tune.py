@@ -21,6 +21,7 @@ from remoe_edge.tune.architecture import hf_router_name  # noqa: E402
 from remoe_edge.tune.data import Batches, load_domains, open_tokenizer  # noqa: E402
 from remoe_edge.tune.decoder import Decoder  # noqa: E402
 from remoe_edge.tune.experts import FrozenExperts  # noqa: E402
+from remoe_edge.tune.perplexity_budget import PerplexityBudget  # noqa: E402
 from remoe_edge.tune.record import load_routers, save_routers  # noqa: E402
 from remoe_edge.tune.settings import WEIGHTS, Settings  # noqa: E402
 from remoe_edge.tune.trainer import Trainer  # noqa: E402
@@ -36,8 +37,8 @@ from tune_models import (  # noqa: E402
 )
 
 ALL_TERMS: dict[str, Any] = {
-    "distill": 0.3, "kl": 0.1, "miss": 0.5, "reuse": 0.2, "smooth": 0.1, "lag": 0.1, "ws": 0.1,
-    "ws_window": 8,
+    "distill": 0.3, "kl": 0.1, "miss": 0.5, "overlap": 0.2, "reuse": 0.2, "smooth": 0.1, "lag": 0.1,
+    "ws": 0.1, "ws_window": 8,
 }  # fmt: skip
 
 
@@ -303,6 +304,25 @@ def test_miss_gradient_is_the_one_written_down() -> None:
     torch.testing.assert_close(logits.grad, expected, atol=1e-6, rtol=1e-4)
 
 
+def test_overlap_is_what_the_ratio_leaves() -> None:
+    logits = torch.randn(3, 2, 20, 8, generator=torch.Generator().manual_seed(8))
+    chosen = logits.topk(3, -1).indices
+    value = losses.overlap(logits, chosen)
+    assert value.item() == pytest.approx(1 - losses.overlap_ratio(chosen), abs=1e-6)
+
+
+def test_overlap_gradient_brings_neighbours_together() -> None:
+    # Token 0 takes {0, 1} and token 1 {0, 2}; 1 and 2 are nearly tied for both.
+    logits = torch.tensor([[2.0, 1.0, 0.9, -3.0], [2.0, 0.9, 1.0, -3.0]])[None, None]
+    logits.requires_grad_()
+    losses.overlap(logits, logits.detach().topk(2, -1).indices).backward()
+    before, after = logits.grad[0, 0]
+    assert before[1] > 0 > before[2]  # descent makes token 0 likelier to take 2 in place of 1
+    assert after[2] > 0 > after[1]  # and token 1 to take 1 in place of 2
+    assert before.sum().abs() < 1e-6
+    assert after.sum().abs() < 1e-6
+
+
 def test_windowed_occupancy_by_hand_and_its_gradient() -> None:
     choice = torch.tensor([0.5, 0.25, 0.0, 0.5]).view(1, 1, 4, 1).double().requires_grad_()
     found = losses.windowed_occupancy(choice, 2)[0, 0, :, 0].tolist()
@@ -353,18 +373,68 @@ def test_training_moves_only_routers_towards_reuse(gguf_path: Path, data_dir: Pa
     assert late > early + 0.05
 
 
-def test_resumed_run_is_bit_exact(gguf_path: Path, data_dir: Path, tmp_path: Path) -> None:
-    whole = make_trainer(gguf_path, data_dir, **ALL_TERMS)
+@pytest.mark.parametrize("budget", [0.0, 1e-6])
+def test_resumed_run_is_bit_exact(
+    gguf_path: Path, data_dir: Path, tmp_path: Path, budget: float
+) -> None:
+    terms = {**ALL_TERMS, "ppl_budget": budget}
+    whole = make_trainer(gguf_path, data_dir, **terms)
     whole.run()
-    first = make_trainer(gguf_path, data_dir, **ALL_TERMS)
+    first = make_trainer(gguf_path, data_dir, **terms)
     for _ in range(3):
         first.train_step()
     first.save(tmp_path / "state")
-    second = make_trainer(gguf_path, data_dir, **ALL_TERMS)
+    second = make_trainer(gguf_path, data_dir, **terms)
     second.resume(tmp_path / "state")
     second.run()
     assert second.history == whole.history
     assert all(torch.equal(a, b) for a, b in zip(whole.routers, second.routers, strict=True))
+
+
+def test_budget_weighs_each_domain_and_moves_the_multipliers() -> None:
+    budget = PerplexityBudget(3, 0.01, 2.0)
+    ce = torch.tensor([[3.0, 1.0], [4.0, 4.0], [1.0, 1.0]], requires_grad=True)
+    base = torch.tensor([[1.0, 1.0], [4.0, 4.0], [3.0, 1.0]])
+    loss = budget.loss(ce, base, [0, 2, 2])
+    loss.backward()
+    assert loss.item() == pytest.approx(2.0 * (2 + 4 + 1) / 3)
+    assert ce.grad is not None
+    assert ce.grad.tolist() == [[pytest.approx(1 / 3)] * 2] * 3
+    # Domain 0 is a nat above the base, 1 has not come, 2 is half a nat below on average.
+    assert budget.excess.tolist() == pytest.approx([0.05, 0.0, -0.025])
+    assert budget.multipliers[0] > 2.0
+    assert budget.multipliers[1:].tolist() == [2.0, 2.0]
+    above = budget.multipliers[0].item()
+    assert budget.loss(ce, base, [0, 2, 2]).item() == pytest.approx((2 * above + 2 * 5) / 3)
+    again = PerplexityBudget(3, 0.01, 2.0)
+    again.state = json.loads(json.dumps(budget.state))
+    assert again.state == budget.state
+
+
+def test_budget_settles_where_the_limit_is() -> None:
+    # A domain whose excess falls as its multiplier grows, and one that never has any.
+    budget = PerplexityBudget(2, 0.01, 1.0)
+    for _ in range(1500):
+        excess = torch.tensor([[0.08 / budget.multipliers[0]], [-0.1]], dtype=torch.float64)
+        budget.loss(excess, torch.zeros(2, 1), [0, 1])
+    assert budget.excess[0] == pytest.approx(math.log(1.01), rel=0.05)
+    assert budget.multipliers.tolist() == [pytest.approx(8.04, rel=0.05), 1.0]
+
+
+def test_budget_holds_a_run_back(gguf_path: Path, data_dir: Path) -> None:
+    eager = {"steps": 150, "lr": 0.02, "reuse": 1.0, "kl": 0.0, "ce": 0.02}
+    free = make_trainer(gguf_path, data_dir, **eager)
+    held = make_trainer(gguf_path, data_dir, ppl_budget=1e-6, **eager)
+    free.run()
+    held.run()
+    assert held.run_record()["budget"]["domains"] == ["code", "prose"]
+    assert "excess" not in free.history[-1]
+    assert max(report["multiplier"] for report in held.history) > 0.2
+
+    def late(trainer: Trainer) -> float:
+        return float(np.mean([report["ce"] for report in trainer.history[-10:]]))
+
+    assert late(held) < late(free)
 
 
 def test_stopped_run_has_saved_its_state(gguf_path: Path, data_dir: Path, tmp_path: Path) -> None:
@@ -411,6 +481,8 @@ def test_gradient_that_is_not_finite_stops_before_the_step(gguf_path: Path, data
         ({"miss": -1.0}, "miss must not be below 0"),
         (dict.fromkeys(WEIGHTS, 0.0), "nothing to train for"),
         ({"window": 1}, "at least 2"),
+        ({"ppl_budget": -0.01}, "ppl_budget must not be below 0"),
+        ({"ppl_budget": 0.01, "ce": 0.0}, "needs a cross entropy weight"),
     ],
 )
 def test_settings_that_make_no_sense(

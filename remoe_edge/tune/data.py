@@ -272,8 +272,13 @@ class Batches:
         """Return batch number `step`, int64 [batch, window + 1]."""
         random = np.random.default_rng([self._seed, step])
         rows = []
-        for row in range(self._batch):
-            domain = self._domains[(step * self._batch + row) % len(self._domains)]
+        for number in self.domains(step):
+            domain = self._domains[number]
             start = int(random.integers(0, len(domain.tokens) - self._window))
             rows.append(domain.tokens[start : start + self._window + 1])
         return np.stack(rows)
+
+    def domains(self, step: int) -> list[int]:
+        """Return the domain of each row of batch number `step`."""
+        first = step * self._batch
+        return [(first + row) % len(self._domains) for row in range(self._batch)]

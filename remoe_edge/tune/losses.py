@@ -96,6 +96,17 @@ def straight_through(soft: Tensor, chosen: Tensor) -> Tensor:
     return hard + (soft - soft.detach())
 
 
+def overlap(logits: Tensor, chosen: Tensor, temperature: float = 1.0) -> Tensor:
+    """Return L_Overlap = 1 - mean_t 1/K sum_e w_t(e) w_{t-1}(e), whose value is 1 - EOR.
+
+    w is the straight-through choice (`soft_choice` at `temperature`), of both tokens: near the
+    threshold, what one of two neighbours chose is pulled into the other's choice.
+    """
+    top_k = chosen.shape[-1]
+    choice = straight_through(soft_choice(logits, top_k, temperature), chosen)
+    return 1 - (choice[:, :, 1:] * choice[:, :, :-1]).sum(-1).mean() / top_k
+
+
 @torch.no_grad()  # type: ignore[untyped-decorator]
 def ages(chosen: Tensor, n_experts: int, horizon: int = 256) -> Tensor:
     """Return the tokens since each expert's last use, at the start of each token.

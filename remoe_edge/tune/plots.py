@@ -26,7 +26,7 @@ def draw_curves(history: Sequence[Mapping[str, float]], path: Path) -> None:
     """Draw a run's terms over its steps."""
     names = [
         n
-        for n in ("ce", "kl", "eor", "miss", "reuse", "smooth", "lag", "ws", "distill")
+        for n in ("ce", "kl", "eor", "miss", "overlap", "reuse", "smooth", "lag", "ws", "distill")
         if any(n in report for report in history)
     ]
     figure, axes = _axes((len(names) + 2) // 3, 3, (12, 3 * ((len(names) + 2) // 3)))

@@ -11,8 +11,9 @@ from remoe_edge.errors import InputError
 @dataclass(frozen=True)
 class Settings:
     """The objective is ce*CE + distill*KL(base||tuned) + kl*L_Trust + alpha_t*L_Loc, where
-    L_Loc = miss*L_Miss + reuse*L_Reuse + smooth*L_Smooth + lag*L_Lag + ws*L_WS and
-    alpha_t = min(1, t / loc_warmup)."""
+    L_Loc = miss*L_Miss + overlap*L_Overlap + reuse*L_Reuse + smooth*L_Smooth + lag*L_Lag + ws*L_WS and
+    alpha_t = min(1, t / loc_warmup). With ppl_budget, CE has a multiplier for every domain
+    (`perplexity_budget`), `ce` the least."""
 
     steps: int = 480
     batch: int = 8
@@ -24,8 +25,10 @@ class Settings:
     seed: int = 0
     ce: float = 1.0
     distill: float = 0.0
+    ppl_budget: float = 0.0  # 0: none
     kl: float = 0.1
     miss: float = 0.0
+    overlap: float = 0.0
     reuse: float = 0.1
     smooth: float = 0.03
     lag: float = 0.03
@@ -42,11 +45,20 @@ class Settings:
         for name in ("steps", "batch", "window", "lr", "clip", "ws_window", "miss_temperature"):
             if getattr(self, name) <= 0:
                 raise InputError(f"{name} must be above 0, not {getattr(self, name)}")
-        for name in (*WEIGHTS, "cache_slots", "lr_warmup", "loc_warmup", "miss_softness"):
+        for name in (
+            *WEIGHTS,
+            "ppl_budget",
+            "cache_slots",
+            "lr_warmup",
+            "loc_warmup",
+            "miss_softness",
+        ):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} must not be below 0, not {getattr(self, name)}")
         if self.window < 2:
             raise InputError("window must be at least 2 tokens: reuse needs a token before")
+        if self.ppl_budget and not self.ce:
+            raise InputError("a perplexity budget needs a cross entropy weight (ce) above 0")
         if self.dtype not in ("auto", "float32", "bfloat16"):
             raise InputError(f"dtype must be auto, float32 or bfloat16, not {self.dtype}")
         if not any(getattr(self, name) for name in WEIGHTS):
@@ -57,4 +69,4 @@ class Settings:
         return asdict(self)
 
 
-WEIGHTS = ("ce", "distill", "kl", "miss", "reuse", "smooth", "lag", "ws")
+WEIGHTS = ("ce", "distill", "kl", "miss", "overlap", "reuse", "smooth", "lag", "ws")

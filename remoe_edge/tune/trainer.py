@@ -16,6 +16,7 @@ from remoe_edge.errors import InputError, ModelError, RemoeError
 from remoe_edge.tune import losses
 from remoe_edge.tune.data import Batches, Domain
 from remoe_edge.tune.decoder import Decoder, Routing
+from remoe_edge.tune.perplexity_budget import PerplexityBudget
 from remoe_edge.tune.record import describe_data, versions, write_whole
 from remoe_edge.tune.settings import Settings
 
@@ -48,6 +49,9 @@ class Trainer:
         self._optimizer = torch.optim.AdamW(self.routers, lr=settings.lr, weight_decay=0.0)
         self._batches = Batches(domains, settings.window, settings.batch, settings.seed)
         self._data = describe_data(domains)
+        self.budget: PerplexityBudget | None = None
+        if settings.ppl_budget:
+            self.budget = PerplexityBudget(len(domains), settings.ppl_budget, settings.ce)
 
     def run(
         self,
@@ -80,7 +84,7 @@ class Trainer:
         for group in self._optimizer.param_groups:
             group["lr"] = s.lr * self._rate(self.step)
         batch = torch.from_numpy(self._batches[self.step]).to(self.decoder.device)
-        loss, report = self.objective(batch)
+        loss, report = self.objective(batch, self._batches.domains(self.step))
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.routers, s.clip)
@@ -95,27 +99,40 @@ class Trainer:
         self.history.append(report)
         return report
 
-    def objective(self, batch: Tensor) -> tuple[Tensor, Report]:
-        """Return the loss of `Settings` on a batch [rows, window + 1], and its terms."""
+    def objective(self, batch: Tensor, domains: Sequence[int] = ()) -> tuple[Tensor, Report]:
+        """Return the loss of `Settings` on a batch [rows, window + 1], and its terms.
+
+        `domains`: each row's; needed where there is a budget for their perplexity.
+        """
         s = self.settings
         inputs, targets = batch[:, :-1], batch[:, 1:]
         hidden, routing = self.decoder.hidden(inputs, self.routers, recompute=s.recompute)
-        ce = self.decoder.token_losses(hidden, targets).mean()
+        token_ce = self.decoder.token_losses(hidden, targets)
+        ce = token_ce.mean()
         terms = {"ce": ce, **self._locality(routing)}
         terms["kl"] = losses.trust(routing.logits, routing.reference)
-        if s.distill:
+        if s.distill or self.budget is not None:
             with torch.no_grad():
                 base, _ = self.decoder.hidden(inputs)
+        if s.distill:
             terms["distill"] = self.decoder.token_divergences(hidden, base).mean()
         alpha = min(1.0, (self.step + 1) / s.loc_warmup) if s.loc_warmup else 1.0
-        loss = s.ce * ce + s.kl * terms["kl"]
+        held = s.ce * ce
+        if self.budget is not None:
+            with torch.no_grad():
+                base_ce = self.decoder.token_losses(base, targets)
+            held = self.budget.loss(token_ce, base_ce, domains)
+        loss = held + s.kl * terms["kl"]
         if s.distill:
             loss = loss + s.distill * terms["distill"]
-        for name in ("miss", "reuse", "smooth", "lag", "ws"):
+        for name in ("miss", "overlap", "reuse", "smooth", "lag", "ws"):
             if getattr(s, name):
                 loss = loss + alpha * getattr(s, name) * terms[name]
         report = {name: float(value.detach()) for name, value in terms.items()}
         report.update(loss=float(loss.detach()), eor=losses.overlap_ratio(routing.chosen))
+        if self.budget is not None:
+            report["excess"] = float(self.budget.excess.max())
+            report["multiplier"] = float(self.budget.multipliers.max())
         return loss, report
 
     def _locality(self, routing: Routing) -> dict[str, Tensor]:
@@ -130,6 +147,10 @@ class Trainer:
                 temperature=s.miss_temperature,
                 softness=s.miss_softness,
                 through_past=s.miss_through_past,
+            )
+        if s.overlap:
+            terms["overlap"] = losses.overlap(
+                routing.logits, routing.chosen, temperature=s.miss_temperature
             )
         if s.reuse or s.smooth or s.lag or s.ws:
             log_p = routing.logits.log_softmax(-1)
@@ -162,8 +183,17 @@ class Trainer:
             "device": str(self.decoder.device),
             "dtype": str(self.decoder.dtype).removeprefix("torch."),
             "versions": versions(),
+            "budget": self._budget_record(),
             "history": self.history,
         }
+
+    def _budget_record(self) -> dict[str, Any] | None:
+        """Return each domain's last excess (nats) and multiplier."""
+        if self.budget is None:
+            return None
+        names = [each["domain"] for each in self._data]
+        excess, multipliers = self.budget.state
+        return {"domains": names, "excess": excess, "multipliers": multipliers}
 
     def _identity(self) -> dict[str, Any]:
         """Return what must be the same for a checkpoint to be resumed."""
@@ -186,6 +216,7 @@ class Trainer:
                 "history": json.dumps(self.history),
                 "routers": [router.detach().cpu() for router in self.routers],
                 "optimizer": self._optimizer.state_dict(),
+                "budget": json.dumps(self.budget.state if self.budget else None),
             },
             buffer,
         )
@@ -213,6 +244,8 @@ class Trainer:
             for router, saved in zip(self.routers, state["routers"], strict=True):
                 router.copy_(saved)
         self._optimizer.load_state_dict(state["optimizer"])
+        if self.budget is not None:
+            self.budget.state = json.loads(state["budget"])
         self.step = int(state["step"])
         self.history = json.loads(state["history"])
 
