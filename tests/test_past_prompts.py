@@ -11,8 +11,9 @@ import pytest
 import command_line
 import tiny_moe
 from remoe_edge import Engine
-from remoe_edge.errors import InputError
+from remoe_edge.errors import InputError, UnsupportedError
 from remoe_edge.native import _core
+from remoe_edge.predict import embeddings
 from remoe_edge.predict.past_prompts import WEIGHT, PastPrompts, bonus
 from remoe_edge.predict.store import PromptStore
 from remoe_edge.trace import read_trace
@@ -150,6 +151,17 @@ def test_files_that_do_not_fit_are_refused(model: Path, tmp_path: Path) -> None:
     PastPrompts(tmp_path / "tuned.npz", model, 3, 16, routers=other).store.save(file)
     with pytest.raises(InputError, match="or of other routers"):
         Engine(model, past_prompts=file)
+
+
+def test_embeddings_that_cannot_be_decoded_are_said_at_once(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise NotImplementedError
+
+    monkeypatch.setattr(embeddings.quants, "dequantize", refuse)
+    with pytest.raises(UnsupportedError, match=r"token_embd\.weight: Q8_0 cannot be decoded"):
+        Engine(model, past_prompts=tmp_path / "past.npz")
 
 
 def test_notes_where_it_does_nothing(model: Path, tmp_path: Path) -> None:

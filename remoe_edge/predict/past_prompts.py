@@ -38,7 +38,8 @@ def bonus(scores: Floats) -> Floats:
 class PastPrompts:
     """The past prompts of one model in a file, which is read at once and written by `save`.
 
-    Raises InputError where it is damaged, cannot be read or written, or is of another model.
+    Raises InputError where it is damaged, cannot be read or written, or is of another model, and
+    ModelError or UnsupportedError where the model's token embeddings cannot be had.
     """
 
     def __init__(
@@ -52,6 +53,9 @@ class PastPrompts:
             raise InputError(f"{path} cannot hold past prompts: give the path of a file")
         self.path = path
         self._embeddings = TokenEmbeddings(model)
+        self._embeddings.unit(
+            [0]
+        )  # a format that cannot be decoded is said now, not after an answer
         own = fingerprint(_core.ModelFile.open(str(model)))
         if routers is not None:
             own = hashlib.sha256(own.encode() + routers.read_bytes()).hexdigest()
