@@ -5,6 +5,7 @@
 
 #include "device/ffn_ops.h"
 #include "device/streamed_model.h"
+#include "ggml-cpu.h"
 
 namespace remoe {
 
@@ -28,12 +29,24 @@ int EndOfExpert(const Pair* pairs, int begin, int n) {
   return end;
 }
 
-// A tensor laid out as [ne0, 1, n]: one row of floats per pair.
-ggml_tensor* NewRows(ggml_context* context, int64_t ne0, int64_t n) {
-  return ggml_new_tensor_3d(context, GGML_TYPE_F32, ne0, 1, n);
+// A tensor laid out as [ne0, 1, n]: one row per pair.
+ggml_tensor* NewRows(ggml_context* context, ggml_type type, int64_t ne0, int64_t n) {
+  return ggml_new_tensor_3d(context, type, ne0, 1, n);
+}
+
+// The format to gather a product's activations in.
+ggml_type GatheredType(const ggml_tensor& weights, const ggml_tensor& input) {
+  // Rearranged weights have kernels of their own, which take floats.
+  if (weights.extra != nullptr || input.ne[1] != 1) return GGML_TYPE_F32;
+  return PairRunner::ActivationType(weights.type);
 }
 
 }  // namespace
+
+ggml_type PairRunner::ActivationType(ggml_type weights) {
+  const ggml_type type = ggml_get_type_traits_cpu(weights)->vec_dot_type;
+  return ggml_get_type_traits_cpu(type)->from_float != nullptr ? type : GGML_TYPE_F32;
+}
 
 int PairRunner::StepOf(const ggml_tensor* tensor) const {
   for (size_t i = 0; i < steps_.size(); i++) {
@@ -42,12 +55,14 @@ int PairRunner::StepOf(const ggml_tensor* tensor) const {
   return -1;
 }
 
-// Rows that come from outside the piece: one per token, or one per token and expert.
-int PairRunner::External(ggml_tensor* tensor) {
+int PairRunner::FindExternal(ggml_tensor* tensor, ggml_type type) {
   for (size_t i = 0; i < externals_.size(); i++) {
-    if (externals_[i] == tensor) return static_cast<int>(i);
+    if (externals_[i].tensor == tensor && externals_[i].type == type) return static_cast<int>(i);
   }
-  externals_.push_back(tensor);
+  External external;
+  external.tensor = tensor;
+  external.type = type;
+  externals_.push_back(external);
   return static_cast<int>(externals_.size()) - 1;
 }
 
@@ -75,17 +90,32 @@ void PairRunner::SaveInputs() {
       return step.result && begin < data + ggml_nbytes(step.node) && data < end;
     });
   };
-  inputs_.clear();
   saved_.resize(std::max(saved_.size(), externals_.size()));
+  converted_.resize(saved_.size());
   for (size_t i = 0; i < externals_.size(); i++) {
-    const auto* data = static_cast<const uint8_t*>(externals_[i]->data);
-    const size_t n_bytes = ggml_nbytes(externals_[i]);
+    const auto* data = static_cast<const uint8_t*>(externals_[i].tensor->data);
+    const size_t n_bytes = ggml_nbytes(externals_[i].tensor);
     if (overwritten(data, data + n_bytes)) {
       saved_[i].assign(data, data + n_bytes);
       data = saved_[i].data();
     }
-    inputs_.push_back(data);
+    externals_[i].data = data;
   }
+}
+
+// Row by row with the function that the product itself would use: the same bits.
+void PairRunner::Convert(size_t e) {
+  External& external = externals_[e];
+  if (external.type == GGML_TYPE_F32 || external.converted) return;
+  const ggml_tensor* tensor = external.tensor;
+  const ggml_from_float_t from_float = ggml_get_type_traits_cpu(external.type)->from_float;
+  const size_t row_bytes = external.row_bytes();
+  converted_[e].resize(row_bytes * tensor->ne[2]);
+  for (int64_t token = 0; token < tensor->ne[2]; token++) {
+    from_float(reinterpret_cast<const float*>(external.data + token * tensor->nb[2]),
+               &converted_[e][token * row_bytes], tensor->ne[0]);
+  }
+  external.converted = true;
 }
 
 bool PairRunner::Collect(ggml_tensor** nodes, int begin, int end) {
@@ -112,7 +142,8 @@ bool PairRunner::Collect(ggml_tensor** nodes, int begin, int end) {
             (input->view_src != nullptr && StepOf(input->view_src) >= 0)) {
           return false;
         }
-        External(node->src[1]);
+        const ggml_tensor& weights = ExpertProduct(node)->model->view(*ExpertProduct(node));
+        step.external = FindExternal(node->src[1], GatheredType(weights, *input));
       }
     } else {
       step.operand[0] = node->src[0] == nullptr ? -1 : StepOf(node->src[0]);
@@ -155,9 +186,7 @@ bool PairRunner::Collect(ggml_tensor** nodes, int begin, int end) {
   for (const Step& step : steps_) {
     if (step.result && step.node->op == GGML_OP_VIEW) return false;
   }
-  for (const ggml_tensor* external : externals_) {
-    pair_bytes_ += RoundUp(external->ne[0] * sizeof(float));
-  }
+  for (const External& external : externals_) pair_bytes_ += RoundUp(external.row_bytes());
   pair_bytes_ += 2 * sizeof(int32_t);
   return true;
 }
@@ -200,14 +229,18 @@ ggml_status PairRunner::RunGroup(const Pair* pairs, int n) {
   }
   std::vector<ggml_tensor*> gathered;
   for (size_t e = 0; e < externals_.size(); e++) {
-    const ggml_tensor* external = externals_[e];
-    ggml_tensor* rows = NewRows(context, external->ne[0], n);
+    const External& external = externals_[e];
+    const ggml_tensor* tensor = external.tensor;
+    ggml_tensor* rows = NewRows(context, external.type, tensor->ne[0], n);
     place(rows);
+    Convert(e);
+    const size_t row_bytes = external.row_bytes();
     for (int p = 0; p < n; p++) {
-      std::memcpy(static_cast<uint8_t*>(rows->data) + p * rows->nb[2],
-                  inputs_[e] + (pairs[p].k % external->ne[1]) * external->nb[1] +
-                      pairs[p].token * external->nb[2],
-                  external->ne[0] * sizeof(float));
+      const uint8_t* row = external.converted
+                               ? &converted_[e][pairs[p].token * row_bytes]
+                               : external.data + (pairs[p].k % tensor->ne[1]) * tensor->nb[1] +
+                                     pairs[p].token * tensor->nb[2];
+      std::memcpy(static_cast<uint8_t*>(rows->data) + p * rows->nb[2], row, row_bytes);
     }
     gathered.push_back(rows);
   }
@@ -221,15 +254,14 @@ ggml_status PairRunner::RunGroup(const Pair* pairs, int n) {
     ggml_tensor* copy;
     if (const TensorOrigin* origin = ExpertProduct(node)) {
       views.push_back(origin->model->view(*origin));
-      ggml_tensor* input =
-          step.operand[1] >= 0 ? made[step.operand[1]] : gathered[External(node->src[1])];
+      ggml_tensor* input = step.operand[1] >= 0 ? made[step.operand[1]] : gathered[step.external];
       copy = ggml_mul_mat_id(context, &views.back(), input, slots);
     } else if (node->op == GGML_OP_VIEW) {
       ggml_tensor* parent = made[step.operand[0]];
       copy = ggml_view_3d(context, parent, node->ne[0], 1, n, parent->nb[1], parent->nb[2],
                           node->view_offs);
     } else {
-      copy = NewRows(context, node->ne[0], n);
+      copy = NewRows(context, GGML_TYPE_F32, node->ne[0], n);
       copy->op = node->op;
       for (int s = 0; s < 2; s++) {
         if (step.operand[s] >= 0) copy->src[s] = made[step.operand[s]];

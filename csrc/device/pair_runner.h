@@ -3,9 +3,10 @@
 // A pair's result does not depend on which other experts run beside it, but on how many tokens its
 // own expert takes: from eight on, ggml's CPU kernels multiply K-quants in tiles, which round in
 // another order. All pairs of one expert therefore run in one group. A group gathers its pairs'
-// inputs, runs a copy of the graph piece in which each pair is a token with one expert, and
-// scatters the results to where the graph wants them. That lets resident experts compute while the
-// missing ones are still being read.
+// inputs, in the format that the kernels bring activations to, which is done once for each token
+// and not again for every pair and product, runs a copy of the graph piece in which each pair is a
+// token with one expert, and scatters the results to where the graph wants them. That lets resident
+// experts compute while the missing ones are still being read.
 //
 // Scratch is bounded: a group takes at most kScratchBytes of it, or one expert's pairs. One thread.
 #ifndef REMOE_DEVICE_PAIR_RUNNER_H_
@@ -31,6 +32,9 @@ class PairRunner {
 
   explicit PairRunner(ggml_backend_t cpu) : cpu_(cpu) {}
 
+  // What activations are brought to before they meet weights of that type.
+  static ggml_type ActivationType(ggml_type weights);
+
   // Takes nodes [begin, end) of a graph, none of them computed yet. RETURNS: whether they are an
   // expert FFN that can be run by pairs; when not, nothing else may be called.
   bool Prepare(ggml_tensor** nodes, int begin, int end);
@@ -39,24 +43,33 @@ class PairRunner {
   ggml_status Run(const Pair* pairs, int n);
 
  private:
+  // Rows that come from outside the piece, one per token, or one per token and expert.
+  struct External {
+    ggml_tensor* tensor = nullptr;
+    ggml_type type = GGML_TYPE_F32;  // that its rows are gathered in
+    const uint8_t* data = nullptr;   // floats, in place or saved
+    bool converted = false;          // converted_ has the rows
+    size_t row_bytes() const { return ggml_row_size(type, tensor->ne[0]); }
+  };
   struct Step {
     ggml_tensor* node = nullptr;
     bool result = false;  // no other step takes it: the graph wants it
     int operand[2] = {-1,
                       -1};  // step that makes src[0], src[1] (products: src[1] alone); -1: external
+    int external = -1;      // index of it
   };
   int StepOf(const ggml_tensor* tensor) const;
   bool IsHalf(const ggml_tensor* view) const;
-  int External(ggml_tensor* tensor);
+  int FindExternal(ggml_tensor* tensor, ggml_type type);
   bool Collect(ggml_tensor** nodes, int begin, int end);
   void SaveInputs();
+  void Convert(size_t external);
   ggml_status RunGroup(const Pair* pairs, int n);
 
   ggml_backend_t cpu_;
   std::vector<Step> steps_;
-  std::vector<ggml_tensor*> externals_;  // activations that come from outside, to gather
-  std::vector<const uint8_t*> inputs_;   // their data, or a copy of it
-  std::vector<std::vector<uint8_t>> saved_;
+  std::vector<External> externals_;
+  std::vector<std::vector<uint8_t>> saved_, converted_;  // by external
   const ggml_tensor* ids_ = nullptr;
   size_t pair_bytes_ = 0;
   std::vector<uint8_t> scratch_;

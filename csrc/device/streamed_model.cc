@@ -223,14 +223,20 @@ int StreamedModel::SlotsFor(uint64_t budget_bytes) const {
 
 // A pair needs what each product gives, and as much again for its input and what stands between.
 uint64_t StreamedModel::ScratchBytes(int n_tokens) const {
-  uint64_t most = 0;
+  uint64_t most = 0, converted = 0;
   for (const ExpertLayer& layer : layers_) {
     uint64_t n_values = 0;
-    for (const ExpertMatrix& matrix : layer.matrices)
-      n_values += file_.tensors()[matrix.tensor].ne[1];
+    for (const ExpertMatrix& matrix : layer.matrices) {
+      const Tensor& tensor = file_.tensors()[matrix.tensor];
+      n_values += tensor.ne[1];
+      if (matrix.matrix == Matrix::kDown) continue;
+      const ggml_type type = PairRunner::ActivationType(static_cast<ggml_type>(tensor.type));
+      converted = std::max<uint64_t>(converted, ggml_row_size(type, tensor.ne[0]));
+    }
     most = std::max(most, 2 * n_values * sizeof(float));
   }
-  return std::max<uint64_t>(PairRunner::kScratchBytes, most * static_cast<uint64_t>(n_tokens));
+  const uint64_t n = static_cast<uint64_t>(n_tokens);
+  return std::max<uint64_t>(PairRunner::kScratchBytes, most * n) + converted * n;
 }
 
 // A small cache has none to spare, unless it was asked for.
