@@ -108,8 +108,9 @@ def test_the_policy_keeps_what_is_expected() -> None:
     expected[:, :3] = 3.0
     assert misses(expected) < misses(None)
     assert not _core.Cache(2, 8, 8, "lru").expect(expected)
-    with pytest.raises(InputError, match="a value for every expert"):
-        _core.Cache(2, 8, 8, "reuse-biased").expect(expected[:1])
+    for wrong in (expected[:1], np.full((2, 8), np.nan), np.full((2, 8), np.inf)):
+        with pytest.raises(InputError, match="a finite value for every expert"):
+            _core.Cache(2, 8, 8, "reuse-biased").expect(wrong)
 
 
 def test_expecting_nothing_again_leaves_no_trace() -> None:

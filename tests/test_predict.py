@@ -251,6 +251,14 @@ def test_foreign_and_damaged_stores_are_refused(
         )  # fmt: skip
     with pytest.raises(InputError, match="do not fit together"):
         PromptStore.load(path)
+    for wrong in (np.nan, np.inf, -1.0):
+        with path.open("wb") as file:
+            np.savez(
+                file, version=2, fingerprint="", limit=5, summaries=np.zeros((2, 8), np.float16),
+                activations=np.full((2, 1, 4), wrong, np.float16),
+            )  # fmt: skip
+        with pytest.raises(InputError, match="do not fit together"):
+            PromptStore.load(path)
     with pytest.raises(InputError, match="cannot read"):
         PromptStore.load(tmp_path / "none.npz")
 

@@ -2,6 +2,7 @@
 #ifndef REMOE_BINDINGS_BINDINGS_H_
 #define REMOE_BINDINGS_BINDINGS_H_
 
+#include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
 #include <memory>
@@ -23,6 +24,12 @@ void ThrowIfError(const Status& status);
 
 // The profile in these bytes, null without them; throws where they are damaged.
 std::shared_ptr<const Profile> ToProfile(const std::optional<pybind11::bytes>& bytes);
+
+// What Policy::Expect() takes: a number for each of `total` experts, or none.
+using Bonus =
+    std::optional<pybind11::array_t<float, pybind11::array::c_style | pybind11::array::forcecast>>;
+// Throws where it is of another size, or not finite. RETURNS: its numbers, or null.
+const float* CheckedBonus(const Bonus& bonus, int total);
 
 }  // namespace remoe::bindings
 

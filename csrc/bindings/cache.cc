@@ -1,6 +1,9 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
+#include <cmath>
+
 #include "base/format.h"
 #include "base/prob8.h"
 #include "bindings/bindings.h"
@@ -116,9 +119,8 @@ class PyCache {
     if (open_) Throw("an event is open");
     cache_.Clear();
   }
-  bool Expect(std::optional<Array<float>> bonus) {
-    if (bonus && bonus->size() != geometry_.total()) Throw("bonus: a value for every expert");
-    return cache_.policy().Expect(bonus ? bonus->data() : nullptr);
+  bool Expect(const Bonus& bonus) {
+    return cache_.policy().Expect(CheckedBonus(bonus, geometry_.total()));
   }
   py::dict Counts() const { return CountsDict(cache_.counts()); }
   int Resident() const { return cache_.resident(); }
@@ -401,6 +403,16 @@ class PyTraceWriter {
 };
 
 }  // namespace
+
+const float* CheckedBonus(const Bonus& bonus, int total) {
+  if (!bonus) return nullptr;
+  const bool finite = std::all_of(bonus->data(), bonus->data() + bonus->size(),
+                                  [](float value) { return std::isfinite(value); });
+  if (bonus->size() != total || !finite) {
+    ThrowIfError(Status(Code::kInvalidArgument, "bonus: a finite value for every expert"));
+  }
+  return bonus->data();
+}
 
 std::shared_ptr<const Profile> ToProfile(const std::optional<py::bytes>& bytes) {
   if (!bytes) return nullptr;

@@ -200,14 +200,10 @@ void RegisterEngine(py::module_& module) {
            })
       .def(
           "expect",
-          [](StreamedModel& model,
-             std::optional<py::array_t<float, py::array::c_style | py::array::forcecast>> bonus) {
-            if (model.store() == nullptr) return false;
-            const int total = model.store()->cache().geometry().total();
-            if (bonus && bonus->size() != total) {
-              throw py::value_error("bonus: a value for every expert");
-            }
-            return model.store()->Expect(bonus ? bonus->data() : nullptr);
+          [](StreamedModel& model, const Bonus& bonus) {
+            ExpertStore* store = model.store();
+            if (store == nullptr) return false;
+            return store->Expect(CheckedBonus(bonus, store->cache().geometry().total()));
           },
           py::arg("bonus").none(true))
       .def("stop_trace", [](StreamedModel& model) { ThrowIfError(model.StopTrace()); })

@@ -53,9 +53,8 @@ class PastPrompts:
             raise InputError(f"{path} cannot hold past prompts: give the path of a file")
         self.path = path
         self._embeddings = TokenEmbeddings(model)
-        self._embeddings.unit(
-            [0]
-        )  # a format that cannot be decoded is said now, not after an answer
+        # A format that cannot be decoded is said now, not after an answer.
+        self._embeddings.unit([0])
         own = fingerprint(_core.ModelFile.open(str(model)))
         if routers is not None:
             own = hashlib.sha256(own.encode() + routers.read_bytes()).hexdigest()

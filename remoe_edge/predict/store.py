@@ -151,6 +151,7 @@ class PromptStore:
             and len(summaries) == len(activations)
             and np.isfinite(summaries).all()
             and np.isfinite(activations).all()
+            and (activations >= 0).all()
             and limit > 0
         )
         if not whole:
