@@ -212,8 +212,9 @@ Event Executor::Describe(const ggml_tensor* product, const TensorOrigin& origin)
   return event;
 }
 
-// Of a prompt that takes most experts of every layer, the cache can keep a share of each layer's:
-// those that the prompt's end used, which decoding will want again, and not whole layers.
+// Of a prompt that takes most experts of every layer, the cache can keep a share of each layer's,
+// and not whole layers: those that the prompt's end used, which decoding will want again, unless
+// the policy knows better (Policy::LeastFirst).
 void Executor::OrderByLastUse(const ExpertStore& store) {
   last_use_.assign(index_of_.size(), -1);
   for (size_t i = 0; i < ids_.size(); i++) last_use_[ids_[i]] = static_cast<int32_t>(i / k_);
