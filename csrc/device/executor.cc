@@ -273,7 +273,8 @@ ggml_status Executor::RunOpenEvent(ggml_cgraph* graph, const Segment& segment,
   const bool whole = store->missing_to_come() == 0 && present == ids_.size();
   ggml_status status;
   Status failure;
-  if (!whole && ByPairs(graph, segment)) {
+  const bool one_token = ids_.size() == k_;  // which the runner has a faster way for
+  if ((!whole || one_token) && ByPairs(graph, segment)) {
     status = RunPairs(store, &failure);
   } else {
     std::vector<int> arrived;
@@ -292,7 +293,9 @@ ggml_status Executor::RunOpenEvent(ggml_cgraph* graph, const Segment& segment,
 ggml_status Executor::RunPairs(ExpertStore* store, Status* failure) {
   const std::vector<Placement>& placements = store->placements();
   ready_.assign(placements.size(), false);
-  for (size_t i = 0; i < placements.size(); i++) ready_[i] = store->ready(i);
+  // What was missing when the event began may have come for an earlier piece of it.
+  const bool all = store->missing_to_come() == 0;
+  for (size_t i = 0; i < placements.size(); i++) ready_[i] = all || store->ready(i);
   std::vector<int> arrived;
   while (true) {
     CollectReadyPairs();

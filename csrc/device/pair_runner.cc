@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <cstring>
+#include <deque>
 
 #include "device/ffn_ops.h"
+#include "device/row_products.h"
 #include "device/streamed_model.h"
 #include "ggml-cpu.h"
 
@@ -248,6 +250,7 @@ ggml_status PairRunner::RunGroup(const Pair* pairs, int n) {
   std::vector<ggml_tensor*> made(steps_.size());
   std::vector<ggml_tensor> views;
   views.reserve(steps_.size());
+  std::deque<RowProducts> row_products;
   for (size_t i = 0; i < steps_.size(); i++) {
     const Step& step = steps_[i];
     const ggml_tensor* node = step.node;
@@ -255,7 +258,12 @@ ggml_status PairRunner::RunGroup(const Pair* pairs, int n) {
     if (const TensorOrigin* origin = ExpertProduct(node)) {
       views.push_back(origin->model->view(*origin));
       ggml_tensor* input = step.operand[1] >= 0 ? made[step.operand[1]] : gathered[step.external];
-      copy = ggml_mul_mat_id(context, &views.back(), input, slots);
+      if (one_token() && RowProducts::Fits(views.back())) {
+        copy = row_products.emplace_back(views.back(), static_cast<int32_t*>(slots->data), n)
+                   .Append(context, input);
+      } else {
+        copy = ggml_mul_mat_id(context, &views.back(), input, slots);
+      }
     } else if (node->op == GGML_OP_VIEW) {
       ggml_tensor* parent = made[step.operand[0]];
       copy = ggml_view_3d(context, parent, node->ne[0], 1, n, parent->nb[1], parent->nb[2],
@@ -271,11 +279,11 @@ ggml_status PairRunner::RunGroup(const Pair* pairs, int n) {
         copy->src[2] = experts;
       }
     }
-    if (node->op != GGML_OP_VIEW) {
+    if (node->op == copy->op && node->op != GGML_OP_VIEW) {
       // Precision, activation kind, limits: whatever the architecture asked for.
       std::memcpy(copy->op_params, node->op_params, sizeof(node->op_params));
-      place(copy);
     }
+    if (node->op != GGML_OP_VIEW) place(copy);
     made[i] = copy;
   }
   ggml_cgraph* graph = ggml_new_graph_custom(context, kMaxNodes, false);

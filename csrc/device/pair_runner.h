@@ -58,6 +58,7 @@ class PairRunner {
                       -1};  // step that makes src[0], src[1] (products: src[1] alone); -1: external
     int external = -1;      // index of it
   };
+  bool one_token() const { return ids_->ne[1] == 1; }
   int StepOf(const ggml_tensor* tensor) const;
   bool IsHalf(const ggml_tensor* view) const;
   int FindExternal(ggml_tensor* tensor, ggml_type type);
