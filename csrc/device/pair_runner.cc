@@ -4,6 +4,7 @@
 #include <cstring>
 #include <deque>
 
+#include "base/rounding.h"
 #include "device/ffn_ops.h"
 #include "device/row_products.h"
 #include "device/streamed_model.h"
@@ -15,10 +16,6 @@ namespace {
 
 constexpr size_t kAlign = 64;
 constexpr int kMaxNodes = 64;
-
-size_t RoundUp(size_t value) {
-  return (value + kAlign - 1) / kAlign * kAlign;
-}
 
 bool IsView(const ggml_tensor* node) {
   return node->op == GGML_OP_VIEW || node->op == GGML_OP_RESHAPE || node->op == GGML_OP_PERMUTE ||
@@ -173,7 +170,7 @@ bool PairRunner::Collect(ggml_tensor** nodes, int begin, int end) {
     }
     if (node->type != GGML_TYPE_F32 || node->ne[3] != 1) return false;
     if (ids_ == nullptr || node->ne[1] != ids_->ne[0] || node->ne[2] != ids_->ne[1]) return false;
-    if (node->op != GGML_OP_VIEW) pair_bytes_ += RoundUp(node->ne[0] * sizeof(float));
+    if (node->op != GGML_OP_VIEW) pair_bytes_ += RoundUp(node->ne[0] * sizeof(float), kAlign);
     steps_.push_back(step);
   }
   if (steps_.empty()) return false;
@@ -188,7 +185,7 @@ bool PairRunner::Collect(ggml_tensor** nodes, int begin, int end) {
   for (const Step& step : steps_) {
     if (step.result && step.node->op == GGML_OP_VIEW) return false;
   }
-  for (const External& external : externals_) pair_bytes_ += RoundUp(external.row_bytes());
+  for (const External& external : externals_) pair_bytes_ += RoundUp(external.row_bytes(), kAlign);
   pair_bytes_ += 2 * sizeof(int32_t);
   return true;
 }
@@ -215,10 +212,11 @@ ggml_status PairRunner::RunGroup(const Pair* pairs, int n) {
   ggml_context* context = ggml_init({graph_memory_.size(), graph_memory_.data(), true});
   const size_t wanted = pair_bytes_ * n + (tensors + 2) * kAlign * 2;
   if (scratch_.size() < wanted) scratch_.resize(wanted);
-  uint8_t* free = reinterpret_cast<uint8_t*>(RoundUp(reinterpret_cast<uintptr_t>(scratch_.data())));
+  uint8_t* free =
+      reinterpret_cast<uint8_t*>(RoundUp(reinterpret_cast<uintptr_t>(scratch_.data()), kAlign));
   const auto place = [&free](ggml_tensor* tensor) {
     tensor->data = free;
-    free += RoundUp(ggml_nbytes(tensor));
+    free += RoundUp(ggml_nbytes(tensor), kAlign);
   };
 
   ggml_tensor* slots = ggml_new_tensor_2d(context, GGML_TYPE_I32, 1, n);

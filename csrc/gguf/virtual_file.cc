@@ -8,6 +8,7 @@
 #include <set>
 
 #include "base/format.h"
+#include "base/rounding.h"
 
 namespace remoe {
 namespace {
@@ -54,7 +55,7 @@ std::string WriteHeader(const ModelFile& model, const std::vector<uint64_t>& off
 
 uint64_t Align(uint64_t offset) {
   constexpr uint64_t kUnit = VirtualFile::kStreamBufferBytes;
-  return (offset + kUnit - 1) / kUnit * kUnit;
+  return RoundUp(offset, kUnit);
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "base/rounding.h"
 #include "storage/reader.h"
 
 namespace remoe {
@@ -54,7 +55,7 @@ void Populator::Run() {
     changed_.wait(lock, [&] { return stop_ || done < Target(); });
     if (stop_) return;
     // What a read has overtaken is present by now.
-    const uint64_t from = std::max(done, used_.load()) / kPage * kPage;
+    const uint64_t from = RoundDown(std::max(done, used_.load()), kPage);
     const uint64_t to = std::min(from + kStepBytes, Target());
     done = to;
     if (to <= from) continue;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "base/rounding.h"
 #include "storage/reader.h"
 
 namespace remoe {
@@ -10,10 +11,6 @@ namespace {
 
 // Vector loads of the compute kernels like a cache line.
 constexpr uint64_t kAlign = 64;
-
-uint64_t RoundUp(uint64_t value, uint64_t unit) {
-  return (value + unit - 1) / unit * unit;
-}
 
 }  // namespace
 

@@ -6,12 +6,13 @@
 #include <cstring>
 
 #include "base/format.h"
+#include "base/rounding.h"
 #include "storage/reader.h"
 
 namespace remoe {
 
 uint64_t Staging::BufferBytes(uint64_t payload_bytes) {
-  return payload_bytes == 0 ? 0 : (payload_bytes + kPage - 1) / kPage * kPage + kPage;
+  return payload_bytes == 0 ? 0 : RoundUp(payload_bytes, kPage) + kPage;
 }
 
 Result<std::unique_ptr<Staging>> Staging::Make(int n, uint64_t payload_bytes) {

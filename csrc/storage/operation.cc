@@ -8,19 +8,13 @@
 #include <utility>
 
 #include "base/format.h"
+#include "base/rounding.h"
 
 namespace remoe {
 namespace {
 
 constexpr int kMaxStalls = 100;
 constexpr size_t kMaxIovecs = 64;  // well below IOV_MAX
-
-uint64_t RoundDown(uint64_t n) {
-  return n / kPage * kPage;
-}
-uint64_t RoundUp(uint64_t n) {
-  return (n + kPage - 1) / kPage * kPage;
-}
 
 Status Check(const Read& read, const std::vector<OpenFile>& files) {
   if (read.file < 0 || static_cast<size_t>(read.file) >= files.size()) {
@@ -57,9 +51,9 @@ Operation::Operation(std::shared_ptr<Batch> batch, int item, uint64_t offset, ui
   uint8_t* dest = read.dest + (offset - read.offset);
   uint64_t n_bytes = end - offset;
   if (direct) {
-    offset_ = RoundDown(offset);
+    offset_ = RoundDown(offset, kPage);
     dest -= offset - offset_;
-    n_bytes = RoundUp(end) - offset_;
+    n_bytes = RoundUp(end, kPage) - offset_;
   }
   iovecs_.push_back({dest, n_bytes});
 }
@@ -110,7 +104,7 @@ Operation::Next Operation::Advance(int64_t result, const OpenFile& file) {
   moved_bytes_ += moved;
   if (moved >= left) return Next::kDone;
   // A direct read goes on at a page, so what lies beyond the last whole one is read again.
-  const uint64_t progress = direct_ ? RoundDown(moved) : moved;
+  const uint64_t progress = direct_ ? RoundDown(moved, kPage) : moved;
   if (progress > 0) {
     n_stalls_ = 0;
     Consume(progress);
@@ -147,9 +141,9 @@ std::vector<std::unique_ptr<Operation>> PlanOperations(const std::shared_ptr<Bat
     // Pieces of about equal length, cut at page boundaries of the file.
     const uint64_t end = read.offset + read.n_bytes;
     const uint64_t n_pieces = (read.n_bytes + piece_bytes - 1) / piece_bytes;
-    const uint64_t step = RoundUp((read.n_bytes + n_pieces - 1) / n_pieces);
+    const uint64_t step = RoundUp((read.n_bytes + n_pieces - 1) / n_pieces, kPage);
     for (uint64_t begin = read.offset; begin < end;) {
-      const uint64_t cut = std::min(end, RoundDown(begin) + step);
+      const uint64_t cut = std::min(end, RoundDown(begin, kPage) + step);
       pieces.push_back(std::make_unique<Operation>(batch, item, begin, cut,
                                                    files[static_cast<size_t>(read.file)].direct()));
       begin = cut;

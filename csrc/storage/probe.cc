@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "base/format.h"
+#include "base/rounding.h"
 #include "storage/open_file.h"
 #include "storage/reader.h"
 
@@ -35,7 +36,7 @@ class Places {
  public:
   Places(const std::vector<ProbeRange>& ranges, uint64_t block_bytes) {
     for (const ProbeRange& range : ranges) {
-      const uint64_t begin = (range.offset + kPage - 1) / kPage * kPage;
+      const uint64_t begin = RoundUp(range.offset, kPage);
       const uint64_t end = range.offset + range.n_bytes;
       if (end < begin || end - begin < block_bytes) continue;
       const uint64_t n_places = (end - begin - block_bytes) / kPage + 1;
@@ -207,7 +208,7 @@ ProbePoint PickDepth(const std::vector<ProbePoint>& points, uint64_t wanted_byte
 ProbeOptions QuickProbe(std::vector<ProbeRange> ranges, uint64_t wanted_bytes) {
   ProbeOptions options;
   options.ranges = std::move(ranges);
-  options.block_bytes = {std::max(wanted_bytes / kPage * kPage, kPage)};
+  options.block_bytes = {std::max(RoundDown(wanted_bytes, kPage), kPage)};
   options.depths = {1, 2, 4, 8, 16};
   options.seconds = 0.15;
   options.wanted_bytes = options.block_bytes.front();
