@@ -1,6 +1,7 @@
 #include "device/row_products.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <vector>
 
 #include "ggml-cpu.h"
@@ -38,6 +39,9 @@ const uint8_t* Converted(const ggml_tensor& input, ggml_type type, std::vector<u
 }  // namespace
 
 bool RowProducts::Fits(const ggml_tensor& weights) {
+  // With it, ggml takes single tokens through its tiles, which round in another order.
+  static const bool tiles_forced = std::getenv("GGML_CPU_TILED_MM_FORCE") != nullptr;
+  if (tiles_forced) return false;
   const auto* traits = ggml_get_type_traits_cpu(weights.type);
   return weights.extra == nullptr && traits->vec_dot != nullptr &&
          (traits->vec_dot_type == GGML_TYPE_F32 ||
