@@ -273,8 +273,9 @@ ggml_status Executor::RunOpenEvent(ggml_cgraph* graph, const Segment& segment,
   const bool whole = store->missing_to_come() == 0 && present == ids_.size();
   ggml_status status;
   Status failure;
-  const bool one_token = ids_.size() == k_;  // which the runner has a faster way for
-  if ((!whole || one_token) && ByPairs(graph, segment)) {
+  const bool one_token = ids_.size() == k_;
+  // A whole batch is not prepared for nothing.
+  if ((!whole || one_token) && ByPairs(graph, segment) && (!whole || pairs_.by_rows())) {
     status = RunPairs(store, &failure);
   } else {
     std::vector<int> arrived;

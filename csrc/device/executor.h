@@ -1,9 +1,9 @@
 // Executor: runs pieces of a graph whose weights are on storage.
 //
 // With every expert resident, a batch's piece runs as llama.cpp built it, its weight tensors
-// replaced by views of the slab and its expert ids by slots. With some missing, or for one token,
-// it runs expert by expert, as they arrive (see PairRunner): the same products row by row, hence
-// the same bits. The graph is as it was when Run returns.
+// replaced by views of the slab and its expert ids by slots. With some missing, or where one token
+// is faster so, it runs expert by expert, as they arrive (see PairRunner): the same products row by
+// row, hence the same bits. The graph is as it was when Run returns.
 //
 // Owned by one backend; one thread.
 #ifndef REMOE_DEVICE_EXECUTOR_H_

@@ -5,10 +5,10 @@
 #include <deque>
 
 #include "base/rounding.h"
+#include "device/activations.h"
 #include "device/ffn_ops.h"
 #include "device/row_products.h"
 #include "device/streamed_model.h"
-#include "ggml-cpu.h"
 
 namespace remoe {
 
@@ -37,15 +37,10 @@ ggml_tensor* NewRows(ggml_context* context, ggml_type type, int64_t ne0, int64_t
 ggml_type GatheredType(const ggml_tensor& weights, const ggml_tensor& input) {
   // Rearranged weights have kernels of their own, which take floats.
   if (weights.extra != nullptr || input.ne[1] != 1) return GGML_TYPE_F32;
-  return PairRunner::ActivationType(weights.type);
+  return ActivationType(weights.type);
 }
 
 }  // namespace
-
-ggml_type PairRunner::ActivationType(ggml_type weights) {
-  const ggml_type type = ggml_get_type_traits_cpu(weights)->vec_dot_type;
-  return ggml_get_type_traits_cpu(type)->from_float != nullptr ? type : GGML_TYPE_F32;
-}
 
 int PairRunner::StepOf(const ggml_tensor* tensor) const {
   for (size_t i = 0; i < steps_.size(); i++) {
@@ -102,18 +97,12 @@ void PairRunner::SaveInputs() {
   }
 }
 
-// Row by row with the function that the product itself would use: the same bits.
 void PairRunner::Convert(size_t e) {
   External& external = externals_[e];
   if (external.type == GGML_TYPE_F32 || external.converted) return;
   const ggml_tensor* tensor = external.tensor;
-  const ggml_from_float_t from_float = ggml_get_type_traits_cpu(external.type)->from_float;
-  const size_t row_bytes = external.row_bytes();
-  converted_[e].resize(row_bytes * tensor->ne[2]);
-  for (int64_t token = 0; token < tensor->ne[2]; token++) {
-    from_float(reinterpret_cast<const float*>(external.data + token * tensor->nb[2]),
-               &converted_[e][token * row_bytes], tensor->ne[0]);
-  }
+  ConvertRows(external.type, external.data, tensor->nb[2], tensor->ne[0], tensor->ne[2],
+              &converted_[e]);
   external.converted = true;
 }
 
@@ -121,6 +110,7 @@ bool PairRunner::Collect(ggml_tensor** nodes, int begin, int end) {
   steps_.clear();
   externals_.clear();
   ids_ = nullptr;
+  by_rows_ = false;
   pair_bytes_ = 0;
   for (int i = begin; i < end; i++) {
     ggml_tensor* node = nodes[i];
@@ -133,6 +123,9 @@ bool PairRunner::Collect(ggml_tensor** nodes, int begin, int end) {
     if (ExpertProduct(node) != nullptr) {
       if (ids_ == nullptr) ids_ = node->src[2];
       if (node->src[2] != ids_) return false;
+      const ggml_tensor weights = ExpertProduct(node)->model->view(*ExpertProduct(node));
+      step.by_rows = ids_->ne[1] == 1 && RowProducts::Fits(weights);
+      by_rows_ |= step.by_rows;
       step.operand[1] = StepOf(node->src[1]);
       if (step.operand[1] < 0) {
         const ggml_tensor* input = node->src[1];
@@ -141,7 +134,6 @@ bool PairRunner::Collect(ggml_tensor** nodes, int begin, int end) {
             (input->view_src != nullptr && StepOf(input->view_src) >= 0)) {
           return false;
         }
-        const ggml_tensor& weights = ExpertProduct(node)->model->view(*ExpertProduct(node));
         step.external = FindExternal(node->src[1], GatheredType(weights, *input));
       }
     } else {
@@ -256,8 +248,8 @@ ggml_status PairRunner::RunGroup(const Pair* pairs, int n) {
     if (const TensorOrigin* origin = ExpertProduct(node)) {
       views.push_back(origin->model->view(*origin));
       ggml_tensor* input = step.operand[1] >= 0 ? made[step.operand[1]] : gathered[step.external];
-      if (one_token() && RowProducts::Fits(views.back())) {
-        copy = row_products.emplace_back(views.back(), static_cast<int32_t*>(slots->data), n)
+      if (step.by_rows) {
+        copy = row_products.emplace_back(views.back(), static_cast<int32_t*>(slots->data))
                    .Append(context, input);
       } else {
         copy = ggml_mul_mat_id(context, &views.back(), input, slots);

@@ -32,12 +32,12 @@ class PairRunner {
 
   explicit PairRunner(ggml_backend_t cpu) : cpu_(cpu) {}
 
-  // What activations are brought to before they meet weights of that type.
-  static ggml_type ActivationType(ggml_type weights);
-
   // Takes nodes [begin, end) of a graph, none of them computed yet. RETURNS: whether they are an
   // expert FFN that can be run by pairs; when not, nothing else may be called.
   bool Prepare(ggml_tensor** nodes, int begin, int end);
+  // Whether some of the prepared products are faster by pairs, also with every expert there: one
+  // token's, by RowProducts.
+  bool by_rows() const { return by_rows_; }
   // Runs the given pairs. REQUIRES: Prepare returned true; every slot is filled; they hold all
   // pairs of each expert that is among them, side by side, in the order of the tokens.
   ggml_status Run(const Pair* pairs, int n);
@@ -57,8 +57,8 @@ class PairRunner {
     int operand[2] = {-1,
                       -1};  // step that makes src[0], src[1] (products: src[1] alone); -1: external
     int external = -1;      // index of it
+    bool by_rows = false;   // a product for RowProducts
   };
-  bool one_token() const { return ids_->ne[1] == 1; }
   int StepOf(const ggml_tensor* tensor) const;
   bool IsHalf(const ggml_tensor* view) const;
   int FindExternal(ggml_tensor* tensor, ggml_type type);
@@ -72,6 +72,7 @@ class PairRunner {
   std::vector<External> externals_;
   std::vector<std::vector<uint8_t>> saved_, converted_;  // by external
   const ggml_tensor* ids_ = nullptr;
+  bool by_rows_ = false;
   size_t pair_bytes_ = 0;
   std::vector<uint8_t> scratch_;
   std::vector<uint8_t> graph_memory_;

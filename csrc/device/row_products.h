@@ -19,11 +19,12 @@ class RowProducts {
   // Whether those weights' products are such dot products: not where they were rearranged.
   static bool Fits(const ggml_tensor& weights);
 
-  // weights: [ne0, rows, slots]; slots: [n], the matrix of each pair. Both outlive the graph.
-  RowProducts(const ggml_tensor& weights, const int32_t* slots, int n);
+  // weights: [ne0, rows, slots]; slots: the matrix of each pair. Both outlive the graph.
+  RowProducts(const ggml_tensor& weights, const int32_t* slots)
+      : weights_(weights), slots_(slots) {}
 
-  // RETURNS: [rows, 1, n], for input [ne0, 1, n], floats or what the products bring them to. `this`
-  // outlives the graph, and serves one computation.
+  // RETURNS: [rows, 1, n], for input [ne0, 1, n] of n pairs, floats or in the ActivationType.
+  // `this` outlives the graph, and serves one computation.
   ggml_tensor* Append(ggml_context* context, ggml_tensor* input);
 
  private:
@@ -31,9 +32,6 @@ class RowProducts {
 
   const ggml_tensor& weights_;
   const int32_t* slots_;
-  const int n_;
-  int64_t rows_per_chunk_;
-  int64_t rows_ahead_;
   std::atomic<int64_t> next_{0};  // chunk
 };
 

@@ -6,6 +6,7 @@
 #include <set>
 
 #include "base/format.h"
+#include "device/activations.h"
 #include "device/pair_runner.h"
 #include "runtime/dense_reader.h"
 #include "storage/probe.h"
@@ -230,7 +231,7 @@ uint64_t StreamedModel::ScratchBytes(int n_tokens) const {
       const Tensor& tensor = file_.tensors()[matrix.tensor];
       n_values += tensor.ne[1];
       if (matrix.matrix == Matrix::kDown) continue;
-      const ggml_type type = PairRunner::ActivationType(static_cast<ggml_type>(tensor.type));
+      const ggml_type type = ActivationType(static_cast<ggml_type>(tensor.type));
       converted = std::max<uint64_t>(converted, ggml_row_size(type, tensor.ne[0]));
     }
     most = std::max(most, 2 * n_values * sizeof(float));
