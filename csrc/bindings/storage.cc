@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/rounding.h"
 #include "bindings/bindings.h"
 #include "storage/probe.h"
 #include "storage/reader.h"
@@ -50,7 +51,7 @@ class BufferedReader {
     std::unique_lock<std::mutex> lock(mutex_);
     const uint64_t first = n_submitted_;
     for (const auto& [file, offset, n_bytes] : spans) {
-      const uint64_t size = (offset % kPage + n_bytes + kPage - 1) / kPage * kPage;
+      const uint64_t size = RoundUp(offset % kPage + n_bytes, kPage);
       Bytes bytes(static_cast<uint8_t*>(std::aligned_alloc(kPage, size > 0 ? size : kPage)));
       if (bytes == nullptr) {
         lock.unlock();

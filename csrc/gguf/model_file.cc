@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "base/format.h"
+#include "base/rounding.h"
 #include "gguf/header_reader.h"
 #include "gguf/types.h"
 
@@ -303,7 +304,7 @@ Status ModelFileParser::OneTensor(Tensor* tensor, uint64_t* offset) {
 // Makes offsets absolute once the data section's start is known, and checks the extents.
 Status ModelFileParser::PlaceTensors(const std::vector<uint64_t>& offsets) {
   const uint64_t alignment = model_.alignment_;
-  const uint64_t data_begin = (in_.position() + alignment - 1) / alignment * alignment;
+  const uint64_t data_begin = RoundUp(in_.position(), alignment);
   std::vector<const Tensor*> order;
   for (size_t i = 0; i < offsets.size(); ++i) {
     Tensor& tensor = model_.tensors_[i];
