@@ -6,6 +6,9 @@ floor, reading ahead and not. Both sides run two threads; stock holds the whole 
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +127,18 @@ def test_more_ready_at_once_than_scratch_holds(folder: Path, prefetch: str) -> N
         counts = engine.native.counts()
         assert counts["hits"] > counts["misses"] > 128  # some stayed, some had to be read again
     path.unlink()
+
+
+def test_tiles_forced(folder: Path) -> None:
+    # Single tokens then round as ggml's tiles do. Read from the environment once a process.
+    path = tiny_moe.make(folder / "tiles.gguf", "qwen3moe", "Q4_K")
+    script = f"import test_lossless as t; t.check(t.Path({str(path)!r}), repack=False)"
+    forced = {**os.environ, "GGML_CPU_TILED_MM_FORCE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=Path(__file__).parent, env=forced, check=False,
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_split_shards(folder: Path) -> None:
