@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -137,6 +140,24 @@ def test_a_stopped_run_goes_on_bit_by_bit(data: Path, run: Path, tmp_path: Path)
     for name, tensor in whole["model"].items():
         assert torch.equal(tensor, parts["model"][name]), name
     assert [h["loss"] for h in whole["history"]] == [h["loss"] for h in parts["history"]]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_run_with_a_checkpoint(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    take = train_moe.Workers.step
+
+    def interrupted(self: Any, step: int, scale: float) -> Any:
+        if step == 1:
+            os.kill(os.getpid(), number)
+        return take(self, step, scale)
+
+    monkeypatch.setattr(train_moe.Workers, "step", interrupted)
+    before = signal.getsignal(number)
+    train(data, tmp_path, "--steps", "9", "--log-every", "4")
+    assert torch.load(tmp_path / "base.pt", weights_only=True)["step"] == 2
+    assert signal.getsignal(number) == before
 
 
 def test_the_dialogue_stage_starts_from_the_base(data: Path, run: Path) -> None:

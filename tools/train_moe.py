@@ -4,18 +4,21 @@
     python tools/train_moe.py --data build/data --out build/run --stage chat --steps 500
 
 The learning rate is a function of the step alone once the decay has begun; with
---plan-seconds the number of steps is measured from the pace so far.
+--plan-seconds the number of steps is measured from the pace so far. Ctrl-C and SIGTERM end the run
+after the step at hand, with a checkpoint; the same command goes on.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import os
+import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
@@ -260,6 +263,21 @@ def main() -> None:
             )
 
 
+@contextlib.contextmanager
+def _stop_wanted() -> Iterator[Callable[[], bool]]:
+    """Hold Ctrl-C and SIGTERM back; the function given tells whether one came."""
+    stops: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, _: stops.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield lambda: bool(stops)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def _train(
     args: argparse.Namespace,
     config: MoeConfig,
@@ -279,12 +297,13 @@ def _train(
     pace: tuple[int, float] | None = None  # step and time from which speed is measured
     speed = 0.0
     console = Console(stderr=True)
-    with Progress(
+    progress = Progress(
         *Progress.get_default_columns(),
         TimeElapsedColumn(),
         console=console,
         disable=not console.is_terminal,
-    ) as bar:
+    )
+    with progress as bar, _stop_wanted() as stop_wanted:
         task = bar.add_task(args.stage, total=schedule.total, completed=step)
         first = step
         while step < schedule.total:
@@ -292,7 +311,8 @@ def _train(
             figures = workers.step(step, scale)
             step += 1
             bar.update(task, completed=step, total=schedule.total)
-            if step % args.log_every and step - first != 5 and step != schedule.total:
+            stop = stop_wanted()
+            if step % args.log_every and step - first != 5 and step != schedule.total and not stop:
                 continue
             loss, balance, dropped = figures.tolist()  # waits for the device
             elapsed = time.monotonic() - started
@@ -326,7 +346,7 @@ def _train(
             if time.monotonic() - saved > args.save_seconds:
                 save(step)
                 saved = time.monotonic()
-            if args.max_seconds and elapsed > args.max_seconds:
+            if stop or (args.max_seconds and elapsed > args.max_seconds):
                 break
     return {"step": step, "tokens_per_s": speed}
 

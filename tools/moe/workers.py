@@ -7,6 +7,7 @@ nothing is sent. Sums run in the order of the workers, so a run repeats bit by b
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -87,6 +88,9 @@ class _Shared:
 
 
 def _serve(shared: _Shared, build: Callable[[MoeModel, int, int], Parts], rank: int) -> None:
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # a terminal sends Ctrl-C to all; the first ends us
     parts = build(shared.model, rank, shared.n)
     while True:
         shared.barrier.wait()
