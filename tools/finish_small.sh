@@ -15,7 +15,7 @@ mkdir -p "$stage"
 cp "$run/base.pt" "$stage/base.pt"
 rm -f "$stage/chat.pt"
 nice -n 10 "$python" "$here/tools/train_moe.py" --data "$data" --out "$stage" --stage chat --device cpu \
-  --rows "${ROWS:-16}" --length 256 --lr "${LR:-1e-3}" --muon-lr "${MUON_LR:-4e-3}" --balance 0.02 --warmup 5 \
+  --rows "${ROWS:-16}" --micro-rows 16 --length 256 --lr "${LR:-1e-3}" --muon-lr "${MUON_LR:-4e-3}" --balance 0.02 --warmup 5 \
   --decay-share 0.9 --chat-share "${CHAT_SHARE:-0.75}" --compile --log-every 5 --plan-seconds "$seconds" --no-eval
 "$python" "$here/tools/export_moe.py" --checkpoint "$stage/chat.pt" \
   --tokenizer "$data/tokenizer.json" --out "$export" --name remoe-small --types f32 f16 q8_0 q4_0 --hf
