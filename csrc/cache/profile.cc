@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "base/format.h"
+#include "base/rounding.h"
 
 namespace remoe {
 
@@ -106,7 +107,7 @@ Result<Profile> Profile::Parse(const uint8_t* data, size_t size, const std::stri
 }
 
 std::vector<uint8_t> Profile::Serialize() const {
-  const uint32_t header_bytes = kHeaderBytes + static_cast<uint32_t>((meta.size() + 7) / 8 * 8);
+  const uint32_t header_bytes = kHeaderBytes + static_cast<uint32_t>(RoundUp(meta.size(), 8));
   const uint32_t fields[] = {kVersion,
                              header_bytes,
                              static_cast<uint32_t>(n_layers),

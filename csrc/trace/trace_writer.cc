@@ -9,6 +9,7 @@
 
 #include "base/format.h"
 #include "base/prob8.h"
+#include "base/rounding.h"
 
 namespace remoe {
 
@@ -51,7 +52,7 @@ Result<std::unique_ptr<TraceWriter>> TraceWriter::Create(const std::string& path
 
   uint8_t head[kTraceHeaderBytes] = {};
   const uint32_t meta_bytes = static_cast<uint32_t>(header.meta.size());
-  const uint32_t header_bytes = kTraceHeaderBytes + (meta_bytes + 7) / 8 * 8;
+  const uint32_t header_bytes = kTraceHeaderBytes + static_cast<uint32_t>(RoundUp(meta_bytes, 8));
   const uint32_t fields[] = {kTraceVersion,    header_bytes, header.n_layers,
                              header.n_experts, header.top_k, meta_bytes};
   std::memcpy(head, kTraceMagic, 8);
