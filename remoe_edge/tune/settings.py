@@ -29,10 +29,10 @@ class Settings:
     kl: float = 0.1
     miss: float = 0.0
     overlap: float = 0.0
-    reuse: float = 0.1
-    smooth: float = 0.03
-    lag: float = 0.03
-    ws: float = 0.03
+    reuse: float = 0.12
+    smooth: float = 0.036
+    lag: float = 0.036
+    ws: float = 0.036
     ws_window: int = 32
     cache_slots: int = 0  # 0: a quarter of all experts
     miss_temperature: float = 1.0
