@@ -88,9 +88,8 @@ class _Shared:
 
 
 def _serve(shared: _Shared, build: Callable[[MoeModel, int, int], Parts], rank: int) -> None:
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # a terminal sends Ctrl-C to all; the first ends us
+    # A terminal sends Ctrl-C to every process; the first one ends the others.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parts = build(shared.model, rank, shared.n)
     while True:
         shared.barrier.wait()
