@@ -663,6 +663,13 @@ def test_text_and_chat_become_tokens(gguf_path: Path, tmp_path: Path) -> None:
     assert c.tokens.tolist() == list(range(30))
 
 
+def test_only_the_line_ends_beside_a_marker_are_layout(gguf_path: Path, tmp_path: Path) -> None:
+    end = SPECIALS[0]
+    (tmp_path / "a.txt").write_text(f"one\n\n{end}\n  two\n{end}\n")
+    (only,) = load_domains([tmp_path], gguf_path, 4, N_VOCAB)
+    assert only.tokens.tolist() == [*b"one\n", 256, *b"  two", 256]
+
+
 def test_hf_tokenizer_agrees_with_the_gguf(gguf_path: Path, tmp_path: Path) -> None:
     import tokenizers
     import transformers

@@ -260,7 +260,8 @@ def write_samples(held: dict[str, list[Document]], folder: Path) -> None:
 
 
 def _write_text(path: Path, documents: list[Document]) -> None:
-    path.write_text("\n\n".join(d.text for d in documents) + "\n", encoding="utf-8")
+    # Documents divided as the token files divide them: a model sees the same in both.
+    path.write_text("".join(f"{d.text}\n{END_OF_TEXT}\n" for d in documents), encoding="utf-8")
 
 
 def _write_chat(

@@ -70,7 +70,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def read(options: argparse.Namespace, engine: Engine) -> tuple[list[int], list[int]]:
     """Take the prompt and the tokens after it from the text."""
-    tokens = engine.tokenize(options.text.read_text(encoding="utf-8"))[options.skip :]
+    tokens = engine.tokenize(options.text.read_text(encoding="utf-8"), special=True)[options.skip :]
     needed = options.prompt + options.warm + options.tokens
     if len(tokens) < needed or needed > engine.n_ctx:
         raise InputError(

@@ -64,7 +64,7 @@ not `movie_dialog*`, `real_or_fake_text*`, news, reviews, exams or web forums. B
 authors ask that their data stay out of training sets (their files carry a canary). Its licence
 allows this use, but **no BIG-bench score of this model means anything**.
 `heldout/` holds samples of held-out text whose sources are public domain or permissive, for
-evaluation from a clone.
+evaluation from a clone; `<|endoftext|>` ends each document, as in training.
 """
 
 COMMANDS = """

@@ -43,7 +43,7 @@ class Vocabulary:
             text = text_path.read_bytes()
         except OSError as error:
             raise InputError(f"cannot read the text {text_path}: {error.strerror}") from error
-        tokens = list(self._llama.tokenize(text))
+        tokens = list(self._llama.tokenize(text, special=True))
         if len(tokens) < n_prompt + n_tokens:
             raise InputError(
                 f"{text_path} has {len(tokens)} tokens, and {n_prompt} + {n_tokens} are to be read"

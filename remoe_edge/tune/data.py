@@ -229,7 +229,8 @@ def _documents(path: Path, limit: int) -> Iterator[str | list[dict[str, str]]]:
             text = text[: limit * _CHARACTERS_PER_TOKEN]
         for document in text.split(DOCUMENT_END):
             if document.strip():
-                yield document.strip("\n")
+                # One line end beside the marker is the layout's, not the document's.
+                yield document.removeprefix("\n").removesuffix("\n")
         return
     if path.suffix != ".jsonl":
         raise InputError(f"{path}: data files end in {', '.join(SUFFIXES)}")

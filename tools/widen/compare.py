@@ -80,11 +80,11 @@ class Runner:
         llama_cpp.llama_model_free(self._model)
 
     def tokenize(self, text: str) -> Tokens:
-        """Return the text's tokens, without a start token."""
+        """Return the text's tokens, special ones such as <|endoftext|> among them, no start token."""
         raw = text.encode()
         buffer = (llama_cpp.llama_token * (len(raw) + 8))()
         count = llama_cpp.llama_tokenize(
-            self._vocab, raw, len(raw), buffer, len(buffer), False, False
+            self._vocab, raw, len(raw), buffer, len(buffer), False, True
         )
         return np.array(buffer[:count], dtype=np.int32)
 
