@@ -25,6 +25,7 @@ from remoe_edge.tune.weights import WeightSource
 _DENSE = ("ffn_gate", "ffn_up", "ffn_down")
 _EXPERTS = ("ffn_gate_exps", "ffn_up_exps", "ffn_down_exps")
 _SHARED = ("ffn_gate_shexp", "ffn_up_shexp", "ffn_down_shexp")
+_GATE_UP = "gate and up, one above the other"  # of all experts; no tensor of a file
 # Elements of the vocabulary-sized logits alive at once.
 _LOGITS_AT_ONCE = 1 << 26
 
@@ -180,7 +181,8 @@ class Decoder:
             flat,
             chosen.view(flat.shape[0], -1),
             weight.reshape(flat.shape[0], -1),
-            *(weights[f"{name}.weight"] for name in _EXPERTS),
+            weights[_GATE_UP],
+            weights["ffn_down_exps.weight"],
         )
         y = y.view_as(h)
         if f"{_SHARED[0]}.weight" in weights:
@@ -286,6 +288,9 @@ class Decoder:
             names += [f"{name}.weight" for name in _EXPERTS]
             optional += [f"{name}.weight" for name in (*_SHARED, "ffn_gate_inp_shexp")]
         weights = {name: self._take(prefix + name) for name in names}
+        if layer >= self.shape.dense_layers:
+            pair = [weights.pop(f"{name}.weight") for name in _EXPERTS[:2]]
+            weights[_GATE_UP] = torch.cat(pair, dim=1)
         for name in optional:
             tensor = self._source.tensor(prefix + name)
             if tensor is not None:

@@ -17,9 +17,10 @@ from torch import Tensor
 
 # One window's excess is noise of several times the budget: a mean over about so many steps.
 _MEMORY = 20
-# Of a multiplier's logarithm in a step, at an excess of twice the budget or more.
-_RATE = 0.03
-_MOST = 64.0  # times the floor
+# Of a multiplier's logarithm in a step, at an excess of twice the budget or more. Routers answer a
+# changed weight in some fifty steps: multipliers that move faster than that swing far past the limit.
+_RATE = 0.01
+_MOST = 16.0  # times the floor
 
 
 class PerplexityBudget:
