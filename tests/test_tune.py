@@ -389,6 +389,22 @@ def test_resumed_run_is_bit_exact(
     second.run()
     assert second.history == whole.history
     assert all(torch.equal(a, b) for a, b in zip(whole.routers, second.routers, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(whole.averaged, second.averaged, strict=True))
+
+
+def test_result_is_the_moving_average_of_the_steps(gguf_path: Path, data_dir: Path) -> None:
+    trainer = make_trainer(gguf_path, data_dir, steps=6, ema=0.5)
+    expected = [router.clone() for router in trainer.decoder.routers]
+    for step in range(1, 7):
+        trainer.train_step()
+        share = max(0.5, 1 / (1 + step / 4))
+        for average, router in zip(expected, trainer.routers, strict=True):
+            average += share * (router.detach() - average)
+    torch.testing.assert_close(trainer.averaged, expected)
+    assert not torch.equal(trainer.averaged[0], trainer.routers[0])
+    last = make_trainer(gguf_path, data_dir, steps=3, ema=0.0)
+    last.run()
+    assert all(torch.equal(a, b) for a, b in zip(last.averaged, last.routers, strict=True))
 
 
 def test_budget_weighs_each_domain_and_moves_the_multipliers() -> None:
@@ -481,6 +497,7 @@ def test_gradient_that_is_not_finite_stops_before_the_step(gguf_path: Path, data
         ({"miss": -1.0}, "miss must not be below 0"),
         (dict.fromkeys(WEIGHTS, 0.0), "nothing to train for"),
         ({"window": 1}, "at least 2"),
+        ({"ema": 1.0}, "ema must be from 0 to below 1"),
         ({"ppl_budget": -0.01}, "ppl_budget must not be below 0"),
         ({"ppl_budget": 0.01, "ce": 0.0}, "needs a cross entropy weight"),
     ],

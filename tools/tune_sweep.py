@@ -105,7 +105,7 @@ class Sweep:
         record = trainer.run_record()
         write_whole(self.out / f"{name}.json", json.dumps(record, indent=1).encode())
         brief = {key: value for key, value in record.items() if key != "history"}
-        routers = [router.detach() for router in trainer.routers]
+        routers = trainer.averaged
         path = self.out / f"{name}.safetensors"
         save_routers(path, routers, shape, base_fingerprint(self.model), brief)
         return routers, trainer.settings.as_dict()

@@ -28,6 +28,7 @@ _HELP = {
     "lr_warmup": "steps until the full learning rate",
     "loc_warmup": "steps until the locality terms have their full weight (T_warm)",
     "clip": "gradient norm limit",
+    "ema": "share that the average of the routers, the result, keeps in a step; 0: no average",
     "seed": "seed of the order of the data",
     "ce": "weight of the cross entropy",
     "distill": "weight of KL(base || tuned) of the next-token distributions",
@@ -131,7 +132,7 @@ def command(
     fingerprint = base_fingerprint(model)
     if not fingerprint and not model.is_dir():
         click.echo("no fingerprint: the extension is not built; routers name no base", err=True)
-    save_routers(out, trainer.routers, decoder.shape, fingerprint, brief)
+    save_routers(out, trainer.averaged, decoder.shape, fingerprint, brief)
     write_whole(out.with_suffix(".json"), json.dumps(record, indent=1).encode())
     curves = out.with_suffix(".png")
     try:

@@ -15,13 +15,14 @@ class Settings:
     alpha_t = min(1, t / loc_warmup). With ppl_budget, CE has a multiplier for every domain
     (`perplexity_budget`), `ce` the least."""
 
-    steps: int = 480
+    steps: int = 1200
     batch: int = 8
     window: int = 256
     lr: float = 1e-3
     lr_warmup: int = 20
     loc_warmup: int = 60
     clip: float = 1.0
+    ema: float = 0.99  # of the routers over the steps; 0: the last step's
     seed: int = 0
     ce: float = 1.0
     distill: float = 0.0
@@ -55,6 +56,8 @@ class Settings:
         ):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} must not be below 0, not {getattr(self, name)}")
+        if not 0 <= self.ema < 1:
+            raise InputError(f"ema must be from 0 to below 1, not {self.ema}")
         if self.window < 2:
             raise InputError("window must be at least 2 tokens: reuse needs a token before")
         if self.ppl_budget and not self.ce:

@@ -21,11 +21,15 @@ from remoe_edge.tune.record import describe_data, versions, write_whole
 from remoe_edge.tune.settings import Settings
 
 Report = dict[str, float]
-CHECKPOINT_VERSION = 1
+CHECKPOINT_VERSION = 2
 
 
 class Trainer:
-    """One tuning run over a frozen decoder; `routers` are the values so far."""
+    """One tuning run over a frozen decoder.
+
+    `routers` are the values so far, `averaged` their moving average, which is the run's result: the
+    routers of one step carry the noise of its batches, and it costs more than the reuse they learn.
+    """
 
     def __init__(self, decoder: Decoder, domains: Sequence[Domain], settings: Settings) -> None:
         shape = decoder.shape
@@ -46,6 +50,7 @@ class Trainer:
         self.step = 0
         self.history: list[Report] = []
         self.routers = [router.detach().clone().requires_grad_() for router in decoder.routers]
+        self.averaged = [router.detach().clone() for router in decoder.routers]
         self._optimizer = torch.optim.AdamW(self.routers, lr=settings.lr, weight_decay=0.0)
         self._batches = Batches(domains, settings.window, settings.batch, settings.seed)
         self._data = describe_data(domains)
@@ -95,9 +100,17 @@ class Trainer:
             )
         self._optimizer.step()
         self.step += 1
+        self._average()
         report.update(step=float(self.step), grad_norm=float(norm))
         self.history.append(report)
         return report
+
+    @torch.no_grad()  # type: ignore[untyped-decorator]
+    def _average(self) -> None:
+        """Move the average by 1 - ema; sooner at the start, where it would lag behind."""
+        share = max(1 - self.settings.ema, 1 / (1 + self.step / 4))
+        for average, router in zip(self.averaged, self.routers, strict=True):
+            average.lerp_(router, share)
 
     def objective(self, batch: Tensor, domains: Sequence[int] = ()) -> tuple[Tensor, Report]:
         """Return the loss of `Settings` on a batch [rows, window + 1], and its terms.
@@ -215,6 +228,7 @@ class Trainer:
                 "step": self.step,
                 "history": json.dumps(self.history),
                 "routers": [router.detach().cpu() for router in self.routers],
+                "averaged": [average.cpu() for average in self.averaged],
                 "optimizer": self._optimizer.state_dict(),
                 "budget": json.dumps(self.budget.state if self.budget else None),
             },
@@ -241,8 +255,9 @@ class Trainer:
                     "or choose another --out"
                 )
         with torch.no_grad():
-            for router, saved in zip(self.routers, state["routers"], strict=True):
-                router.copy_(saved)
+            for name in ("routers", "averaged"):
+                for router, saved in zip(getattr(self, name), state[name], strict=True):
+                    router.copy_(saved)
         self._optimizer.load_state_dict(state["optimizer"])
         if self.budget is not None:
             self.budget.state = json.loads(state["budget"])
