@@ -205,6 +205,27 @@ def test_overlay_records_base_and_run(case: Case) -> None:
     assert json.loads(record.run) == {"steps": 3}
 
 
+def test_strength_lies_between_base_and_tuned(case: Case) -> None:
+    whole = case.convert()
+    for strength in (0.25, 1.5):
+        convert_routers(case.tuned, case.base_path, case.overlay, strength)
+        part = load_overlay(case.overlay, case.base)
+        for name, tensor in routers_of(case.base).items():
+            own = np.frombuffer(read_tensor(case.base, tensor), dtype="<f4")
+            tuned = np.frombuffer(whole[name], dtype="<f4")
+            expected = own + np.float32(strength) * (tuned - own)
+            assert np.array_equal(np.frombuffer(part[name], dtype="<f4"), expected)
+        run = json.loads(read_record(case.overlay)[0].run)
+        assert run == {"steps": 3, "strength": strength}
+
+
+@pytest.mark.parametrize("strength", [0.0, -1.0, 2.5, float("nan")])
+def test_strength_out_of_range(case: Case, strength: float) -> None:
+    with pytest.raises(InputError, match="strength must be above 0"):
+        convert_routers(case.tuned, case.base_path, case.overlay, strength)
+    assert not case.overlay.exists()
+
+
 def test_half_precision_routers_are_widened_exactly(case: Case) -> None:
     name = "blk.0.ffn_gate_inp.weight"
     if name not in case.values:

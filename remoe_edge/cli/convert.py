@@ -25,11 +25,18 @@ def command() -> None:
 @click.argument("tuned", type=FILE)
 @click.option("--base", required=True, type=FILE, help="The GGUF the routers were tuned for.")
 @click.option("-o", "--output", required=True, type=FILE, help="The overlay to write.")
-def routers(tuned: Path, base: Path, output: Path) -> None:
+@click.option(
+    "--strength",
+    type=float,
+    default=1.0,
+    show_default=True,
+    help="How far from the base's routers to the tuned ones: less reuse at less cost below 1.",
+)
+def routers(tuned: Path, base: Path, output: Path, strength: float) -> None:
     """Turn tuned routers (safetensors) into an overlay for BASE."""
     from remoe_edge.convert.routers import convert_routers
 
-    convert_routers(tuned, base, output)
+    convert_routers(tuned, base, output, strength)
     click.echo(output)
 
 

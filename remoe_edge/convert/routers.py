@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -18,21 +19,25 @@ from remoe_edge.convert.names import (
 )
 from remoe_edge.convert.overlay import require_all, require_finite, run_record, write_overlay
 from remoe_edge.convert.safetensors_file import SafetensorsFile
-from remoe_edge.convert.tensor_values import from_float32, read_tensor
+from remoe_edge.convert.tensor_values import from_float32, read_tensor, to_float32
 from remoe_edge.errors import InputError, UnsupportedError
 from remoe_edge.native import _core
 
 FORMAT = "remoe-edge-routers"
 FORMAT_VERSION = "1"
+MOST_STRENGTH = 2.0
 
 
-def convert_routers(tuned: Path, base_path: Path, output: Path) -> None:
+def convert_routers(tuned: Path, base_path: Path, output: Path, strength: float = 1.0) -> None:
     """Write the overlay of a base GGUF and the routers tuned for it.
 
     `tuned` is a safetensors file with float tensors under Hugging Face or GGUF names, [experts,
-    width] for matrices. Biases that it lacks are the base's own. Raises InputError naming what does
-    not fit.
+    width] for matrices. Biases that it lacks are the base's own. `strength` is how far the overlay
+    goes from the base's routers to the tuned ones: 1 all the way, less for less reuse at less cost.
+    Raises InputError naming what does not fit.
     """
+    if not 0 < strength <= MOST_STRENGTH:
+        raise InputError(f"the strength must be above 0 and at most {MOST_STRENGTH:g}: {strength}")
     base = _core.ModelFile.open(base_path)
     check_output(output, [tuned, *base.paths])
     file = SafetensorsFile.open(tuned)
@@ -42,10 +47,12 @@ def convert_routers(tuned: Path, base_path: Path, output: Path) -> None:
     if told and told != base_fingerprint:
         raise InputError(f"{tuned} was tuned for another base model than {base.paths[0]}")
     run = run_record(file.metadata.get("run", ""), f"{tuned}")
-    write_overlay(output, base, fit(file, base), base_fingerprint, run)
+    if strength != 1:
+        run = json.dumps({**json.loads(run), "strength": strength})
+    write_overlay(output, base, fit(file, base, strength), base_fingerprint, run)
 
 
-def fit(file: SafetensorsFile, base: _core.ModelFile) -> dict[str, bytes]:
+def fit(file: SafetensorsFile, base: _core.ModelFile, strength: float = 1.0) -> dict[str, bytes]:
     """Return all of the base's routers, tuned where the file has them, in the base's types."""
     routers = {canonical(name): tensor for name, tensor in routers_of(base).items()}
     keys = keys_by_router(file, base.architecture)
@@ -55,6 +62,10 @@ def fit(file: SafetensorsFile, base: _core.ModelFile) -> dict[str, bytes]:
     for name, router in routers.items():
         if name in keys:
             values = checked_values(file, keys[name], tuple(reversed(router.shape)))
+            if strength != 1:
+                own = to_float32(read_tensor(base, router), router)
+                values = own + np.float32(strength) * (values - own)
+                require_finite(f"{file.path}: {keys[name]!r} at strength {strength}", values)
             tensors[router.name] = from_float32(values, router)
         else:
             tensors[router.name] = read_tensor(base, router)
