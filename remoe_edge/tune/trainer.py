@@ -27,8 +27,8 @@ CHECKPOINT_VERSION = 2
 class Trainer:
     """One tuning run over a frozen decoder.
 
-    `routers` are the values so far, `averaged` their moving average, which is the run's result: the
-    routers of one step carry the noise of its batches, and it costs more than the reuse they learn.
+    `routers` are the values so far, `averaged` their moving average, which is the run's result: it
+    has less of the noise of single batches.
     """
 
     def __init__(self, decoder: Decoder, domains: Sequence[Domain], settings: Settings) -> None:
