@@ -36,6 +36,7 @@ from data.tokens import (
     END_OF_TEXT,
     encode_conversation,
     encode_documents,
+    join_documents,
     pack_rows,
     train_bpe,
     window_hashes,
@@ -260,8 +261,7 @@ def write_samples(held: dict[str, list[Document]], folder: Path) -> None:
 
 
 def _write_text(path: Path, documents: list[Document]) -> None:
-    # Documents divided as the token files divide them: a model sees the same in both.
-    path.write_text("".join(f"{d.text}\n{END_OF_TEXT}\n" for d in documents), encoding="utf-8")
+    path.write_text(join_documents(d.text for d in documents), encoding="utf-8")
 
 
 def _write_chat(

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data.tokens import END_OF_TEXT
+from data.tokens import without_markers
 from export_moe import load_model
 from moe.evaluate import DomainResult, evaluate, token_bytes
 from moe.model import MoeModel
@@ -56,7 +56,7 @@ def main() -> None:
         stream = np.fromfile(path, dtype="<u2").astype(np.int64)[: judged.tokens + 1]
         bits = ngram.bits(stream)
         ngram_bpb = float(bits.sum() / sizes[stream[ngram.order - 1 :]].sum())
-        text = plain_text(path.with_suffix(".txt"))
+        text = without_markers(path.with_suffix(".txt").read_bytes())
         packed = lzma.compress(text, preset=9 | lzma.PRESET_EXTREME)
         domains[path.stem] = {
             "bits_per_byte": round(judged.bits_per_byte, 4),
@@ -121,11 +121,6 @@ def load_spread(judged: DomainResult) -> list[dict[str, float]]:
             }
         )
     return out
-
-
-def plain_text(path: Path) -> bytes:
-    """Return a text file's documents without the markers between them, which are no text to pack."""
-    return path.read_bytes().replace(f"\n{END_OF_TEXT}\n".encode(), b"\n\n")
 
 
 @torch.no_grad()

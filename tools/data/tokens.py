@@ -51,6 +51,16 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     return tokenizer
 
 
+def join_documents(texts: Iterable[str]) -> str:
+    """Return documents as one text, divided as the token files divide them."""
+    return "".join(f"{text}\n{END_OF_TEXT}\n" for text in texts)
+
+
+def without_markers(joined: bytes) -> bytes:
+    """Return what `join_documents` made without its markers, which are no text to pack."""
+    return joined.replace(f"\n{END_OF_TEXT}\n".encode(), b"\n\n")
+
+
 def encode_documents(
     tokenizer: Tokenizer, texts: list[str], batch: int = 256
 ) -> Iterator[npt.NDArray[np.uint16]]:
