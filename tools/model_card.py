@@ -71,6 +71,7 @@ COMMANDS = """
 ## Commands
 
 ```sh
+pip install '.[tune,plot]' reasoning-gym==0.1.25
 python tools/build_data.py --work build/data --gsm8k gsm8k_train.jsonl {data_arguments}
 python tools/train_moe.py --data build/data --out build/run --device cpu \\
   {train_arguments}

@@ -112,6 +112,9 @@ CODE_PACKAGES = tuple(
         "xlsxwriter==3.3.1",
     ]
 )
+# From 26.3 on pip refuses a distribution that names a dependency by address, also where it is only
+# to be downloaded: bigbench does.
+SDIST_PIP = Package("wheel", "pip", "25.3", "MIT")
 PERMISSIVE = re.compile(r"\b(MIT|BSD|Apache|PSF|Python Software Foundation|ISC|0BSD)\b", re.I)
 
 
@@ -125,10 +128,11 @@ def fetch(package: Package, folder: Path) -> Path:
     if found is not None:
         return found
     pinned = f"{package.name}=={package.version}" if package.version else package.name
-    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "-d", "."]
+    pip = ["-m", "pip"] if package.kind != "sdist" else [f"{fetch(SDIST_PIP, folder).name}/pip"]
+    download = [sys.executable, *pip, "download", "--quiet", "--no-deps", "-d", "."]
     command = {
-        "wheel": [*pip, "--prefer-binary", pinned],
-        "sdist": [*pip, "--no-binary", ":all:", pinned],
+        "wheel": [*download, "--prefer-binary", pinned],
+        "sdist": [*download, "--no-binary", ":all:", pinned],
         "deb": ["apt-get", "download", package.name],
         "npm": ["npm", "pack", "--silent", f"{package.name}@{package.version}"],
     }[package.kind]
