@@ -5,6 +5,9 @@ d of the training text: a constrained problem, solved by dual ascent. Every doma
 has a multiplier of its own, never below the run's own `ce` weight; while the domain's excess over
 the base model, on the same windows, is above the budget, its multiplier grows, and below it shrinks.
 So text whose reuse is expensive keeps its routing, and text whose reuse is cheap pays for the rest.
+
+The excess is that of the averaged routers, which are the run's result: a single step's routers
+lose more to the noise of their batches, which no multiplier takes away.
 """
 
 from __future__ import annotations
@@ -15,11 +18,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-# One window's excess is noise of several times the budget: a mean over about so many steps.
-_MEMORY = 20
-# Of a multiplier's logarithm in a step, at an excess of twice the budget or more. Routers answer a
-# changed weight in some fifty steps: multipliers that move faster than that swing far past the limit.
-_RATE = 0.01
+MEASURE_EVERY = 4  # steps: two forward passes each time
+# One window's excess is noise of several times the budget: a mean over about so many measurements.
+_MEMORY = 10
+# Of a multiplier's logarithm at a measurement, at an excess of twice the budget or more. Averaged
+# routers answer a changed weight in some hundred steps: faster multipliers swing past the limit.
+_RATE = 0.02
 _MOST = 16.0  # times the floor
 
 
@@ -34,20 +38,16 @@ class PerplexityBudget:
         self.excess = torch.zeros(n_domains, dtype=torch.float64)
         self.multipliers = torch.full((n_domains,), floor, dtype=torch.float64)
 
-    def loss(self, ce: Tensor, base: Tensor, domains: Sequence[int]) -> Tensor:
-        """Return mean_rows multiplier[domain] * CE of [rows, tokens], and move the multipliers.
+    def weigh(self, ce: Tensor, domains: Sequence[int]) -> Tensor:
+        """Return mean_rows multiplier[domain] * CE of [rows, tokens]; `domains`: each row's."""
+        return (ce.mean(-1) * self.multipliers[list(domains)].to(ce)).mean()
 
-        `base` holds the base model's CE of the same tokens, `domains` each row's domain.
-        """
-        rows = ce.mean(-1)
-        over = (rows.detach() - base.mean(-1)).double().cpu()
-        weights = self.multipliers[list(domains)].to(rows)
-        self._observe(over, torch.tensor(domains))
-        return (rows * weights).mean()
-
-    def _observe(self, over: Tensor, domains: Tensor) -> None:
-        for domain in domains.unique().tolist():
-            now = over[domains == domain].mean()
+    def observe(self, ce: Tensor, base: Tensor, domains: Sequence[int]) -> None:
+        """Move the multipliers: CE [rows, tokens] of the routers so far, and the base model's."""
+        over = (ce.mean(-1) - base.mean(-1)).double().cpu()
+        rows = torch.tensor(domains)
+        for domain in set(domains):
+            now = over[rows == domain].mean()
             self.excess[domain] += (now - self.excess[domain]) / _MEMORY
         pressure = ((self.excess - self._limit) / self._limit).clamp(-1, 1)
         moved = self.multipliers * torch.exp(_RATE * pressure)

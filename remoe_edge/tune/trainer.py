@@ -16,7 +16,7 @@ from remoe_edge.errors import InputError, ModelError, RemoeError
 from remoe_edge.tune import losses
 from remoe_edge.tune.data import Batches, Domain
 from remoe_edge.tune.decoder import Decoder, Routing
-from remoe_edge.tune.perplexity_budget import PerplexityBudget
+from remoe_edge.tune.perplexity_budget import MEASURE_EVERY, PerplexityBudget
 from remoe_edge.tune.record import describe_data, versions, write_whole
 from remoe_edge.tune.settings import Settings
 
@@ -89,7 +89,8 @@ class Trainer:
         for group in self._optimizer.param_groups:
             group["lr"] = s.lr * self._rate(self.step)
         batch = torch.from_numpy(self._batches[self.step]).to(self.decoder.device)
-        loss, report = self.objective(batch, self._batches.domains(self.step))
+        domains = self._batches.domains(self.step)
+        loss, report = self.objective(batch, domains)
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.routers, s.clip)
@@ -101,6 +102,11 @@ class Trainer:
         self._optimizer.step()
         self.step += 1
         self._average()
+        if self.budget is not None:
+            if self.step % MEASURE_EVERY == 0:
+                self._measure_excess(self.budget, batch, domains)
+            report["excess"] = float(self.budget.excess.max())
+            report["multiplier"] = float(self.budget.multipliers.max())
         report.update(step=float(self.step), grad_norm=float(norm))
         self.history.append(report)
         return report
@@ -111,6 +117,18 @@ class Trainer:
         share = max(1 - self.settings.ema, 1 / (1 + self.step / 4))
         for average, router in zip(self.averaged, self.routers, strict=True):
             average.lerp_(router, share)
+
+    @torch.no_grad()  # type: ignore[untyped-decorator]
+    def _measure_excess(
+        self, budget: PerplexityBudget, batch: Tensor, domains: Sequence[int]
+    ) -> None:
+        """Tell the budget what the averaged routers lose against the base model's on a batch."""
+        inputs, targets = batch[:, :-1], batch[:, 1:]
+        averaged, base = (
+            self.decoder.token_losses(self.decoder.hidden(inputs, routers)[0], targets)
+            for routers in (self.averaged, None)
+        )
+        budget.observe(averaged, base, domains)
 
     def objective(self, batch: Tensor, domains: Sequence[int] = ()) -> tuple[Tensor, Report]:
         """Return the loss of `Settings` on a batch [rows, window + 1], and its terms.
@@ -124,17 +142,12 @@ class Trainer:
         ce = token_ce.mean()
         terms = {"ce": ce, **self._locality(routing)}
         terms["kl"] = losses.trust(routing.logits, routing.reference)
-        if s.distill or self.budget is not None:
+        if s.distill:
             with torch.no_grad():
                 base, _ = self.decoder.hidden(inputs)
-        if s.distill:
             terms["distill"] = self.decoder.token_divergences(hidden, base).mean()
         alpha = min(1.0, (self.step + 1) / s.loc_warmup) if s.loc_warmup else 1.0
-        held = s.ce * ce
-        if self.budget is not None:
-            with torch.no_grad():
-                base_ce = self.decoder.token_losses(base, targets)
-            held = self.budget.loss(token_ce, base_ce, domains)
+        held = s.ce * ce if self.budget is None else self.budget.weigh(token_ce, domains)
         loss = held + s.kl * terms["kl"]
         if s.distill:
             loss = loss + s.distill * terms["distill"]
@@ -143,9 +156,6 @@ class Trainer:
                 loss = loss + alpha * getattr(s, name) * terms[name]
         report = {name: float(value.detach()) for name, value in terms.items()}
         report.update(loss=float(loss.detach()), eor=losses.overlap_ratio(routing.chosen))
-        if self.budget is not None:
-            report["excess"] = float(self.budget.excess.max())
-            report["multiplier"] = float(self.budget.multipliers.max())
         return loss, report
 
     def _locality(self, routing: Routing) -> dict[str, Tensor]:
