@@ -14,7 +14,9 @@ from click.testing import CliRunner
 torch = pytest.importorskip("torch", reason="tuning needs torch (extra [tune])")
 pytest.importorskip("transformers", reason="tuning needs transformers (extra [tune])")
 
+from remoe_edge.cli.eval import command as eval_command  # noqa: E402
 from remoe_edge.cli.tune import command as tune_command  # noqa: E402
+from remoe_edge.convert.routers import convert_routers  # noqa: E402
 from remoe_edge.errors import InputError, ModelError, RemoeError, UnsupportedError  # noqa: E402
 from remoe_edge.tune import losses  # noqa: E402
 from remoe_edge.tune.architecture import hf_router_name  # noqa: E402
@@ -22,7 +24,12 @@ from remoe_edge.tune.data import Batches, load_domains, open_tokenizer  # noqa: 
 from remoe_edge.tune.decoder import Decoder  # noqa: E402
 from remoe_edge.tune.experts import FrozenExperts  # noqa: E402
 from remoe_edge.tune.perplexity_budget import MEASURE_EVERY, PerplexityBudget  # noqa: E402
-from remoe_edge.tune.record import load_routers, save_routers  # noqa: E402
+from remoe_edge.tune.record import (  # noqa: E402
+    base_fingerprint,
+    load_overlay_routers,
+    load_routers,
+    save_routers,
+)
 from remoe_edge.tune.settings import WEIGHTS, Settings  # noqa: E402
 from remoe_edge.tune.trainer import Trainer  # noqa: E402
 from remoe_edge.tune.weights import open_weights  # noqa: E402
@@ -830,3 +837,32 @@ def test_command_refuses_before_any_work(
     assert isinstance(result.exception, RemoeError)
     assert message in str(result.exception)
     assert not list(tmp_path.glob("tuned*"))
+
+
+def test_eval_reads_an_overlay_as_it_reads_its_routers(
+    gguf_path: Path, data_dir: Path, tmp_path: Path
+) -> None:
+    base = tmp_path / "base.gguf"
+    base.write_bytes(gguf_path.read_bytes())
+    decoder = Decoder(open_weights(base), torch.device("cpu"), torch.float32)
+    tuned = [torch.randn_like(router) for router in decoder.routers]
+    routers = tmp_path / "tuned.safetensors"
+    save_routers(routers, tuned, decoder.shape, base_fingerprint(base), {})
+    overlay = tmp_path / "base.routers.gguf"
+    convert_routers(routers, base, overlay)
+    loaded = load_overlay_routers(overlay, base, decoder.shape)
+    assert all(torch.equal(a, b) for a, b in zip(tuned, loaded, strict=True))
+
+    report = tmp_path / "figures.json"
+    arguments = [str(base), "--data", str(data_dir), "--window", "24", "--json", str(report)]
+    for name in (f"a={routers}", f"b={overlay}", "default"):
+        arguments += ["--routers", name]
+    result = CliRunner().invoke(eval_command, arguments)
+    assert result.exit_code == 0, result.output
+    figures = json.loads(report.read_text())["routers"]
+    assert figures["a"] == figures["b"] == figures["default"]
+    assert figures["a"] != figures["base"]
+
+    (tmp_path / "hf").mkdir()
+    with pytest.raises(InputError, match="an overlay belongs to a GGUF"):
+        load_overlay_routers(overlay, tmp_path / "hf", decoder.shape)

@@ -4,17 +4,33 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from remoe_edge.cli.tune import load_decoder, require_torch
 from remoe_edge.errors import InputError
+from remoe_edge.models import shipped_routers
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from remoe_edge.tune.decoder import Decoder
 
 
 def _named(value: str) -> tuple[str, Path]:
     name, separator, path = value.partition("=")
     return (name, Path(path)) if separator else (Path(value).stem, Path(value))
+
+
+def _load_routers(path: Path, model: Path, decoder: Decoder, fingerprint: str) -> list[Tensor]:
+    from remoe_edge.tune.record import load_overlay_routers, load_routers
+
+    if path == Path("default"):
+        path = shipped_routers(model)
+    if path.suffix == ".gguf":
+        return load_overlay_routers(path, model, decoder.shape)
+    return load_routers(path, decoder.shape, fingerprint)
 
 
 @click.command()
@@ -23,7 +39,8 @@ def _named(value: str) -> tuple[str, Path]:
     "--routers",
     multiple=True,
     metavar="[NAME=]FILE",
-    help="tuned routers (.safetensors) to compare with the model's own; may be repeated",
+    help="tuned routers to compare with the model's own: .safetensors, an overlay (.gguf), or "
+    "'default' for the overlay beside MODEL; may be repeated",
 )
 @click.option(
     "--data",
@@ -69,7 +86,7 @@ def command(
     require_torch()
     from remoe_edge.tune.data import load_domains
     from remoe_edge.tune.measure import DomainMeasure, measure_domain, summarise
-    from remoe_edge.tune.record import base_fingerprint, describe_data, load_routers, versions
+    from remoe_edge.tune.record import base_fingerprint, describe_data, versions
 
     if window < 2 or batch < 1 or tokens < 0:
         raise InputError("--window must be at least 2, --batch 1 and --tokens 0")
@@ -84,7 +101,7 @@ def command(
         name, path = _named(value)
         if name in variants:
             raise InputError(f"two sets of routers are named {name!r}; write --routers NAME=FILE")
-        variants[name] = load_routers(path, decoder.shape, fingerprint)
+        variants[name] = _load_routers(path, model, decoder, fingerprint)
     domains = load_domains(data, model, window, decoder.n_vocab, tokens)
     measured: dict[str, dict[str, DomainMeasure]] = {}
     for name, values in variants.items():

@@ -117,6 +117,27 @@ def load_routers(path: str | Path, shape: Shape, fingerprint: str = "") -> list[
     return [tensors[name].float() for name in names]
 
 
+def load_overlay_routers(path: Path, model: Path, shape: Shape) -> list[Tensor]:
+    """Read the routers of an overlay for a GGUF; refuse one of another base, or with biases."""
+    from remoe_edge.convert.overlay import load_overlay
+    from remoe_edge.convert.tensor_values import to_float32
+    from remoe_edge.native import _core
+
+    if model.is_dir():
+        raise InputError(f"{path}: an overlay belongs to a GGUF, and {model} is a folder")
+    base = _core.ModelFile.open(model)
+    tensors = {tensor.name: tensor for tensor in base.tensors}
+    routers = {
+        name: torch.from_numpy(to_float32(raw, tensors[name]).copy())
+        for name, raw in load_overlay(path, base).items()
+    }
+    names = [f"blk.{layer}.ffn_gate_inp.weight" for layer in shape.router_layers]
+    other = sorted(set(routers) - set(names))
+    if other:
+        raise InputError(f"{path}: {other[0]} is no router that can be evaluated here")
+    return [routers[name] for name in names]
+
+
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file that is either complete or not there."""
     path.parent.mkdir(parents=True, exist_ok=True)
