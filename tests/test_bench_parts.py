@@ -10,7 +10,10 @@ import pytest
 
 from remoe_edge.bench import summary, watch
 from remoe_edge.bench.arms import Arm, arms
+from remoe_edge.bench.process import _settings_of
+from remoe_edge.bench.settings import Settings
 from remoe_edge.bench.workloads import NAMES, prompts_file, workload
+from remoe_edge.cli.bench import _without_folder
 from remoe_edge.errors import InputError
 
 # --- arms ---
@@ -62,6 +65,25 @@ def test_settings_of_the_engine_come_behind_a_plus() -> None:
     assert not arm.repack
 
 
+def test_files_behind_a_plus_are_found_from_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    kept = tmp_path / "x" / "a.profile"
+    kept.parent.mkdir()
+    kept.touch()
+    (arm,) = made("stream:lru+profile=x/a.profile")
+    assert _settings_of(arm, Settings())["profile"] == str(kept)
+    assert arm.name == "stream:lru+profile=a.profile"
+    assert arm.as_json()["options"] == {"profile": "a.profile"}
+    assert _without_folder(f"stock-mmap,stream:lru+profile={kept}") == (
+        "stock-mmap,stream:lru+profile=a.profile"
+    )
+    assert [_without_folder(each) for each in ("a/b.json", "--json=a/b", "off,/r.gguf", "1G")] == [
+        "b.json", "--json=b", "off,r.gguf", "1G",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("spec", "said"),
     [
@@ -71,6 +93,7 @@ def test_settings_of_the_engine_come_behind_a_plus() -> None:
         ("stream:lru+speed=2", "no setting 'speed'; there are"),
         ("stream:lru+cache=1G", "no setting 'cache'"),
         ("stream:lru+trace=/tmp/x", "no setting 'trace'"),
+        ("stream:lru+profile=none.profile", "no file none.profile"),
         ("stream:lru+depth=", "'+depth=' is no +NAME=VALUE"),
         ("stock-mmap+direct=off", "stock takes no setting but +repack"),
         ("stream:lru+repack=2", "repack is on or off"),

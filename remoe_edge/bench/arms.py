@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from remoe_edge.errors import InputError
@@ -18,6 +19,9 @@ _SETTLED |= {"verbose", "progress", "stream", "trace", "telemetry"}
 
 # Settings of `Engine` that reorder sums.
 _CHANGE_BITS = {"flash_attention"}
+
+# Settings of `Engine` that are files. An arm reads them and keeps nothing.
+FILES = {"profile", "past_prompts"}
 
 Option = bool | int | str
 
@@ -59,8 +63,9 @@ class Arm:
         return ", ".join(parts)
 
     def as_json(self) -> dict[str, Any]:
-        """Give its settings as plain values."""
-        plain = {**asdict(self), "options": dict(self.options), "bits": self.bits}
+        """Give its settings as plain values; of files, their names."""
+        options = {name: _shown(name, value) for name, value in self.options}
+        plain = {**asdict(self), "options": options, "bits": self.bits}
         del plain["overlay"]
         return plain
 
@@ -93,6 +98,7 @@ def arms(
         elif kind == "stream" and policy:
             _check_policy(spec, policy)
             _check_options(spec, options)
+            spec = "+".join([base, *(_without_folder(text) for text in extra)])
             made += [
                 Arm(
                     spec, kind, n, repack, policy, cache, name, overlay,
@@ -144,6 +150,15 @@ def _option(spec: str, text: str) -> tuple[str, Option]:
     return name, int(value) if value.isdigit() else value
 
 
+def _without_folder(text: str) -> str:
+    name, equals, value = text.partition("=")
+    return f"{name}{equals}{_shown(name, value)}"
+
+
+def _shown(name: str, value: Option) -> Option:
+    return Path(str(value)).name if name in FILES else value
+
+
 def _takes_words(name: str) -> bool:
     """Say whether a setting of `Engine` is words, among which `on` and `off` may be."""
     from remoe_edge.engine import Engine
@@ -164,8 +179,10 @@ def _check_options(spec: str, options: dict[str, Option]) -> None:
     from remoe_edge.engine import Engine
 
     known = set(inspect.signature(Engine.__init__).parameters) - _SETTLED
-    for name in options:
+    for name, value in options.items():
         if name not in known:
             raise InputError(
                 f"arm '{spec}': no setting '{name}'; there are {', '.join(sorted(known))}"
             )
+        if name in FILES and not Path(str(value)).is_file():
+            raise InputError(f"arm '{spec}': no file {value}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shlex
 import signal
 import sys
@@ -268,10 +269,7 @@ def _list(text: str) -> list[str]:
 
 def _without_folder(argument: str) -> str:
     """Name files, not where they lie on this machine."""
-    option, equals, value = argument.partition("=")
-    if argument.startswith("--") and equals:
-        return f"{option}={Path(value).name if '/' in value else value}"
-    return Path(argument).name if "/" in argument else argument
+    return re.sub(r"[^,=]*/(?=[^,=])", "", argument)
 
 
 def _settings(options: dict[str, Any]) -> Settings:
