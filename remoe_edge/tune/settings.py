@@ -15,7 +15,7 @@ class Settings:
     alpha_t = min(1, t / loc_warmup). With ppl_budget, CE has a multiplier for every domain
     (`perplexity_budget`), `ce` the least."""
 
-    steps: int = 1200
+    steps: int = 2000
     batch: int = 8
     window: int = 256
     lr: float = 1e-3
