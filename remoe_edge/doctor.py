@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from remoe_edge import kernel_files, memory
+from remoe_edge import amx, kernel_files, memory
 from remoe_edge.errors import InputError, RemoeError
 from remoe_edge.units import MIB, mib
 
@@ -151,6 +151,9 @@ def _cpu() -> Check:
 
 def _repacking() -> Check:
     """Ask llama.cpp which formats it would rearrange here, by a tiny model in each."""
+    broken = amx.fault()
+    if broken is not None:
+        return Check("repacking", OFF, broken, amx.REMEDY)
     formats = rearranged_formats()
     if not formats:
         return Check("repacking", INFO, "llama.cpp keeps every format in file order here")

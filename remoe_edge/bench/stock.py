@@ -12,6 +12,8 @@ import llama_cpp as low
 import numpy as np
 import numpy.typing as npt
 
+from remoe_edge import amx
+
 
 class StockModel:
     """Hold a model that llama.cpp maps ("stock-mmap") or reads whole ("stock-resident").
@@ -30,6 +32,9 @@ class StockModel:
         n_batch: int,
         n_ubatch: int,
     ) -> None:
+        broken = amx.fault() if repack else None
+        if broken is not None:
+            raise RuntimeError(f"{broken}: {amx.REMEDY}")
         self._said: list[str] = []
         self._log = low.llama_log_callback(self._listen)
         low.llama_log_set(self._log, None)
