@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 
 from remoe_edge.bench import summary, watch
-from remoe_edge.bench.arms import Arm, arms
+from remoe_edge.bench.arms import Arm, arms, without_folders
 from remoe_edge.bench.process import _settings_of
 from remoe_edge.bench.settings import Settings
 from remoe_edge.bench.workloads import NAMES, prompts_file, workload
-from remoe_edge.cli.bench import _without_folder
 from remoe_edge.errors import InputError
 
 # --- arms ---
@@ -76,10 +75,10 @@ def test_files_behind_a_plus_are_found_from_another_folder(
     assert _settings_of(arm, Settings())["profile"] == str(kept)
     assert arm.name == "stream:lru+profile=a.profile"
     assert arm.as_json()["options"] == {"profile": "a.profile"}
-    assert _without_folder(f"stock-mmap,stream:lru+profile={kept}") == (
+    assert without_folders(f"stock-mmap,stream:lru+profile={kept}") == (
         "stock-mmap,stream:lru+profile=a.profile"
     )
-    assert [_without_folder(each) for each in ("a/b.json", "--json=a/b", "off,/r.gguf", "1G")] == [
+    assert [without_folders(each) for each in ("a/b.json", "--json=a/b", "off,/r.gguf", "1G")] == [
         "b.json", "--json=b", "off,r.gguf", "1G",
     ]  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -64,7 +65,10 @@ class Arm:
 
     def as_json(self) -> dict[str, Any]:
         """Give its settings as plain values; of files, their names."""
-        options = {name: _shown(name, value) for name, value in self.options}
+        options = {
+            name: without_folders(value) if isinstance(value, str) else value
+            for name, value in self.options
+        }
         plain = {**asdict(self), "options": options, "bits": self.bits}
         del plain["overlay"]
         return plain
@@ -98,10 +102,9 @@ def arms(
         elif kind == "stream" and policy:
             _check_policy(spec, policy)
             _check_options(spec, options)
-            spec = "+".join([base, *(_without_folder(text) for text in extra)])
             made += [
                 Arm(
-                    spec, kind, n, repack, policy, cache, name, overlay,
+                    without_folders(spec), kind, n, repack, policy, cache, name, overlay,
                     tuple(sorted(options.items())),
                 )
                 for name, overlay in routers.items()
@@ -120,6 +123,11 @@ def arms(
         if names.count(name) > 1:
             raise InputError(f"arm '{name}' is named twice")
     return named
+
+
+def without_folders(text: str) -> str:
+    """Name files, not where they lie on this machine; between `,` and `=` as well."""
+    return re.sub(r"[^,=]*/(?=[^,=])", "", text)
 
 
 def _with_what_varies(made: list[Arm]) -> list[Arm]:
@@ -148,15 +156,6 @@ def _option(spec: str, text: str) -> tuple[str, Option]:
     if not equals or (value in ("on", "off") and not _takes_words(name)):
         return name, value != "off"
     return name, int(value) if value.isdigit() else value
-
-
-def _without_folder(text: str) -> str:
-    name, equals, value = text.partition("=")
-    return f"{name}{equals}{_shown(name, value)}"
-
-
-def _shown(name: str, value: Option) -> Option:
-    return Path(str(value)).name if name in FILES else value
 
 
 def _takes_words(name: str) -> bool:

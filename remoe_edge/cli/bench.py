@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import shlex
 import signal
 import sys
@@ -171,6 +170,7 @@ def run(
     Without GGUF: the model that comes along. All arms get the same tokens; arms of the same bits must
     choose the same ones, or the run fails and says where.
     """
+    from remoe_edge.bench.arms import without_folders
     from remoe_edge.convert.atomic import check_output
     from remoe_edge.models import shipped_model
 
@@ -184,7 +184,7 @@ def run(
     settings = _settings(options)
     arms = _arms(path, options)
     questions = _questions(path, options, settings)
-    words = ["remoe-edge", "bench", *map(_without_folder, context.meta["arguments"])]
+    words = ["remoe-edge", "bench", *map(without_folders, context.meta["arguments"])]
     record, whole = _measure(
         path, arms, questions, settings, shlex.join(words), options["json_path"]
     )
@@ -265,11 +265,6 @@ def again(
 
 def _list(text: str) -> list[str]:
     return [each.strip() for each in text.split(",") if each.strip()]
-
-
-def _without_folder(argument: str) -> str:
-    """Name files, not where they lie on this machine."""
-    return re.sub(r"[^,=]*/(?=[^,=])", "", argument)
 
 
 def _settings(options: dict[str, Any]) -> Settings:
