@@ -11,12 +11,21 @@ import functools
 import re
 from pathlib import Path
 
+from remoe_edge.errors import UnsupportedError
+
 _MENDED = {11: 5, 12: 4, 13: 3}  # the first good minor version of each
 _COMPILER = re.compile(rb"GCC: \([^)]*\) (\d+)\.(\d+)")
 REMEDY = (
     "reinstall llama-cpp-python, without pip's cache, with CFLAGS and CXXFLAGS of \"-mno-amx-tile "
     '-mno-amx-int8 -mno-amx-bf16", or with a newer compiler'
 )
+
+
+def refuse_broken() -> None:
+    """Raise UnsupportedError where running rearranged weights would crash."""
+    broken = fault()
+    if broken is not None:
+        raise UnsupportedError(f"{broken}: run with --no-repack, or {REMEDY}")
 
 
 @functools.cache

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from remoe_edge import amx
-from remoe_edge.errors import InputError, UnsupportedError
+from remoe_edge.errors import InputError
 from remoe_edge.native import llama_cpp
 
 _low = llama_cpp.llama_cpp
@@ -80,9 +80,8 @@ def loading(
     """
     if flash_attention not in FLASH_ATTENTION:
         raise InputError(f"flash attention is 'auto', 'on' or 'off', not '{flash_attention}'")
-    broken = amx.fault() if repack else None
-    if broken is not None:
-        raise UnsupportedError(f"{broken}: run with --no-repack, or {amx.REMEDY}")
+    if repack:
+        amx.refuse_broken()
     stock_load, stock_init = _low.llama_model_load_from_file, _low.llama_init_from_model
 
     def load_model(path: bytes, params: Any) -> Any:

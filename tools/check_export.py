@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 
 from export_moe import load_model
+from remoe_edge import amx
 
 WINDOW = 512
 
@@ -110,6 +111,7 @@ def against_llama_cpp(
     """Compare with a GGUF in stock llama.cpp."""
     import llama_cpp
 
+    amx.refuse_broken()
     llama = llama_cpp.Llama(
         str(path),
         n_ctx=WINDOW,

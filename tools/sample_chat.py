@@ -8,6 +8,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from remoe_edge import amx
+
 PROMPTS = (
     "Hello! How are you today?",
     "Who are you?",
@@ -32,6 +34,7 @@ def main() -> None:
     p.add_argument("--max-tokens", type=int, default=120)
     p.add_argument("--threads", type=int, default=2)
     args = p.parse_args()
+    amx.refuse_broken()
     for seed, prompt in enumerate(PROMPTS, 1):
         model = llama_cpp.Llama(
             str(args.model), n_ctx=1024, n_threads=args.threads, seed=seed, verbose=False

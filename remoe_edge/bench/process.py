@@ -12,10 +12,9 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from remoe_edge.bench.arms import FILES, Arm
+from remoe_edge.bench.arms import Arm
 from remoe_edge.bench.box import Box
 from remoe_edge.bench.settings import Settings
 from remoe_edge.errors import RemoeError
@@ -163,15 +162,10 @@ def _settings_of(arm: Arm, settings: Settings) -> dict[str, Any]:
     }
     if arm.is_stock:
         return common
-    # Workers run in a folder of their own.
-    options = {
-        name: str(Path(str(value)).resolve()) if name in FILES else value
-        for name, value in arm.options
-    }
     return {
         **common,
         "cache": arm.cache,
         "policy": arm.policy,
         "routers": arm.overlay,
-        **options,
+        **dict(arm.options),
     }

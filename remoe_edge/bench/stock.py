@@ -32,9 +32,8 @@ class StockModel:
         n_batch: int,
         n_ubatch: int,
     ) -> None:
-        broken = amx.fault() if repack else None
-        if broken is not None:
-            raise RuntimeError(f"{broken}: {amx.REMEDY}")
+        if repack:
+            amx.refuse_broken()
         self._said: list[str] = []
         self._log = low.llama_log_callback(self._listen)
         low.llama_log_set(self._log, None)

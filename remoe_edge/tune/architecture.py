@@ -72,6 +72,11 @@ def hf_router_name(layer: int) -> str:
     return f"model.layers.{layer}.mlp.gate.weight"
 
 
+def gguf_router_name(layer: int) -> str:
+    """Return the GGUF name of a layer's router."""
+    return f"blk.{layer}.ffn_gate_inp.weight"
+
+
 def shape_from_gguf(keys: Mapping[str, Any], path: str) -> Shape:
     """Read a shape from GGUF keys; `keys` maps names to plain Python values."""
     arch = str(keys.get("general.architecture", ""))

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from remoe_edge.errors import ModelError
-from remoe_edge.tune.architecture import Shape, Yarn
+from remoe_edge.tune.architecture import Shape, Yarn, gguf_router_name
 from remoe_edge.tune.experts import FrozenExperts
 from remoe_edge.tune.weights import WeightSource
 
@@ -263,7 +263,7 @@ class Decoder:
         return self._place(tensor)
 
     def _router(self, layer: int) -> Tensor:
-        name = f"blk.{layer}.ffn_gate_inp.weight"
+        name = gguf_router_name(layer)
         tensor = self._source.tensor(name)
         if tensor is None:
             raise ModelError(f"{self.path}: layer {layer} has no router ({name})")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from remoe_edge.errors import InputError, ModelError
-from remoe_edge.tune.architecture import Shape, hf_router_name
+from remoe_edge.tune.architecture import Shape, gguf_router_name, hf_router_name
 from remoe_edge.tune.data import Domain
 from remoe_edge.tune.decoder import check_router
 
@@ -119,6 +119,7 @@ def load_routers(path: str | Path, shape: Shape, fingerprint: str = "") -> list[
 
 def load_overlay_routers(path: Path, model: Path, shape: Shape) -> list[Tensor]:
     """Read the routers of an overlay for a GGUF; refuse one of another base, or with biases."""
+    from remoe_edge.convert.names import routers_of
     from remoe_edge.convert.overlay import load_overlay
     from remoe_edge.convert.tensor_values import to_float32
     from remoe_edge.native import _core
@@ -126,12 +127,12 @@ def load_overlay_routers(path: Path, model: Path, shape: Shape) -> list[Tensor]:
     if model.is_dir():
         raise InputError(f"{path}: an overlay belongs to a GGUF, and {model} is a folder")
     base = _core.ModelFile.open(model)
-    tensors = {tensor.name: tensor for tensor in base.tensors}
+    tensors = routers_of(base)
     routers = {
         name: torch.from_numpy(to_float32(raw, tensors[name]).copy())
         for name, raw in load_overlay(path, base).items()
     }
-    names = [f"blk.{layer}.ffn_gate_inp.weight" for layer in shape.router_layers]
+    names = [gguf_router_name(layer) for layer in shape.router_layers]
     other = sorted(set(routers) - set(names))
     if other:
         raise InputError(f"{path}: {other[0]} is no router that can be evaluated here")
