@@ -8,7 +8,6 @@ functions of ours instead. The package is pinned, so the names are known to be t
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import logging
 import re
 import threading
@@ -18,6 +17,7 @@ from typing import Any
 
 from remoe_edge import amx
 from remoe_edge.errors import InputError
+from remoe_edge.llama_log import log_to
 from remoe_edge.native import llama_cpp
 
 _low = llama_cpp.llama_cpp
@@ -47,18 +47,16 @@ def listening(buffers: Buffers, verbose: bool) -> Iterator[None]:
     """Pass llama.cpp's log by; restore the package's own logger afterwards."""
     import sys
 
-    def on_line(level: int, text: bytes, _: Any) -> None:
-        line = text.decode("utf-8", "replace")
+    def on_line(level: int, line: str) -> None:
         buffers.read(line)
         if verbose:
             sys.stderr.write(line)
 
-    callback = _low.llama_log_callback(on_line)
-    _low.llama_log_set(callback, ctypes.c_void_p(0))
+    log_to(on_line)
     try:
         yield
     finally:
-        _low.llama_log_set(llama_cpp._logger.llama_log_callback, ctypes.c_void_p(0))
+        log_to(None)
         if not verbose:
             # What it says of a step that failed or was stopped, the engine raises.
             llama_cpp._logger.logger.setLevel(logging.CRITICAL)

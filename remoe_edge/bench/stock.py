@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from remoe_edge import amx
+from remoe_edge.llama_log import log_to
 
 
 class StockModel:
@@ -35,8 +36,7 @@ class StockModel:
         if repack:
             amx.refuse_broken()
         self._said: list[str] = []
-        self._log = low.llama_log_callback(self._listen)
-        low.llama_log_set(self._log, None)
+        log_to(self._listen)
         low.llama_backend_init()
         params = low.llama_model_default_params()
         params.n_gpu_layers = 0  # as the engine computes
@@ -57,9 +57,9 @@ class StockModel:
         self._n_vocab = low.llama_vocab_n_tokens(low.llama_model_get_vocab(self._model))
         self._about = {"load_mode": "mmap" if kind == "stock-mmap" else "none", "repack": repack}
 
-    def _listen(self, level: int, text: bytes, _: Any) -> None:
+    def _listen(self, level: int, line: str) -> None:
         if level in (3, 4):  # warnings and errors
-            self._said.append(text.decode("utf-8", "replace").strip())
+            self._said.append(line.strip())
 
     def _refusal(self, what: str) -> str:
         return f"{what}: {'; '.join(self._said[-2:])}" if self._said else what

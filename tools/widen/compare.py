@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from remoe_edge import amx
 from remoe_edge.errors import ModelError
+from remoe_edge.llama_log import log_to
 from widen.source import Source
 
 Tokens = npt.NDArray[np.int32]
@@ -56,8 +57,7 @@ class Runner:
         self.file = Source(path)
         self.context = context
         llama_cpp.llama_backend_init()
-        self._log = llama_cpp.llama_log_callback(lambda level, text, data: None)
-        llama_cpp.llama_log_set(self._log, ctypes.c_void_p(0))
+        log_to(lambda level, line: None)
         amx.refuse_broken()
         self._model: Any = llama_cpp.llama_model_load_from_file(
             str(path).encode(), llama_cpp.llama_model_default_params()
@@ -77,9 +77,10 @@ class Runner:
             raise ModelError(f"{path}: llama.cpp opens no context of {context} tokens on it")
 
     def close(self) -> None:
-        """Free the context and the model."""
+        """Free the context and the model, and give llama.cpp's log back."""
         llama_cpp.llama_free(self._context)
         llama_cpp.llama_model_free(self._model)
+        log_to(None)
 
     def tokenize(self, text: str) -> Tokens:
         """Return the text's tokens, special ones such as <|endoftext|> among them, no start token."""
