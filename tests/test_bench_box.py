@@ -14,9 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from remoe_edge import memory
 from remoe_edge.bench import box, disk
 from remoe_edge.bench.box import Box, Cgroup, Limits, NoBoxError, boxed
 from remoe_edge.bench.disk import Disk
+from remoe_edge.bench.host_memory import bring_back
+from remoe_edge.memory import Memory
 from remoe_edge.units import MIB
 
 SDA = Disk("sda", "8:0", Path("/sys/block/sda"))
@@ -296,3 +299,12 @@ def test_the_page_cache_of_a_file_is_given_up_without_root(
     monkeypatch.setattr(disk, "_DROP", tmp_path / "no such folder/drop_caches")
     assert "by fadvise" in disk.drop_page_cache([file])
     assert disk.drop_page_cache([tmp_path / "gone"]) == "not dropped: No such file or directory"
+
+
+def test_memory_is_touched_up_to_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = (8 << 20) + 1
+    assert bring_back(asked) == 8 << 20
+    for room, touched in ((100 << 20, 0), (516 << 20, 4 << 20), (8 << 30, 8 << 20)):
+        found = Memory(room, "a test", None)
+        monkeypatch.setattr(memory, "available", lambda found=found: found)
+        assert bring_back(asked) == touched

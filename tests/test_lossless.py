@@ -17,7 +17,7 @@ import pytest
 import stock
 import tiny_moe
 from remoe_edge import Engine
-from remoe_edge.native import llama_cpp
+from remoe_edge.native import _core, llama_cpp
 
 low = llama_cpp.llama_cpp
 
@@ -36,8 +36,6 @@ def prompt(length: int) -> list[int]:
 
 def floor_of(path: Path) -> str:
     """The smallest cache that the engine accepts."""
-    from remoe_edge.native import _core
-
     model = _core.StreamedModel.open(str(path))
     return str(model.budget_for(max(1, model.n_experts_used)))
 
@@ -65,6 +63,20 @@ def check(path: Path, *, repack: bool, budgets: tuple[str, ...] = BUDGETS) -> No
                 assert same.all(), f"{told}: {(~same).sum()} logits differ"
 
 
+def check_begun(path: Path, *, repack: bool = False) -> None:
+    """Experts whose gate and up compute while their down is still being read."""
+    reference = stock.run(path, prompt(1), N_GREEDY, n_threads=2, use_extra_bufts=repack)
+    with Engine(
+        path, cache=floor_of(path), n_ctx=64, threads=2, repack=repack, prefetch="off", depth=1
+    ) as engine:
+        engine.native.set_faults(_core.FaultPlan(delay_us=2000))
+        for _ in range(2):
+            rows = [engine.evaluate(prompt(1))]
+            rows += [engine.evaluate([token], reset=False) for token in reference.tokens]
+            assert (np.stack(rows).view(np.uint32) == reference.logits.view(np.uint32)).all()
+        assert engine.native.counts()["begun_misses"] > 0
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("lossless")
@@ -75,6 +87,7 @@ def test_architecture(folder: Path, index: int) -> None:
     arch, quant = tiny_moe.ARCHS[index], ROTATION[index % len(ROTATION)]
     path = tiny_moe.make(folder / f"{arch}.gguf", arch, quant)
     check(path, repack=False)
+    check_begun(path)
     path.unlink()
 
 
@@ -83,6 +96,7 @@ def test_architecture(folder: Path, index: int) -> None:
 def test_format(folder: Path, quant: str, repack: bool) -> None:
     path = tiny_moe.make(folder / f"{quant}-{repack}.gguf", "qwen3moe", quant)
     check(path, repack=repack, budgets=("50%", "floor"))
+    check_begun(path, repack=repack)
     path.unlink()
 
 
@@ -90,6 +104,7 @@ def test_format(folder: Path, quant: str, repack: bool) -> None:
 def test_merged_gate_and_up(folder: Path, arch: str) -> None:
     path = tiny_moe.make(folder / f"{arch}-merged.gguf", arch, "Q4_K", merged_gate_up=True)
     check(path, repack=False, budgets=("50%", "floor"))
+    check_begun(path)
     path.unlink()
 
 

@@ -23,10 +23,12 @@ py::dict Counts(const StreamedModel& model) {
   dict["bytes_read"] = counts.bytes_read;
   dict["device_bytes"] = counts.device_bytes;
   dict["stall_ns"] = counts.stall_ns;
+  dict["read_ns"] = counts.read_ns;
   dict["events"] = counts.events;
   dict["evictions"] = counts.evictions;
   dict["warm_experts"] = counts.warm_experts;
   dict["warm_bytes"] = counts.warm_bytes;
+  dict["begun_misses"] = counts.begun_misses;
   dict["ahead_misses"] = counts.ahead_misses;
   dict["ahead_useful_bytes"] = counts.ahead_useful_bytes;
   dict["ahead_wasted_bytes"] = counts.ahead_wasted_bytes;

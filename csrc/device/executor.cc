@@ -290,14 +290,14 @@ ggml_status Executor::RunOpenEvent(ggml_cgraph* graph, const Segment& segment,
   return failure.ok() ? status : Refuse(model, failure);
 }
 
-// Residents at once, then each group of experts as it arrives.
+// Residents at once, then each group of experts as it arrives, begun when only down is to come.
 ggml_status Executor::RunPairs(ExpertStore* store, Status* failure) {
   const std::vector<Placement>& placements = store->placements();
   ready_.assign(placements.size(), false);
   // What was missing when the event began may have come for an earlier piece of it.
   const bool all = store->missing_to_come() == 0;
   for (size_t i = 0; i < placements.size(); i++) ready_[i] = all || store->ready(i);
-  std::vector<int> arrived;
+  std::vector<int> arrived, partly;
   while (true) {
     CollectReadyPairs();
     if (!work_.empty()) {
@@ -306,11 +306,22 @@ ggml_status Executor::RunPairs(ExpertStore* store, Status* failure) {
     }
     if (store->missing_to_come() == 0) return GGML_STATUS_SUCCESS;
     arrived.clear();
-    *failure = store->WaitArrived(&arrived);
+    partly.clear();
+    *failure = store->WaitArrived(&arrived, pairs_.can_begin() ? &partly : nullptr);
     if (!failure->ok()) return GGML_STATUS_FAILED;
-    std::fill(ready_.begin(), ready_.end(), false);
-    for (const int index : arrived) ready_[index] = true;
+    if (!partly.empty()) {
+      SetReady(partly);
+      CollectReadyPairs();
+      const ggml_status status = pairs_.Begin(work_.data(), static_cast<int>(work_.size()));
+      if (status != GGML_STATUS_SUCCESS) return status;
+    }
+    SetReady(arrived);
   }
+}
+
+void Executor::SetReady(const std::vector<int>& indices) {
+  std::fill(ready_.begin(), ready_.end(), false);
+  for (const int index : indices) ready_[index] = true;
 }
 
 void Executor::CollectReadyPairs() {

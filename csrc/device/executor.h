@@ -51,6 +51,7 @@ class Executor {
                        Event event, const uint16_t* rest = nullptr, size_t n_rest = 0);
   ggml_status RunOpenEvent(ggml_cgraph* graph, const Segment& segment, StreamedModel* model);
   ggml_status RunPairs(ExpertStore* store, Status* failure);
+  void SetReady(const std::vector<int>& indices);
   void CollectReadyPairs();
   // Whether the segment can be run by pairs; asked of the runner once, before anything is computed.
   bool ByPairs(ggml_cgraph* graph, const Segment& segment);

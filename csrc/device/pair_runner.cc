@@ -71,8 +71,29 @@ bool PairRunner::IsHalf(const ggml_tensor* view) const {
 
 bool PairRunner::Prepare(ggml_tensor** nodes, int begin, int end) {
   if (!Collect(nodes, begin, end)) return false;
+  FindStages();
   SaveInputs();
   return true;
+}
+
+void PairRunner::FindStages() {
+  bool any_second = false;
+  kept_bytes_ = 0;
+  for (Step& step : steps_) {
+    const bool takes_product = step.operand[1] >= 0 && ExpertProduct(step.node) != nullptr;
+    step.second = takes_product;
+    for (const int operand : step.operand) step.second |= operand >= 0 && steps_[operand].second;
+    any_second |= step.second;
+    if (!step.second) continue;
+    for (const int operand : step.operand) {
+      if (operand < 0 || steps_[operand].second) continue;
+      steps_[operand].kept = true;
+      kept_bytes_ = std::max(kept_bytes_, steps_[operand].node->ne[0] * sizeof(float));
+    }
+  }
+  can_begin_ = any_second && kept_bytes_ > 0 && ids_->ne[1] == 1;
+  begun_.assign(can_begin_ ? ids_->ne[0] : 0, false);
+  if (can_begin_) kept_.resize(steps_.size() * begun_.size() * kept_bytes_);
 }
 
 // The graph's allocator may have given the result the memory of an input, since in the graph's
@@ -182,7 +203,23 @@ bool PairRunner::Collect(ggml_tensor** nodes, int begin, int end) {
   return true;
 }
 
+ggml_status PairRunner::Begin(const Pair* pairs, int n) {
+  for (int p = 0; p < n; p++) begun_[pairs[p].k] = true;
+  return RunGroup(pairs, n, Stage::kFirst);
+}
+
 ggml_status PairRunner::Run(const Pair* pairs, int n) {
+  if (can_begin_) {
+    // One token's pairs: few, and each expert's its own.
+    std::vector<Pair> begun, fresh;
+    for (int p = 0; p < n; p++) (begun_[pairs[p].k] ? begun : fresh).push_back(pairs[p]);
+    if (!begun.empty()) {
+      const ggml_status status =
+          RunGroup(begun.data(), static_cast<int>(begun.size()), Stage::kSecond);
+      if (status != GGML_STATUS_SUCCESS || fresh.empty()) return status;
+    }
+    return RunGroup(fresh.data(), static_cast<int>(fresh.size()), Stage::kBoth);
+  }
   const int capacity = static_cast<int>(std::max<size_t>(1, kScratchBytes / pair_bytes_));
   for (int begin = 0, end = 0; begin < n; begin = end) {
     end = EndOfExpert(pairs, begin, n);
@@ -191,13 +228,13 @@ ggml_status PairRunner::Run(const Pair* pairs, int n) {
       if (next - begin > capacity) break;
       end = next;
     }
-    const ggml_status status = RunGroup(pairs + begin, end - begin);
+    const ggml_status status = RunGroup(pairs + begin, end - begin, Stage::kBoth);
     if (status != GGML_STATUS_SUCCESS) return status;
   }
   return GGML_STATUS_SUCCESS;
 }
 
-ggml_status PairRunner::RunGroup(const Pair* pairs, int n) {
+ggml_status PairRunner::RunGroup(const Pair* pairs, int n, Stage stage) {
   const size_t tensors = steps_.size() * 2 + externals_.size() + 2;
   graph_memory_.resize(tensors * ggml_tensor_overhead() +
                        ggml_graph_overhead_custom(kMaxNodes, false) + 4096);
@@ -220,7 +257,7 @@ ggml_status PairRunner::RunGroup(const Pair* pairs, int n) {
     static_cast<int32_t*>(experts->data)[p] = pairs[p].expert;
   }
   std::vector<ggml_tensor*> gathered;
-  for (size_t e = 0; e < externals_.size(); e++) {
+  for (size_t e = 0; e < externals_.size() && stage != Stage::kSecond; e++) {
     const External& external = externals_[e];
     const ggml_tensor* tensor = external.tensor;
     ggml_tensor* rows = NewRows(context, external.type, tensor->ne[0], n);
@@ -244,6 +281,16 @@ ggml_status PairRunner::RunGroup(const Pair* pairs, int n) {
   for (size_t i = 0; i < steps_.size(); i++) {
     const Step& step = steps_[i];
     const ggml_tensor* node = step.node;
+    if (!In(step, stage)) {
+      if (stage != Stage::kSecond || !step.kept) continue;
+      made[i] = NewRows(context, GGML_TYPE_F32, node->ne[0], n);
+      place(made[i]);
+      for (int p = 0; p < n; p++) {
+        std::memcpy(static_cast<uint8_t*>(made[i]->data) + p * made[i]->nb[2], Kept(i, pairs[p].k),
+                    node->ne[0] * sizeof(float));
+      }
+      continue;
+    }
     ggml_tensor* copy;
     if (const TensorOrigin* origin = ExpertProduct(node)) {
       views.push_back(origin->model->view(*origin));
@@ -278,11 +325,18 @@ ggml_status PairRunner::RunGroup(const Pair* pairs, int n) {
   }
   ggml_cgraph* graph = ggml_new_graph_custom(context, kMaxNodes, false);
   for (size_t i = 0; i < steps_.size(); i++) {
-    if (steps_[i].result) ggml_build_forward_expand(graph, made[i]);
+    const bool wanted = steps_[i].result || (stage == Stage::kFirst && steps_[i].kept);
+    if (wanted && In(steps_[i], stage)) ggml_build_forward_expand(graph, made[i]);
   }
   const ggml_status status = ggml_backend_graph_compute(cpu_, graph);
 
   for (size_t i = 0; i < steps_.size() && status == GGML_STATUS_SUCCESS; i++) {
+    if (!In(steps_[i], stage)) continue;
+    for (int p = 0; p < n && stage == Stage::kFirst && steps_[i].kept; p++) {
+      std::memcpy(Kept(i, pairs[p].k),
+                  static_cast<const uint8_t*>(made[i]->data) + p * made[i]->nb[2],
+                  made[i]->ne[0] * sizeof(float));
+    }
     if (!steps_[i].result) continue;
     const ggml_tensor* wanted_at = steps_[i].node;
     for (int p = 0; p < n; p++) {

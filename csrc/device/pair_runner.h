@@ -6,7 +6,9 @@
 // inputs, in the format that the kernels bring activations to, which is done once for each token
 // and not again for every pair and product, runs a copy of the graph piece in which each pair is a
 // token with one expert, and scatters the results to where the graph wants them. That lets resident
-// experts compute while the missing ones are still being read.
+// experts compute while the missing ones are still being read. For the same reason one token's pair
+// can be begun before its expert is complete: the first stage is everything that does not take the
+// result of another product, so that it needs no down; what the second takes of it is kept.
 //
 // Scratch is bounded: a group takes at most kScratchBytes of it, or one expert's pairs. One thread.
 #ifndef REMOE_DEVICE_PAIR_RUNNER_H_
@@ -38,6 +40,11 @@ class PairRunner {
   // Whether some of the prepared products are faster by pairs, also with every expert there: one
   // token's, by RowProducts.
   bool by_rows() const { return by_rows_; }
+  // Whether the prepared piece is one token's and has two stages.
+  bool can_begin() const { return can_begin_; }
+  // Runs the first stage of the given pairs, for Run to go on from. REQUIRES: can_begin(); of every
+  // slot all but down is filled.
+  ggml_status Begin(const Pair* pairs, int n);
   // Runs the given pairs. REQUIRES: Prepare returned true; every slot is filled; they hold all
   // pairs of each expert that is among them, side by side, in the order of the tokens.
   ggml_status Run(const Pair* pairs, int n);
@@ -58,14 +65,25 @@ class PairRunner {
                       -1};  // step that makes src[0], src[1] (products: src[1] alone); -1: external
     int external = -1;      // index of it
     bool by_rows = false;   // a product for RowProducts
+    bool second = false;    // of the second stage
+    bool kept = false;      // of the first, and the second takes it
   };
+  enum class Stage { kBoth, kFirst, kSecond };
+  static bool In(const Step& step, Stage stage) {
+    return stage == Stage::kBoth || step.second == (stage == Stage::kSecond);
+  }
   int StepOf(const ggml_tensor* tensor) const;
   bool IsHalf(const ggml_tensor* view) const;
   int FindExternal(ggml_tensor* tensor, ggml_type type);
   bool Collect(ggml_tensor** nodes, int begin, int end);
+  void FindStages();
   void SaveInputs();
   void Convert(size_t external);
-  ggml_status RunGroup(const Pair* pairs, int n);
+  // A step's output for one token's k-th expert, kept between the stages.
+  uint8_t* Kept(size_t step, int k) {
+    return &kept_[(step * static_cast<size_t>(ids_->ne[0]) + k) * kept_bytes_];
+  }
+  ggml_status RunGroup(const Pair* pairs, int n, Stage stage);
 
   ggml_backend_t cpu_;
   std::vector<Step> steps_;
@@ -73,6 +91,10 @@ class PairRunner {
   std::vector<std::vector<uint8_t>> saved_, converted_;  // by external
   const ggml_tensor* ids_ = nullptr;
   bool by_rows_ = false;
+  bool can_begin_ = false;
+  std::vector<bool> begun_;  // by k
+  size_t kept_bytes_ = 0;    // of the longest output that is kept
+  std::vector<uint8_t> kept_;
   size_t pair_bytes_ = 0;
   std::vector<uint8_t> scratch_;
   std::vector<uint8_t> graph_memory_;

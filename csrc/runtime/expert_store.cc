@@ -94,6 +94,7 @@ Status ExpertStore::BeginEvent(const Event& event) {
   missing_ = handed_out_ = 0;
   const int n = static_cast<int>(placements_.size());
   const uint32_t all = (1u << (*layers_)[event.layer].matrices.size()) - 1;
+  last_matrix_ = (all + 1) / 2;
   ready_.assign(n, true);
   std::vector<Read> reads;
   std::vector<uint64_t> promoted;
@@ -103,6 +104,7 @@ Status ExpertStore::BeginEvent(const Event& event) {
     std::lock_guard<std::mutex> lock(mutex_);
     idle_window_ns_ = unfinished_ == 0 ? Nanoseconds(began_ - idle_since_) : 0;
     arrived_.clear();
+    partly_.clear();
     staged_.clear();
     failure_ = Status::Ok();
     event_read_bytes_ = event_read_ns_ = 0;
@@ -127,13 +129,14 @@ Status ExpertStore::BeginEvent(const Event& event) {
         load.waiting = all;
       }
       load.state = Load::State::kDemand;
-      load.given_up = load.failed = false;
+      load.given_up = load.failed = load.partly = false;
       load.index = i;
       if (load.complete()) continue;
       ready_[i] = false;
       missing_++;
       event_read_bytes_ += (*layers_)[event.layer].expert_bytes() - load.bytes;
       SubmitDemandLocked(slot, load.waiting, &reads);
+      PartlyLocked(&load);
     }
     unfinished_ = missing_;
     if (missing_ == 0) idle_since_ = began_;
@@ -253,6 +256,7 @@ void ExpertStore::OnRead(const Read& read, const Status& status) {
         changed_.notify_one();
       }
     }
+    if (demand) PartlyLocked(&load);
     if (demand && load.complete()) FinishLocked(load);
     TakeStagedLocked(&next);
     TakeAheadLocked(&next);
@@ -262,7 +266,16 @@ void ExpertStore::OnRead(const Read& read, const Status& status) {
   Submit(next);
 }
 
+// Once for an event's expert, also where its down has to be read again.
+void ExpertStore::PartlyLocked(Load* load) {
+  if (load->partly || load->failed || !load->lacks_only(last_matrix_)) return;
+  load->partly = true;
+  partly_.push_back(load->index);
+  changed_.notify_one();
+}
+
 void ExpertStore::FinishLocked(const Load& load) {
+  partly_.erase(std::remove(partly_.begin(), partly_.end(), load.index), partly_.end());
   unfinished_--;
   if (!load.failed) arrived_.push_back(load.index);
   if (unfinished_ == 0) {
@@ -281,12 +294,20 @@ Status ExpertStore::Describe(const Read& read, const Load& load, const Status& s
                        model_->paths()[read.file].c_str(), status.message().c_str()));
 }
 
-Status ExpertStore::WaitArrived(std::vector<int>* arrived) {
+Status ExpertStore::WaitArrived(std::vector<int>* arrived, std::vector<int>* partly) {
   const auto start = Clock::now();
   std::unique_lock<std::mutex> lock(mutex_);
-  changed_.wait(lock, [this] { return !arrived_.empty() || !failure_.ok(); });
+  changed_.wait(lock, [&] {
+    return !arrived_.empty() || !failure_.ok() || (partly != nullptr && !partly_.empty());
+  });
   stall_ns_ += Nanoseconds(Clock::now() - start);
   if (!failure_.ok()) return failure_;
+  if (arrived_.empty()) {
+    partly->insert(partly->end(), partly_.begin(), partly_.end());
+    begun_misses_ += partly_.size();
+    partly_.clear();
+    return Status::Ok();
+  }
   arrived->insert(arrived->end(), arrived_.begin(), arrived_.end());
   handed_out_ += static_cast<int>(arrived_.size());
   arrived_.clear();
@@ -301,6 +322,7 @@ Status ExpertStore::EndEvent() {
     failure = failure_;
     last_read_bytes_ = failure.ok() ? event_read_bytes_ : 0;
     last_read_ns_ = event_read_ns_;
+    read_ns_ += event_read_ns_;
     for (const Placement& placement : placements_) {
       if (placement.hit) continue;
       if (loads_[placement.slot].failed) cache_->Failed(placement.expert);
@@ -320,10 +342,12 @@ StoreCounts ExpertStore::counts() const {
   counts.bytes_read = bytes_read_;
   counts.device_bytes = reader_->counts().device_bytes;
   counts.stall_ns = stall_ns_;
+  counts.read_ns = read_ns_;
   counts.events = events_;
   counts.evictions = evictions_;
   counts.warm_experts = warm_experts_;
   counts.warm_bytes = warm_bytes_;
+  counts.begun_misses = begun_misses_;
   counts.ahead_misses = ahead_misses_;
   counts.ahead_useful_bytes = ahead_useful_bytes_;
   counts.ahead_wasted_bytes = ahead_wasted_bytes_;

@@ -2,9 +2,10 @@
 // slot), the reader (bytes from storage) and the slab (memory), and is what a device executes from.
 //
 // BeginEvent() places the event's experts and starts reading the missing ones; WaitArrived() hands
-// them out as they come, so that the caller can compute with those already there; EndEvent() waits
-// for stragglers and unpins. The first failed read ends the event with a Status that names file,
-// layer, expert and offset; the expert stays out of the cache and the store goes on working.
+// them out as they come, if need be without their last matrix, so that the caller can compute with
+// what is there already; EndEvent() waits for stragglers and unpins. The first failed read ends the
+// event with a Status that names file, layer, expert and offset; the expert stays out of the cache
+// and the store goes on working.
 //
 // PlanAhead() says which experts later events will probably want. The store reads them before, in
 // the background: into slots that the cache does not need, never before a demand read that waits.
@@ -52,10 +53,12 @@ struct StoreCounts {
   uint64_t bytes_read = 0;
   uint64_t device_bytes = 0;  // moved by storage, rounding to pages included
   uint64_t stall_ns = 0;      // compute waiting for storage
+  uint64_t read_ns = 0;       // with a read under way that an event waits for
   uint64_t events = 0;
   uint64_t evictions = 0;
   uint64_t warm_experts = 0;  // made resident before anything asked for them; no hits, no misses
   uint64_t warm_bytes = 0;    // theirs, not among bytes_read
+  uint64_t begun_misses = 0;  // those of misses that were handed out before down had come, too
   uint64_t ahead_misses = 0;  // those of misses that were being read, or there, already
   uint64_t ahead_useful_bytes = 0;  // those of bytes_read whose reading began before the event
   uint64_t ahead_wasted_bytes = 0;  // read for nobody; not in bytes_read
@@ -94,9 +97,10 @@ class ExpertStore {
   // Experts of the open event that were not ready and that WaitArrived has not handed out yet.
   int missing_to_come() const { return missing_ - handed_out_; }
   // Blocks until another missing expert is there; appends the indices (into placements()) of all
-  // that have come since the last call. RETURNS: an error when a read failed, at once. REQUIRES:
-  // missing_to_come() > 0.
-  Status WaitArrived(std::vector<int>* arrived);
+  // that have come since the last call. With `partly`, where there is none of these, an expert of
+  // which only the last matrix, down, is still to come ends the wait too, once: appended there.
+  // RETURNS: an error when a read failed, at once. REQUIRES: missing_to_come() > 0.
+  Status WaitArrived(std::vector<int>* arrived, std::vector<int>* partly = nullptr);
   // Waits for every read of the event, unpins. RETURNS: the first failure of the event.
   Status EndEvent();
   bool open() const { return open_; }
@@ -156,6 +160,7 @@ class ExpertStore {
     enum class State : uint8_t { kNone, kAhead, kDemand } state = State::kNone;
     bool given_up = false;  // ahead: nobody wants it; the slot is free once nothing is in flight
     bool failed = false;    // ahead: read no further; demand: the event fails
+    bool partly = false;    // demand: was among partly_
     int layer = 0;
     uint16_t expert = 0;
     int index = 0;         // demand: into placements_
@@ -163,6 +168,7 @@ class ExpertStore {
     uint32_t in_flight = 0;
     uint64_t bytes = 0;  // delivered
     bool complete() const { return waiting == 0 && in_flight == 0; }
+    bool lacks_only(uint32_t matrix) const { return (waiting | in_flight) == matrix; }
   };
   struct StagedRead {
     SlotId slot = kNoSlot;
@@ -177,6 +183,7 @@ class ExpertStore {
   void TakeAheadLocked(std::vector<Read>* reads);
   void OnRead(const Read& read, const Status& status);
   void FinishLocked(const Load& load);
+  void PartlyLocked(Load* load);
   Status Describe(const Read& read, const Load& load, const Status& status) const;
 
   void MakeRoomFor(const Event& event);
@@ -219,6 +226,7 @@ class ExpertStore {
   int layer_ = 0;
   int missing_ = 0;
   int handed_out_ = 0;
+  uint32_t last_matrix_ = 0;  // of the event's layer, as a bit of Load::waiting
   std::vector<Placement> placements_;
   std::vector<bool> ready_;
   AheadPlan plan_;
@@ -233,6 +241,7 @@ class ExpertStore {
   std::condition_variable changed_;
   std::vector<Load> loads_;        // by slot
   std::vector<int> arrived_;       // complete, not yet handed out
+  std::vector<int> partly_;        // complete but for down, not yet handed out
   std::deque<StagedRead> staged_;  // of the event, waiting for a buffer
   std::deque<SlotId> ahead_;       // begun or to begin, in the order of the plan
   bool streaming_ = false;         // of the plan that ahead_ is from
@@ -253,9 +262,9 @@ class ExpertStore {
 
   std::vector<uint32_t> uses_, choices_;  // by expert id
   std::atomic<uint64_t> warm_experts_{0}, warm_bytes_{0};
-  std::atomic<uint64_t> hits_{0}, misses_{0}, bytes_read_{0}, stall_ns_{0}, events_{0},
-      evictions_{0}, ahead_misses_{0}, ahead_useful_bytes_{0}, ahead_wasted_bytes_{0},
-      ahead_given_up_{0};
+  std::atomic<uint64_t> hits_{0}, misses_{0}, bytes_read_{0}, stall_ns_{0}, read_ns_{0}, events_{0},
+      evictions_{0}, begun_misses_{0}, ahead_misses_{0}, ahead_useful_bytes_{0},
+      ahead_wasted_bytes_{0}, ahead_given_up_{0};
   std::vector<LayerTally> layer_tallies_;  // never resized once made
 };
 

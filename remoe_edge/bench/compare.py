@@ -95,6 +95,7 @@ def _differences(
     lines = []
     for part in ("machine", "software", "settings", "read_ahead", "page_cache", "box", "prompts"):
         lines += _lines(part, a[part], b[part])
+    lines += _lines("memory touched before", *(bool(each.get("touched_bytes")) for each in (a, b)))
     for name, mine in a["arms"].items():
         if name in b["arms"]:
             lines += _lines(f"arm {name}", mine, b["arms"][name])

@@ -12,6 +12,12 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+# The engine's counts that are told token by token.
+_CACHE = (
+    "hits", "misses", "bytes_read", "stall_ns", "read_ns", "ffn_ns",
+    "ahead_useful_bytes", "ahead_wasted_bytes",
+)  # fmt: skip
+
 
 class Model(Protocol):
     """What both kinds of arm do: stock llama.cpp, and the engine."""
@@ -51,7 +57,7 @@ class Ledger:
         }
         cache = self._model.counts()
         if cache is not None:
-            for name in ("hits", "misses", "bytes_read", "stall_ns", "ffn_ns"):
+            for name in _CACHE:
                 counts[name] = cache[name]
             layers = self._model.counts_by_layer() or {}
             counts["layer_hits"] = np.array(layers.get("hits", []), np.int64)

@@ -14,6 +14,7 @@ from remoe_edge.bench import machine, summary
 from remoe_edge.bench.arms import Arm
 from remoe_edge.bench.box import boxed, sweep
 from remoe_edge.bench.disk import disk_of, drop_page_cache, read_ahead
+from remoe_edge.bench.host_memory import bring_back
 from remoe_edge.bench.power import PowerMeter
 from remoe_edge.bench.process import ArmFailedError, Question, run
 from remoe_edge.bench.record import FORMAT, VERSION
@@ -73,7 +74,7 @@ class Session:
             self.record["power"] = meter.about()
             self.say(f"power: {self.record['power']['source'] or 'no sensor of the total'}")
             try:
-                self._rounds(arms, file.paths, disk, meter)
+                self._rounds(arms, file, disk, meter)
             except KeyboardInterrupt:
                 self.record["ended"] = "interrupted"
                 raise
@@ -83,16 +84,19 @@ class Session:
                     self._finish()
         return self.record
 
-    def _rounds(self, arms: list[Arm], files: list[str], disk: Any, meter: PowerMeter) -> None:
+    def _rounds(self, arms: list[Arm], file: _core.ModelFile, disk: Any, meter: PowerMeter) -> None:
+        limit = self.settings.limits.memory_bytes
+        most_used = sum(file.file_bytes) + _PROCESS_BYTES if limit is None else limit
         said_dropped = ""
         for number in range(1, self.settings.rounds + 1):
             for arm in arms:
                 if arm.name in self.record["failed"]:
                     continue
-                dropped = drop_page_cache(files)
+                dropped = drop_page_cache(file.paths)
                 if dropped != said_dropped:
                     self.say(f"page cache: {dropped}")
                     said_dropped = self.record["page_cache"] = dropped
+                self.record["touched_bytes"] = bring_back(most_used)
                 try:
                     result = self._run(arm, number, disk, meter)
                 except ArmFailedError as error:
@@ -194,6 +198,7 @@ class Session:
             "settings": self.settings.as_json(),
             "box": "none",
             "page_cache": "",
+            "touched_bytes": 0,
             "read_ahead": None,
             "power": None,
             "arms": {arm.name: arm.as_json() for arm in self.arms},

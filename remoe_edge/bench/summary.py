@@ -23,7 +23,8 @@ Statistic = Callable[[Floats], float]
 
 DRAWS = 500
 _PER_TOKEN = (
-    "stall_ms", "ffn_ms", "hits", "misses", "bytes_read", "storage_bytes", "major_faults",
+    "stall_ms", "read_ms", "ffn_ms", "hits", "misses", "bytes_read", "ahead_useful_bytes",
+    "ahead_wasted_bytes", "storage_bytes", "major_faults",
 )  # fmt: skip
 
 

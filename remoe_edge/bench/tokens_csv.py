@@ -8,7 +8,8 @@ from typing import Any
 
 COLUMNS = (
     "arm", "round", "prompt", "token", "timed", "chosen", "token_ms", "stall_ms", "compute_ms",
-    "ffn_ms", "hits", "misses", "bytes_read", "storage_bytes", "major_faults", "memory_bytes",
+    "read_ms", "ffn_ms", "hits", "misses", "bytes_read", "ahead_useful_bytes", "ahead_wasted_bytes",
+    "storage_bytes", "major_faults", "memory_bytes",
 )  # fmt: skip
 
 
