@@ -1,6 +1,7 @@
 #include "prefetch/governor.h"
 
 #include <algorithm>
+#include <cmath>
 
 namespace remoe {
 
@@ -73,12 +74,29 @@ bool Governor::WorthTrying() const {
   return window_ns_ >= kLeastWindow * expert_bytes_ * ns_per_byte_;
 }
 
+void Governor::Side::Add(double wall_ns, double n_misses) {
+  n++;
+  wall += wall_ns;
+  misses += n_misses;
+  wall_wall += wall_ns * wall_ns;
+  wall_misses += wall_ns * n_misses;
+  misses_misses += n_misses * n_misses;
+}
+
+double Governor::Side::Mean(double read_ns) const {
+  return (wall - read_ns * misses) / n;
+}
+
+double Governor::Side::Variance(double read_ns) const {
+  const double mean = Mean(read_ns);
+  const double squares = wall_wall - 2 * read_ns * wall_misses + read_ns * read_ns * misses_misses;
+  return std::max(0.0, squares / n - mean * mean) / (n - 1);
+}
+
 void Governor::EnterTrial() {
   state_ = State::kTrial;
   steps_ = 0;
-  wall_ns_[0] = wall_ns_[1] = 0;
-  misses_[0] = misses_[1] = 0;
-  counted_[0] = counted_[1] = 0;
+  trial_[0] = trial_[1] = Side();
 }
 
 void Governor::Lose() {
@@ -92,11 +110,10 @@ void Governor::Judge() {
   trials_++;
   // One time of a read for both sides: reads that reading ahead has slowed down are its cost.
   const double read_ns = expert_bytes_ * ns_per_byte_;
-  const auto cost_ns = [&](int on) {
-    return (wall_ns_[on] - read_ns * misses_[on]) / counted_[on];
-  };
-  gain_ns_ = cost_ns(0) - cost_ns(1);
-  if (gain_ns_ > 0) {
+  gain_ns_ = trial_[0].Mean(read_ns) - trial_[1].Mean(read_ns);
+  // A gain within the noise is none: what a wrong "won" costs is paid for many more tokens.
+  const double noise_ns = std::sqrt(trial_[0].Variance(read_ns) + trial_[1].Variance(read_ns));
+  if (gain_ns_ > noise_ns) {
     state_ = State::kWon;
     steps_ = 0;
     off_steps_ = kOffSteps;
@@ -111,9 +128,7 @@ void Governor::OnStep(uint64_t wall_ns, uint64_t misses, uint64_t useful_bytes,
   const bool reads = decode_reads();
   if (state_ == State::kTrial && steps_ % kBlockSteps != 0) {
     // The first step of a block still bears the marks of the one before.
-    wall_ns_[reads] += static_cast<double>(wall_ns);
-    misses_[reads] += static_cast<double>(misses);
-    counted_[reads]++;
+    trial_[reads].Add(static_cast<double>(wall_ns), static_cast<double>(misses));
   }
   useful_ += static_cast<double>(useful_bytes) - kStepFade * useful_;
   wasted_ += static_cast<double>(wasted_bytes) - kStepFade * wasted_;

@@ -72,8 +72,17 @@ class Governor {
   State state_ = State::kLearning;
   int64_t steps_ = 0;  // in this state
   int64_t off_steps_ = kOffSteps;
-  double wall_ns_[2] = {0, 0}, misses_[2] = {0, 0};  // of the trial's steps, off and on
-  int counted_[2] = {0, 0};
+  // Of the trial's steps: what a step's time less its misses' reading comes to, whatever a read
+  // turns out to take.
+  struct Side {
+    int n = 0;
+    double wall = 0, misses = 0;  // sums, as below
+    double wall_wall = 0, wall_misses = 0, misses_misses = 0;
+    void Add(double wall_ns, double n_misses);
+    double Mean(double read_ns) const;
+    double Variance(double read_ns) const;  // of the mean
+  };
+  Side trial_[2];                               // off and on
   double useful_ = 0, wasted_ = 0;              // decode, fading
   double batch_useful_ = 0, batch_wasted_ = 0;  // prompts, fading
   int batches_to_skip_ = 0;

@@ -100,6 +100,18 @@ TEST(ReadsThatReadingAheadSlowsDownAreItsCost) {
   CHECK_EQ(std::string(governor.state()), "lost");
 }
 
+TEST(AGainWithinTheNoiseIsNone) {
+  for (const uint64_t gain : {500u, 4000u}) {
+    Governor governor = Made();
+    for (int i = 0; i < Governor::kLearnSteps + kTrialSteps; i++) {
+      const uint64_t noise = i % 2 == 0 ? 0 : 8000;
+      governor.OnStep(50000 - (governor.decode_reads() ? gain : 0) + noise, 10, 100, 20);
+    }
+    CHECK(governor.gain_ms() > 0);
+    CHECK_EQ(std::string(governor.state()), gain > 1000 ? "won" : "lost");
+  }
+}
+
 TEST(NothingIsTriedWhereThereIsNextToNoIdleTime) {
   Governor governor(PrefetchMode::kAuto);
   governor.SetSizes(1000, 100);
