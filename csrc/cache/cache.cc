@@ -75,9 +75,7 @@ Status Cache::Begin(const Event& event, std::vector<Placement>* placements) {
     counts_.misses++;
     const ExpertId id = Id(event.layer, placement.expert);
     policy_->OnMiss(id);
-    if (resident_ == geometry_.n_slots || (!placement.ahead && free_.empty())) {
-      Evict(spent_.empty() ? policy_->Victim(evictable_) : spent_.front());
-    }
+    if (resident_ == most_resident() || (!placement.ahead && free_.empty())) Evict(NextVictim());
     if (placement.ahead) {
       placement.slot = ahead_slot_of_[id];
       ahead_slot_of_[id] = kNoSlot;
@@ -115,6 +113,15 @@ void Cache::Admit(int layer, uint16_t expert, SlotId slot) {
   event.experts = &expert;
   event.n = 1;
   policy_->OnEventEnd(event);
+}
+
+void Cache::LendSpare(bool lend) {
+  lent_ = lend;
+  while (resident_ > most_resident()) Evict(NextVictim());
+}
+
+ExpertId Cache::NextVictim() {
+  return spent_.empty() ? policy_->Victim(evictable_) : spent_.front();
 }
 
 bool Cache::Fits(const Event& event) const {

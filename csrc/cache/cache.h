@@ -11,6 +11,7 @@
 // (a miss like any other, only that its slot may be filled already), and EndAhead() gives the slot
 // back when no event did. The policy hears of the event alone, so that its residents are the same
 // whether anything is read ahead or not, as long as only spare and free slots are used for it.
+// While nothing is to be read ahead for long, LendSpare() lets residents have the spare slots too.
 //
 // Not synchronised: one event at a time, calls from one thread.
 #ifndef REMOE_CACHE_CACHE_H_
@@ -70,6 +71,10 @@ class Cache {
   void GiveBack(SlotId slot) { free_.push_back(slot); }
   void Admit(int layer, uint16_t expert, SlotId slot);
 
+  // Whether residents may fill the spare slots; taken back, the policy's victims leave them.
+  // REQUIRES: no event is open.
+  void LendSpare(bool lend);
+
   // Whether the experts held ahead that are not the event's leave it slots enough.
   bool Fits(const Event& event) const;
 
@@ -91,12 +96,15 @@ class Cache {
   ExpertId Id(int layer, int expert) const {
     return static_cast<ExpertId>(layer) * geometry_.n_experts + expert;
   }
+  int most_resident() const { return geometry_.n_slots + (lent_ ? n_spare_ : 0); }
+  ExpertId NextVictim();
   void Release(ExpertId id);
   void Evict(ExpertId victim);
   void Unlist(ExpertId id);
 
   Geometry geometry_;
   int n_spare_;
+  bool lent_ = false;
   std::unique_ptr<Policy> policy_;
   EvictableList evictable_;
   EvictableList spent_;                // those of evictable_ that leave first

@@ -213,6 +213,40 @@ TEST(EveryPolicyKeepsTheBooks) {
   }
 }
 
+TEST(LentSlotsHoldResidentsUntilTheyAreTakenBack) {
+  for (const std::string& name : LivePolicyNames()) {
+    const Geometry geometry = Shape(3, 16, 8);
+    Cache cache(geometry, Make(name, geometry), 2);
+    std::mt19937 random(7);
+    std::vector<uint16_t> all(16);
+    for (int i = 0; i < 16; i++) all[i] = static_cast<uint16_t>(i);
+    std::vector<Placement> placed;
+    bool lent = false;
+    int most[2] = {0, 0};
+    for (int step = 0; step < 3000; step++) {
+      std::shuffle(all.begin(), all.end(), random);
+      const std::vector<uint16_t> some(all.begin(), all.begin() + 1 + random() % 6);
+      const int layer = static_cast<int>(random() % 3);
+      CHECK_OK(cache.Begin(MakeEvent(layer, step, some), &placed));
+      cache.End();
+      most[lent] = std::max(most[lent], cache.resident());
+      if (random() % 8 != 0) continue;
+      lent = random() % 2 == 0;
+      cache.LendSpare(lent);
+      CHECK(cache.resident() <= (lent ? 10 : 8));
+      // What was taken back can be read ahead into.
+      if (lent) continue;
+      const auto gone = std::find_if(all.begin(), all.end(), [&](uint16_t expert) {
+        return cache.SlotOf(0, expert) == kNoSlot;
+      });
+      CHECK(cache.BeginAhead(0, *gone, false, 0, 0) != kNoSlot);
+      cache.EndAhead(0, *gone);
+    }
+    CHECK_EQ(most[false], 8);
+    CHECK_EQ(most[true], 10);
+  }
+}
+
 TEST(FailedAsksForAnExpertOfTheEvent) {
   Cache cache(Shape(1, 8, 4), Make("lru", Shape(1, 8, 4)));
   std::vector<Placement> placed;

@@ -139,6 +139,7 @@ void Lookahead::BeginLayer(const LayerRun& run) {
     }
   }
   if (fresh) {
+    store_->LendSpare(governor_->lost());
     decoding_ = run.n_tokens == 1;
   } else if (!decoding_ && run.layer + 1 == static_cast<int>(layers_->size())) {
     last_layer_takes_one_ = run.n_tokens == 1 && last_tokens_ > 1;

@@ -50,6 +50,8 @@ class Governor {
   bool decode_reads() const;     // experts may be read ahead between the layers of a token
   bool decode_predicts() const;  // predictions are wanted, if only to learn how good they are
   bool batch_reads() const;
+  // Nothing will be read ahead of tokens for long.
+  bool lost() const { return mode_ == PrefetchMode::kAuto && state_ == State::kLost; }
   // In [0.6, 0.95].
   float NeededCertainty() const;
 

@@ -78,6 +78,7 @@ ExpertStore::~ExpertStore() {
 Status ExpertStore::BeginEvent(const Event& event) {
   EndWarming();
   ReapAhead();
+  cache_->LendSpare(lend_spare_);
   MakeRoomFor(event);
   REMOE_RETURN_IF_ERROR(cache_->Begin(event, &placements_));
   if (!event.continued) {
@@ -271,7 +272,7 @@ void ExpertStore::PartlyLocked(Load* load) {
   if (load->partly || load->failed || !load->lacks_only(last_matrix_)) return;
   load->partly = true;
   partly_.push_back(load->index);
-  changed_.notify_one();
+  if (partly_awaited_) changed_.notify_one();
 }
 
 void ExpertStore::FinishLocked(const Load& load) {
@@ -297,8 +298,9 @@ Status ExpertStore::Describe(const Read& read, const Load& load, const Status& s
 Status ExpertStore::WaitArrived(std::vector<int>* arrived, std::vector<int>* partly) {
   const auto start = Clock::now();
   std::unique_lock<std::mutex> lock(mutex_);
-  changed_.wait(lock, [&] {
-    return !arrived_.empty() || !failure_.ok() || (partly != nullptr && !partly_.empty());
+  partly_awaited_ = partly != nullptr;
+  changed_.wait(lock, [this] {
+    return !arrived_.empty() || !failure_.ok() || (partly_awaited_ && !partly_.empty());
   });
   stall_ns_ += Nanoseconds(Clock::now() - start);
   if (!failure_.ok()) return failure_;

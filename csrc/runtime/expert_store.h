@@ -123,6 +123,9 @@ class ExpertStore {
   // Experts that PlanAhead could read ahead of one layer's decode event without taking a resident's
   // place.
   int ahead_room() const;
+  // From the next event on, whether residents may have the slots kept for reading ahead: for as
+  // long as nothing is going to be read ahead of decode events.
+  void LendSpare(bool lend) { lend_spare_ = lend; }
   // Time from the last demand read of the event before the open one to the open one's beginning.
   uint64_t idle_window_ns() const { return idle_window_ns_; }
   // The last ended event's demand reads: bytes, and time until the last of them had come.
@@ -223,6 +226,7 @@ class ExpertStore {
 
   // Of the one thread that runs events.
   bool open_ = false;
+  bool lend_spare_ = false;
   int layer_ = 0;
   int missing_ = 0;
   int handed_out_ = 0;
@@ -239,9 +243,10 @@ class ExpertStore {
 
   std::mutex mutex_;
   std::condition_variable changed_;
-  std::vector<Load> loads_;        // by slot
-  std::vector<int> arrived_;       // complete, not yet handed out
-  std::vector<int> partly_;        // complete but for down, not yet handed out
+  std::vector<Load> loads_;   // by slot
+  std::vector<int> arrived_;  // complete, not yet handed out
+  std::vector<int> partly_;   // complete but for down, not yet handed out
+  bool partly_awaited_ = false;
   std::deque<StagedRead> staged_;  // of the event, waiting for a buffer
   std::deque<SlotId> ahead_;       // begun or to begin, in the order of the plan
   bool streaming_ = false;         // of the plan that ahead_ is from
