@@ -137,3 +137,21 @@ def test_a_bench_is_run_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert old["settings"] == new["settings"]
     tokens = [each["runs"][0]["prompts"][0]["chosen"] for each in (old, new)]
     assert tokens[0] == tokens[1]
+
+
+def test_files_in_arms_and_routers_are_looked_for(tmp_path: Path) -> None:
+    for name in ("made-up.gguf", "a.routers.gguf", "hot.profile"):
+        (tmp_path / name).touch()
+    again = made_up(("stock-mmap", "stream:lru"))
+    again["command"] = (
+        "remoe-edge bench made-up.gguf --routers off,a.routers.gguf,on "
+        "--arms stock-mmap,stream:lru+profile=hot.profile+prefetch=off,stream:arc"
+    )
+    assert arguments(again, Path("x.json"), [tmp_path]) == [
+        f"{tmp_path}/made-up.gguf",
+        "--routers", f"off,{tmp_path}/a.routers.gguf,on",
+        "--arms", f"stock-mmap,stream:lru+profile={tmp_path}/hot.profile+prefetch=off,stream:arc",
+    ]  # fmt: skip
+    (tmp_path / "hot.profile").unlink()
+    with pytest.raises(InputError, match=r"x\.json needs hot\.profile"):
+        arguments(again, Path("x.json"), [tmp_path])

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from remoe_edge.bench.arms import FILES
 from remoe_edge.errors import InputError
 
 # Results of another run are not overwritten by this one.
 _OUTPUTS = ("--json", "--csv", "--html")
-_TEXTS = ("--text", "--prompts")
+# Options that name files, and the pattern of a name among their values.
+_NAMED = {
+    "--text": re.compile(r".+"),
+    "--prompts": re.compile(r".+"),
+    "--routers": re.compile(r"(?<![^,])(?!(?:on|off)(?:,|$))[^,]+"),
+    "--arms": re.compile(rf"(?<=\+)(?:{'|'.join(sorted(FILES))})=[^,+]+"),
+}
 
 
 def arguments(record: dict[str, Any], path: Path, folders: Sequence[Path]) -> list[str]:
@@ -30,14 +38,22 @@ def arguments(record: dict[str, Any], path: Path, folders: Sequence[Path]) -> li
         if option in _OUTPUTS:
             if not equals:
                 words.pop(0)
-        elif option in _TEXTS:
+        elif option in _NAMED:
             value = value if equals else words.pop(0)
-            made += [option, str(_find(value, path, folders))]
+            made += [option, _NAMED[option].sub(_finder(path, folders), value)]
         elif word == record["model"]["file"]:
             made.append(str(_find(word, path, folders)))
         else:
             made.append(word)
     return made
+
+
+def _finder(path: Path, folders: Sequence[Path]) -> Callable[[re.Match[str]], str]:
+    def found(match: re.Match[str]) -> str:
+        setting, equals, name = match[0].rpartition("=")
+        return f"{setting}{equals}{_find(name, path, folders)}"
+
+    return found
 
 
 def _find(name: str, path: Path, folders: Sequence[Path]) -> Path:

@@ -22,7 +22,7 @@ _SETTLED |= {"verbose", "progress", "stream", "trace", "telemetry"}
 _CHANGE_BITS = {"flash_attention"}
 
 # Settings of `Engine` that are files. An arm reads them and keeps nothing.
-_FILES = {"profile", "past_prompts"}
+FILES = {"profile", "past_prompts"}
 
 Option = bool | int | str
 
@@ -183,7 +183,7 @@ def _check_options(spec: str, options: dict[str, Option]) -> None:
             raise InputError(
                 f"arm '{spec}': no setting '{name}'; there are {', '.join(sorted(known))}"
             )
-        if name in _FILES:
+        if name in FILES:
             if not Path(str(value)).is_file():
                 raise InputError(f"arm '{spec}': no file {value}")
             options[name] = str(Path(str(value)).resolve())  # workers run in another folder
