@@ -116,15 +116,14 @@ std::vector<uint8_t> Profile::Serialize() const {
                              static_cast<uint32_t>(shares.size()),
                              static_cast<uint32_t>(n_contexts),
                              static_cast<uint32_t>(meta.size())};
-  std::vector<uint8_t> bytes(kHeaderBytes, 0);
+  std::vector<uint8_t> bytes(header_bytes, 0);
   std::memcpy(bytes.data(), kMagic, 8);
   std::memcpy(bytes.data() + 8, fields, sizeof fields);
   std::memcpy(bytes.data() + 40, fingerprint.data(),
               std::min(fingerprint.size(), kFingerprintBytes));
   const uint32_t n_uses = static_cast<uint32_t>(uses.size());
   std::memcpy(bytes.data() + kUsesAt, &n_uses, sizeof n_uses);
-  bytes.insert(bytes.end(), meta.begin(), meta.end());
-  bytes.resize(header_bytes, 0);
+  std::copy(meta.begin(), meta.end(), bytes.begin() + kHeaderBytes);
   Append(&bytes, shares);
   Append(&bytes, weights);
   Append(&bytes, scales);
