@@ -69,6 +69,30 @@ def test_failure_in_the_middle_of_an_answer(engine: Engine) -> None:
     assert "".join(engine.generate(PROMPT, max_tokens=4, temperature=0))
 
 
+def test_down_fails_after_its_expert_was_begun(model: Path) -> None:
+    # One slow read after the other, at the floor: gate and up have computed when down fails.
+    token = PROMPT[:1]
+    with Engine(model, cache="100%") as whole:
+        wanted = whole.evaluate(token)
+    floor = _core.StreamedModel.open(str(model))
+    downs = [t for t in _core.ModelFile.open(str(model)).tensors if "ffn_down_exps" in t.name]
+    with Engine(
+        model, cache=str(floor.budget_for(floor.n_experts_used)), depth=1, prefetch="off"
+    ) as engine:
+        for down in downs:
+            engine._model.set_faults(
+                _core.FaultPlan(
+                    delay_us=20000, range_file=0, range_offset=down.offset, range_bytes=down.n_bytes
+                )
+            )
+            before = engine._model.counts()["begun_misses"]
+            with pytest.raises(errors.ReadError, match="down"):
+                engine.evaluate(token)
+            assert engine._model.counts()["begun_misses"] > before
+            engine._model.set_faults(_core.FaultPlan())
+            assert np.array_equal(engine.evaluate(token), wanted)
+
+
 @pytest.mark.parametrize(
     "plan",
     [{"short_bytes": 4096}, {"interruptions": 2}, {"delay_us": 300}],

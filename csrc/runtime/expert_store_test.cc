@@ -136,7 +136,7 @@ TEST(AnExpertThatLacksDownAloneIsHandedOutOnce) {
   for (const bool staged : {false, true}) {
     Fixture fixture(staged, 8, 0, "pread", "lru", 1);
     FaultPlan slow;
-    slow.delay_us = 20000;  // one read after the other, and time to be heard between them
+    slow.delay_us = 50000;  // one read after the other, and time to be heard between them
     fixture.store->SetFaults(slow);
     CHECK_OK(fixture.Run(1, {3, 5}));
     CHECK_EQ(fixture.store->counts().begun_misses, 2u);
