@@ -69,6 +69,7 @@ def test_arms_alternate_and_agree(
     assert record["model"]["file"] == "tiny.gguf"
     assert record["command"].startswith("remoe-edge bench tiny.gguf --raw")
     assert str(tmp_path) not in json.dumps(record)
+    assert (record["touched_bytes"] > model.stat().st_size) == record["machine"]["virtual"]
     check_counts(record, model)
 
     rows = list(csv.DictReader(io.StringIO(csv_path.read_text())))

@@ -87,6 +87,7 @@ class Session:
     def _rounds(self, arms: list[Arm], file: _core.ModelFile, disk: Any, meter: PowerMeter) -> None:
         limit = self.settings.limits.memory_bytes
         most_used = sum(file.file_bytes) + _PROCESS_BYTES if limit is None else limit
+        is_virtual = bool(self.record["machine"]["virtual"])
         said_dropped = ""
         for number in range(1, self.settings.rounds + 1):
             for arm in arms:
@@ -96,7 +97,7 @@ class Session:
                 if dropped != said_dropped:
                     self.say(f"page cache: {dropped}")
                     said_dropped = self.record["page_cache"] = dropped
-                self.record["touched_bytes"] = bring_back(most_used)
+                self.record["touched_bytes"] = bring_back(most_used) if is_virtual else 0
                 try:
                     result = self._run(arm, number, disk, meter)
                 except ArmFailedError as error:

@@ -78,7 +78,8 @@ def remarks(record: dict[str, Any]) -> list[str]:
     box = "no cgroup" if record["box"] == "none" else record["box"]
     held.append(f"{box}; read-ahead {ahead['kib']} KiB ({ahead['note']})")
     touched = record.get("touched_bytes")
-    held.append(f"memory touched before every arm: {mib(touched) if touched else 'none'}")
+    if touched:
+        held.append(f"memory touched before every arm: {mib(touched)}")
     lines.append(", ".join(held) + f"; page cache {record['page_cache'] or 'not dropped'}")
     if len({arm["bits"] for arm in record["arms"].values()}) < len(record["arms"]):
         agreed = "DIFFERENT TOKENS" if record["differs"] else "same tokens"
