@@ -140,15 +140,16 @@ def test_a_bench_is_run_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_files_in_arms_and_routers_are_looked_for(tmp_path: Path) -> None:
-    for name in ("made-up.gguf", "a.routers.gguf", "hot.profile"):
+    for name in ("made-up.gguf", "a.routers.gguf", "hot.profile", "a=b.txt"):
         (tmp_path / name).touch()
     again = made_up(("stock-mmap", "stream:lru"))
     again["command"] = (
-        "remoe-edge bench made-up.gguf --routers off,a.routers.gguf,on "
+        "remoe-edge bench made-up.gguf --text a=b.txt --routers off,a.routers.gguf,on "
         "--arms stock-mmap,stream:lru+profile=hot.profile+prefetch=off,stream:arc"
     )
     assert arguments(again, Path("x.json"), [tmp_path]) == [
         f"{tmp_path}/made-up.gguf",
+        "--text", f"{tmp_path}/a=b.txt",
         "--routers", f"off,{tmp_path}/a.routers.gguf,on",
         "--arms", f"stock-mmap,stream:lru+profile={tmp_path}/hot.profile+prefetch=off,stream:arc",
     ]  # fmt: skip

@@ -13,12 +13,12 @@ from remoe_edge.errors import InputError
 
 # Results of another run are not overwritten by this one.
 _OUTPUTS = ("--json", "--csv", "--html")
-# Options that name files, and the pattern of a name among their values.
+# Options that name files, and where in their values.
 _NAMED = {
-    "--text": re.compile(r".+"),
-    "--prompts": re.compile(r".+"),
-    "--routers": re.compile(r"(?<![^,])(?!(?:on|off)(?:,|$))[^,]+"),
-    "--arms": re.compile(rf"(?<=\+)(?:{'|'.join(sorted(FILES))})=[^,+]+"),
+    "--text": re.compile(r"(?P<file>.+)"),
+    "--prompts": re.compile(r"(?P<file>.+)"),
+    "--routers": re.compile(r"(?<![^,])(?!(?:on|off)(?:,|$))(?P<file>[^,]+)"),
+    "--arms": re.compile(rf"(?<=\+)(?:{'|'.join(sorted(FILES))})=(?P<file>[^,+]+)"),
 }
 
 
@@ -50,8 +50,8 @@ def arguments(record: dict[str, Any], path: Path, folders: Sequence[Path]) -> li
 
 def _finder(path: Path, folders: Sequence[Path]) -> Callable[[re.Match[str]], str]:
     def found(match: re.Match[str]) -> str:
-        setting, equals, name = match[0].rpartition("=")
-        return f"{setting}{equals}{_find(name, path, folders)}"
+        setting = match[0].removesuffix(match["file"])
+        return f"{setting}{_find(match['file'], path, folders)}"
 
     return found
 
