@@ -77,13 +77,10 @@ bool PairRunner::Prepare(ggml_tensor** nodes, int begin, int end) {
 }
 
 void PairRunner::FindStages() {
-  bool any_second = false;
   kept_bytes_ = 0;
   for (Step& step : steps_) {
-    const bool takes_product = step.operand[1] >= 0 && ExpertProduct(step.node) != nullptr;
-    step.second = takes_product;
+    step.second = step.operand[1] >= 0 && ExpertProduct(step.node) != nullptr;
     for (const int operand : step.operand) step.second |= operand >= 0 && steps_[operand].second;
-    any_second |= step.second;
     if (!step.second) continue;
     for (const int operand : step.operand) {
       if (operand < 0 || steps_[operand].second) continue;
@@ -91,7 +88,7 @@ void PairRunner::FindStages() {
       kept_bytes_ = std::max(kept_bytes_, steps_[operand].node->ne[0] * sizeof(float));
     }
   }
-  can_begin_ = any_second && kept_bytes_ > 0 && ids_->ne[1] == 1;
+  can_begin_ = kept_bytes_ > 0 && ids_->ne[1] == 1;
   begun_.assign(can_begin_ ? ids_->ne[0] : 0, false);
   if (can_begin_) kept_.resize(steps_.size() * begun_.size() * kept_bytes_);
 }
@@ -209,17 +206,17 @@ ggml_status PairRunner::Begin(const Pair* pairs, int n) {
 }
 
 ggml_status PairRunner::Run(const Pair* pairs, int n) {
-  if (can_begin_) {
-    // One token's pairs: few, and each expert's its own.
-    std::vector<Pair> begun, fresh;
-    for (int p = 0; p < n; p++) (begun_[pairs[p].k] ? begun : fresh).push_back(pairs[p]);
-    if (!begun.empty()) {
-      const ggml_status status =
-          RunGroup(begun.data(), static_cast<int>(begun.size()), Stage::kSecond);
-      if (status != GGML_STATUS_SUCCESS || fresh.empty()) return status;
-    }
-    return RunGroup(fresh.data(), static_cast<int>(fresh.size()), Stage::kBoth);
-  }
+  const auto begun = [this](const Pair& pair) { return can_begin_ && begun_[pair.k]; };
+  if (std::none_of(pairs, pairs + n, begun)) return RunWhole(pairs, n);
+  std::vector<Pair> parted(pairs, pairs + n);
+  const auto fresh = std::stable_partition(parted.begin(), parted.end(), begun);
+  const int n_begun = static_cast<int>(fresh - parted.begin());
+  const ggml_status status = RunGroup(parted.data(), n_begun, Stage::kSecond);
+  if (status != GGML_STATUS_SUCCESS || n_begun == n) return status;
+  return RunWhole(parted.data() + n_begun, n - n_begun);
+}
+
+ggml_status PairRunner::RunWhole(const Pair* pairs, int n) {
   const int capacity = static_cast<int>(std::max<size_t>(1, kScratchBytes / pair_bytes_));
   for (int begin = 0, end = 0; begin < n; begin = end) {
     end = EndOfExpert(pairs, begin, n);

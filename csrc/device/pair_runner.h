@@ -83,6 +83,8 @@ class PairRunner {
   uint8_t* Kept(size_t step, int k) {
     return &kept_[(step * static_cast<size_t>(ids_->ne[0]) + k) * kept_bytes_];
   }
+  // Runs pairs of which nothing was begun, in groups.
+  ggml_status RunWhole(const Pair* pairs, int n);
   ggml_status RunGroup(const Pair* pairs, int n, Stage stage);
 
   ggml_backend_t cpu_;
