@@ -49,6 +49,7 @@ struct Fixture {
     Result<std::unique_ptr<Reader>> reader = OpenReader(model->paths(), reader_options);
     missing = !reader.ok();
     if (missing) return;
+    storage = reader.value().get();
     StoreOptions options;
     options.n_slots = n_slots;
     options.n_spare = n_spare;
@@ -117,7 +118,10 @@ struct Fixture {
   void AwaitReads(uint64_t n) {
     for (int i = 0; i < 5000; i++) {
       const ReaderCounts counts = store->reader().counts();
-      if (counts.reads + counts.errors >= n) return;
+      if (counts.reads + counts.errors >= n) {
+        storage->Drain();  // counted before the store is told
+        return;
+      }
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
     }
     CHECK(!"the reads did not end");
@@ -128,7 +132,8 @@ struct Fixture {
   std::unique_ptr<ModelFile> model;
   std::vector<ExpertLayer> layers;
   std::unique_ptr<ExpertStore> store;
-  bool missing = false;  // the backend, on this machine
+  Reader* storage = nullptr;  // the store's
+  bool missing = false;       // the backend, on this machine
   int64_t step = 0;
 };
 
