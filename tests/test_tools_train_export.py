@@ -27,8 +27,10 @@ from data.document import Conversation  # noqa: E402
 from data.tokens import encode_conversation, encode_documents, pack_rows, train_bpe  # noqa: E402
 from moe.config import MoeConfig  # noqa: E402
 from moe.dispatch import plan  # noqa: E402
+from moe.gguf_file import read_gguf  # noqa: E402
 from moe.model import Experts, MoeModel  # noqa: E402
 from moe.ngram import KneserNey  # noqa: E402
+from moe.passes import Passes  # noqa: E402
 
 SHAPE = [
     "--vocab",
@@ -99,6 +101,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     talk = Conversation("t", "test", (("Where is the sea?", "The sea was calm."),))
     rows = pack_rows([encode_conversation(tokenizer, talk)] * 40, 33, 0)
     rows.astype("<u2").tofile(folder / "chat.bin")
+    (folder / "manifest.json").write_text(json.dumps({"chat": {"row_length": 33}}))
     return folder
 
 
@@ -168,6 +171,37 @@ def test_the_dialogue_stage_starts_from_the_base(data: Path, run: Path) -> None:
     assert {h["stage"] for h in state["history"]} == {"base", "chat"}
 
 
+def test_training_goes_on_from_an_exported_file(data: Path, run: Path, exported: Path) -> None:
+    source = exported / "small-f16.gguf"
+    read = read_gguf(source).state_dict()
+    for name, tensor in exported_model(run).state_dict().items():
+        assert torch.equal(read[name], tensor), name
+    out = exported / "on"
+    log = train(data, out, "--stage", "chat", "--steps", "1", "--start", str(source))
+    assert "going on" not in log and "bigram" not in log
+    state = torch.load(out / "chat.pt", weights_only=True)
+    assert MoeConfig(**state["config"]) == read_gguf(source).config
+    moved = [float((state["model"][k] - v).abs().max()) for k, v in read.items()]
+    assert 0 < max(moved) < 0.1  # one step away from the file, not from random weights
+
+
+def test_rows_too_short_for_a_window_are_refused(data: Path, run: Path) -> None:
+    with pytest.raises(ValueError, match="--chat-length 65"):
+        train(data, run, "--stage", "chat", "--steps", "9", "--length", "64", "--workers", "1")
+
+
+def test_packed_rows_hold_every_conversation_whole() -> None:
+    rng = np.random.default_rng(5)
+    talks = [np.full(n, i + 1, dtype=np.uint16) for i, n in enumerate(rng.integers(5, 40, 300))]
+    rows = pack_rows(talks, 41, 0)
+    for i, talk in enumerate(talks):
+        holders = np.flatnonzero((rows == i + 1).any(1))
+        assert len(holders) == 1 and int((rows == i + 1).sum()) == len(talk)
+    filler = np.uint16(1 << 15)
+    assert int((rows == filler).sum()) == rows.size - sum(map(len, talks))
+    assert len(rows) < 1.1 * sum(map(len, talks)) / 41
+
+
 def test_only_assistant_replies_carry_loss(data: Path) -> None:
     from tokenizers import Tokenizer
 
@@ -199,6 +233,23 @@ def test_both_expert_paths_compute_one_function() -> None:
         found.append((out, *torch.autograd.grad((out * pull).sum(), [x, *experts.parameters()])))
     for a, b in zip(*found, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_bfloat16_products_give_the_same_gradients_but_for_rounding() -> None:
+    torch.manual_seed(1)
+    model = MoeModel(TINY)
+    model.start(1)
+    ids = torch.randint(0, TINY.vocab, (4, 33))
+    found = []
+    for bf16 in (False, True):
+        passes = Passes(model, 4, 0.0, 0.0, False, bf16)
+        gradients, figures = passes(ids[:, :-1], ids[:, 1:], 1.0, 1.0)
+        whole = [p if g is None else g for g, p in zip(gradients, model.parameters(), strict=True)]
+        assert all(g.dtype == torch.float32 for g in whole)
+        found.append((torch.cat([g.flatten() for g in whole]), float(figures[0])))
+    (exact, loss), (rounded, rounded_loss) = found
+    assert rounded_loss == pytest.approx(loss, rel=1e-2) and rounded_loss != loss
+    assert float(torch.cosine_similarity(exact, rounded, 0)) > 0.99
 
 
 def test_capacity_drops_the_last_tokens_of_a_full_expert() -> None:

@@ -31,6 +31,7 @@ from moe.batches import Mixture, Stream
 from moe.bigram_start import bigram_counts, start_from_bigrams
 from moe.config import MoeConfig
 from moe.evaluate import evaluate, token_bytes
+from moe.gguf_file import read_gguf
 from moe.model import MoeModel
 from moe.optimiser import Optimiser, momenta
 from moe.passes import Passes
@@ -57,6 +58,12 @@ def parse() -> argparse.Namespace:
     p.add_argument("--stage", choices=("base", "chat"), default="base")
     p.add_argument(
         "--device", choices=("cuda", "cpu"), default="cuda" if torch.cuda.is_available() else "cpu"
+    )
+    p.add_argument(
+        "--start", type=Path, help="begin with the weights of this exported GGUF, not at random"
+    )
+    p.add_argument(
+        "--start-tokens", type=int, default=0, help="that the file of --start has been trained on"
     )
     p.add_argument("--steps", type=int, help="end after this many steps of the stage")
     p.add_argument("--plan-seconds", type=float, help="seconds from now until the rate is down")
@@ -92,6 +99,12 @@ def parse() -> argparse.Namespace:
         action=argparse.BooleanOptionalAction,
         help="torch.compile, worth its minute on long runs; default on cuda only",
     )
+    p.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        help="of the products; weights and sums are float32. Default bfloat16 on cuda, float32 on a\n"
+        "cpu, where bfloat16 is worth it with AMX only",
+    )
     p.add_argument("--eval-tokens", type=int, default=200_000, help="per domain, at the end")
     p.add_argument("--log-every", type=int, default=20)
     p.add_argument("--no-eval", action="store_true")
@@ -104,6 +117,8 @@ def parse() -> argparse.Namespace:
         args.capacity_factor = 1.5 if args.device == "cuda" else 0.0
     if args.compile is None:
         args.compile = args.device == "cuda"
+    if args.dtype is None:
+        args.dtype = "bfloat16" if args.device == "cuda" else "float32"
     if args.chat_share is None:
         args.chat_share = 0.75 if args.stage == "chat" else 0.0
     return args
@@ -125,7 +140,14 @@ def build_parts(
     device = next(model.parameters()).device
     if device.type == "cpu":
         torch.set_num_threads(args.threads_per_worker)
-    passes = Passes(model, args.micro_rows, args.capacity_factor, args.balance, args.compile)
+    passes = Passes(
+        model,
+        args.micro_rows,
+        args.capacity_factor,
+        args.balance,
+        args.compile,
+        args.dtype == "bfloat16",
+    )
     optimiser = Optimiser(model, args.lr, args.muon_lr, rank=rank, n=n, buffers=buffers)
     return Parts(passes, mixture(args, model.config, device), optimiser)
 
@@ -156,7 +178,9 @@ def mixture(args: argparse.Namespace, config: MoeConfig, device: torch.device) -
         for path, share in base_streams(args.data).items()
     ]
     if args.chat_share:
-        chat = Stream(args.data / "chat.bin", length, device, True, args.seed, config.context + 1)
+        manifest = json.loads((args.data / "manifest.json").read_text())
+        row = int(manifest["chat"]["row_length"])
+        chat = Stream(args.data / "chat.bin", length, device, True, args.seed, row)
         parts.append((chat, args.chat_share))
     return Mixture(parts, args.rows)
 
@@ -188,12 +212,16 @@ def main() -> None:
     if previous.exists():
         state = torch.load(previous, map_location=device, weights_only=True)
         config = MoeConfig(**state["config"])
+        model = MoeModel(config)
+    elif args.start:
+        model = read_gguf(args.start)
+        config = model.config
     else:
         config = MoeConfig(**given)
-    model = MoeModel(config)
-    model.start(args.seed)
+        model = MoeModel(config)
+        model.start(args.seed)
     model.to(device)
-    if not state and args.bigram_steps:
+    if not state and not args.start and args.bigram_steps:
         counts = bigram_counts(base_streams(args.data), config.vocab)
         loss = start_from_bigrams(model, counts, args.bigram_steps, seed=args.seed)
         say(f"bigram start: {loss:.3f} nats per token")
@@ -293,7 +321,7 @@ def _train(
 
     saved = started
     tokens = args.rows * (args.length or config.context)
-    tokens_before = history[-1]["tokens"] if history else 0
+    tokens_before = history[-1]["tokens"] if history else args.start_tokens
     pace: tuple[int, float] | None = None  # step and time from which speed is measured
     speed = 0.0
     console = Console(stderr=True)

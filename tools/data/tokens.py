@@ -98,19 +98,25 @@ def encode_conversation(
 
 
 def pack_rows(
-    talks: Iterable[npt.NDArray[np.uint16]], length: int, filler: int
+    talks: Iterable[npt.NDArray[np.uint16]], length: int, filler: int, open_rows: int = 64
 ) -> npt.NDArray[np.uint16]:
-    """Pack conversations into rows of `length` tokens; what does not fit opens a new row."""
-    rows: list[npt.NDArray[np.uint16]] = []
-    row = np.empty(0, dtype=np.uint16)
+    """Pack conversations, each cut at `length` tokens, into rows of `length` tokens.
+
+    A conversation goes into the first of the open rows that has room for it; where none has, the
+    fullest is closed for a new one.
+    """
+    closed: list[npt.NDArray[np.uint16]] = []
+    waiting: list[npt.NDArray[np.uint16]] = []
     for talk in talks:
         talk = talk[:length]
-        if len(row) + len(talk) > length:
-            rows.append(_padded(row, length, filler))
-            row = np.empty(0, dtype=np.uint16)
-        row = np.concatenate([row, talk])
-    rows.append(_padded(row, length, filler))
-    return np.stack(rows)
+        place = next((i for i, r in enumerate(waiting) if len(r) + len(talk) <= length), None)
+        if place is not None:
+            waiting[place] = np.concatenate([waiting[place], talk])
+            continue
+        if len(waiting) == open_rows:
+            closed.append(waiting.pop(max(range(open_rows), key=lambda i: len(waiting[i]))))
+        waiting.append(talk)
+    return np.stack([_padded(row, length, filler) for row in closed + waiting])
 
 
 def _padded(row: npt.NDArray[np.uint16], length: int, filler: int) -> npt.NDArray[np.uint16]:

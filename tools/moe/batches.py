@@ -27,6 +27,11 @@ class Stream:
         self.row_length = row_length
         if rows:  # packed rows: windows start where rows start, and every `length` after
             self.per_row = (row_length - 1) // length
+            if not self.per_row:
+                raise ValueError(
+                    f"{path}: rows of {row_length} tokens hold no window of {length + 1}: "
+                    f"build the data with --chat-length {length + 1}"
+                )
             self.windows = len(data) // row_length * self.per_row
         else:
             self.windows = (len(data) - length - 1) // length

@@ -8,6 +8,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from .config import MoeConfig
 from .model import MoeModel
@@ -78,6 +79,48 @@ def write_gguf(
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def read_gguf(path: Path) -> MoeModel:
+    """Return the model that `write_gguf` wrote, as its quantisation left it.
+
+    Raises ValueError where the file is of another architecture or lacks a tensor.
+    """
+    reader = gguf.GGUFReader(path)
+    arch = gguf.MODEL_ARCH_NAMES[gguf.MODEL_ARCH.QWEN3MOE]
+
+    def value(key: str) -> float:
+        field = reader.fields.get(f"{arch}.{key}")
+        if field is None:
+            raise ValueError(f"{path}: no {arch}.{key}: not a file of this trainer's exporter")
+        return float(field.contents())
+
+    def whole(key: str) -> int:
+        return int(value(key))
+
+    config = MoeConfig(
+        vocab=whole("vocab_size"),
+        embed=whole("embedding_length"),
+        layers=whole("block_count"),
+        heads=whole("attention.head_count"),
+        kv_heads=whole("attention.head_count_kv"),
+        head_dim=whole("attention.key_length"),
+        experts=whole("expert_count"),
+        top_k=whole("expert_used_count"),
+        expert_ffn=whole("expert_feed_forward_length"),
+        context=whole("context_length"),
+        rope_theta=value("rope.freq_base"),
+        norm_eps=value("attention.layer_norm_rms_epsilon"),
+    )
+    model = MoeModel(config)
+    tensors = {t.name: t for t in reader.tensors}
+    for parameter, tensor in model.state_dict().items():
+        found = tensors.get(tensor_name(parameter))
+        if found is None:
+            raise ValueError(f"{path}: no tensor {tensor_name(parameter)}")
+        data = gguf.quants.dequantize(found.data, found.tensor_type)
+        tensor.copy_(torch.from_numpy(data.astype(np.float32)).view_as(tensor))
+    return model
 
 
 def _write_shape(writer: gguf.GGUFWriter, c: MoeConfig, trained_length: int) -> None:

@@ -95,7 +95,9 @@ class Experts(nn.Module):
         weight = weight / weight.sum(-1, keepdim=True)
         if x.device.type == "cpu" and not capacity_factor:
             counts = torch.bincount(chosen.reshape(-1), minlength=c.experts)
-            out = sorted_experts(x, weight, chosen, self.gate, self.up, self.down)
+            dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+            x, gate, up, down = (t.to(dtype) for t in (x, self.gate, self.up, self.down))
+            out = sorted_experts(x, weight.to(dtype), chosen, gate, up, down)
             balance = c.experts * (counts.float() / chosen.numel() * probs.mean(0)).sum()
             return out, RouterLoad(balance, x.new_zeros(()), counts)
         if capacity_factor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 
 import torch
@@ -21,15 +20,21 @@ def cross_entropy(hidden: Tensor, output: Tensor, targets: Tensor) -> Tensor:
 class Passes:
     """Gradients of rows, in passes of at most `micro` rows, less where memory asks for it.
 
-    On a GPU in bfloat16; on a CPU in float32. Compiled where that works.
+    Products are in bfloat16 where `bf16`, else in float32. Compiled where that works.
     """
 
     def __init__(
-        self, model: MoeModel, micro: int, capacity: float, balance: float, compiled: bool
+        self,
+        model: MoeModel,
+        micro: int,
+        capacity: float,
+        balance: float,
+        compiled: bool,
+        bf16: bool,
     ) -> None:
         self.model, self.micro, self.capacity, self.balance = model, micro, capacity, balance
         self.device = next(model.parameters()).device
-        self.compiled = compiled
+        self.compiled, self.bf16 = compiled, bf16
         self.cross_entropy = cross_entropy
         if compiled:
             # Block by block: what lies between (a CPU's sorted experts) is no graph's business.
@@ -45,12 +50,7 @@ class Passes:
         self.cross_entropy, self.compiled = cross_entropy, False
 
     def _forward(self, ids: Tensor, targets: Tensor) -> tuple[Tensor, list[RouterLoad]]:
-        autocast = (
-            torch.autocast("cuda", torch.bfloat16)
-            if self.device.type == "cuda"
-            else contextlib.nullcontext()
-        )
-        with autocast:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             hidden, loads = self.model(ids, self.capacity)
             return self.cross_entropy(hidden, self.model.output.weight, targets), loads
 

@@ -1,7 +1,8 @@
-"""The experts of a layer on a CPU: tokens sorted by expert, nothing padded, nothing dropped.
+"""The experts of a layer on a CPU: tokens sorted by expert, nothing dropped.
 
 Each expert's rows go through its three products while they are in cache; the gathers back
 are one weighted bag per token. Twice to four times faster there than batched products.
+Row counts are rounded up, since a CPU's bfloat16 kernels are made anew for every shape.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+_ROUND = 32
 
 
 class SortedExperts(torch.autograd.Function):
@@ -24,12 +27,20 @@ class SortedExperts(torch.autograd.Function):
         flat = chosen.reshape(-1)
         order = torch.argsort(flat.to(torch.int16), stable=True)
         counts = torch.bincount(flat, minlength=gate.shape[0])
+        room = (counts + (_ROUND - 1)) // _ROUND * _ROUND
+        ends = torch.cumsum(room, 0)
+        shift = (ends - room) - (torch.cumsum(counts, 0) - counts)
+        place = torch.arange(len(order)) + shift[flat[order]]
         slot = torch.empty_like(order)
-        slot[order] = torch.arange(len(order))
-        ends = torch.cumsum(counts, 0).tolist()
-        rows = torch.index_select(x, 0, order // k)
+        slot[order] = place
+        pair = order.new_zeros(int(ends[-1]))  # the rows that fill up are the first pair's, unused
+        pair[place] = order
+        used = x.new_zeros(len(pair))
+        used[place] = 1
+        ends = ends.tolist()
+        rows = torch.index_select(x, 0, pair // k)
         y = torch.empty_like(rows)
-        g = rows.new_empty(len(order), gate.shape[1])
+        g = rows.new_empty(len(pair), gate.shape[1])
         u = torch.empty_like(g)
         start = 0
         for e, end in enumerate(ends):
@@ -40,16 +51,16 @@ class SortedExperts(torch.autograd.Function):
             start = end
         slot = slot.view(tokens, k)
         out: Tensor = F.embedding_bag(slot, y, mode="sum", per_sample_weights=weight.contiguous())
-        ctx.save_for_backward(rows, g, u, weight, order, slot, gate, up, down)
+        ctx.save_for_backward(rows, g, u, weight, pair, used, slot, gate, up, down)
         ctx.ends = ends
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        rows, g, u, weight, order, slot, gate, up, down = ctx.saved_tensors
+        rows, g, u, weight, pair, used, slot, gate, up, down = ctx.saved_tensors
         k = slot.shape[1]
-        sorted_weight = weight.reshape(-1)[order]
-        grad_rows = torch.index_select(grad.contiguous(), 0, order // k)
+        sorted_weight = weight.reshape(-1)[pair] * used  # 0: a row that fills up gives no gradient
+        grad_rows = torch.index_select(grad.contiguous(), 0, pair // k)
         grad_weight = torch.empty_like(sorted_weight)
         d_gate, d_up, d_down = (torch.empty_like(w) for w in (gate, up, down))
         start = 0
@@ -77,9 +88,7 @@ class SortedExperts(torch.autograd.Function):
                     unused[e].zero_()
             start = end
         grad_x = F.embedding_bag(slot, grad_rows, mode="sum")
-        unsorted = torch.empty_like(grad_weight)
-        unsorted[order] = grad_weight
-        return grad_x, unsorted.view_as(weight), None, d_gate, d_up, d_down
+        return grad_x, grad_weight[slot], None, d_gate, d_up, d_down
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
