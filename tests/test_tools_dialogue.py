@@ -79,7 +79,8 @@ def test_no_sample_question_is_trained_on() -> None:
 
 def test_a_question_names_its_topic() -> None:
     for question in itertools.islice(questions.make(), 5_000):
-        assert question.topic and question.topic in question.text.lower()
+        assert question.topic
+        assert question.topic in question.text.lower()
         assert "{" not in question.text
 
 
@@ -94,9 +95,17 @@ def test_a_question_names_its_topic() -> None:
         ),
         ("A whale is big.", True, None),  # too short to learn from
         ("A large animal lives in the sea, and it eats very small animals there.", True, None),
-        ("I'm sorry, but as an AI I can tell you nothing of whales or of other animals.", True, None),
+        (
+            "I'm sorry, but as an AI I can tell you nothing of whales or of other animals.",
+            True,
+            None,
+        ),
         ("The whale is the whale is the whale is the whale is the whale is the whale.", True, None),
-        ("Whales:\n1. They live in the sea.\n2. They are very big and eat small animals.", True, None),
+        (
+            "Whales:\n1. They live in the sea.\n2. They are very big and eat small animals.",
+            True,
+            None,
+        ),
         ("The whale is 大 and lives in the sea, where it eats very small animals.", True, None),
     ],
 )
@@ -137,10 +146,13 @@ def test_a_teachers_answers_end_where_it_stops(tmp_path: Path) -> None:
         return teacher.answer(prompts, 12, stop, torch.Generator().manual_seed(2), 2.0, 8, 1.0)
 
     free, ended = ask(-1)
-    assert not any(ended) and all(len(a) == 12 for a in free)
+    assert not any(ended)
+    assert all(len(a) == 12 for a in free)
     stop = free[0][5]
     answers, ended = ask(stop)
-    assert answers[0] == free[0][: free[0].index(stop)] and ended[0]
+    assert answers[0] == free[0][: free[0].index(stop)]
+    assert ended[0]
     for answer, whole in zip(answers, ended, strict=True):
-        assert stop not in answer and (whole or len(answer) == 12)
+        assert stop not in answer
+        assert whole or len(answer) == 12
     (tmp_path / "x.jsonl").write_text(json.dumps(answers))  # plain numbers, as the file wants them

@@ -178,7 +178,8 @@ def test_training_goes_on_from_an_exported_file(data: Path, run: Path, exported:
         assert torch.equal(read[name], tensor), name
     out = exported / "on"
     log = train(data, out, "--stage", "chat", "--steps", "1", "--start", str(source))
-    assert "going on" not in log and "bigram" not in log
+    assert "going on" not in log
+    assert "bigram" not in log
     state = torch.load(out / "chat.pt", weights_only=True)
     assert MoeConfig(**state["config"]) == read_gguf(source).config
     moved = [float((state["model"][k] - v).abs().max()) for k, v in read.items()]
@@ -196,7 +197,8 @@ def test_packed_rows_hold_every_conversation_whole() -> None:
     rows = pack_rows(talks, 41, 0)
     for i, talk in enumerate(talks):
         holders = np.flatnonzero((rows == i + 1).any(1))
-        assert len(holders) == 1 and int((rows == i + 1).sum()) == len(talk)
+        assert len(holders) == 1
+        assert int((rows == i + 1).sum()) == len(talk)
     filler = np.uint16(1 << 15)
     assert int((rows == filler).sum()) == rows.size - sum(map(len, talks))
     assert len(rows) < 1.1 * sum(map(len, talks)) / 41
@@ -248,7 +250,8 @@ def test_bfloat16_products_give_the_same_gradients_but_for_rounding() -> None:
         assert all(g.dtype == torch.float32 for g in whole)
         found.append((torch.cat([g.flatten() for g in whole]), float(figures[0])))
     (exact, loss), (rounded, rounded_loss) = found
-    assert rounded_loss == pytest.approx(loss, rel=1e-2) and rounded_loss != loss
+    assert rounded_loss == pytest.approx(loss, rel=1e-2)
+    assert rounded_loss != loss
     assert float(torch.cosine_similarity(exact, rounded, 0)) > 0.99
 
 

@@ -56,8 +56,9 @@ def main() -> None:
     result: dict[str, object] = {"positions": int(windows.size), "window": WINDOW}
     for path in args.gguf:
         reference = exact if path.stem.endswith("f32") else model
-        result[path.name] = against_llama_cpp(reference, path, windows, args.threads)
-        print(f"{path.name}: {result[path.name]}", file=sys.stderr)
+        for name, rounded in ((path.name, False), (f"{path.name}, KV cache in F16", True)):
+            result[name] = against_llama_cpp(reference, path, windows, args.threads, rounded)
+            print(f"{name}: {result[name]}", file=sys.stderr)
     if args.hf:
         result["transformers"] = against_transformers(
             model, args.hf, windows[:: max(1, len(windows) // 4)]
@@ -106,12 +107,13 @@ class Comparison:
 
 
 def against_llama_cpp(
-    model: torch.nn.Module, path: Path, windows: np.ndarray, threads: int
+    model: torch.nn.Module, path: Path, windows: np.ndarray, threads: int, rounded_cache: bool
 ) -> dict[str, float]:
-    """Compare with a GGUF in stock llama.cpp."""
+    """Compare with a GGUF in stock llama.cpp, its KV cache in F32 or, its default, in F16."""
     import llama_cpp
 
     amx.refuse_broken()
+    cache = llama_cpp.GGML_TYPE_F16 if rounded_cache else llama_cpp.GGML_TYPE_F32
     llama = llama_cpp.Llama(
         str(path),
         n_ctx=WINDOW,
@@ -120,6 +122,9 @@ def against_llama_cpp(
         logits_all=True,
         n_threads=threads,
         n_threads_batch=threads,
+        type_k=cache,
+        type_v=cache,
+        flash_attn=False,
         verbose=False,
     )
     comparison = Comparison()

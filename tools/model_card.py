@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
-from data.packages import CODE_PACKAGES, TEXT_PACKAGES
+from data.packages import CODE_PACKAGES, TEACHER, TEXT_PACKAGES
 
 EXPORT_NOTE = """
-llama.cpp rounds activations to the weights' precision before a product. Where a token's sixth
-and seventh expert are nearly tied they may then change places, and that position's logits jump:
-the largest errors. The F32 file, where only the KV cache is rounded (to F16), shows what the export
-itself does.
+llama.cpp rounds activations to the weights' precision before a product, and keeps its KV cache in
+F16 unless it is told otherwise. Where a token's sixth and seventh expert are nearly tied they may
+then change places, and that position's logits jump: the largest errors. The F32 file with its
+cache in F32 shows what the export itself does.
 """
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -33,20 +34,21 @@ Apache-2.0; the texts' licences are below.
 routers tuned for reuse, to be laid over it: `remoe-edge chat --routers default` (docs/tuning.md).
 
 **How far it is trained.** {tokens:.1f}M tokens on two shared CPU cores: this is far from the
-hundreds of millions of tokens that a model of this size wants. It writes English sentences and
-knows next to nothing: what it says of the world is made up, and its sums are wrong. It is there
-to be run, streamed and measured. The recipe below is complete and resumable; with
+hundreds of millions of tokens that a model of this size wants. It answers in connected English
+and knows next to nothing: what it says of the world is made up, and most of its sums are wrong.
+It is there to be run, streamed and measured. The recipe below is complete and resumable; with
 `--device cuda` the same trainer runs in bfloat16 with fixed-capacity dispatch (that path has
 been tested for equal results on a CPU only). Trained at sequences of {length} tokens; the
 file states {context}, the length that the trainer's defaults use.
 
 {growth}
-![Training loss](loss.png)
+![Training loss of the first run](loss.png) ![of the dialogue stage](loss-dialogue.png)
 
 ## Data
 
 Documents are held out per domain, by a hash of their name, before anything else. A training
-document is dropped where more than 5 % of its 24-token windows occur in held-out text.
+document is dropped where more than 5 % of its 24-token windows occur in held-out text. What only
+the dialogue stage sees: {chat}.
 
 | domain | training bytes | tokens | held-out bytes | dropped as overlapping |
 |---|---:|---:|---:|---:|
@@ -58,6 +60,8 @@ LICENCES = """
 {rows}
 | code: {code} | MIT, BSD, Apache, PSF or ISC, as each states; anything else stops the builder |
 | GSM8K (train split) | MIT |
+| dialogue stage: answers of SmolLM2-135M-Instruct, as {teacher} carries it | Apache-2.0 |
+| dialogue stage: greetings, sums and small functions made by tools/data | Apache-2.0, of this project |
 
 From BIG-bench: reading passages, Topical-Chat and TimeDial dialogues, old novels and plays;
 not `movie_dialog*`, `real_or_fake_text*`, news, reviews, exams or web forums. BIG-bench's
@@ -72,10 +76,13 @@ COMMANDS = """
 
 ```sh
 pip install '.[tune,plot]' reasoning-gym==0.1.25
+python tools/ask_teacher.py --work build/data --seconds {teacher_seconds}
 python tools/build_data.py --work build/data --gsm8k gsm8k_train.jsonl {data_arguments}
 python tools/train_moe.py --data build/data --out build/run --device cpu \\
   {train_arguments}
-tools/finish_small.sh build/data build/run build/export   # dialogue stage, export, figures, samples
+python tools/train_moe.py --data build/data --out build/run --stage chat --device cpu --no-eval \\
+  {chat_arguments}
+tools/finish_small.sh build/data build/run build/export   # export, figures, samples
 python tools/model_card.py --manifest build/data/manifest.json
 ```
 """
@@ -89,6 +96,8 @@ def main() -> None:
     p.add_argument("--growth", default="", help="a paragraph on how this run went")
     p.add_argument("--data-arguments", default="", help="as given to build_data.py")
     p.add_argument("--train-arguments", default="--plan-seconds 3600", help="to train_moe.py")
+    p.add_argument("--chat-arguments", default="--plan-seconds 900", help="to its dialogue stage")
+    p.add_argument("--teacher-seconds", type=int, default=1500, help="given to ask_teacher.py")
     args = p.parse_args()
     manifest = json.loads(args.manifest.read_text())
     figures: dict[str, Any] = json.loads(args.figures.read_text())
@@ -100,6 +109,7 @@ def main() -> None:
         tokens=figures["training"]["tokens"] / 1e6,
         mib=model.stat().st_size / 2**20,
         growth=args.growth + "\n" if args.growth else "",
+        chat=_conversations(manifest["chat"], manifest["domains"]),
     )
     for domain, row in manifest["domains"].items():
         text += (
@@ -109,17 +119,34 @@ def main() -> None:
     text += LICENCES.format(
         rows="\n".join(f"| {x.label} | {x.licence} |" for x in TEXT_PACKAGES),
         code=", ".join(x.name for x in CODE_PACKAGES),
+        teacher=TEACHER.label,
     )
     text += _heldout(figures["heldout"]) + _export(figures["export"])
     text += COMMANDS.format(
-        data_arguments=args.data_arguments, train_arguments=args.train_arguments
+        data_arguments=args.data_arguments,
+        train_arguments=args.train_arguments,
+        chat_arguments=args.chat_arguments,
+        teacher_seconds=args.teacher_seconds,
     )
     text += "\n## Ten samples, unpicked\n\n"
     text += "Stock llama.cpp, the shipped file, temperature 0.6, top-p 0.9, top-k 40, repeat\n"
     text += "penalty 1.1, at most 120 tokens: `python tools/sample_chat.py "
-    text += "models/remoe-small-q8_0.gguf`.\n\n"
+    text += "models/remoe-small-q8_0.gguf`. None of these questions was trained on but\n"
+    text += '"Who are you?"; questions of the same kinds were.\n\n'
     text += (ROOT / "models" / "samples.md").read_text()
     (ROOT / "models" / "README.md").write_text(text.rstrip() + "\n")
+
+
+def _conversations(chat: dict[str, int], domains: Container[str]) -> str:
+    what = {
+        "teacher": "answers of the teacher",
+        "sums": "sums",
+        "small functions": "requests for small functions",
+        "identity": "greetings and the like",
+    }
+    parts = [f"{chat[key]:,} {name}" for key, name in what.items() if chat.get(key)]
+    made = sum(count for name, count in chat.items() if name in domains)
+    return ", ".join([*parts, f"{made:,} conversations made of the training documents below"])
 
 
 def _heldout(figures: dict[str, Any]) -> str:
