@@ -131,8 +131,8 @@ def main() -> None:
     text += "\n## Ten samples, unpicked\n\n"
     text += "Stock llama.cpp, the shipped file, temperature 0.6, top-p 0.9, top-k 40, repeat\n"
     text += "penalty 1.1, at most 120 tokens: `python tools/sample_chat.py "
-    text += "models/remoe-small-q8_0.gguf`. None of these questions was trained on but\n"
-    text += '"Who are you?"; questions of the same kinds were.\n\n'
+    text += "models/remoe-small-q8_0.gguf`. The first two of these questions were\n"
+    text += "trained on; of the others only questions of the same kinds.\n\n"
     text += (ROOT / "models" / "samples.md").read_text()
     (ROOT / "models" / "README.md").write_text(text.rstrip() + "\n")
 
