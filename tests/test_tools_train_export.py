@@ -186,6 +186,13 @@ def test_training_goes_on_from_an_exported_file(data: Path, run: Path, exported:
     assert 0 < max(moved) < 0.1  # one step away from the file, not from random weights
 
 
+def test_a_base_beside_start_is_refused(data: Path, exported: Path, tmp_path: Path) -> None:
+    (tmp_path / "base.pt").touch()
+    start = str(exported / "small-f16.gguf")
+    with pytest.raises(SystemExit, match="leave --start away"):
+        train(data, tmp_path, "--stage", "chat", "--steps", "1", "--start", start)
+
+
 def test_rows_too_short_for_a_window_are_refused(data: Path, run: Path) -> None:
     with pytest.raises(ValueError, match="--chat-length 65"):
         train(data, run, "--stage", "chat", "--steps", "9", "--length", "64", "--workers", "1")

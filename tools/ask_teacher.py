@@ -59,7 +59,7 @@ def _work(path: Path, out: Path, seed: int, args: argparse.Namespace) -> None:
     tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     teacher = Teacher(path)
     stop = tokenizer.convert_tokens_to_ids("<|im_end|>")
-    number = sum(1 for _ in out.open()) if out.exists() else 0
+    number = len(out.read_text().splitlines()) if out.exists() else 0  # batches
     waiting: dict[int, list[tuple[questions.Question, list[int]]]] = defaultdict(list)
     until = time.monotonic() + args.seconds
     parent = os.getppid()

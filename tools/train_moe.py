@@ -210,6 +210,10 @@ def main() -> None:
     }
     state: dict[str, Any] = {}
     if previous.exists():
+        if args.start and previous != checkpoint:
+            sys.exit(
+                f"{previous} is what this stage begins with: leave --start away or change --out"
+            )
         state = torch.load(previous, map_location=device, weights_only=True)
         config = MoeConfig(**state["config"])
         model = MoeModel(config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 
 import gguf
@@ -36,6 +37,22 @@ _KINDS = {
     "embed": gguf.MODEL_TENSOR.TOKEN_EMBD,
     "norm": gguf.MODEL_TENSOR.OUTPUT_NORM,
     "output": gguf.MODEL_TENSOR.OUTPUT,
+}
+
+# Fields of MoeConfig to the keys that `_write_shape` leaves them in.
+_KEYS = {
+    "vocab": "vocab_size",
+    "embed": "embedding_length",
+    "layers": "block_count",
+    "heads": "attention.head_count",
+    "kv_heads": "attention.head_count_kv",
+    "head_dim": "attention.key_length",
+    "experts": "expert_count",
+    "top_k": "expert_used_count",
+    "expert_ffn": "expert_feed_forward_length",
+    "context": "context_length",
+    "rope_theta": "rope.freq_base",
+    "norm_eps": "attention.layer_norm_rms_epsilon",
 }
 
 
@@ -84,41 +101,21 @@ def write_gguf(
 def read_gguf(path: Path) -> MoeModel:
     """Return the model that `write_gguf` wrote, as its quantisation left it.
 
-    Raises ValueError where the file is of another architecture or lacks a tensor.
+    Raises what `widen.source.Source` raises of a file that is not such a model, whole.
     """
-    reader = gguf.GGUFReader(path)
-    arch = gguf.MODEL_ARCH_NAMES[gguf.MODEL_ARCH.QWEN3MOE]
+    from widen.source import ARCH, Source  # needs the package; a trainer without --start does not
 
-    def value(key: str) -> float:
-        field = reader.fields.get(f"{arch}.{key}")
-        if field is None:
-            raise ValueError(f"{path}: no {arch}.{key}: not a file of this trainer's exporter")
-        return float(field.contents())
-
-    def whole(key: str) -> int:
-        return int(value(key))
-
+    source = Source(path)
     config = MoeConfig(
-        vocab=whole("vocab_size"),
-        embed=whole("embedding_length"),
-        layers=whole("block_count"),
-        heads=whole("attention.head_count"),
-        kv_heads=whole("attention.head_count_kv"),
-        head_dim=whole("attention.key_length"),
-        experts=whole("expert_count"),
-        top_k=whole("expert_used_count"),
-        expert_ffn=whole("expert_feed_forward_length"),
-        context=whole("context_length"),
-        rope_theta=value("rope.freq_base"),
-        norm_eps=value("attention.layer_norm_rms_epsilon"),
+        **{
+            field.name: type(field.default)(source.key(f"{ARCH}.{_KEYS[field.name]}"))
+            for field in fields(MoeConfig)
+        }
     )
     model = MoeModel(config)
-    tensors = {t.name: t for t in reader.tensors}
     for parameter, tensor in model.state_dict().items():
-        found = tensors.get(tensor_name(parameter))
-        if found is None:
-            raise ValueError(f"{path}: no tensor {tensor_name(parameter)}")
-        data = gguf.quants.dequantize(found.data, found.tensor_type)
+        found = source.tensor(tensor_name(parameter))
+        data = gguf.quants.dequantize(found.data, found.fmt.kind)
         tensor.copy_(torch.from_numpy(data.astype(np.float32)).view_as(tensor))
     return model
 
