@@ -160,3 +160,35 @@ def test_damage_is_one_line_and_the_file_stays(
         Engine(model, profile=tmp_path)
     with Engine(model, stream=False, threads=2, profile=profile) as engine:
         assert "is not used" in engine.notes[-1]
+
+
+def test_warming_between_short_answers_that_read_ahead_keeps_every_answer_right(
+    folder: Path,
+) -> None:
+    # Both features take free slots: after a prompt that read ahead there may be none left.
+    path = tiny_moe.make(
+        folder / "short.gguf", "qwen3moe", "Q4_K", n_layer=4, n_expert=16, n_expert_used=4
+    )
+    profile = folder / "short.profile"
+    with Engine(path, profile=profile, prefetch="off", n_ctx=256, publish=False) as engine:
+        engine.evaluate(PROMPT)
+    prompts = [[(seed * 7 + 3 * i) % 300 + 5 for i in range(8 + 13 * seed)] for seed in range(7)]
+    with Engine(path, cache="100%", n_ctx=256, publish=False) as whole:
+        expected = [whole.evaluate(prompt) for prompt in prompts]
+    with Engine(
+        path, cache="50%", profile=profile, prefetch="on", n_ctx=256, publish=False
+    ) as engine:
+        for _ in range(6):
+            for prompt, logits in zip(prompts, expected, strict=True):
+                list(engine.generate(prompt, max_tokens=1, temperature=0.0))
+                np.testing.assert_array_equal(engine.evaluate(prompt), logits)
+                engine._warm()
+
+
+def test_an_expert_named_twice_is_warmed_once(model: Path) -> None:
+    with Engine(model, cache="50%", n_ctx=128, publish=False) as engine:
+        assert engine.native.warm([3, 3, 5, 3, 5]) == 2
+        engine.native.finish_warming()
+        assert counts(engine)["warm_experts"] == 2
+        with Engine(model, cache="100%", n_ctx=128, publish=False) as whole:
+            np.testing.assert_array_equal(run(engine), run(whole))

@@ -94,7 +94,9 @@ Status Cache::Begin(const Event& event, std::vector<Placement>* placements) {
 }
 
 SlotId Cache::TakeFree() {
-  if (static_cast<int>(free_.size()) + n_ahead_ <= n_spare_) return kNoSlot;
+  // A prompt may read ahead into more slots than the spare ones: the first test alone would take
+  // from an empty list then.
+  if (free_.empty() || static_cast<int>(free_.size()) + n_ahead_ <= n_spare_) return kNoSlot;
   const SlotId slot = free_.back();
   free_.pop_back();
   return slot;

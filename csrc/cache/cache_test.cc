@@ -299,6 +299,10 @@ TEST(WhatWasReadBeforehandIsResidentAndLeavesFirst) {
     Cache spared(geometry, std::move(MakePolicy(name, geometry).value()), 2);
     for (int i = 0; i < 4; i++) CHECK(spared.TakeFree() != kNoSlot);
     CHECK_EQ(spared.TakeFree(), kNoSlot);
+    // A prompt that reads ahead takes more slots than the spare ones, up to all.
+    Cache streaming(geometry, std::move(MakePolicy(name, geometry).value()), 2);
+    for (int e = 0; e < 6; e++) CHECK(streaming.BeginAhead(0, e, true, 0, 0) != kNoSlot);
+    CHECK_EQ(streaming.TakeFree(), kNoSlot);
     CHECK_EQ(cache.counts().hits + cache.counts().misses, uint64_t{0});
     const uint16_t wanted[] = {3, 1};
     Event event;

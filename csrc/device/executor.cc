@@ -29,6 +29,8 @@ struct Timer {
 ggml_status Refuse(StreamedModel* model, const Status& status) {
   model->Fail(status);
   model->AbandonStep();
+  // What was read ahead was for the rest of this step.
+  if (model->store() != nullptr) model->store()->CancelAhead();
   return GGML_STATUS_FAILED;
 }
 

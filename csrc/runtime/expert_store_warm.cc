@@ -15,6 +15,8 @@ constexpr int kMatrixBits = 3;
 int ExpertStore::Warm(const std::vector<ExpertId>& experts) {
   if (open_) return 0;
   EndWarming();
+  ReapAhead();
+  std::vector<bool> begun_already(cache_->geometry().total());
   const int n_experts = cache_->geometry().n_experts;
   std::vector<Read> reads;
   {
@@ -26,12 +28,13 @@ int ExpertStore::Warm(const std::vector<ExpertId>& experts) {
       const uint16_t expert = static_cast<uint16_t>(id % n_experts);
       if (layer >= static_cast<int>(layers_->size()) || expert >= (*layers_)[layer].n_experts ||
           cache_->SlotOf(layer, expert) != kNoSlot ||
-          cache_->AheadSlotOf(layer, expert) != kNoSlot) {
+          cache_->AheadSlotOf(layer, expert) != kNoSlot || begun_already[id]) {
         continue;
       }
       const SlotId slot = cache_->TakeFree();
       if (slot == kNoSlot) break;
       const std::vector<ExpertMatrix>& matrices = (*layers_)[layer].matrices;
+      begun_already[id] = true;
       const int index = static_cast<int>(warming_.size());
       warming_.push_back({layer, expert, slot, static_cast<int>(matrices.size()), false});
       for (int m = 0; m < static_cast<int>(matrices.size()); m++) {
