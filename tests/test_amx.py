@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 import tiny_moe
-from remoe_edge import amx, doctor
-from remoe_edge.engine import Engine
+from remoe_edge.engine.engine import Engine
 from remoe_edge.errors import UnsupportedError
+from remoe_edge.inspect import doctor
+from remoe_edge.machine import amx
 
 
 @pytest.mark.parametrize(

@@ -20,12 +20,15 @@ import gguf
 import pytest
 from gguf.scripts.gguf_new_metadata import MetadataDetails, copy_with_new_metadata
 
+import remoe_edge
 import tiny_moe
 from command_line import SECONDS, run, start
-from remoe_edge import Engine, memory, models
+from remoe_edge import Engine
 from remoe_edge.cli import terminal
 from remoe_edge.cli.conversation import Conversation
 from remoe_edge.errors import InputError
+from remoe_edge.files import models
+from remoe_edge.machine import memory
 
 GREEDY = ("--temp", "0", "-n", "8")
 STATISTICS = re.compile(
@@ -541,5 +544,5 @@ def test_the_shipped_model_is_found(
 
 
 def test_the_folders_of_the_shipped_model_are_the_package_and_the_checkout() -> None:
-    package = Path(models.__file__).parent
+    package = Path(remoe_edge.__file__).parent
     assert models.folders() == [package / "models", package.parent / "models"]

@@ -14,8 +14,10 @@ import tiny_moe
 from command_line import run
 from random_moe import writer
 from random_moe.build import build
-from remoe_edge import Engine, memory, models
-from remoe_edge.memory import Memory
+from remoe_edge import Engine
+from remoe_edge.files import models
+from remoe_edge.machine import memory
+from remoe_edge.machine.memory import Memory
 from remoe_edge.units import MIB
 
 EXPERTS = re.compile(r"blk\.\d+\.ffn_(gate|down|up|gate_up)_exps\.weight")

@@ -15,8 +15,9 @@ import pytest
 import tiny_moe
 from command_line import run
 from recorded.trees import ORIN_NX, X86, plant
-from remoe_edge import doctor, native
-from remoe_edge.doctor import Check
+from remoe_edge import native
+from remoe_edge.inspect import doctor
+from remoe_edge.inspect.doctor import Check
 
 PROMISED = (
     "remoe-edge", "python", "llama.cpp", "ABI", "CPU", "repacking", "wait policy", "io_uring",

@@ -86,8 +86,8 @@ def test_belady_never_misses_more_than_lru() -> None:
 @pytest.mark.parametrize("policy", ["lru", "belady"])
 def test_replay_agrees_with_the_engines_own_policies(policy: str) -> None:
     pytest.importorskip("remoe_edge.native", reason="the extension is not built")
-    from remoe_edge import simulate
-    from remoe_edge.trace import from_routed
+    from remoe_edge.routing import simulate
+    from remoe_edge.routing.trace import from_routed
 
     random = np.random.default_rng(3)
     walk = np.cumsum(random.integers(0, 2, (4, 300)), axis=1)

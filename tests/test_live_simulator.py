@@ -10,7 +10,7 @@ import pytest
 import tiny_moe
 from remoe_edge import Engine
 from remoe_edge.native import _core
-from remoe_edge.trace import Trace, read_trace
+from remoe_edge.routing.trace import Trace, read_trace
 
 POLICIES = ("lru", "lfu", "lfru", "arc", "least-stale", "reuse-biased")
 N_EXPERTS, TOP_K = 16, 4

@@ -6,12 +6,12 @@ import gc
 import subprocess
 import sys
 
-from remoe_edge.llama_log import log_to
+from remoe_edge.engine.llama_log import log_to
 
 # llama.cpp points to the log of an object that is gone; loading nothing makes it write there.
 FORGOTTEN = """
 import gc, sys
-from remoe_edge.llama_log import log_to
+from remoe_edge.engine.llama_log import log_to
 class Listener:
     def __init__(self):
         log_to(self.hear)

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 import tiny_moe
-from remoe_edge import budget, errors, memory
+from remoe_edge import errors
 from remoe_edge.bench.box import Cgroup, Limits, NoBoxError, boxed
+from remoe_edge.engine import budget
+from remoe_edge.machine import memory
 from remoe_edge.native import _core
 from remoe_edge.units import parse_bytes
 

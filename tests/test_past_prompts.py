@@ -16,7 +16,7 @@ from remoe_edge.native import _core
 from remoe_edge.predict import embeddings
 from remoe_edge.predict.past_prompts import WEIGHT, PastPrompts, bonus
 from remoe_edge.predict.store import PromptStore
-from remoe_edge.trace import read_trace
+from remoe_edge.routing.trace import read_trace
 
 PROMPTS = [[(37 * i + 11 * n) % 200 + 5 for i in range(23)] for n in range(3)]
 

@@ -18,8 +18,10 @@ import command_line
 import compare_pools as compare_pools_tool
 import small_moe
 import tiny_dense
-from remoe_edge import Engine, budget
+from remoe_edge import Engine
+from remoe_edge.engine import budget
 from remoe_edge.errors import BudgetError, InputError
+from remoe_edge.machine.storage import ProbePoint
 from remoe_edge.plan import compute as computing
 from remoe_edge.plan import measure
 from remoe_edge.plan import reads as reading
@@ -41,9 +43,8 @@ from remoe_edge.plan.misses import (
 from remoe_edge.plan.planner import Predictor, Targets, fixed_bytes, make_plan, meets
 from remoe_edge.plan.reads import ReadModel
 from remoe_edge.plan.sizes import LayerSizes, ModelSizes
-from remoe_edge.simulate import simulate
-from remoe_edge.storage import ProbePoint
-from remoe_edge.trace import Trace, from_routed
+from remoe_edge.routing.simulate import simulate
+from remoe_edge.routing.trace import Trace, from_routed
 from remoe_edge.units import MIB, parse_ms
 
 COMPUTE = ComputeModel(

@@ -21,7 +21,7 @@ from remoe_edge.predict.similarity import soft_cosine, summary
 from remoe_edge.predict.store import activation
 from remoe_edge.predict.tree import PromptTree, k_medoids
 from remoe_edge.predict.warm_start import replay_start, to_load
-from remoe_edge.trace import Trace, from_routed
+from remoe_edge.routing.trace import Trace, from_routed
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,8 @@ from remoe_edge.cli import cli
 from remoe_edge.errors import InputError, ModelError
 from remoe_edge.profile import fit_profile, read_profile, save_profile
 from remoe_edge.profile.search import search
-from remoe_edge.simulate import simulate
-from remoe_edge.trace import Trace, from_routed, read_trace
+from remoe_edge.routing.simulate import simulate
+from remoe_edge.routing.trace import Trace, from_routed, read_trace
 
 N_LAYERS, N_EXPERTS, TOP_K = 3, 16, 2
 NAMES = _core.feature_names()

@@ -18,7 +18,7 @@ import stock
 import tiny_moe
 from remoe_edge import Engine
 from remoe_edge.errors import InputError
-from remoe_edge.trace import read_trace
+from remoe_edge.routing.trace import read_trace
 
 # Softmax, sigmoid with a bias and groups, plain logits, logits with a bias, a sort before attention.
 ARCHS = ("qwen3moe", "olmoe", "cohere2moe", "deepseek2-v3", "gpt-oss", "llama4", "smallthinker")

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from remoe_edge import _core
 from remoe_edge.cli import cli
 from remoe_edge.errors import BudgetError, InputError
-from remoe_edge.simulate import parse_cache, parse_policies, simulate
-from remoe_edge.trace import Trace, from_routed, read_trace
+from remoe_edge.routing.simulate import parse_cache, parse_policies, simulate
+from remoe_edge.routing.trace import Trace, from_routed, read_trace
 
 LIVE = _core.live_policy_names()
 

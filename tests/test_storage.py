@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from remoe_edge import storage
 from remoe_edge.cli import cli
 from remoe_edge.errors import InputError, ReadError, RemoeError, UnsupportedError
+from remoe_edge.machine import storage
 from remoe_edge.native import _core
 
 N_BYTES = 3 * 2**20 + 777

@@ -18,11 +18,11 @@ import tiny_moe
 from command_line import SECONDS, run, start
 from recorded.trees import ORIN_NX, plant
 from remoe_edge import Engine
+from remoe_edge.engine.observers import Step
+from remoe_edge.engine.stats import Answer
 from remoe_edge.errors import InputError
-from remoe_edge.stats import Answer
 from remoe_edge.telemetry import Sampler
 from remoe_edge.telemetry.recording import Recording
-from remoe_edge.watch import Step
 
 TOKEN_FIELDS = {
     "record", "answer", "index", "phase", "n_tokens", "t_s", "stall_ms", "ffn_ms", "hits", "misses",

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-TOOLS = Path(__file__).resolve().parents[1] / "tools"
+TOOLS = Path(__file__).resolve().parents[1] / "tools" / "small_model"
 sys.path.insert(0, str(TOOLS))
 
 import sample_chat  # noqa: E402

@@ -18,7 +18,7 @@ torch = pytest.importorskip("torch", reason="torch is an extra; the tools that t
 pytest.importorskip("tokenizers", reason="tokenizers is an extra; the tools that train need it")
 np = pytest.importorskip("numpy")
 
-TOOLS = Path(__file__).resolve().parents[1] / "tools"
+TOOLS = Path(__file__).resolve().parents[1] / "tools" / "small_model"
 sys.path.insert(0, str(TOOLS))
 
 import export_moe  # noqa: E402

@@ -19,9 +19,9 @@ import pytest
 import tiny_moe
 from command_line import SECONDS, run, start
 from remoe_edge import Engine
+from remoe_edge.engine.observers import Step
 from remoe_edge.telemetry import status
 from remoe_edge.telemetry.status import Status, running
-from remoe_edge.watch import Step
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from remoe_edge import _core
 from remoe_edge.errors import InputError, ModelError, RemoeError
-from remoe_edge.trace import from_routed, read_trace
+from remoe_edge.routing.trace import from_routed, read_trace
 
 RNG = np.random.default_rng(7)
 

@@ -19,7 +19,7 @@ from gguf.quants import dequantize
 
 from small_moe import F16, Q4_0, Q8_0, write_small_moe
 
-TOOLS = Path(__file__).parent.parent / "tools"
+TOOLS = Path(__file__).parent.parent / "tools" / "test_models"
 sys.path.insert(0, str(TOOLS))
 
 import check_twin  # noqa: E402

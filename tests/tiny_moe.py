@@ -14,7 +14,7 @@ from typing import Any
 
 from gguf import GGMLQuantizationType
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools" / "test_models"))
 
 from random_moe import writer
 from random_moe.architectures import ARCHITECTURES

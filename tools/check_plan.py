@@ -29,9 +29,9 @@ from typing import Any
 
 import numpy as np
 
-from remoe_edge.engine import Engine
+from remoe_edge.engine.engine import Engine
 from remoe_edge.errors import InputError, RemoeError
-from remoe_edge.memory import available
+from remoe_edge.machine.memory import available
 from remoe_edge.plan.choose import without_trace
 from remoe_edge.plan.latency import Machine
 from remoe_edge.plan.measure import measure_machine
@@ -40,8 +40,8 @@ from remoe_edge.plan.planner import Predictor, Targets
 from remoe_edge.plan.report import machine_as_json
 from remoe_edge.plan.run import default_context, default_policy
 from remoe_edge.profile import read_profile
-from remoe_edge.simulate import parse_cache
-from remoe_edge.trace import read_trace
+from remoe_edge.routing.simulate import parse_cache
+from remoe_edge.routing.trace import read_trace
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:

@@ -17,15 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from remoe_edge.errors import InputError, RemoeError
+from remoe_edge.machine.storage import ProbePoint
 from remoe_edge.plan.compute import ComputeModel
 from remoe_edge.plan.latency import Machine
 from remoe_edge.plan.layers import compare_pools
 from remoe_edge.plan.misses import prepare
 from remoe_edge.plan.reads import ReadModel
 from remoe_edge.plan.sizes import LayerSizes, ModelSizes
-from remoe_edge.simulate import parse_cache, parse_policies
-from remoe_edge.storage import ProbePoint
-from remoe_edge.trace import Trace, read_trace
+from remoe_edge.routing.simulate import parse_cache, parse_policies
+from remoe_edge.routing.trace import Trace, read_trace
 
 _EXPERT_BYTES = 1 << 20
 

@@ -25,8 +25,8 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.progress import track
 
-from remoe_edge.convert.fingerprint import fingerprint
 from remoe_edge.errors import InputError, RemoeError
+from remoe_edge.files.fingerprint import fingerprint
 from remoe_edge.native import _core
 from remoe_edge.predict.divergence import jensen_shannon
 from remoe_edge.predict.embeddings import Floats, TokenEmbeddings
@@ -36,6 +36,8 @@ from remoe_edge.predict.similarity import soft_cosine, summary
 from remoe_edge.predict.store import PromptStore, activation
 from remoe_edge.predict.tree import BETA
 from remoe_edge.predict.warm_start import replay_start
+
+sys.path.append(str(Path(__file__).resolve().parent / "test_models"))
 from widen.compare import opened
 
 

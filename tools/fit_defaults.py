@@ -26,7 +26,7 @@ from remoe_edge.profile.pack import NO_LINKS, Weights, pack
 from remoe_edge.profile.replays import Trials
 from remoe_edge.profile.samples import columns, labels, merged, pick
 from remoe_edge.profile.weights import Choice, choose, fit_weights
-from remoe_edge.trace import Trace, read_trace
+from remoe_edge.routing.trace import Trace, read_trace
 
 HEADER = Path(__file__).parents[1] / "csrc/cache/reuse_defaults.h"
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from remoe_edge.native import _core
 from remoe_edge.profile.pack import pack
-from remoe_edge.trace import Trace, from_routed
+from remoe_edge.routing.trace import Trace, from_routed
 
 
 def synthetic(layers: int, experts: int, top_k: int, steps: int, seed: int = 0) -> Trace:

@@ -2,7 +2,7 @@
 // probabilities.
 //
 // Little-endian. A header of 128 bytes, a JSON object, then one record per event (a step of a
-// layer) in the order the engine met them. docs/policies.md draws the layout; trace.py reads it as
+// layer) in the order the engine met them. docs/policies.md draws the layout; routing/trace.py reads it as
 // arrays.
 //
 //   0  char[8] "REMOETRC"      24 u32 top_k             40 char[64] fingerprint of the model,

@@ -160,7 +160,7 @@ def _option(spec: str, text: str) -> tuple[str, Option]:
 
 def _takes_words(name: str) -> bool:
     """Say whether a setting of `Engine` is words, among which `on` and `off` may be."""
-    from remoe_edge.engine import Engine
+    from remoe_edge.engine.engine import Engine
 
     parameter = inspect.signature(Engine.__init__).parameters.get(name)
     return parameter is not None and isinstance(parameter.default, str)
@@ -175,7 +175,7 @@ def _check_policy(spec: str, policy: str) -> None:
 
 
 def _check_options(spec: str, options: dict[str, Option]) -> None:
-    from remoe_edge.engine import Engine
+    from remoe_edge.engine.engine import Engine
 
     known = set(inspect.signature(Engine.__init__).parameters) - _SETTLED
     for name, value in options.items():

@@ -12,7 +12,7 @@ import mmap
 
 import numpy as np
 
-from remoe_edge import memory
+from remoe_edge.machine import memory
 
 _HUGEPAGE = getattr(mmap, "MADV_HUGEPAGE", None)
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import psutil
 
-from remoe_edge import kernel_files, memory
 from remoe_edge.bench.disk import Disk
+from remoe_edge.machine import kernel_files, memory
 
 
 def machine(root: Path = Path("/")) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def machine(root: Path = Path("/")) -> dict[str, Any]:
 def software() -> dict[str, Any]:
     """Name the versions of what ran, and how OpenMP's threads wait in every arm."""
     import remoe_edge
-    from remoe_edge.doctor import ggml_build
+    from remoe_edge.inspect.doctor import ggml_build
     from remoe_edge.native import LLAMA_CPP_PYTHON, WAIT_POLICY, llama_cpp
 
     ggml, commit = ggml_build(llama_cpp)
@@ -51,7 +51,7 @@ def software() -> dict[str, Any]:
 
 def model(path: Path) -> dict[str, Any]:
     """Describe a model by what `remoe-edge info` says of it, without folders."""
-    from remoe_edge.info import describe
+    from remoe_edge.inspect.info import describe
 
     about = describe(path)
     experts = about.get("experts") or {}
@@ -76,7 +76,7 @@ def storage(path: Path, disk: Disk | None, seconds: float) -> dict[str, Any]:
     """Probe random reads of the model file for about `seconds`; 0 leaves it out."""
     about: dict[str, Any] = {"disk": None if disk is None else disk.name, "probe": None}
     if seconds > 0:
-        from remoe_edge.storage import probe
+        from remoe_edge.machine.storage import probe
 
         measured = probe(path, seconds).as_json()
         about["probe"] = {name: measured[name] for name in ("backend", "direct", "notes", "pick")}

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from remoe_edge import chat_template
 from remoe_edge.bench.process import Question
 from remoe_edge.bench.workloads import Prompt
+from remoe_edge.engine import chat_template
+from remoe_edge.engine.llama import Buffers, listening
 from remoe_edge.errors import InputError, ModelError
-from remoe_edge.llama import Buffers, listening
 from remoe_edge.native import llama_cpp
 
 

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from remoe_edge.convert.atomic import replacing
 from remoe_edge.errors import InputError
+from remoe_edge.files.atomic import replacing
 
 FORMAT = "remoe-edge bench"
 VERSION = 1

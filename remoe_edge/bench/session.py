@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from remoe_edge import memory
 from remoe_edge.bench import machine, summary
 from remoe_edge.bench.arms import Arm
 from remoe_edge.bench.box import boxed, sweep
@@ -20,9 +19,10 @@ from remoe_edge.bench.process import ArmFailedError, Question, run
 from remoe_edge.bench.record import FORMAT, VERSION
 from remoe_edge.bench.settings import Settings
 from remoe_edge.bench.watch import Watch
+from remoe_edge.engine.interrupt import held_back
+from remoe_edge.engine.kv_cache import kv_bytes
 from remoe_edge.errors import InputError
-from remoe_edge.interrupt import held_back
-from remoe_edge.kv_cache import kv_bytes
+from remoe_edge.machine import memory
 from remoe_edge.native import _core
 from remoe_edge.units import MIB, mib
 

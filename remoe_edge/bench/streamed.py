@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from remoe_edge.engine import Engine
+from remoe_edge.engine.engine import Engine
 
 
 class StreamedModel:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from remoe_edge import kernel_files
+from remoe_edge.machine import kernel_files
 
 ROOT = Path("/")
 

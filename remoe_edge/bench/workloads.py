@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from remoe_edge.errors import InputError
-from remoe_edge.prompts import read_prompts
+from remoe_edge.files.prompts import read_prompts
 
 FOLDER = Path(__file__).resolve().parent / "prompts"
 NAMES = ("gsm8k", "humaneval", "chat", "docs", "long-prompt")

@@ -171,8 +171,8 @@ def run(
     choose the same ones, or the run fails and says where.
     """
     from remoe_edge.bench.arms import without_folders
-    from remoe_edge.convert.atomic import check_output
-    from remoe_edge.models import shipped_model
+    from remoe_edge.files.atomic import check_output
+    from remoe_edge.files.models import shipped_model
 
     path = model or shipped_model()
     if not path.is_file():
@@ -291,8 +291,8 @@ def _arms(path: Path, options: dict[str, Any]) -> list[Arm]:
     import os
 
     from remoe_edge.bench.arms import arms
-    from remoe_edge.budget import check
-    from remoe_edge.models import shipped_routers
+    from remoe_edge.engine.budget import check
+    from remoe_edge.files.models import shipped_routers
 
     routers: dict[str, str | None] = {}
     for name in _list(options["routers"]):

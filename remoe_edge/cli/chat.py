@@ -18,7 +18,7 @@ from remoe_edge.cli.terminal import as_text, say, tolerate_any_text, write
 from remoe_edge.errors import RemoeError
 
 if TYPE_CHECKING:
-    from remoe_edge.engine import Engine
+    from remoe_edge.engine.engine import Engine
 
 HELP = """\
 /reset   forget the conversation; the experts stay resident

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from remoe_edge.errors import InputError
 
 if TYPE_CHECKING:
-    from remoe_edge.engine import Engine
+    from remoe_edge.engine.engine import Engine
 
 
 @dataclass(frozen=True)

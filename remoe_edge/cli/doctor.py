@@ -21,7 +21,7 @@ def command(ctx: click.Context, /, path: Path | None, as_json: bool) -> None:
     Without PATH: the model that comes along, or else the working folder. Each line says ok, off
     (it runs without, and why) or info. Ends with status 1 only if the engine cannot run.
     """
-    from remoe_edge.doctor import can_run, examine
+    from remoe_edge.inspect.doctor import can_run, examine
 
     tolerate_any_text()
     checks = examine(path or _default_path())
@@ -40,7 +40,7 @@ def command(ctx: click.Context, /, path: Path | None, as_json: bool) -> None:
 
 def _default_path() -> Path:
     from remoe_edge.errors import InputError
-    from remoe_edge.models import shipped_model
+    from remoe_edge.files.models import shipped_model
 
     try:
         return shipped_model()

@@ -11,7 +11,7 @@ import click
 from remoe_edge.cli.terminal import loading_bar, say
 
 if TYPE_CHECKING:
-    from remoe_edge.engine import Engine
+    from remoe_edge.engine.engine import Engine
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -96,11 +96,11 @@ def open_engine(
     **settings: Any,
 ) -> Engine:
     """Load the model that the options name, with a bar on stderr; say the engine's notes once."""
-    from remoe_edge.models import shipped_model, shipped_routers
+    from remoe_edge.files.models import shipped_model, shipped_routers
 
     path = model or shipped_model()
     overlay = shipped_routers(path) if routers == "default" else routers
-    from remoe_edge.engine import Engine
+    from remoe_edge.engine.engine import Engine
 
     with loading_bar(path.name, shown=not verbose) as progress:
         engine = Engine(

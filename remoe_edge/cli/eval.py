@@ -10,7 +10,7 @@ import click
 
 from remoe_edge.cli.tune import load_decoder, require_torch
 from remoe_edge.errors import InputError
-from remoe_edge.models import shipped_routers
+from remoe_edge.files.models import shipped_routers
 
 if TYPE_CHECKING:
     from torch import Tensor

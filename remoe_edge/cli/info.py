@@ -19,8 +19,8 @@ def command(model: Path | None, as_json: bool) -> None:
 
     Nothing is loaded. Shards are found from the first; a router overlay is described too.
     """
-    from remoe_edge.info import describe
-    from remoe_edge.models import shipped_model
+    from remoe_edge.files.models import shipped_model
+    from remoe_edge.inspect.info import describe
 
     tolerate_any_text()
     about = describe(model or shipped_model())

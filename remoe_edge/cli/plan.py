@@ -57,7 +57,7 @@ def command(
     routing without any reuse.
     """
     from remoe_edge.errors import InputError
-    from remoe_edge.memory import available
+    from remoe_edge.machine.memory import available
     from remoe_edge.plan.planner import Targets
     from remoe_edge.plan.report import as_json as report
     from remoe_edge.plan.run import run_plan

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from remoe_edge.storage import StorageProbe
+    from remoe_edge.machine.storage import StorageProbe
 
 
 @click.command(name="probe")
@@ -34,7 +34,7 @@ def command(path: str, seconds: float, backend: str, buffered: bool, as_json: bo
 
     Any regular file of 64 KiB or more will do; a large one on the same storage measures best.
     """
-    from remoe_edge import storage
+    from remoe_edge.machine import storage
 
     result = storage.probe(path, seconds, backend=backend, direct=not buffered)
     for note in result.notes:

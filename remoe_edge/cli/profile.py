@@ -30,7 +30,7 @@ def command(
     # comes in, and left alone where somebody chose otherwise.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from remoe_edge.profile import fit_profile, save_profile
-    from remoe_edge.trace import read_trace
+    from remoe_edge.routing.trace import read_trace
 
     def progress(text: str) -> None:
         if sys.stderr.isatty():

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from remoe_edge.simulate import Outcome
+    from remoe_edge.routing.simulate import Outcome
 
 
 @click.command(name="simulate")
@@ -41,10 +41,10 @@ def command(
     Misses are counted with all experts of a step's layer pinned together, from an empty cache.
     `gap` is the share of the misses between LRU and the optimum that a policy saves.
     """
-    from remoe_edge import simulate as simulation
     from remoe_edge.errors import InputError
     from remoe_edge.profile import read_profile
-    from remoe_edge.trace import read_trace
+    from remoe_edge.routing import simulate as simulation
+    from remoe_edge.routing.trace import read_trace
 
     trace = read_trace(trace_path)
     if steps is not None:

@@ -13,7 +13,7 @@ import click
 from remoe_edge.cli.terminal import say
 
 if TYPE_CHECKING:
-    from remoe_edge.watch import Watcher
+    from remoe_edge.engine.observers import Watcher
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -52,7 +52,7 @@ def watching(
         yield settings
         return
     from remoe_edge.errors import InputError
-    from remoe_edge.models import shipped_model
+    from remoe_edge.files.models import shipped_model
     from remoe_edge.telemetry import Sampler
     from remoe_edge.telemetry.metrics import Metrics, MetricsServer
     from remoe_edge.telemetry.recording import Recording

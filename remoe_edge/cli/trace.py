@@ -55,9 +55,9 @@ def command(
 
     Answers are greedy and not shown. Ctrl-C ends the recording early and keeps what there is.
     """
-    from remoe_edge.convert.atomic import check_output
-    from remoe_edge.prompts import read_prompts
-    from remoe_edge.recording import Recorded, record
+    from remoe_edge.files.atomic import check_output
+    from remoe_edge.files.prompts import read_prompts
+    from remoe_edge.routing.recording import Recorded, record
 
     check_output(output, [prompts_path, *filter(None, [engine_settings["model"]])])
     texts = read_prompts(prompts_path)

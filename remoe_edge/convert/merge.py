@@ -6,7 +6,9 @@ import os
 import re
 from pathlib import Path
 
-from remoe_edge.convert.atomic import (
+from remoe_edge.convert.overlay import load_overlay
+from remoe_edge.errors import InputError
+from remoe_edge.files.atomic import (
     Progress,
     check_output,
     check_space,
@@ -14,8 +16,6 @@ from remoe_edge.convert.atomic import (
     overwrite,
     replacing,
 )
-from remoe_edge.convert.overlay import load_overlay
-from remoe_edge.errors import InputError
 from remoe_edge.native import _core
 
 _SHARD_SUFFIX = re.compile(r"-\d{5}-of-\d{5}\.gguf$")

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from remoe_edge import memory
-from remoe_edge.budget import PLAN
+from remoe_edge.engine.budget import PLAN
+from remoe_edge.machine import memory
 from remoe_edge.plan.kept_misses import recall
 from remoe_edge.plan.measure import measure_machine, records_folder
 from remoe_edge.plan.misses import MissModel, Published

@@ -20,7 +20,7 @@ from remoe_edge.errors import InputError
 from remoe_edge.plan.sizes import ModelSizes
 
 if TYPE_CHECKING:
-    from remoe_edge.engine import Engine
+    from remoe_edge.engine.engine import Engine
 
 SECONDS = 6.0
 _BATCHES = (4, 20)  # prompt lengths between which prefill is taken to be linear
@@ -84,7 +84,7 @@ def measure_compute(
     `memory_bytes` bounds the process, down to the engine's floor; `settings` are the engine's. Raises
     what opening it raises.
     """
-    from remoe_edge.engine import Engine
+    from remoe_edge.engine.engine import Engine
 
     # What two tokens use: the one measured, and the one before it.
     room = memory_bytes - sizes.dense_bytes - sizes.kv_bytes

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from remoe_edge.convert.atomic import replacing
 from remoe_edge.errors import InputError, RemoeError
+from remoe_edge.files.atomic import replacing
 from remoe_edge.plan.misses import Chances, Replayed
 from remoe_edge.plan.sizes import ModelSizes
 

@@ -11,7 +11,7 @@ from remoe_edge.plan.allocate import whole_slots
 from remoe_edge.plan.fit import Fit, fit_latency
 from remoe_edge.plan.latency import Machine
 from remoe_edge.plan.misses import Chances, chances_of, first_counted, mean_misses, replay
-from remoe_edge.trace import Trace
+from remoe_edge.routing.trace import Trace
 
 _SIZES = 8  # cache sizes that a layer's curve is fitted to
 

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from remoe_edge.convert.atomic import replacing
 from remoe_edge.errors import RemoeError
+from remoe_edge.files.atomic import replacing
 from remoe_edge.native import _core
 from remoe_edge.plan import compute as computing
 from remoe_edge.plan import reads as reading
@@ -88,7 +88,7 @@ def record_path(path: str | os.PathLike[str], n_ctx: int, settings: dict[str, An
 
 
 def _defaults() -> dict[str, Any]:
-    from remoe_edge.engine import Engine
+    from remoe_edge.engine.engine import Engine
 
     known = inspect.signature(Engine).parameters
     names = (

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from remoe_edge.errors import InputError
 from remoe_edge.native import _core
-from remoe_edge.trace import Trace
+from remoe_edge.routing.trace import Trace
 
 Chances = npt.NDArray[np.float64]  # [layers, top_k + 1], rows sum to 1
 

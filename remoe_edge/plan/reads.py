@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from remoe_edge.errors import InputError
+from remoe_edge.machine.storage import ProbePoint, probe
 from remoe_edge.plan.sizes import ModelSizes
-from remoe_edge.storage import ProbePoint, probe
 
 PROBE_DEPTHS = (1, 2, 4, 8, 16, 32)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from remoe_edge.errors import InputError, RemoeError
-from remoe_edge.memory import available
+from remoe_edge.machine.memory import available
 from remoe_edge.native import _core
 from remoe_edge.plan.choose import without_trace
 from remoe_edge.plan.kept_misses import keep
@@ -18,19 +18,19 @@ from remoe_edge.plan.misses import ENOUGH_TOKENS, MissModel, Replayed, prepare
 from remoe_edge.plan.planner import Plan, Targets, make_plan
 from remoe_edge.plan.sizes import measure_sizes
 from remoe_edge.profile import read_profile
-from remoe_edge.trace import read_trace
+from remoe_edge.routing.trace import read_trace
 
 
 def default_policy() -> str:
     """Say which policy an engine runs unless told otherwise."""
-    from remoe_edge.engine import Engine
+    from remoe_edge.engine.engine import Engine
 
     return str(inspect.signature(Engine).parameters["policy"].default)
 
 
 def default_context(path: Path) -> int:
     """Say which context an engine takes unless told otherwise."""
-    from remoe_edge.engine import DEFAULT_CONTEXT
+    from remoe_edge.engine.engine import DEFAULT_CONTEXT
 
     file = _core.ModelFile.open(str(path))
     trained = file.unsigned(f"{file.architecture}.context_length") or DEFAULT_CONTEXT

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from remoe_edge.engine.kv_cache import kv_bytes
 from remoe_edge.errors import UnsupportedError
-from remoe_edge.kv_cache import kv_bytes
 from remoe_edge.native import _core
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def measure_sizes(path: str | os.PathLike[str], n_ctx: int) -> ModelSizes:
 
     Raises UnsupportedError for a dense model, ModelError for a damaged one.
     """
-    from remoe_edge.convert.fingerprint import fingerprint
+    from remoe_edge.files.fingerprint import fingerprint
 
     file = _core.ModelFile.open(os.fspath(path))
     if not file.expert_layers:

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from gguf import GGMLQuantizationType, quants
 
-from remoe_edge.convert.tensor_values import read_range
 from remoe_edge.errors import InputError, ModelError, UnsupportedError
+from remoe_edge.files.tensor_values import read_range
 from remoe_edge.native import _core
 
 Floats = npt.NDArray[np.float32]

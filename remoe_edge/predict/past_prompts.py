@@ -47,7 +47,7 @@ class PastPrompts:
     ) -> None:
         """Open the file if it is there. `routers`: a tuned overlay, under which prompts of their own
         are kept."""
-        from remoe_edge.convert.fingerprint import fingerprint
+        from remoe_edge.files.fingerprint import fingerprint
 
         if path.is_dir() or not path.absolute().parent.is_dir():
             raise InputError(f"{path} cannot hold past prompts: give the path of a file")

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from remoe_edge.convert.atomic import replacing
 from remoe_edge.errors import InputError
+from remoe_edge.files.atomic import replacing
 from remoe_edge.predict.embeddings import Floats
-from remoe_edge.trace import Trace
+from remoe_edge.routing.trace import Trace
 
 _VERSION = 2
 MOST_PROMPTS = 1024  # 16 MiB at 48 layers of 128 experts and a width of 2048

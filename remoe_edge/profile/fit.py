@@ -19,7 +19,7 @@ from remoe_edge.profile.pack import NO_LINKS, pack
 from remoe_edge.profile.replays import Trials
 from remoe_edge.profile.samples import columns, labels, merged, pick, scores
 from remoe_edge.profile.weights import choose, fit_weights
-from remoe_edge.trace import Trace
+from remoe_edge.routing.trace import Trace
 
 SHARES = (0.10, 0.25, 0.50)  # cache sizes that weights are chosen for
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 
 from remoe_edge.errors import InputError
-from remoe_edge.trace import Trace
+from remoe_edge.routing.trace import Trace
 
 MIN_TOKENS = 200
 SESSION_STEPS = 1500  # an engine starts cold, so what is fitted to does too, every so many steps

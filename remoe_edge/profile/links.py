@@ -9,7 +9,7 @@ import numpy as np
 from remoe_edge.profile.logistic import Floats, by_adam
 from remoe_edge.profile.pack import Links
 from remoe_edge.profile.samples import soon, used
-from remoe_edge.trace import Trace
+from remoe_edge.routing.trace import Trace
 
 HORIZON = 4
 CONTEXTS = 5  # chosen now, lately (two averages), by the two layers before

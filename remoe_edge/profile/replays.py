@@ -10,7 +10,7 @@ import numpy as np
 from remoe_edge import _core
 from remoe_edge.profile.folds import SESSION_STEPS
 from remoe_edge.profile.pack import Links, Weights
-from remoe_edge.trace import Trace
+from remoe_edge.routing.trace import Trace
 
 WINDOW_STEPS = 700  # a cache is long warm by then
 WINDOWS = 2

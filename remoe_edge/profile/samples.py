@@ -11,7 +11,7 @@ from remoe_edge import _core
 from remoe_edge.profile.folds import sessions
 from remoe_edge.profile.logistic import Floats
 from remoe_edge.profile.pack import pack
-from remoe_edge.trace import Trace
+from remoe_edge.routing.trace import Trace
 
 HORIZONS = (1, 2, 4, 8, 16, 32)  # steps within which a use counts as soon
 SAMPLES_PER_FOLD = 1500

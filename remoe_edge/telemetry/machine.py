@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from remoe_edge import kernel_files
+from remoe_edge.machine import kernel_files
 
 
 def describe(root: Path = Path("/")) -> dict[str, Any]:

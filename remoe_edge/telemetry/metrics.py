@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import remoe_edge
+from remoe_edge.engine.observers import Step
+from remoe_edge.engine.stats import Answer
 from remoe_edge.errors import InputError
-from remoe_edge.stats import Answer
 from remoe_edge.telemetry.exposition import CONTENT_TYPE, Family, Histogram
 from remoe_edge.telemetry.sample import Sample
 from remoe_edge.telemetry.sampler import Sampler
-from remoe_edge.watch import Step
 
 _TPOT_BOUNDS_S = (0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1, 2, 5, 10)
 _TTFT_BOUNDS_S = (0.1, 0.25, 0.5, 1, 2, 3, 5, 10, 20, 30, 60, 120)

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import remoe_edge
+from remoe_edge.engine.observers import Step
+from remoe_edge.engine.stats import Answer
 from remoe_edge.errors import InputError
-from remoe_edge.stats import Answer
 from remoe_edge.telemetry import machine
 from remoe_edge.telemetry.sample import Sample
 from remoe_edge.telemetry.sampler import Sampler
-from remoe_edge.watch import Step
 
 FORMAT, VERSION = "remoe-edge-telemetry", 1
 IDLE_S = 3.0

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import remoe_edge
-from remoe_edge.stats import Answer
-from remoe_edge.watch import Step
+from remoe_edge.engine.observers import Step
+from remoe_edge.engine.stats import Answer
 
 _BLOCK_BYTES = 4096
 _INTERVAL_S = 0.1

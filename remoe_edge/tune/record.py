@@ -49,7 +49,7 @@ def base_fingerprint(model: str | Path) -> str:
     if Path(model).is_dir():
         return ""
     try:
-        from remoe_edge.convert.fingerprint import fingerprint
+        from remoe_edge.files.fingerprint import fingerprint
         from remoe_edge.native import _core
     except ImportError:
         # Tuning needs no extension (a CUDA machine may lack it); `convert` still checks shapes.
@@ -121,7 +121,7 @@ def load_overlay_routers(path: Path, model: Path, shape: Shape) -> list[Tensor]:
     """Read the routers of an overlay for a GGUF; refuse one of another base, or with biases."""
     from remoe_edge.convert.names import routers_of
     from remoe_edge.convert.overlay import load_overlay
-    from remoe_edge.convert.tensor_values import to_float32
+    from remoe_edge.files.tensor_values import to_float32
     from remoe_edge.native import _core
 
     if model.is_dir():

@@ -1,0 +1,66 @@
+"""Keep the module names of version 0.1 importable for one version.
+
+`import remoe_edge.trace` gives `remoe_edge.routing.trace` itself, not a copy, with a DeprecationWarning.
+This file goes with version 0.3.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.abc
+import importlib.machinery
+import sys
+import warnings
+from collections.abc import Sequence
+from types import ModuleType
+
+NEW_NAMES = {
+    "budget": "engine.budget",
+    "stats": "engine.stats",
+    "watch": "engine.observers",
+    "interrupt": "engine.interrupt",
+    "llama": "engine.llama",
+    "llama_log": "engine.llama_log",
+    "kv_cache": "engine.kv_cache",
+    "chat_template": "engine.chat_template",
+    "memory": "machine.memory",
+    "kernel_files": "machine.kernel_files",
+    "amx": "machine.amx",
+    "storage": "machine.storage",
+    "trace": "routing.trace",
+    "recording": "routing.recording",
+    "simulate": "routing.simulate",
+    "warm_start": "profile.warm_start",
+    "models": "files.models",
+    "prompts": "files.prompts",
+    "info": "inspect.info",
+    "doctor": "inspect.doctor",
+    "convert.fingerprint": "files.fingerprint",
+    "convert.atomic": "files.atomic",
+    "convert.safetensors_file": "files.safetensors_file",
+    "convert.tensor_values": "files.tensor_values",
+}
+
+
+class _Moved(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Answer an import of an old name with the module that has its contents now."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        """Claim the old names, and no others."""
+        package, _, name = fullname.partition(".")
+        if package != "remoe_edge" or name not in NEW_NAMES:
+            return None
+        return importlib.machinery.ModuleSpec(fullname, self)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Put the new module in the place of the empty one that the import system made."""
+        new = "remoe_edge." + NEW_NAMES[module.__name__.partition(".")[2]]
+        warnings.warn(f"{module.__name__} is now {new}", DeprecationWarning, stacklevel=2)
+        sys.modules[module.__name__] = importlib.import_module(new)
+
+
+def install() -> None:
+    """Make the old names importable; called once, by the package."""
+    sys.meta_path.append(_Moved())

@@ -1,0 +1,92 @@
+"""From what a user asks for (`--cache`) to slots: how many experts may be resident at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from remoe_edge.errors import BudgetError, InputError
+from remoe_edge.machine import memory
+from remoe_edge.units import mib, parse_bytes, parse_ms
+
+if TYPE_CHECKING:
+    from remoe_edge._core import StreamedModel
+
+PLAN = "plan:"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Hold the outcome: slots, the bytes that they take, and a line that says how it was found."""
+
+    n_slots: int
+    n_bytes: int
+    why: str
+
+
+def check(spec: str) -> None:
+    """Refuse a `--cache` value that makes no sense, before anything is loaded. Raises InputError."""
+    text = spec.strip().lower()
+    if text == "auto":
+        return
+    if text.endswith("%"):
+        _fraction(text)
+        return
+    if is_plan(text):
+        parse_ms(text.removeprefix(PLAN))
+        return
+    parse_bytes(text)
+
+
+def is_plan(spec: str) -> bool:
+    """Say whether a budget is to be found for a time per token: `plan:250ms`."""
+    return spec.strip().lower().startswith(PLAN)
+
+
+def _fraction(text: str) -> float:
+    try:
+        fraction = float(text[:-1]) / 100
+    except ValueError:
+        raise InputError(f"'{text}' is not a share; write for example 30%") from None
+    if not 0 < fraction <= 1:
+        raise InputError(f"--cache {text} is not between 0% and 100%")
+    return fraction
+
+
+def floor_bytes(model: StreamedModel) -> int:
+    """Compute the bytes that one token's experts of one layer take."""
+    return int(model.budget_for(max(1, model.n_experts_used)))
+
+
+def resolve(spec: str, model: StreamedModel, untouched_bytes: int) -> Budget:
+    """Decide the slots for a loaded model.
+
+    `untouched_bytes`: buffers that llama.cpp has reserved but not yet written to, which `auto` leaves
+    room for. Raises BudgetError below the floor, InputError for a malformed spec.
+    """
+    text = spec.strip().lower()
+    total = model.total_experts
+    floor = max(1, model.n_experts_used)
+    if text.endswith("%"):
+        n_slots = min(total, max(1, round(_fraction(text) * total)))
+        why = f"{text} of {total} experts"
+    elif text == "auto":
+        room = memory.available()
+        n_bytes = room.available_bytes - untouched_bytes - room.reserve_bytes
+        n_slots = model.slots_for(max(0, n_bytes))
+        why = (
+            f"auto: {mib(room.available_bytes)} by {room.limited_by}, less {mib(untouched_bytes)} for "
+            f"compute buffers and {mib(room.reserve_bytes)} kept free"
+        )
+    else:
+        n_bytes = parse_bytes(text)
+        n_slots = model.slots_for(min(n_bytes, 1 << 62))
+        why = f"{mib(n_bytes)} asked for"
+    if n_slots < floor:
+        need = floor_bytes(model)
+        kib = -(-need // 1024)
+        raise BudgetError(
+            f"the expert cache is below the floor ({why}): one token uses {floor} experts of a layer at "
+            f"once, which take {mib(need)}; use --cache {kib}KiB or more"
+        )
+    return Budget(n_slots, int(model.budget_for(n_slots)), why)

@@ -1,0 +1,1 @@
+"""Files that more than one feature reads or writes."""

@@ -1,0 +1,79 @@
+"""Keep a model's profile between runs: what was fitted to it, and which of its experts are hot."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from remoe_edge.errors import InputError, ModelError
+from remoe_edge.native import _core
+from remoe_edge.profile import read_profile, save_profile
+
+HALF_LIFE = 1000  # steps after which what was hot before counts half
+
+
+class KeptProfile:
+    """Hold a profile file while an engine runs.
+
+    Reads `path` if it is there. Raises ModelError where it is damaged, InputError where it cannot be
+    read or is of another model, naming both.
+    """
+
+    def __init__(self, path: Path, model: Path) -> None:
+        from remoe_edge.files.fingerprint import fingerprint
+
+        self.path = path
+        self.data: bytes | None = None
+        self._parts: dict[str, Any] = {}
+        self._fingerprint = fingerprint(_core.ModelFile.open(str(model)))
+        self._model = model.name
+        if path.is_dir() or not path.absolute().parent.is_dir():
+            raise InputError(f"{path} cannot be a profile: give the path of a file")
+        if path.exists():
+            self.data = read_profile(path)
+            self._parts = _core.parse_profile(self.data, str(path))
+            self._check()
+
+    def _check(self) -> None:
+        own = self._parts["fingerprint"]
+        # Weights alone serve any model.
+        if not own or own == self._fingerprint or not self._parts["n_layers"]:
+            return
+        name = _meta(self._parts).get("model") or "another model"
+        raise ModelError(
+            f"{self.path} is a profile of {name}, not of {self._model}: give each model its own"
+        )
+
+    def hot(self) -> npt.NDArray[np.int64]:
+        """List the experts that were used in past runs, the most used first."""
+        uses = self._parts.get("uses", np.zeros(0, np.float32))
+        order = np.argsort(-uses, kind="stable")
+        return order[: int(np.count_nonzero(uses))].astype(np.int64)
+
+    def save(self, uses: npt.NDArray[Any], n_steps: float, n_layers: int, n_experts: int) -> None:
+        """Add a run's uses, [n_layers * n_experts], and write the file anew, whole or not at all."""
+        parts = self._parts
+        before = parts.get("uses", np.zeros(0, np.float32))
+        total = uses.astype(np.float32)
+        if len(before):
+            total = total + before * np.float32(0.5 ** (n_steps / HALF_LIFE))
+        nothing = np.zeros(0, np.float32)
+        data = _core.make_profile(
+            n_layers, n_experts, self._fingerprint,
+            json.dumps({**_meta(parts), "model": self._model}),
+            parts.get("shares", nothing), parts.get("weights", nothing),
+            parts.get("scales", nothing), parts.get("links", np.zeros(0, np.int8)), total,
+        )  # fmt: skip
+        save_profile(data, self.path)
+
+
+def _meta(parts: dict[str, Any]) -> dict[str, Any]:
+    try:
+        meta = json.loads(parts.get("meta", "{}"))
+    except ValueError:
+        return {}
+    return meta if isinstance(meta, dict) else {}
