@@ -4,7 +4,9 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <system_error>
 
+#include "base/format.h"
 #include "base/rounding.h"
 #include "storage/reader.h"
 
@@ -21,8 +23,18 @@ constexpr uint64_t kStepBytes = 8u << 20;
 
 }  // namespace
 
-Populator::Populator(uint8_t* data, uint64_t n_bytes, uint64_t ahead_bytes)
-    : data_(data), n_bytes_(n_bytes), ahead_bytes_(ahead_bytes), thread_([this] { Run(); }) {}
+Result<std::unique_ptr<Populator>> Populator::Make(uint8_t* data, uint64_t n_bytes,
+                                                   uint64_t ahead_bytes) {
+  std::unique_ptr<Populator> populator(new Populator(data, n_bytes, ahead_bytes));
+  try {
+    populator->thread_ = std::thread([raw = populator.get()] { raw->Run(); });
+  } catch (const std::system_error& error) {
+    return Status(Code::kOutOfMemory,
+                  Format("cannot start the thread that prepares the expert cache's memory: %s",
+                         error.what()));
+  }
+  return populator;
+}
 
 Populator::~Populator() {
   {
@@ -30,7 +42,7 @@ Populator::~Populator() {
     stop_ = true;
   }
   changed_.notify_one();
-  thread_.join();
+  if (thread_.joinable()) thread_.join();
 }
 
 void Populator::Used(uint64_t end) {

@@ -13,8 +13,11 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <memory>
 #include <mutex>
 #include <thread>
+
+#include "base/status.h"
 
 namespace remoe {
 
@@ -22,8 +25,10 @@ class Populator {
  public:
   static constexpr uint64_t kAheadBytes = 128u << 20;
 
-  // REQUIRES: data is page-aligned, and mapped longer than this lives.
-  Populator(uint8_t* data, uint64_t n_bytes, uint64_t ahead_bytes = kAheadBytes);
+  // Fails with kOutOfMemory where no thread can be had. REQUIRES: data is page-aligned, and mapped
+  // longer than this lives.
+  static Result<std::unique_ptr<Populator>> Make(uint8_t* data, uint64_t n_bytes,
+                                                 uint64_t ahead_bytes = kAheadBytes);
   ~Populator();
   Populator(const Populator&) = delete;
   Populator& operator=(const Populator&) = delete;
@@ -32,6 +37,8 @@ class Populator {
   void Used(uint64_t end);
 
  private:
+  Populator(uint8_t* data, uint64_t n_bytes, uint64_t ahead_bytes)
+      : data_(data), n_bytes_(n_bytes), ahead_bytes_(ahead_bytes) {}
   void Run();
   uint64_t Target() const;
 
