@@ -37,15 +37,24 @@ void Arrivals::PostWeights(Ticket ticket, const std::vector<uint16_t>& experts) 
   changed_.notify_one();
 }
 
+void Arrivals::TakeFinalLocked(std::vector<Arrival>* arrived) {
+  arrived->insert(arrived->end(), std::make_move_iterator(final_.begin()),
+                  std::make_move_iterator(final_.end()));
+  final_.clear();
+}
+
+void Arrivals::TakeNow(std::vector<Arrival>* arrived) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  TakeFinalLocked(arrived);
+}
+
 bool Arrivals::Wait(bool all_but_down, std::vector<Arrival>* arrived) {
   std::unique_lock<std::mutex> lock(mutex_);
   partial_awaited_ = all_but_down;
   const bool waits = !ReadyLocked();
   if (waits) changed_.wait(lock, [this] { return ReadyLocked(); });
   if (!final_.empty()) {
-    arrived->insert(arrived->end(), std::make_move_iterator(final_.begin()),
-                    std::make_move_iterator(final_.end()));
-    final_.clear();
+    TakeFinalLocked(arrived);
     return waits;
   }
   for (const uint16_t expert : partial_) {

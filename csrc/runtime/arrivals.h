@@ -49,8 +49,11 @@ class Arrivals {
   // `all_but_down`, items of that kind end the wait too, when there are no others; without, they
   // are left. RETURNS: whether it had to wait.
   bool Wait(bool all_but_down, std::vector<Arrival>* arrived);
+  // Appends the final items that are there.
+  void TakeNow(std::vector<Arrival>* arrived);
 
  private:
+  void TakeFinalLocked(std::vector<Arrival>* arrived);
   bool ReadyLocked() const { return !final_.empty() || (partial_awaited_ && !partial_.empty()); }
 
   Ticket ticket_ = 0;  // written under the mutex, by the consumer alone

@@ -59,8 +59,8 @@ struct Fixture {
     options.staging_buffers = 3;
     const SlotLayout layout(layers,
                             std::vector<std::vector<bool>>(kLayers, std::vector<bool>(3, false)));
-    Result<std::unique_ptr<ExpertStore>> made = ExpertStore::Make(
-        model.get(), &layers, layout, storage.get(), Transform(), options);
+    Result<std::unique_ptr<ExpertStore>> made =
+        ExpertStore::Make(model.get(), &layers, layout, storage.get(), Transform(), options);
     CHECK_OK(made.status());
     store = std::move(made.value());
   }
@@ -155,7 +155,7 @@ struct Fixture {
   std::vector<ExpertLayer> layers;
   std::unique_ptr<Reader> storage;
   std::unique_ptr<ExpertStore> store;
-  bool missing = false;       // the backend, on this machine
+  bool missing = false;  // the backend, on this machine
   int64_t step = 0;
   std::set<uint16_t> at_once;  // of the last event, what the first wait gave
 };
@@ -440,7 +440,8 @@ void Stress(bool staged, const std::string& backend, const std::string& policy, 
       if (random() % 2 == 0 && std::find(guess.begin(), guess.end(), experts[g]) == guess.end())
         guess[g] = experts[g];
     }
-    fixture.Plan((i + 1) % kLayers, guess, stream ? PrefetchPriority::kPrompt : PrefetchPriority::kToken);
+    fixture.Plan((i + 1) % kLayers, guess,
+                 stream ? PrefetchPriority::kPrompt : PrefetchPriority::kToken);
     if (random() % 3 == 0) std::this_thread::sleep_for(std::chrono::microseconds(300));
     if (random() % 50 == 0) fixture.store->CancelPrefetch();
   }

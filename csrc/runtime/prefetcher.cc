@@ -13,8 +13,8 @@ using State = SlotLoad::State;
 constexpr int kRoomWhereAllFit = 4;
 
 bool Asks(const Event& event, const SlotLoad& load) {
-  return load.layer == event.layer && std::find(event.experts, event.experts + event.n,
-                                                load.expert) != event.experts + event.n;
+  return load.layer == event.layer &&
+         std::find(event.experts, event.experts + event.n, load.expert) != event.experts + event.n;
 }
 
 }  // namespace

@@ -66,7 +66,7 @@ class Prefetcher {
   std::vector<bool> planned_;                 // by expert id: is it in plan_?
   int first_planned_ = 0, last_planned_ = 0;  // layers
   size_t next_planned_ = 0;                   // those before it have a slot or are resident
-  std::vector<SlotId> slots_;                 // prefetched or given up, in the order they were taken
+  std::vector<SlotId> slots_;  // prefetched or given up, in the order they were taken
 };
 
 }  // namespace remoe
