@@ -116,10 +116,12 @@ TEST(AFailedReadEndsItsStepAndNoOther) {
     Backend backend;
     for (const int n_tokens : {1, 12}) {
       for (int matrix = 0; matrix < 3; matrix++) {
+        // Not its first and last page, which other matrices share.
+        const ExpertMatrix& broken = moe.model->layers()[1].matrices[matrix];
         FaultPlan faults;
         faults.range_file = 0;
-        faults.range_offset = moe.model->layers()[1].matrices[matrix].offset;
-        faults.range_bytes = moe.model->layers()[1].matrices[matrix].expert_bytes * 8;
+        faults.range_offset = broken.offset + kPage;
+        faults.range_bytes = broken.expert_bytes * 8 - 2 * kPage;
         moe.model->reader()->SetFaults(faults);
         CHECK_EQ(RunStep(&moe, &backend.executor, n_tokens), GGML_STATUS_FAILED);
         CHECK(moe.model->failure().Take().message().find("layer 1, expert") != std::string::npos);
