@@ -61,12 +61,12 @@ class PairRunner {
   struct Step {
     ggml_tensor* node = nullptr;
     bool result = false;  // no other step takes it: the graph wants it
-    int operand[2] = {-1,
-                      -1};  // step that makes src[0], src[1] (products: src[1] alone); -1: external
-    int external = -1;      // index of it
-    bool by_rows = false;   // a product for RowProducts
-    bool second = false;    // of the second stage
-    bool kept = false;      // of the first, and the second takes it
+    // Steps that make src[0] and src[1] (of products src[1] alone); -1: it comes from outside.
+    int operand[2] = {-1, -1};
+    int external = -1;     // index of it
+    bool by_rows = false;  // a product for RowProducts
+    bool second = false;   // of the second stage
+    bool kept = false;     // of the first, and the second takes it
   };
   enum class Stage { kBoth, kFirst, kSecond };
   static bool In(const Step& step, Stage stage) {

@@ -26,8 +26,8 @@ class Repack {
   void Tag(ggml_tensor* tensor) const;
 
  private:
-  ggml_backend_buffer_t buffer_ =
-      nullptr;  // an empty one of that type; lives as long as the process
+  // An empty one of that type; lives as long as the process.
+  ggml_backend_buffer_t buffer_ = nullptr;
   ggml_type type_ = GGML_TYPE_F32;
   int64_t ne0_ = 0, ne1_ = 0;
 };

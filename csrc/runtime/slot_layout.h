@@ -1,12 +1,16 @@
 // SlotLayout: where an expert's matrices lie inside a slot.
 //
-// All slots have one size, so that any slot can take any expert of any layer, and a layer's matrix
-// is at the same place in every slot, so that the slab can stand in for the expert tensor with the
-// slot size as its stride. A matrix is read in place (no copy between storage and slot) when its
-// experts all have the same residue modulo the page size, that is, when expert_bytes is a multiple
-// of kPage; the residue is then carried into the slot. Otherwise, and for matrices that are
-// rewritten on arrival
-// (`transformed`), it is staged elsewhere and takes just its bytes here.
+//     slot:   | gate, page-aligned + residue | up, ...         | down, ...       | padding |
+//     offset    at(layer, 0).offset            at(layer, 1)      at(layer, 2)      slot_bytes()
+//
+// All slots have one size, so that any slot takes any expert of any layer. A layer's matrix is at
+// the same offset in every slot, so that the slab can stand in for the expert tensor, with
+// slot_bytes() as its stride. A matrix takes its place in one of two ways:
+//
+//     in_place  its experts all have one residue modulo the page size, that is, expert_bytes is a
+//               multiple of kPage: storage writes straight into the slot, residue carried over
+//     staged    any other size, and whatever is rewritten on arrival (`transformed`): read into a
+//               staging buffer, then copied or rewritten into just its bytes of the slot
 //
 // Immutable; safe to share.
 #ifndef REMOE_RUNTIME_SLOT_LAYOUT_H_
