@@ -86,7 +86,14 @@ class ModelFile:
     def unsigned(self, key: str) -> int | None:
         """Return an integer or boolean key's value; None if absent, negative or of another kind."""
     def unsigned_array(self, key: str) -> list[int] | None: ...
-    def string(self, key: str) -> str | None: ...
+    def string(self, key: str) -> str | None:
+        """Return a string key's whole value; bytes that are no UTF-8 become U+FFFD."""
+    def strings(self, key: str) -> list[str] | None:
+        """Return an array of strings, such as `tokenizer.ggml.tokens`, decoded as `string` does."""
+    def number(self, key: str) -> float | None:
+        """Return any scalar that is a number: an integer, a float or a bool."""
+    def integers(self, key: str) -> list[int] | None:
+        """Return an array of integers, signed ones too, such as `tokenizer.ggml.token_type`."""
     @property
     def version(self) -> int: ...
     @property
