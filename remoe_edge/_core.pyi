@@ -147,6 +147,8 @@ class FaultPlan:
         interruptions: int = 0,
         delay_us: int = 0,
         truncate_bytes: int = -1,
+        enter_error: int = 0,
+        enter_failures: int = 0,
         refuse_direct: bool = False,
         refuse_uring: bool = False,
     ) -> None:
@@ -155,7 +157,8 @@ class FaultPlan:
         The operation numbered `fail_operation`, and the first `range_times` (-1: all) that touch
         the range, fail with `error_number`; each delivers at most `short_bytes` (0: all), after
         `interruptions` times EINTR and `delay_us` microseconds; files seem to end at
-        `truncate_bytes`. The `refuse_` flags act at open.
+        `truncate_bytes`. Entering io_uring fails with `enter_error`, `enter_failures` times (-1:
+        always). The `refuse_` flags act at open.
         """
 
 @final
