@@ -343,6 +343,22 @@ class Cache:
         probs: npt.ArrayLike | None = None,
         continued: bool = False,
     ) -> list[tuple[int, int, bool]]: ...
+    def run(
+        self,
+        layer: int,
+        experts: list[int],
+        step: int = 0,
+        decode: bool = True,
+        n_tokens: int = 1,
+        ids: npt.ArrayLike | None = None,
+        probs: npt.ArrayLike | None = None,
+        continued: bool = False,
+    ) -> int:
+        """Begin and end an event, in waves where it has more experts than there are slots.
+
+        Returns how many of its experts were missing.
+        """
+
     def failed(self, expert: int) -> None: ...
     def end(self) -> None: ...
     def clear(self) -> None: ...
@@ -379,6 +395,12 @@ class TraceWriter:
 def policy_names() -> list[str]: ...
 def live_policy_names() -> list[str]: ...
 def feature_names() -> list[str]: ...
+def reuse_columns() -> list[tuple[str, list[float], str]]:
+    """List the columns of reuse-biased: name, weight without a profile by cache size, meaning."""
+
+def reuse_shares() -> list[float]:
+    """List the cache sizes of those weights, as shares of all experts."""
+
 def simulate(
     columns: dict[str, Any],
     n_layers: int,
@@ -388,6 +410,16 @@ def simulate(
     first_counted: int = 0,
     profile: bytes | None = None,
 ) -> dict[str, int]: ...
+def replay_misses(
+    columns: dict[str, Any],
+    n_layers: int,
+    n_experts: int,
+    n_slots: int,
+    policy: str,
+    profile: bytes | None = None,
+) -> npt.NDArray[np.int32]:
+    """Give the misses of every event, [n_events], of a cache that starts empty."""
+
 def policy_columns(
     columns: dict[str, Any],
     n_layers: int,

@@ -9,6 +9,7 @@
 #include <optional>
 
 #include "base/status.h"
+#include "cache/cache.h"
 #include "cache/profile.h"
 
 namespace remoe::bindings {
@@ -16,11 +17,17 @@ namespace remoe::bindings {
 void RegisterGguf(pybind11::module_& module);
 void RegisterStorage(pybind11::module_& module);
 void RegisterCache(pybind11::module_& module);
+void RegisterProfile(pybind11::module_& module);
+void RegisterReplay(pybind11::module_& module);
+void RegisterTrace(pybind11::module_& module);
 void RegisterEngine(pybind11::module_& module);
 
 // Throws the remoe_edge.errors exception that fits the code. Returns when the status is ok.
 // REQUIRES: the GIL is held.
 void ThrowIfError(const Status& status);
+
+// What a cache counted, by name.
+pybind11::dict CountsDict(const CacheCounts& counts);
 
 // The profile in these bytes, null without them; throws where they are damaged.
 std::shared_ptr<const Profile> ToProfile(const std::optional<pybind11::bytes>& bytes);
