@@ -77,8 +77,7 @@ class PastPrompts:
         if not len(self.store):
             return None
         if self._search is None or len(self.store) >= _GROWTH * self._searched:
-            # One leaf: so few are searched whole in no time, and a tree's nearest leaf lacks some.
-            self._search = SimilarPrompts(self.store, self._embeddings, beta=self.store.limit)
+            self._search = SimilarPrompts(self.store, self._embeddings)
             self._searched = len(self.store)
         return bonus(self._search.predict(tokens))
 
