@@ -22,8 +22,8 @@ from command_line import Outcome, run, start
 from remoe_edge.bench import box, process
 from remoe_edge.bench.box import Cgroup, Limits, NoBoxError, boxed
 from remoe_edge.bench.disk import disk_of
-from remoe_edge.convert import overlay as overlays
 from remoe_edge.convert.extract import extract
+from remoe_edge.files import overlay as overlays
 from remoe_edge.native import _core
 from remoe_edge.units import MIB
 
