@@ -1,4 +1,11 @@
-// One register function per concept; each lives in the file of that name.
+// The parts of the extension module: one register function per concept, in the file of that name.
+//
+// Only this layer sees pybind11. It turns a Status into a Python exception (ThrowIfError), and
+// releases the GIL around whatever reads or computes. Objects of the core are owned by the Python
+// objects that wrap them.
+//
+// Register functions run once, at import, in the importing thread. Each class says for itself which
+// threads may use it.
 #ifndef REMOE_BINDINGS_BINDINGS_H_
 #define REMOE_BINDINGS_BINDINGS_H_
 
