@@ -1,5 +1,5 @@
-# `make` is test + lint; each alone as well. Needs `pip install -e '.[dev]'`.
-.PHONY: check test lint format
+# `make` is test + lint; each alone as well. Needs `pip install -e '.[dev]'`, docs also '.[docs]'.
+.PHONY: check test lint format docs
 check: lint test
 
 test:
@@ -15,3 +15,6 @@ format:
 	ruff check --fix .
 	ruff format .
 	clang-format -i $(shell git ls-files '*.cc' '*.h')
+
+docs:
+	mkdocs build --strict

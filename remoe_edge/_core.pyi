@@ -86,7 +86,14 @@ class ModelFile:
     def unsigned(self, key: str) -> int | None:
         """Return an integer or boolean key's value; None if absent, negative or of another kind."""
     def unsigned_array(self, key: str) -> list[int] | None: ...
-    def string(self, key: str) -> str | None: ...
+    def string(self, key: str) -> str | None:
+        """Return a string key's whole value; bytes that are no UTF-8 become U+FFFD."""
+    def strings(self, key: str) -> list[str] | None:
+        """Return an array of strings, such as `tokenizer.ggml.tokens`, decoded as `string` does."""
+    def number(self, key: str) -> float | None:
+        """Return any scalar that is a number: an integer, a float or a bool."""
+    def integers(self, key: str) -> list[int] | None:
+        """Return an array of integers, signed ones too, such as `tokenizer.ggml.token_type`."""
     @property
     def version(self) -> int: ...
     @property
@@ -140,6 +147,8 @@ class FaultPlan:
         interruptions: int = 0,
         delay_us: int = 0,
         truncate_bytes: int = -1,
+        enter_error: int = 0,
+        enter_failures: int = 0,
         refuse_direct: bool = False,
         refuse_uring: bool = False,
     ) -> None:
@@ -148,7 +157,8 @@ class FaultPlan:
         The operation numbered `fail_operation`, and the first `range_times` (-1: all) that touch
         the range, fail with `error_number`; each delivers at most `short_bytes` (0: all), after
         `interruptions` times EINTR and `delay_us` microseconds; files seem to end at
-        `truncate_bytes`. The `refuse_` flags act at open.
+        `truncate_bytes`. Entering io_uring fails with `enter_error`, `enter_failures` times (-1:
+        always). The `refuse_` flags act at open.
         """
 
 @final
@@ -336,6 +346,22 @@ class Cache:
         probs: npt.ArrayLike | None = None,
         continued: bool = False,
     ) -> list[tuple[int, int, bool]]: ...
+    def run(
+        self,
+        layer: int,
+        experts: list[int],
+        step: int = 0,
+        decode: bool = True,
+        n_tokens: int = 1,
+        ids: npt.ArrayLike | None = None,
+        probs: npt.ArrayLike | None = None,
+        continued: bool = False,
+    ) -> int:
+        """Begin and end an event, in waves where it has more experts than there are slots.
+
+        Returns how many of its experts were missing.
+        """
+
     def failed(self, expert: int) -> None: ...
     def end(self) -> None: ...
     def clear(self) -> None: ...
@@ -372,6 +398,12 @@ class TraceWriter:
 def policy_names() -> list[str]: ...
 def live_policy_names() -> list[str]: ...
 def feature_names() -> list[str]: ...
+def reuse_columns() -> list[tuple[str, list[float], str]]:
+    """List the columns of reuse-biased: name, weight without a profile by cache size, meaning."""
+
+def reuse_shares() -> list[float]:
+    """List the cache sizes of those weights, as shares of all experts."""
+
 def simulate(
     columns: dict[str, Any],
     n_layers: int,
@@ -381,6 +413,16 @@ def simulate(
     first_counted: int = 0,
     profile: bytes | None = None,
 ) -> dict[str, int]: ...
+def replay_misses(
+    columns: dict[str, Any],
+    n_layers: int,
+    n_experts: int,
+    n_slots: int,
+    policy: str,
+    profile: bytes | None = None,
+) -> npt.NDArray[np.int32]:
+    """Give the misses of every event, [n_events], of a cache that starts empty."""
+
 def policy_columns(
     columns: dict[str, Any],
     n_layers: int,

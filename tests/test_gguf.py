@@ -126,6 +126,14 @@ def test_merged_gate_up(arch: str, tmp_path: Path) -> None:
         assert [matrix.matrix for matrix in layer.matrices] == ["gate_up", "down"]
 
 
+def test_text_that_is_no_utf8_hides_nothing(small: bytes, tmp_path: Path) -> None:
+    raw = small.replace(struct.pack("<Q", 2) + b"bc", struct.pack("<Q", 2) + b"b\xe9")
+    raw = raw.replace(b"qwen3moe", b"qwen3mo\xe9", 1)
+    model = open_bytes(tmp_path, raw)
+    assert model.strings("tokenizer.ggml.tokens") == ["<s>", "a", "", "b�"]
+    assert model.string("general.architecture") == model.architecture
+
+
 def test_key_accessors(small: bytes, tmp_path: Path) -> None:
     model = open_bytes(tmp_path, small)
     assert model.unsigned("qwen3moe.expert_used_count") == 2
@@ -135,6 +143,13 @@ def test_key_accessors(small: bytes, tmp_path: Path) -> None:
         assert model.unsigned(absent) is None
         assert model.unsigned_array(absent) is None
         assert model.string(absent) is None
+        assert model.integers(absent) is None
+        assert model.number(absent) is None
+    assert model.strings("tokenizer.ggml.tokens") == ["<s>", "a", "", "bc"]
+    assert model.integers("qwen3moe.numbers") == [1, 2, 3]
+    assert model.number("qwen3moe.expert_used_count") == 2
+    assert model.strings("nothing") is None
+    assert model.strings("qwen3moe.numbers") is None
     assert model.find("nothing") is None
     tensor = model.find("output_norm.weight")
     assert tensor is not None

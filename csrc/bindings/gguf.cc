@@ -147,6 +147,19 @@ void RegisterGguf(py::module_& module) {
             return value ? std::optional<py::str>(Text(*value, "replace")) : std::nullopt;
           },
           py::arg("key"))
+      .def(
+          "strings",
+          [](const ModelFile& m, const std::string& key) -> std::optional<std::vector<py::str>> {
+            const auto values = m.StringArray(key);
+            if (!values) return std::nullopt;
+            std::vector<py::str> texts;
+            texts.reserve(values->size());
+            for (const std::string& value : *values) texts.push_back(Text(value, "replace"));
+            return texts;
+          },
+          py::arg("key"))
+      .def("number", &ModelFile::Number, py::arg("key"))
+      .def("integers", &ModelFile::IntegerArray, py::arg("key"))
       .def_property_readonly("version", &ModelFile::version)
       .def_property_readonly("alignment", &ModelFile::alignment)
       .def_property_readonly("architecture",

@@ -99,6 +99,25 @@ std::optional<uint64_t> DecodeUnsigned(uint32_t type, const char* bytes) {
   }
 }
 
+// A 64-bit number that does not fit is no integer here, as nothing in a model counts that far.
+std::optional<int64_t> DecodeInteger(uint32_t type, const char* bytes) {
+  switch (type) {
+    case kI8:
+      return Load<int8_t>(bytes);
+    case kI16:
+      return Load<int16_t>(bytes);
+    case kI32:
+      return Load<int32_t>(bytes);
+    case kI64:
+      return Load<int64_t>(bytes);
+    default: {
+      const auto value = DecodeUnsigned(type, bytes);
+      if (!value || *value > INT64_MAX) return std::nullopt;
+      return static_cast<int64_t>(*value);
+    }
+  }
+}
+
 bool IsPrintableAscii(const std::string& text) {
   return std::all_of(text.begin(), text.end(), [](char c) { return c >= 0x20 && c < 0x7f; });
 }
@@ -438,6 +457,50 @@ std::optional<std::vector<uint64_t>> ModelFile::UnsignedArray(const std::string&
     values.push_back(*value);
   }
   return values;
+}
+
+std::optional<double> ModelFile::Number(const std::string& key) const {
+  const KeyPlace* place = FindKey(key);
+  if (place == nullptr || place->is_array) return std::nullopt;
+  const char* bytes = key_bytes_.data() + place->value;
+  if (place->type == kF32) return static_cast<double>(Load<float>(bytes));
+  if (place->type == kF64) return Load<double>(bytes);
+  const auto value = DecodeInteger(place->type, bytes);
+  if (!value) return std::nullopt;
+  return static_cast<double>(*value);
+}
+
+std::optional<std::vector<int64_t>> ModelFile::IntegerArray(const std::string& key) const {
+  const KeyPlace* place = FindKey(key);
+  if (place == nullptr || !place->is_array) return std::nullopt;
+  const uint64_t width = ScalarBytes(place->type);
+  std::vector<int64_t> values;
+  for (uint64_t i = 0; i < place->n_elements; ++i) {
+    const auto value = DecodeInteger(place->type, key_bytes_.data() + place->value + i * width);
+    if (!value) return std::nullopt;
+    values.push_back(*value);
+  }
+  return values;
+}
+
+std::optional<std::vector<std::string>> ModelFile::StringArray(const std::string& key) const {
+  const KeyPlace* place = FindKey(key);
+  if (place == nullptr || !place->is_array || place->type != kString) return std::nullopt;
+  std::vector<std::string> values;
+  values.reserve(place->n_elements);
+  const char* bytes = key_bytes_.data() + place->value;
+  for (uint64_t i = 0; i < place->n_elements; ++i) {
+    const uint64_t length = Load<uint64_t>(bytes);
+    bytes += sizeof(length);
+    values.emplace_back(bytes, length);
+    bytes += length;
+  }
+  return values;
+}
+
+const KeyPlace* ModelFile::FindKey(const std::string& key) const {
+  const auto found = keys_.find(key);
+  return found == keys_.end() ? nullptr : &found->second;
 }
 
 std::string ModelFile::KeyBytesWithout(const std::function<bool(const std::string&)>& drop,

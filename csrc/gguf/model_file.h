@@ -79,6 +79,11 @@ class ModelFile {
       const std::string& key) const;  // any integer or bool scalar >= 0
   std::optional<std::string> String(const std::string& key) const;
   std::optional<std::vector<uint64_t>> UnsignedArray(const std::string& key) const;
+  std::optional<double> Number(const std::string& key) const;  // any scalar that is a number
+  std::optional<std::vector<int64_t>> IntegerArray(const std::string& key) const;
+  std::optional<std::vector<std::string>> StringArray(const std::string& key) const;
+  // Where a value lies and of what kind it is; null when absent.
+  const KeyPlace* FindKey(const std::string& key) const;
   // The key section of the first shard as it stands in the file, for re-writing a header.
   uint64_t n_keys() const { return n_keys_; }
   const std::string& key_bytes() const { return key_bytes_; }

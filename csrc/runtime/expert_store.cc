@@ -30,10 +30,7 @@ Result<std::unique_ptr<ExpertStore>> ExpertStore::Make(const ModelFile* model,
       Slab::Make(layout.slot_bytes() * static_cast<uint64_t>(options.n_slots), options.lock);
   if (!slab.ok()) return slab.status();
   parts.slab = std::move(slab.value());
-  Result<std::unique_ptr<Populator>> populator =
-      Populator::Make(parts.slab->data(), parts.slab->n_bytes());
-  if (!populator.ok()) return populator.status();
-  parts.populator = std::move(populator.value());
+  parts.populator = std::make_unique<Populator>(parts.slab->data(), parts.slab->n_bytes());
   Result<std::unique_ptr<Staging>> staging =
       Staging::Make(options.staging_buffers, layout.staged_bytes());
   if (!staging.ok()) return staging.status();

@@ -57,7 +57,7 @@ struct StoreOptions {
 class ExpertStore {
  public:
   // `layout` describes the slots; `transform` may be empty when no matrix is transformed. Fails
-  // with kOutOfMemory, and nothing made, where slab, staging or a thread cannot be had.
+  // with kOutOfMemory, and nothing made, where slab or staging cannot be had.
   static Result<std::unique_ptr<ExpertStore>> Make(const ModelFile* model,
                                                    const std::vector<ExpertLayer>* layers,
                                                    const SlotLayout& layout, Reader* reader,

@@ -338,9 +338,7 @@ TEST(PagesArePresentALittleAheadOfTheirUse) {
   CHECK_OK(slab.status());
   uint8_t* data = slab.value()->data();
   if (madvise(data, kPage, 23 /* MADV_POPULATE_WRITE */) != 0) return;  // an older kernel
-  Result<std::unique_ptr<Populator>> made = Populator::Make(data, kPages * kPage, 8 * kPage);
-  CHECK_OK(made.status());
-  Populator& populator = *made.value();
+  Populator populator(data, kPages * kPage, 8 * kPage);
   CHECK(FirstPresent(data, kPages, 8));
   std::memset(data, 7, 12 * kPage);  // as reads do, which may be faster
   populator.Used(12 * kPage);

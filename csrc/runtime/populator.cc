@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <system_error>
 
-#include "base/format.h"
 #include "base/rounding.h"
 #include "storage/reader.h"
 
@@ -23,17 +22,13 @@ constexpr uint64_t kStepBytes = 8u << 20;
 
 }  // namespace
 
-Result<std::unique_ptr<Populator>> Populator::Make(uint8_t* data, uint64_t n_bytes,
-                                                   uint64_t ahead_bytes) {
-  std::unique_ptr<Populator> populator(new Populator(data, n_bytes, ahead_bytes));
+Populator::Populator(uint8_t* data, uint64_t n_bytes, uint64_t ahead_bytes)
+    : data_(data), n_bytes_(n_bytes), ahead_bytes_(ahead_bytes) {
   try {
-    populator->thread_ = std::thread([raw = populator.get()] { raw->Run(); });
-  } catch (const std::system_error& error) {
-    return Status(Code::kOutOfMemory,
-                  Format("cannot start the thread that prepares the expert cache's memory: %s",
-                         error.what()));
+    thread_ = std::thread([this] { Run(); });
+  } catch (const std::system_error&) {
+    // No thread is to be had: reads wait for their pages, as they do on an older kernel.
   }
-  return populator;
 }
 
 Populator::~Populator() {

@@ -3,8 +3,8 @@
 // A read into memory that nobody has touched waits while the kernel finds pages and clears them, as
 // long again as a fast disk takes for the bytes. A thread that runs only where a processor would be
 // idle does it for the next kAheadBytes beyond what is in use, in the order of addresses; no memory
-// is taken earlier than that. Where the kernel has no MADV_POPULATE_WRITE (before Linux 5.14)
-// nothing is done, and reads wait as they would.
+// is taken earlier than that. Where the kernel has no MADV_POPULATE_WRITE (before Linux 5.14), or
+// no thread is to be had, nothing is done, and reads wait as they would.
 //
 // Used() may be called from any thread.
 #ifndef REMOE_RUNTIME_POPULATOR_H_
@@ -13,11 +13,8 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
-#include <memory>
 #include <mutex>
 #include <thread>
-
-#include "base/status.h"
 
 namespace remoe {
 
@@ -25,10 +22,8 @@ class Populator {
  public:
   static constexpr uint64_t kAheadBytes = 128u << 20;
 
-  // Fails with kOutOfMemory where no thread can be had. REQUIRES: data is page-aligned, and mapped
-  // longer than this lives.
-  static Result<std::unique_ptr<Populator>> Make(uint8_t* data, uint64_t n_bytes,
-                                                 uint64_t ahead_bytes = kAheadBytes);
+  // REQUIRES: data is page-aligned, and mapped longer than this lives.
+  Populator(uint8_t* data, uint64_t n_bytes, uint64_t ahead_bytes = kAheadBytes);
   ~Populator();
   Populator(const Populator&) = delete;
   Populator& operator=(const Populator&) = delete;
@@ -37,8 +32,6 @@ class Populator {
   void Used(uint64_t end);
 
  private:
-  Populator(uint8_t* data, uint64_t n_bytes, uint64_t ahead_bytes)
-      : data_(data), n_bytes_(n_bytes), ahead_bytes_(ahead_bytes) {}
   void Run();
   uint64_t Target() const;
 

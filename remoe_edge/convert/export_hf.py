@@ -8,10 +8,10 @@ import tempfile
 from pathlib import Path
 
 from remoe_edge.convert.names import CheckpointNames
-from remoe_edge.convert.overlay import require_all
 from remoe_edge.convert.routers import check_metadata, checked_values, keys_by_router
 from remoe_edge.errors import InputError, UnsupportedError
 from remoe_edge.files.atomic import Progress, copy_bytes, errors_naming, overwrite
+from remoe_edge.files.overlay import require_all
 from remoe_edge.files.safetensors_file import Entry, SafetensorsFile, encode
 
 

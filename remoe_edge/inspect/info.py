@@ -79,7 +79,7 @@ def _describe_experts(file: ModelFile) -> dict[str, Any]:
 
 
 def _describe_overlay(path: str | os.PathLike[str]) -> dict[str, Any]:
-    from remoe_edge.convert.overlay import read_record
+    from remoe_edge.files.overlay import read_record
 
     record, file = read_record(path)
     return {
