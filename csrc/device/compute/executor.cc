@@ -291,10 +291,10 @@ Status Executor::ComputePairs(const Job& job) {
       REMOE_RETURN_IF_ERROR(Failed(pairs_.Run(ready.data(), static_cast<int>(ready.size()))));
     }
     if (step_.n_awaited() == 0) return Status::Ok();
-    REMOE_RETURN_IF_ERROR(TakeArrivals(job, true, pairs_.can_begin()));
-    const std::vector<Pair>& begun = step_.Begun();
-    if (!begun.empty()) {
-      REMOE_RETURN_IF_ERROR(Failed(pairs_.Begin(begun.data(), static_cast<int>(begun.size()))));
+    REMOE_RETURN_IF_ERROR(TakeArrivals(job, true, pairs_.can_start()));
+    const std::vector<Pair>& started = step_.AllButDown();
+    if (!started.empty()) {
+      REMOE_RETURN_IF_ERROR(Failed(pairs_.Start(started.data(), static_cast<int>(started.size()))));
     }
   }
 }
