@@ -32,7 +32,8 @@ PYTHON_LAYERS: tuple[frozenset[str], ...] = (
     frozenset(
         {"bench", "plan", "predict", "profile", "tune", "telemetry", "convert", "inspect", "serve"}
     ),
-    frozenset({"cli", "__main__"}),
+    frozenset({"api"}),  # puts features and the engine together for programs
+    frozenset({"cli"}),
 )
 # Packages of others that belong to one room; "a.b" means that module and what is in it.
 _WEB = ("fastapi", "starlette", "uvicorn", "flask", "aiohttp", "tornado", "django", "bottle")
