@@ -68,7 +68,7 @@ def test_every_option_exists(capsys: pytest.CaptureFixture[str]) -> None:
     options = """
         -m -p --temp --top-k --top-p --min-p --seed -n --ctx -t --cache --policy --prefetch --routers
         --no-stream --json --repeat-penalty --system --raw --max-tokens --threads --verbose
-        --no-repack --io-backend --no-direct --depth --ubatch --flash-attention --model --prompt
+        --no-repack --io --direct --no-direct --depth --ubatch --flash-attention --model --prompt
     """
     for name in options.split():
         assert re.search(rf"(?<![\w-]){name}(?![\w-])", text), name
@@ -151,7 +151,7 @@ def test_sampling_and_engine_options_reach_the_engine(
     outcome = run(
         capsys, "chat", "-m", model, "-p", "x", "-n", "3", "--json", "--top-k", "5", "--top-p",
         "0.5", "--min-p", "0", "--repeat-penalty", "1.1", "-t", "1", "--ctx", "64", "--policy",
-        "lfu", "--io-backend", "pread", "--no-direct", "--depth", "3", "--ubatch", "4",
+        "lfu", "--io", "pread", "--no-direct", "--depth", "3", "--ubatch", "4",
         "--flash-attention", "on", "--cache", "700KiB",
     )  # fmt: skip
     assert outcome.code == 0, outcome

@@ -7,23 +7,36 @@ from pathlib import Path
 
 import click
 
+from remoe_edge.cli import options
+from remoe_edge.cli.old_spellings import option
+from remoe_edge.cli.results import print_json
+
 
 @click.command(name="profile")
-@click.argument("traces", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option(
-    "-o", "--output", required=True, type=click.Path(path_type=Path), help="The profile to write."
+@click.argument("traces", nargs=-1, required=True, type=options.FILE)
+@options.output("It is a profile.", required=True)
+@option(
+    "--links/--no-links",
+    default=True,
+    show_default=True,
+    help="Also fit which experts follow which; without, a profile takes 2 KB.",
 )
-@click.option("--links/--no-links", default=True, help="Fit links, or weights only (2 KB).")
-@click.option("--epochs", default=4, show_default=True, type=click.IntRange(1, 100))
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@option(
+    "--epochs",
+    type=click.IntRange(1, 100),
+    default=4,
+    show_default=True,
+    metavar="N",
+    help="Passes over the traces.",
+)
+@options.json_flag()
 def command(
     traces: tuple[Path, ...], output: Path, links: bool, epochs: int, as_json: bool
 ) -> None:
-    """Fit the reuse-biased policy to TRACES (recorded, or .npz) of one model.
+    """Fit the reuse-biased policy to TRACES of one model: recorded ones, or .npz files.
 
-    Give traces of different kinds of text: each is judged by what the others taught.
+    Give traces of different kinds of text. Each is used to judge what was learned from the others.
     """
-    import json
     import os
 
     # The products are small: a second thread spends more on waiting than it saves. Set before numpy
@@ -48,7 +61,7 @@ def command(
             "judged": fitted.gap_shares,
             "searched": fitted.searched,
         }
-        click.echo(json.dumps(report, indent=1))
+        print_json(report)
         return
     for row in fitted.gap_shares:
         click.echo(
