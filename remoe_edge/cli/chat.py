@@ -15,6 +15,7 @@ from remoe_edge.cli.conversation import Conversation
 from remoe_edge.cli.engine_options import engine_options, open_engine
 from remoe_edge.cli.old_spellings import option
 from remoe_edge.cli.prompt import questions
+from remoe_edge.cli.stats_lines import stats_lines
 from remoe_edge.cli.telemetry_options import telemetry_options, watching
 from remoe_edge.cli.terminal import as_text, say, tolerate_any_text, write
 from remoe_edge.errors import RemoeError
@@ -192,7 +193,8 @@ def _obey(chat: Conversation, line: str) -> None:
         chat.clear()
         say("the conversation is forgotten")
     elif line == "/stats":
-        _show_stats(chat.engine)
+        for each in stats_lines(chat.engine.path.name, chat.engine.stats().to_dict()):
+            say(each)
     elif line == "/help":
         click.echo(HELP, err=True)
     else:
@@ -206,20 +208,3 @@ def _report(engine: Engine) -> None:
         say(f"the answer ended at the context of {engine.n_ctx} tokens: raise --ctx")
     elif engine.answer.stop == "length":
         say(f"the answer ended at {engine.answer.n_generated} tokens: raise -n for more")
-
-
-def _show_stats(engine: Engine) -> None:
-    stats = engine.stats()
-    for name, value in stats.items():
-        if isinstance(value, dict):
-            value = ", ".join(f"{key} {_short(each)}" for key, each in value.items())
-        elif isinstance(value, list):
-            value = "; ".join(value)
-        if value not in (None, ""):
-            say(f"{name}: {_short(value)}")
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, dict):
-        return "(" + ", ".join(f"{key} {_short(each)}" for key, each in value.items()) + ")"
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
