@@ -31,6 +31,8 @@ def _openmp_loaded() -> bool:
 
 def _choose_wait_policy() -> str:
     """Set how OpenMP's threads wait, and say in a line what will hold."""
+    # Environment variables are for cli/ alone. This is the exception: OpenMP has no other way to be
+    # told, reads them once when llama.cpp loads it, and a program may import the engine without cli/.
     chosen = [name for name in _WAIT if name in os.environ]
     if chosen:
         return "from the environment: " + ", ".join(f"{n}={os.environ[n]}" for n in chosen)

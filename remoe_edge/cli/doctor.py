@@ -13,7 +13,7 @@ from remoe_edge.cli.terminal import escape, tolerate_any_text
 
 
 @click.command(name="doctor")
-@click.argument("path", type=options.PATH, required=False)
+@click.argument("path", type=options.PATH, required=False, metavar="[PATH]")
 @options.json_flag()
 @click.pass_context
 def command(ctx: click.Context, /, path: Path | None, as_json: bool) -> None:

@@ -34,7 +34,7 @@ _OPTIONS: tuple[Decorator, ...] = (
     ),
     option(
         "--prefetch", type=click.Choice(["auto", "off", "on"]), default="auto", show_default=True,
-        help="Read the experts that the next layers will probably need; auto does so while it "
+        help="Prefetch the experts that the next layers will probably need; auto does so while it "
         "makes tokens faster.",
     ),
     options.routers(callback=_chosen_routers),

@@ -20,9 +20,9 @@ def settings(asked: dict[str, Any]) -> Settings:
     from remoe_edge.bench.settings import Settings
     from remoe_edge.units import parse_bytes
 
-    ahead = asked["read_ahead"]
-    if ahead != "keep" and not ahead.isdigit():
-        raise InputError(f"--read-ahead {ahead}: give KiB, or keep")
+    read_ahead = asked["read_ahead"]
+    if read_ahead != "keep" and not read_ahead.isdigit():
+        raise InputError(f"--read-ahead {read_ahead}: give KiB, or keep")
     sizes = [
         parse_bytes(asked[name]) if asked[name] else None
         for name in ("memory_limit", "read_bandwidth")
@@ -32,7 +32,7 @@ def settings(asked: dict[str, Any]) -> Settings:
         **{name: asked[name] for name in names},
         tokens=asked["max_tokens"],
         limits=Limits(*sizes),
-        read_ahead_kib=None if ahead == "keep" else int(ahead),
+        read_ahead_kib=None if read_ahead == "keep" else int(read_ahead),
     )
 
 
