@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ import click
 from remoe_edge.cli import options
 from remoe_edge.cli.old_spellings import Old, option
 from remoe_edge.cli.results import print_json
+from remoe_edge.cli.terminal import show_progress
 
 if TYPE_CHECKING:
     from remoe_edge.plan.planner import Plan, Point
@@ -100,20 +100,15 @@ def command(
         profile_path=profile,
         pools=pools,
         fresh=fresh,
-        progress=_progress,
+        progress=show_progress,
     )
-    _progress("")
+    show_progress("")
     for note in plan.notes:
         click.echo(f"note: {note}", err=True)
     if as_json:
         print_json(report(plan))
         return
     _table(plan)
-
-
-def _progress(text: str) -> None:
-    if sys.stderr.isatty():
-        click.echo(f"\r\033[K{text}", nl=False, err=True)
 
 
 def _table(plan: Plan) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
@@ -10,6 +9,7 @@ import click
 from remoe_edge.cli import options
 from remoe_edge.cli.old_spellings import option
 from remoe_edge.cli.results import print_json
+from remoe_edge.cli.terminal import show_progress
 
 
 @click.command(name="profile")
@@ -45,14 +45,10 @@ def command(
     from remoe_edge.profile import fit_profile, save_profile
     from remoe_edge.routing.trace import read_trace
 
-    def progress(text: str) -> None:
-        if sys.stderr.isatty():
-            click.echo(f"\r\033[K{text}", nl=False, err=True)
-
     fitted = fit_profile(
-        [read_trace(path) for path in traces], links=links, epochs=epochs, progress=progress
+        [read_trace(path) for path in traces], links=links, epochs=epochs, progress=show_progress
     )
-    progress("")
+    show_progress("")
     save_profile(fitted.data, output)
     if as_json:
         report = {

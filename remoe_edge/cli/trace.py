@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import click
 from remoe_edge.cli import options
 from remoe_edge.cli.engine_options import engine_options, open_engine
 from remoe_edge.cli.old_spellings import Old
-from remoe_edge.cli.terminal import say
+from remoe_edge.cli.terminal import say, show_progress
 
 
 @click.command(name="trace")
@@ -54,17 +53,14 @@ def command(
             asked.append(engine.tokenize(text, special=not plain, bos=bos))
 
         def progress(so_far: Recorded) -> None:
-            if sys.stderr.isatty():
-                tokens = so_far.prompt_tokens + so_far.answer_tokens
-                bar = f"\r\033[K{so_far.prompts}/{len(asked)} prompts, {tokens} tokens"
-                click.echo(bar, nl=False, err=True)
+            tokens = so_far.prompt_tokens + so_far.answer_tokens
+            show_progress(f"{so_far.prompts}/{len(asked)} prompts, {tokens} tokens")
 
         try:
             record(engine, asked, max_tokens, progress, done)
         except KeyboardInterrupt:
             finished = False
-        if sys.stderr.isatty():
-            click.echo("\r\033[K", nl=False, err=True)
+        show_progress("")
         if not engine.router_probabilities:
             say("this model's graph does not show its router's probabilities: recorded without")
     if done.cut:
