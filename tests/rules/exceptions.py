@@ -154,10 +154,6 @@ BANNED_NAMES: dict[str, frozenset[str]] = {
             "ahead",
         }
     ),
-    "remoe_edge/cli": frozenset(
-        {
-        }
-    ),
     "remoe_edge/engine": frozenset(
         {
             "ahead",
