@@ -205,3 +205,14 @@ def test_engines_one_after_another_leave_nothing(model: Path) -> None:
 def test_two_engines_at_once(model: Path) -> None:
     with Engine(model, cache="50%") as one, Engine(model, cache="25%") as two:
         assert np.array_equal(one.evaluate(PROMPT), two.evaluate(PROMPT))
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_what_progress_raises_ends_the_loading(model: Path, stream: bool) -> None:
+    def progress(fraction: float) -> bool:
+        raise ZeroDivisionError("mine")
+
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        Engine(model, stream=stream, progress=progress)
+    with Engine(model, stream=stream) as engine:
+        assert engine.evaluate(PROMPT).size

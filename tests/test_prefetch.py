@@ -111,7 +111,7 @@ def test_failing_reads_ahead_harm_nobody(model: Path, backend: str) -> None:
     with Engine(model, cache="100%", prefetch="off") as engine:
         wanted = rows(engine, 40, 30)
     try:
-        opened = Engine(model, cache="30%", prefetch="on", io_backend=backend)
+        opened = Engine(model, cache="30%", prefetch="on", io=backend)
     except errors.UnsupportedError as error:
         pytest.skip(str(error))
     failures = []

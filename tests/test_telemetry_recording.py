@@ -170,16 +170,16 @@ class Failing:
         self.told.append("close")
 
 
-def test_a_watcher_that_fails_harms_nobody(model: Path) -> None:
+def test_an_observer_that_fails_harms_nobody(model: Path) -> None:
     failing, other = Failing(), Failing()
     with Engine(model, telemetry=[failing], publish=False) as engine:
         text = "".join(engine.generate("hello", temperature=0, max_tokens=5))
         assert engine.answer.n_generated == 5
         assert failing.told == ["load", "begin", "step", "step", "close"]
         assert engine.notes[-1] == "failing ended: the wall is in the way"
-        engine.watch(other)
+        engine.add_observer(other)
         "".join(engine.generate("hello", temperature=0, max_tokens=1))
-        engine.unwatch(other)
+        engine.remove_observer(other)
         assert "".join(engine.generate("hello", temperature=0, max_tokens=5)) == text
     assert other.told == ["load", "begin", "step", "answer"]
 

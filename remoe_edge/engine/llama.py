@@ -82,7 +82,7 @@ class _StreamedModel(_internals.LlamaModel):  # type: ignore[name-defined, misc]
         self._exit_stack = ExitStack()
         self.sampler = None
         self.custom_samplers: list[Any] = []
-        self._native = native
+        self._native: NativeLoad | None = native
         self.model: int | None = native.load(params)
         self.vocab = _low.llama_model_get_vocab(self.model)
         self._exit_stack.callback(self._free)
@@ -91,6 +91,7 @@ class _StreamedModel(_internals.LlamaModel):  # type: ignore[name-defined, misc]
         if self.model is not None:
             _low.llama_model_free(self.model)
             self.model = None
+        self._native = None
 
 
 def make_llama(
