@@ -268,7 +268,8 @@ def test_a_memory_limit_holds_for_every_arm(
     stock, ours = (each["prompts"][0]["tokens"] for each in record["runs"])
     # What the kernel read for ours is what the engine says it read, to the page.
     assert sum(ours["storage_bytes"]) >= sum(ours["bytes_read"]) > 0
-    assert sum(stock["major_faults"]) >= 0
+    # Stock's mapping does not fit either, and it is read by faults; ours asks for what it wants.
+    assert sum(stock["major_faults"]) > sum(ours["major_faults"])
     assert not leftovers()
 
 

@@ -24,11 +24,17 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_generate_is_the_same_at_every_budget(model: Path) -> None:
-    texts = set()
+    texts, ids, evictions = set(), set(), []
     for cache in ("100%", "40%", "17%"):
         with Engine(model, cache=cache) as engine:
-            texts.add("".join(engine.generate(PROMPT, max_tokens=12, temperature=0)))
-    assert len(texts) == 1
+            answer = engine.generate(PROMPT, max_tokens=12, temperature=0)
+            texts.add("".join(answer))
+            ids.add(tuple(answer.token_ids))
+            evictions.append(engine.counts()["evictions"])
+    assert len(texts) == len(ids) == 1
+    assert texts.pop()
+    assert len(ids.pop()) > 6
+    assert evictions[0] == 0 < evictions[1] < evictions[2]  # the budgets were not the same
 
 
 def test_statistics_add_up(model: Path) -> None:
