@@ -14,11 +14,11 @@
 
 namespace remoe {
 
-// Puts a layer's resident experts first, and those that are being read ahead: what later waves
+// Puts a layer's resident experts first, and those that are being prefetched: what later waves
 // bring in must not push them out before they are used. Each part keeps its order.
 inline void OrderForWaves(const Cache& cache, int layer, std::vector<uint16_t>* experts) {
   std::stable_partition(experts->begin(), experts->end(), [&](uint16_t expert) {
-    return cache.SlotOf(layer, expert) != kNoSlot || cache.AheadSlotOf(layer, expert) != kNoSlot;
+    return cache.SlotOf(layer, expert) != kNoSlot || cache.PrefetchSlotOf(layer, expert) != kNoSlot;
   });
 }
 
