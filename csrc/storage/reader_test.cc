@@ -47,14 +47,6 @@ TEST(OddOffsetsAndTailsArriveByteForByte) {
   }
 }
 
-// One read after another, so that each is an operation of its own.
-Status ReadOne(Reader& reader, Plan& plan, size_t index) {
-  Outcome outcome;
-  reader.Submit(&plan.reads()[index], 1, outcome.Sink());
-  reader.Drain();
-  return outcome.at(plan.reads()[index].tag);
-}
-
 TEST(NeighboursTravelTogetherWhereTheyMeetAtAPage) {
   const TempFile a(0, kFileBytes), b(1, kFileBytes);
   for (const Mode& mode : Modes()) {

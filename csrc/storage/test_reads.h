@@ -212,6 +212,14 @@ inline void CheckAllRight(Reader& reader, const std::vector<Request>& requests) 
   }
 }
 
+// One read after another, so that each is an operation of its own.
+inline Status ReadOne(Reader& reader, Plan& plan, size_t index) {
+  Outcome outcome;
+  reader.Submit(&plan.reads()[index], 1, outcome.Sink());
+  reader.Drain();
+  return outcome.at(plan.reads()[index].tag);
+}
+
 }  // namespace remoe
 
 #endif  // REMOE_STORAGE_TEST_READS_H_
