@@ -2,8 +2,9 @@
 
 OpenMP's threads must not spin while they wait: on two shared cores that made a token fourteen times
 slower. The OpenMP runtime reads its settings once, when it is loaded, so they are made here, before
-llama.cpp loads it. Then llama_cpp's libraries come in, so that the core finds the same copies by name,
-and last the core, which refuses any other build of them.
+llama.cpp loads it. Then llama_cpp's libraries come in, so that the core finds the same copies by name;
+they are kept off AMX code that would crash; and last comes the core, which refuses any other build
+of them.
 """
 
 from __future__ import annotations
@@ -58,6 +59,10 @@ if _installed != LLAMA_CPP_PYTHON:
     )
 
 import llama_cpp  # noqa: E402
+
+from remoe_edge import amx  # noqa: E402
+
+amx.avoid()  # before anybody can ask llama.cpp which buffer types it has
 
 try:
     from remoe_edge import _core

@@ -21,9 +21,9 @@ import tiny_moe
 from command_line import Outcome, run, start
 from remoe_edge.bench import box, charts, process
 from remoe_edge.bench.box import Cgroup, Limits, NoBoxError, boxed
-from remoe_edge.bench.disk import disk_of
 from remoe_edge.convert.extract import extract
 from remoe_edge.files import overlay as overlays
+from remoe_edge.machine.disk import disk_of
 from remoe_edge.native import _core
 from remoe_edge.units import MIB
 

@@ -71,7 +71,7 @@ def test_an_engine_writes_what_it_did(model: Path, tmp_path: Path) -> None:
     assert header["engine"]["policy"] == "reuse-biased"
     assert header["engine"]["budget_bytes"] > 0
     assert header["engine"]["settings"]["cache"] == "30%"
-    assert header["machine"]["cores"] == os.cpu_count()
+    assert header["machine"]["cpus"] == len(os.sched_getaffinity(0))
     assert set(header["sampling"]) == {"hz", "sources", "power_source", "missing", "idle"}
     assert of(told, "sample")[0]["memory_bytes"]["rss"] > 0
 

@@ -53,7 +53,8 @@ def watching(
         return
     from remoe_edge.errors import InputError
     from remoe_edge.telemetry import Sampler
-    from remoe_edge.telemetry.metrics import Metrics, MetricsServer
+    from remoe_edge.telemetry.metrics import Metrics
+    from remoe_edge.telemetry.metrics_server import MetricsServer
     from remoe_edge.telemetry.recording import Recording
 
     if not model.is_file():  # before a file is made and idle power is measured for nothing
@@ -64,7 +65,7 @@ def watching(
         stack.callback(sampler.stop)
         if metrics is not None:
             figures = Metrics(sampler)
-            server = MetricsServer(figures, metrics)
+            server = MetricsServer(figures.text, metrics)
             stack.callback(server.close)
             say(f"metrics at {server.url}")
             observers.append(figures)

@@ -20,8 +20,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
+from remoe_edge import amx
 from remoe_edge.engine.llama_log import log_of_this_thread_to
-from remoe_edge.machine import amx
 from remoe_edge.native import llama_cpp
 
 _low = llama_cpp.llama_cpp

@@ -21,13 +21,12 @@ CPP_OUTSIDE: dict[str, frozenset[str]] = {
     "ggml": frozenset({"device"}),
     "llama": frozenset({"device"}),
     "pybind11": frozenset({"bindings"}),
-    "liburing": frozenset({"storage"}),
 }
 
 # Python: rooms (folders and files directly in remoe_edge/) by height. A room imports rooms of its
 # own height and below, never above.
 PYTHON_LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"native", "_core", "errors", "units", "_moved"}),
+    frozenset({"native", "amx", "_core", "errors", "units", "_moved"}),
     frozenset({"engine", "routing", "files", "machine"}),
     frozenset(
         {"bench", "plan", "predict", "profile", "tune", "telemetry", "convert", "inspect", "serve"}
