@@ -182,7 +182,7 @@ def test_warming_between_short_answers_that_read_ahead_keeps_every_answer_right(
             for prompt, logits in zip(prompts, expected, strict=True):
                 list(engine.generate(prompt, max_tokens=1, temperature=0.0))
                 np.testing.assert_array_equal(engine.evaluate(prompt), logits)
-                engine._warm()
+                engine.native.warm(list(range(64)))
 
 
 def test_an_expert_named_twice_is_warmed_once(model: Path) -> None:
