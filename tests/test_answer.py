@@ -13,6 +13,7 @@ import remoe_edge
 import tiny_moe
 from remoe_edge import Answer, Engine, InputError
 from remoe_edge.engine.stop_strings import StopStrings
+from remoe_edge.native import llama_cpp
 
 PROMPT = [11, 48, 85, 122, 159, 196, 38]
 GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 12}
@@ -124,6 +125,7 @@ def test_the_seed_is_the_answers_own(engine: Engine) -> None:
         ("stop", ""), ("stop", [""]), ("stop", ["a", ""]), ("stop", [3]), ("stop", 3),
         ("stop", b"END"), ("stop", [None]),
         ("logprobs", -1), ("logprobs", True), ("logprobs", 1.5),
+        ("grammar", 'root ::= "a"'),
     ],
 )  # fmt: skip
 def test_an_argument_that_makes_no_sense_is_refused_by_name(
@@ -131,6 +133,15 @@ def test_an_argument_that_makes_no_sense_is_refused_by_name(
 ) -> None:
     with pytest.raises(InputError, match=name):
         engine.generate(PROMPT, **{name: value})
+
+
+@pytest.mark.parametrize("text", ["root ::= (", "", "nonsense", "root ::= missing"])
+def test_a_grammar_that_does_not_parse_is_refused(engine: Engine, text: str) -> None:
+    grammar = llama_cpp.LlamaGrammar.from_string(text, verbose=False)
+    with pytest.raises(InputError, match="grammar"):
+        engine.generate(PROMPT, grammar=grammar)
+    grammar = llama_cpp.LlamaGrammar.from_string('root ::= "ab" "c"', verbose=False)
+    assert engine.generate(PROMPT, grammar=grammar, **GREEDY).read() == "abc"
 
 
 @pytest.mark.parametrize("prompt", ["", [], [-1], [10**9], [1.5], ["a"], b"text", [None], [2**70]])

@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     from remoe_edge._core import StreamedModel
     from remoe_edge.engine.settings import SettingsKeywords
 
-ROUTED_STEP = 64  # tokens that outputs are computed for at once: each takes a row of the vocabulary
-
 Message = Mapping[str, str]
 
 
@@ -256,24 +254,13 @@ class Engine:
             clock = time.perf_counter()
             with loaded.computing():
                 if every:
-                    self._evaluate_every(ids)
+                    loaded.evaluate_every(ids)
                 else:
                     loaded.llama.eval(ids)
             if loaded.observers:
                 phase = "prefill" if reset or len(ids) > 1 else "decode"
                 loaded.tell(phase, len(ids), clock, time.perf_counter(), before)
             return loaded.logits()
-
-    def _evaluate_every(self, tokens: list[int]) -> None:
-        llama = self._loaded.llama
-        step = min(ROUTED_STEP, llama.n_batch)
-        for begin in range(0, len(tokens), step):
-            some = tokens[begin : begin + step]
-            at = llama.n_tokens
-            llama._batch.set_batch(batch=some, n_past=at, logits_all=True)
-            llama._ctx.decode(llama._batch)
-            llama.input_ids[at : at + len(some)] = some
-            llama.n_tokens = at + len(some)
 
     def generate(
         self,
@@ -306,6 +293,7 @@ class Engine:
         self._life.check_free()
         with self._life.reading():
             llama = self._loaded.llama
+            request.check_grammar(grammar, llama._model.vocab)
             tokens = (
                 self.tokenize(prompt, special=special, bos=bos)
                 if isinstance(prompt, str)

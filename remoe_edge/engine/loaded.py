@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 _low = llama_cpp.llama_cpp
 
+ROUTED_STEP = 64  # tokens that outputs are computed for at once: each takes a row of the vocabulary
+
 
 class Loaded:
     """Hold one loaded model. Filled in by `loading.load`; used between `life.running` and its end.
@@ -135,6 +137,18 @@ class Loaded:
         self.llama.reset()
         self.llama._ctx.kv_cache_clear()
         self.lost = False
+
+    def evaluate_every(self, tokens: list[int]) -> None:
+        """Go on in the context, with outputs for every token, so that the last layer runs them all."""
+        llama = self.llama
+        step = min(ROUTED_STEP, llama.n_batch)
+        for begin in range(0, len(tokens), step):
+            some = tokens[begin : begin + step]
+            at = llama.n_tokens
+            llama._batch.set_batch(batch=some, n_past=at, logits_all=True)
+            llama._ctx.decode(llama._batch)
+            llama.input_ids[at : at + len(some)] = some
+            llama.n_tokens = at + len(some)
 
     def warm(self) -> None:
         """Begin to read hot experts into what is free of the cache; the next step ends it."""
