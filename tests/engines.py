@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import textwrap
 from collections.abc import Callable
 from typing import Any
 
@@ -63,3 +66,14 @@ HARMLESS = {
     "close": lambda e: e.close(),
     "remove_observer": lambda e: e.remove_observer(Onlooker()),
 }
+
+
+def run_script(script: str) -> subprocess.CompletedProcess[str]:
+    """Run a script to its end; it must end by itself, and say nothing on stderr."""
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr, done.stderr
+    return done

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +11,6 @@ import tiny_moe
 from remoe_edge import Engine, InputError
 from remoe_edge.errors import RemoeError
 from remoe_edge.native import _core
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_moe.make(tmp_path_factory.mktemp("life") / "m.gguf", "qwen3moe", "Q8_0")
-
-
-@pytest.fixture
-def engine(model: Path) -> Iterator[Engine]:
-    with Engine(model, cache="50%", n_ctx=256, threads=2) as opened:
-        yield opened
 
 
 @pytest.mark.parametrize("arch", ["qwen3moe", "granitehybrid", "qwen3next", "lfm2moe"])

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 import tiny_moe
-from engines import CALLS, GREEDY, PROMPT
+from engines import CALLS, GREEDY, PROMPT, run_script
 from remoe_edge import Engine, InputError, UnsupportedError
 
 
@@ -130,7 +130,7 @@ def test_a_forked_child_that_ends_as_interpreters_do(model: Path) -> None:
         "".join(answer)
         print("parent goes on")
     """
-    done = run(script)
+    done = run_script(script)
     assert done.stdout == "parent goes on\n"
 
 

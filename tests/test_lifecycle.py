@@ -5,8 +5,6 @@ from __future__ import annotations
 import gc
 import os
 import signal
-import subprocess
-import sys
 import textwrap
 import threading
 from collections.abc import Iterator
@@ -17,7 +15,7 @@ import pytest
 
 import tiny_dense
 import tiny_moe
-from engines import CALLS, FACTS, GREEDY, HARMLESS, PROMPT, Onlooker
+from engines import CALLS, FACTS, GREEDY, HARMLESS, PROMPT, Onlooker, run_script
 from remoe_edge import Engine, InputError
 from remoe_edge.errors import RemoeError
 
@@ -201,17 +199,6 @@ def test_what_the_reader_raises_ends_the_answer(engine: Engine) -> None:
 # --- the interpreter's end ---
 
 
-def run(script: str) -> subprocess.CompletedProcess[str]:
-    """Run a script to its end; it must end by itself, and say nothing on stderr."""
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr
-    assert "Exception ignored" not in done.stderr, done.stderr
-    return done
-
-
 @pytest.mark.parametrize(
     "end",
     [
@@ -240,7 +227,7 @@ def test_the_end_of_the_interpreter_in_any_order(model: Path, end: str) -> None:
         next(answer)
         print("here", flush=True)
     """
-    assert run(textwrap.dedent(script) + end + "\n").stdout == "here\n"
+    assert run_script(textwrap.dedent(script) + end + "\n").stdout == "here\n"
 
 
 def test_a_daemon_thread_that_computes_as_the_interpreter_ends(model: Path) -> None:
@@ -260,4 +247,4 @@ def test_a_daemon_thread_that_computes_as_the_interpreter_ends(model: Path) -> N
         threading.Thread(target=read, daemon=True).start()
         begun.wait()
     """
-    run(script)
+    run_script(script)
