@@ -196,6 +196,20 @@ def test_what_the_reader_raises_ends_the_answer(engine: Engine) -> None:
     assert engine.generate(PROMPT, **GREEDY).read()
 
 
+@pytest.mark.parametrize("when", ["on_begin", "on_step", "on_answer"])
+def test_ctrl_c_in_an_observer_leaves_the_engine_free(engine: Engine, when: str) -> None:
+    def press(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    looking = Onlooker()
+    setattr(looking, when, press)
+    engine.add_observer(looking)
+    with pytest.raises(KeyboardInterrupt):
+        engine.generate(PROMPT, **GREEDY).read()
+    engine.remove_observer(looking)
+    assert engine.generate(PROMPT, **GREEDY).read()
+
+
 # --- the interpreter's end ---
 
 

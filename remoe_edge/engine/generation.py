@@ -12,6 +12,7 @@ from remoe_edge.engine import lifecycle
 from remoe_edge.engine.answer import Produced, TokenLogprob
 from remoe_edge.engine.loaded import Loaded
 from remoe_edge.engine.request import Request
+from remoe_edge.engine.stats import AnswerStats
 from remoe_edge.engine.stop_strings import StopStrings
 from remoe_edge.native import llama_cpp
 
@@ -23,11 +24,11 @@ def pieces(loaded: Loaded, request: Request, produced: Produced) -> Generator[st
     and free again however this ends.
     """
     life, stats = loaded.life, produced.stats
-    life.begin(produced)
-    loaded.answer, loaded.last = produced.answer, stats
     tokens = _Tokens(loaded, request, produced)
-    loaded.observers.begin(len(request.tokens))
     try:
+        life.begin(produced)
+        loaded.answer, loaded.last = produced.answer, stats
+        loaded.observers.begin(len(request.tokens))
         if loaded.native is not None:
             loaded.native.check_unchanged()
         with _remembered(loaded, request):
@@ -39,12 +40,18 @@ def pieces(loaded: Loaded, request: Request, produced: Produced) -> Generator[st
         stats.stop = "error"
         raise
     finally:
-        if not life.forked:
-            stats.count(tokens.start, tokens.first, loaded.counts())
-            if not life.closing:
-                loaded.warm()
-            loaded.observers.answer(stats)
-            life.end(produced)
+        try:
+            if not life.forked:
+                _account(loaded, tokens, stats)
+        finally:
+            life.end(produced)  # whatever an observer or Ctrl-C does: the engine is free
+
+
+def _account(loaded: Loaded, tokens: _Tokens, stats: AnswerStats) -> None:
+    stats.count(tokens.start, tokens.first, loaded.counts())
+    if not loaded.life.closing:
+        loaded.warm()
+    loaded.observers.answer(stats)
 
 
 def _texts(tokens: _Tokens, request: Request, produced: Produced) -> Generator[str, None, None]:
