@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from remoe_edge.engine.channels import PLAIN, AnswerReader
 from remoe_edge.engine.stats import AnswerStats
 from remoe_edge.errors import InputError
 
@@ -56,6 +57,7 @@ class Produced:
     texts: list[str] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] | None = None
+    reader: AnswerReader = field(default_factory=PLAIN.reader)  # has the reasoning
     answer: Callable[[], Answer | None] = lambda: None  # not kept: an answer that is dropped ends
 
 
@@ -93,6 +95,11 @@ class Answer(Generator[str, None, None]):
     def text(self) -> str:
         """Give the text that has been read so far: all of it after the last piece."""
         return "".join(self._produced.texts)
+
+    @property
+    def reasoning(self) -> str:
+        """Give what the model has written so far before its answer, on a channel of its own."""
+        return self._produced.reader.reasoning
 
     @property
     def token_ids(self) -> list[int]:

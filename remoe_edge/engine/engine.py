@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -16,6 +16,8 @@ import numpy.typing as npt
 from remoe_edge.engine import chat_template, generation, request
 from remoe_edge.engine.answer import Answer, Produced
 from remoe_edge.engine.budget import Budget
+from remoe_edge.engine.channels import PLAIN, AnswerForm
+from remoe_edge.engine.chat_template import Message
 from remoe_edge.engine.extensions import (
     FeatureFile,
     Planner,
@@ -27,6 +29,7 @@ from remoe_edge.engine.extensions import (
 from remoe_edge.engine.loaded import abandon
 from remoe_edge.engine.loading import Extensions, load
 from remoe_edge.engine.observers import Observer
+from remoe_edge.engine.prompt import Prompt
 from remoe_edge.engine.settings import EngineSettings
 from remoe_edge.engine.stats import AnswerStats, CacheStats, EngineStats
 from remoe_edge.errors import InputError
@@ -39,7 +42,6 @@ if TYPE_CHECKING:
     from remoe_edge._core import StreamedModel
     from remoe_edge.engine.settings import SettingsKeywords
 
-Message = Mapping[str, str]
 
 
 class Engine:
@@ -217,12 +219,14 @@ class Engine:
     # --- running it ---
 
     def tokenize(self, text: str, *, special: bool = False, bos: bool = True) -> list[int]:
-        """Turn text into token ids."""
+        """Turn text into token ids.
+
+        special: control tokens may be written in the text; in what `render` returns, only by the
+        template. bos: begin with BOS, and end a plain text with EOS, if the model wants them; never
+        twice.
+        """
         with self._life.reading():
-            tokens: list[int] = self._loaded.llama.tokenize(
-                text.encode(), add_bos=bos, special=special
-            )
-            return tokens
+            return self._loaded.words().encode(text, special=special, bos=bos)
 
     def evaluate(
         self, tokens: Sequence[int], *, reset: bool = True, every: bool = False
@@ -278,6 +282,8 @@ class Engine:
         grammar: Any = None,
         special: bool = False,
         bos: bool = True,
+        form: AnswerForm | None = None,
+        on_reasoning: Callable[[str], object] | None = None,
     ) -> Answer:
         """Return the continuation of a prompt, which is computed as its pieces are read.
 
@@ -285,7 +291,9 @@ class Engine:
         is greedy. top_k: 0 chooses among all. stop: a string or several, at the first of which the
         answer ends, before it. logprobs: keep each token's log probability, and of so many of the
         likeliest in its place. grammar: a `llama_cpp.LlamaGrammar`. special: special tokens may be
-        written in the prompt.
+        written in the prompt. form: how the model writes an answer, `prompt.form` of what `render`
+        returned. Reasoning is not in the pieces: `on_reasoning` is called with it as it comes, and
+        `Answer.reasoning` has it.
 
         Raises InputError for an argument that makes no sense, a prompt that does not fit the context,
         and while another answer runs.
@@ -305,13 +313,17 @@ class Engine:
             asked = request.checked(
                 tokens, max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
                 min_p=min_p, repeat_penalty=repeat_penalty, seed=seed, stop=stop, logprobs=logprobs,
-                grammar=grammar,
+                grammar=grammar, form=form or (prompt.form if isinstance(prompt, Prompt) else PLAIN),
             )  # fmt: skip
-            return self._answer(asked)
+            return self._answer(asked, on_reasoning)
 
-    def _answer(self, asked: request.Request) -> Answer:
+    def _answer(
+        self, asked: request.Request, on_reasoning: Callable[[str], object] | None
+    ) -> Answer:
         produced = Produced(
-            AnswerStats(n_prompt=len(asked.tokens)), logprobs=None if asked.logprobs is None else []
+            AnswerStats(n_prompt=len(asked.tokens)),
+            logprobs=None if asked.logprobs is None else [],
+            reader=asked.form.reader(on_reasoning),
         )
         pieces = generation.pieces(self._loaded, asked, produced)
         return Answer(produced, pieces, self._life, self)
@@ -320,16 +332,25 @@ class Engine:
         """Return the answer to a conversation of {"role", "content"} messages.
 
         Settings are those of `generate`. Raises as `generate`, and UnsupportedError when the model has
-        no chat template.
+        no chat template, ModelError when that fails.
         """
         prompt, stop, bos = self.render(messages)
         settings.setdefault("stop", stop)
         return self.generate(prompt, special=True, bos=bos, **settings)
 
-    def render(self, messages: Sequence[Message]) -> tuple[str, list[str], bool]:
-        """Write a conversation as the model's template does: (text, stop strings, add a BOS token?)."""
+    def render(
+        self, messages: Sequence[Message], **settings: Any
+    ) -> tuple[Prompt, list[str], bool]:
+        """Write a conversation as the model's template does: (text, stop strings, add a BOS token?).
+
+        settings: `tools`, `name` and `variables` of `ChatTemplate.render`. The text remembers what the
+        template wrote and what the messages spelled: give it whole to `tokenize` or `generate`.
+        """
         with self._life.reading():
-            return chat_template.render(self._loaded.llama, messages, self.path)
+            template = self._loaded.templates()
+            prompt = template.render(messages, **settings)
+            bos = self._loaded.words().adds_bos and not template.begins_with_bos(prompt)
+            return prompt, template.stop(settings.get("name")), bos
 
     def reset(self) -> None:
         """Forget the conversation so far; the experts stay resident."""

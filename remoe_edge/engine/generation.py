@@ -55,16 +55,16 @@ def _account(loaded: Loaded, tokens: _Tokens, stats: AnswerStats) -> None:
 
 
 def _texts(tokens: _Tokens, request: Request, produced: Produced) -> Generator[str, None, None]:
-    text = StopStrings(request.stop)
+    text = StopStrings(request.stop, produced.reader)
     stats = produced.stats
     while not stats.stop:
         token = tokens.next()
         if token is None:
             stats.stop = "length"
-        elif tokens.loaded.is_end(token):
+        elif tokens.loaded.is_end(token) or token in request.form.ends:
             stats.stop = "end"
         else:
-            given = text.take(tokens.bytes_of(token))
+            given = text.take(token, tokens.loaded.words().piece(token))
             stats.stop = _stop(tokens, text, request, produced)
             if given:
                 produced.texts.append(given)
@@ -132,12 +132,6 @@ class _Tokens:
         yield
         self._clock += time.perf_counter() - begun
 
-    def bytes_of(self, token: int) -> bytes:
-        """Give the text that a token, the last one, adds; maybe half a character."""
-        before = self._request.tokens + self._produced.token_ids[:-1]
-        found: bytes = self.loaded.llama.detokenize([token], prev_tokens=before)
-        return found
-
     def _logprob(self, token: int) -> TokenLogprob:
         logits = self.loaded.logits().astype(np.float64)
         logits -= logits.max()
@@ -146,15 +140,10 @@ class _Tokens:
         top = np.argsort(-found, kind="stable")[:n_top]
         return TokenLogprob(
             int(token),
-            self.bytes_of_one(token).decode("utf-8", "replace"),
+            self.loaded.words().piece(token, special=True).decode("utf-8", "replace"),
             float(found[token]),
             tuple((int(each), float(found[each])) for each in top),
         )
-
-    def bytes_of_one(self, token: int) -> bytes:
-        """Give a token's own bytes."""
-        found: bytes = self.loaded.llama.detokenize([token], special=True)
-        return found
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from remoe_edge.engine.channels import AnswerForm
 from remoe_edge.errors import InputError
 from remoe_edge.native import llama_cpp
 
@@ -26,6 +27,7 @@ class Request:
     stop: tuple[str, ...]
     seed: int | None
     logprobs: int | None
+    form: AnswerForm
 
 
 def checked(
@@ -41,6 +43,7 @@ def checked(
     stop: str | Sequence[str] | None,
     logprobs: int | None,
     grammar: Any,
+    form: AnswerForm,
 ) -> Request:
     """Check every argument of an answer. Raises InputError, which names it and what it may be."""
     sampling = {
@@ -60,6 +63,7 @@ def checked(
         stop_strings(stop),
         None if seed is None else whole("seed", seed, 0, _SEED_END - 1),
         None if logprobs is None else whole("logprobs", logprobs, 0, MAX_LOGPROBS),
+        form,
     )
 
 
