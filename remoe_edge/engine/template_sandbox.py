@@ -25,6 +25,9 @@ MAX_CHARS = 1 << 24  # more than the longest context has room for
 MAX_STEPS = 1_000_000  # turns of loops
 CALL_STEPS = 10  # what a call counts for
 MAX_SOURCE_CHARS = 1 << 22
+MAX_NESTING = 64  # of brackets; the parser's stack ends little above
+
+_TAG = re.compile(r"\{[{%].*?(?:[}%]\}|\Z)", re.DOTALL)
 
 
 class TemplateFailed(Exception):
@@ -45,6 +48,8 @@ class Template:
     def __init__(self, source: str) -> None:
         if len(source) > MAX_SOURCE_CHARS:
             raise TemplateFailed(f"it has {len(source)} characters, over {MAX_SOURCE_CHARS}")
+        if _nesting(source) > MAX_NESTING:
+            raise TemplateFailed(f"it nests brackets more than {MAX_NESTING} deep")
         self._environment = _Environment()
         try:
             self._template = self._environment.from_string(source)
@@ -73,6 +78,16 @@ def _reason(error: Exception) -> str:
     said = " ".join(str(getattr(error, "message", None) or error).split())
     said = said or type(error).__name__
     return f"{kind}{where}{said if len(said) <= 300 else said[:300] + '...'}"
+
+
+def _nesting(source: str) -> int:
+    deepest = 0
+    for tag in _TAG.finditer(source):
+        depth = 0
+        for bracket in re.findall(r"[()\[\]{}]", tag[0]):
+            depth += 1 if bracket in "([{" else -1
+            deepest = max(deepest, depth)
+    return deepest
 
 
 def _check_size(n_chars: int) -> None:
