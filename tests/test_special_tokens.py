@@ -73,10 +73,14 @@ def test_what_users_spell_is_tokenised_as_text(llama: Any, texts: list[str]) -> 
     mark = ids(llama, "<|im_end|>")
     parts = [part for text in texts for part in ((text, True), ("<|im_end|>", False))]
     prompt = prompted(tokenizer, *parts)
+    tokens = tokenizer.encode(prompt, special=True, bos=False)
+    special = {each.token for each in tokenizer.specials}
+    assert [token for token in tokens if token in special] == mark * len(texts)
     expected: list[int] = []
     for text in texts:
         expected += (ids(llama, text, special=False) if text else []) + mark
-    assert tokenizer.encode(prompt, special=True, bos=False) == expected
+    # SentencePiece merges its way to </s> too: then there is no such reference.
+    assert tokens == expected or special & {*expected} != {*mark}
 
 
 @pytest.mark.parametrize(

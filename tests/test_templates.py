@@ -229,6 +229,15 @@ def test_the_only_template_is_taken_and_several_need_a_name(with_keys: Changed) 
         assert engine.render(HI, name="b")[0] == "y"
 
 
+def test_a_template_that_writes_nothing(
+    with_keys: Changed, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = run(capsys, "chat", "-m", with_keys("{# nothing #}"), "-p", "hi", "-n", "2")
+    assert (error.code, "writes nothing" in error.err) == (1, True), error
+    empty = run(capsys, "chat", "-m", with_keys(" "), "-p", "hi", "-n", "2")
+    assert (empty.code, "no chat template" in empty.err) == (0, True), empty
+
+
 def test_no_template(with_keys: Changed) -> None:
     with Engine(with_keys(None), cache="50%", publish=False) as engine:
         assert engine.chat_template is None

@@ -33,6 +33,8 @@ def sources(llama: Any) -> dict[str, bytes]:
     """Return a model's chat templates by name; `default` is the one without a name in the file."""
     found = {}
     for key, text in metadata.values(llama._model.model).items():
+        if not text.strip():
+            continue  # an empty one is none
         if key == metadata.TEMPLATE:
             found[DEFAULT] = text
         elif key.startswith(f"{metadata.TEMPLATE}."):
@@ -84,6 +86,8 @@ class ChatTemplate:
         )
         rendered = self._written(name, {"add_generation_prompt": True, **guard.marked(given)})
         text, breaks = guard.read(rendered)
+        if not text.strip():
+            raise self._failed(name, "it writes nothing of these messages")
         channels = channels_of(source, text, self._tokenizer)
         form = AnswerForm(self._turn_end(name)[0], channels)
         return Prompt(text, breaks, form)
@@ -122,7 +126,9 @@ class ChatTemplate:
 
     def _failed(self, name: str, why: str) -> ModelError:
         which = "" if name == DEFAULT else f" '{name}'"
-        return ModelError(f"the chat template{which} of {self._path} fails: {why}")
+        return ModelError(
+            f"the chat template{which} of {self._path} fails: {why}; --raw needs none"
+        )
 
     def _written(self, name: str, variables: Mapping[str, Any]) -> str:
         spelling, tokenizer = self._tokenizer.spelling, self._tokenizer

@@ -145,26 +145,35 @@ class Tokenizer:
         tokens: list[int] = []
         ordinary = ""  # what can be left to llama.cpp
         for part in parts:
-            first, last = bisect_left(spelled, (part.begin,)), bisect_left(spelled, (part.end,))
-            inside = spelled[first:last]
+            inside = spelled[bisect_left(spelled, part.begin) : bisect_left(spelled, part.end)]
             if part.special or not inside:
                 ordinary += prompt[part.begin : part.end]
                 continue
             tokens += self._ids(ordinary, special=True) if ordinary else []
             ordinary = ""
-            # llama.cpp finds user-defined tokens in any text: they are cut in two.
-            cuts = {prompt.breaks[bisect_right(prompt.breaks, at)] for at, found in inside if found}
-            for begin, end in pairwise([part.begin, *sorted(cuts), part.end]):
-                tokens += self._ids(prompt[begin:end], special=False)
+            tokens += self._as_text(prompt, part, inside)
         return tokens + (self._ids(ordinary, special=True) if ordinary else [])
 
-    def _parts(self, prompt: Prompt) -> tuple[list[_Part], list[tuple[int, bool]]]:
-        """Take a prompt apart as llama.cpp does.
+    def _as_text(self, prompt: Prompt, part: _Part, spelled: list[int]) -> list[int]:
+        """Tokenise a part in which a user has spelled special tokens."""
+        tokens = self._ids(prompt[part.begin : part.end], special=False)
+        if self._guarded.isdisjoint(tokens):
+            return tokens
+        # llama.cpp finds user-defined tokens in any text, and may merge its way to a control token.
+        breaks = {prompt.breaks[bisect_right(prompt.breaks, at)] for at in spelled}
+        tokens = []
+        for begin, end in pairwise([part.begin, *sorted(breaks), part.end]):
+            tokens += self._ids(prompt[begin:end], special=False)
+        return tokens
 
-        Return too where a user has spelled special tokens, and whether llama.cpp finds them in any text.
-        """
+    @cached_property
+    def _guarded(self) -> frozenset[int]:
+        return frozenset(each.token for each in self.specials if each.guarded)
+
+    def _parts(self, prompt: Prompt) -> tuple[list[_Part], list[int]]:
+        """Take a prompt apart as llama.cpp does; tell too where a user has spelled special tokens."""
         parts = [_Part(0, len(prompt))]
-        spelled: list[tuple[int, bool]] = []
+        spelled: list[int] = []
         for special in self.specials:
             if special.text in prompt:
                 parts = [new for part in parts for new in _split(prompt, part, special, spelled)]
@@ -180,9 +189,7 @@ class _Part:
     special: Special | None = None
 
 
-def _split(
-    prompt: Prompt, part: _Part, special: Special, spelled: list[tuple[int, bool]]
-) -> Iterator[_Part]:
+def _split(prompt: Prompt, part: _Part, special: Special, spelled: list[int]) -> Iterator[_Part]:
     """Split text at a special token where the template has written it; add where the user has."""
     if part.special is not None:
         yield part
@@ -192,7 +199,7 @@ def _split(
         end = at + len(special.text)
         following = bisect_right(prompt.breaks, at)
         if following < len(prompt.breaks) and prompt.breaks[following] < end:
-            spelled.append((at, not special.control))
+            spelled.append(at)
             at += 1
             continue
         left = prompt[begin:at]
