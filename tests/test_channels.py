@@ -20,6 +20,7 @@ from remoe_edge import Engine
 from remoe_edge.cli import reasoning as shown_reasoning
 from remoe_edge.cli.conversation import Conversation
 from remoe_edge.cli.reasoning import ShownReasoning
+from remoe_edge.engine import metadata
 from remoe_edge.engine.channels import HARMONY, PAIRS, AnswerForm, Channels
 from vocabularies import CONTROL, USER_DEFINED, bpe
 
@@ -229,32 +230,33 @@ def test_only_the_final_channel_is_the_answer(harmony: Path, answering: Any) -> 
     with Engine(harmony, cache="50%", publish=False) as engine:
         answering(engine, ANALYSIS, ANALYSIS, "plain")
         told: list[str] = []
-        assert "".join(engine.chat(HI, on_reasoning=told.append)) == "so é"
-        assert "".join(told) == "why é"
-        assert (engine.answer.text, engine.answer.reasoning) == ("so é", "why é")
+        answer = engine.chat(HI, on_reasoning=told.append)
+        assert "".join(answer) == answer.text == "so é"
+        assert "".join(told) == answer.reasoning == "why é"
         # Stop strings are looked for in the answer alone.
-        assert "".join(engine.chat(HI, stop=["y", " é"])) == "so"
-        assert engine.answer.stop == "stop"
-        assert "".join(engine.chat(HI)) == "plain"
-        assert engine.answer.reasoning == ""
+        answer = engine.chat(HI, stop=["y", " é"])
+        assert (answer.read(), answer.stats.stop) == ("so", "stop")
+        answer = engine.chat(HI)
+        assert (answer.read(), answer.reasoning) == ("plain", "")
 
 
 def test_a_text_that_is_continued_has_no_channels(thinking: Path, answering: Any) -> None:
     with Engine(thinking, cache="50%", publish=False) as engine:
         answering(engine, "<think>why</think>so")
-        assert "".join(engine.generate("hi")) in ("<think>why</think>so", "whyso")
-        assert engine.answer.reasoning == ""
+        answer = engine.generate("hi")
+        assert answer.read() in ("<think>why</think>so", "whyso")
+        assert answer.reasoning == ""
 
 
 def test_an_answer_cut_short_keeps_its_reasoning(thinking: Path, answering: Any) -> None:
     with Engine(thinking, cache="50%", publish=False) as engine:
         answering(engine, "<think>why not", "<think>why</think>so it is")
-        assert list(engine.chat(HI, max_tokens=4)) == []
-        assert (engine.answer.stop, engine.answer.reasoning) == ("length", "why")
-        stream = engine.chat(HI)
-        assert next(stream) == "s"
-        stream.close()
-        assert engine.answer.reasoning == "why"
+        answer = engine.chat(HI, max_tokens=4)
+        assert (answer.read(), answer.stats.stop, answer.reasoning) == ("", "length", "why")
+        answer = engine.chat(HI)
+        assert next(answer) == "s"
+        answer.close()
+        assert (answer.text, answer.reasoning) == ("s", "why")
 
 
 def test_reasoning_is_not_sent_back(harmony: Path, answering: Any) -> None:
@@ -263,7 +265,7 @@ def test_reasoning_is_not_sent_back(harmony: Path, answering: Any) -> None:
         chat = Conversation(engine)
         for question in ("one", "two"):
             pieces, _ = chat.ask(question, max_tokens=64)
-            chat.keep(question, "".join(pieces), engine.answer.reasoning)
+            chat.keep(question, "".join(pieces), pieces.reasoning)
         messages = [{"role": "user", "content": "one"}, {"role": "assistant", "content": "so é"},
                     {"role": "user", "content": "two"}]  # fmt: skip
         text, _, bos = engine.render(messages)
@@ -280,7 +282,7 @@ def test_a_template_with_a_place_for_reasoning_is_given_it(tmp_path: Path, answe
         prompts = answering(engine, "<think>why</think>so", "x")
         chat = Conversation(engine)
         pieces, _ = chat.ask("one", max_tokens=64)
-        chat.keep("one", "".join(pieces), engine.answer.reasoning)
+        chat.keep("one", "".join(pieces), pieces.reasoning)
         list(chat.ask("two", max_tokens=8)[0])
         assert prompts[1] == engine.tokenize("[one|][so|why][two|]", bos=False)
 
@@ -289,13 +291,12 @@ def test_what_the_command_shows_of_reasoning(
     harmony: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Pipes get the answer alone; JSON has both."""
-    from remoe_edge.engine import engine as engine_module
 
     def generate(self: Any, tokens: list[int], **_: Any) -> Iterable[int]:
         text = vocabularies.ids(self, ANALYSIS)
         return iter([*text, 258])
 
-    monkeypatch.setattr(engine_module.metadata.Llama, "generate", generate)
+    monkeypatch.setattr(metadata.Llama, "generate", generate)
     plain = run(capsys, "chat", "-m", harmony, "-p", "hi")
     assert plain.out == "so é\n"
     assert "why" not in plain.err

@@ -36,9 +36,7 @@ class Conversation:
     raw: bool = False
     turns: list[Turn] = field(default_factory=list)
 
-    def ask(
-        self, text: str, *, max_tokens: int, **settings: Any
-    ) -> tuple[Answer, int]:
+    def ask(self, text: str, *, max_tokens: int, **settings: Any) -> tuple[Answer, int]:
         """Return the answer's pieces, to be read once, and how many turns had to be forgotten.
 
         The turn is kept once `keep` is told of its answer. Raises InputError when even the question

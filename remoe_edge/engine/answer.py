@@ -15,6 +15,7 @@ from remoe_edge.errors import InputError
 
 if TYPE_CHECKING:
     from remoe_edge.engine.lifecycle import Lifecycle
+    from remoe_edge.engine.request import Request
 
 _FINISH = {
     "end": "stop",
@@ -59,6 +60,15 @@ class Produced:
     logprobs: list[TokenLogprob] | None = None
     reader: AnswerReader = field(default_factory=PLAIN.reader)  # has the reasoning
     answer: Callable[[], Answer | None] = lambda: None  # not kept: an answer that is dropped ends
+
+    @classmethod
+    def of(cls, asked: Request, on_reasoning: Callable[[str], object] | None) -> Produced:
+        """Begin with nothing but what is asked for."""
+        return cls(
+            AnswerStats(n_prompt=len(asked.tokens)),
+            logprobs=None if asked.logprobs is None else [],
+            reader=asked.form.reader(on_reasoning),
+        )
 
 
 class Answer(Generator[str, None, None]):

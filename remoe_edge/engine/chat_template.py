@@ -92,14 +92,17 @@ class ChatTemplate:
         form = AnswerForm(self._turn_end(name)[0], channels)
         return Prompt(text, breaks, form)
 
-    def stop(self, name: str | None = None) -> list[str]:
-        """Give the texts that end an answer: none, unless the turn's end is no token of the model."""
-        return list(self._turn_end(self._chosen(name, None))[1])
+    def write(
+        self, messages: Sequence[Message], *, name: str | None = None, **settings: Any
+    ) -> tuple[Prompt, list[str], bool]:
+        """Render, and tell what else to do: (prompt, stop strings, add a BOS token?).
 
-    def begins_with_bos(self, prompt: str) -> bool:
-        """Say whether the template has written BOS itself."""
+        There are stop strings only where the end of a turn is no token of the model.
+        """
+        prompt = self.render(messages, name=name, **settings)
+        _, stop = self._turn_end(self._chosen(name, settings.get("tools")))
         bos = self._tokenizer.spelling(self._tokenizer.bos)
-        return bool(bos) and prompt.startswith(bos)
+        return prompt, list(stop), self._tokenizer.adds_bos and not (bos and prompt.startswith(bos))
 
     def _chosen(self, name: str | None, tools: Sequence[Any] | None) -> str:
         names = sorted(self._sources)

@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from remoe_edge.engine.settings import SettingsKeywords
 
 
-
 class Engine:
     """Hold one loaded model; generate from it, one answer at a time.
 
@@ -221,9 +220,8 @@ class Engine:
     def tokenize(self, text: str, *, special: bool = False, bos: bool = True) -> list[int]:
         """Turn text into token ids.
 
-        special: control tokens may be written in the text; in what `render` returns, only by the
-        template. bos: begin with BOS, and end a plain text with EOS, if the model wants them; never
-        twice.
+        special: control tokens may be written in it; in what `render` returns, only by the template.
+        bos: begin with BOS, and end a plain text with EOS, if the model wants them; never twice.
         """
         with self._life.reading():
             return self._loaded.words().encode(text, special=special, bos=bos)
@@ -291,14 +289,15 @@ class Engine:
         is greedy. top_k: 0 chooses among all. stop: a string or several, at the first of which the
         answer ends, before it. logprobs: keep each token's log probability, and of so many of the
         likeliest in its place. grammar: a `llama_cpp.LlamaGrammar`. special: special tokens may be
-        written in the prompt. form: how the model writes an answer, `prompt.form` of what `render`
-        returned. Reasoning is not in the pieces: `on_reasoning` is called with it as it comes, and
-        `Answer.reasoning` has it.
+        written in the prompt. form: how the model writes an answer, `form` of what `render` returned.
+        on_reasoning: called with the reasoning, which is not in the pieces but in `Answer.reasoning`.
 
         Raises InputError for an argument that makes no sense, a prompt that does not fit the context,
         and while another answer runs.
         """
         self._life.check_free()
+        if form is None and isinstance(prompt, Prompt):
+            form = prompt.form
         with self._life.reading():
             llama = self._loaded.llama
             request.check_grammar(grammar, llama._model.vocab)
@@ -313,20 +312,11 @@ class Engine:
             asked = request.checked(
                 tokens, max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
                 min_p=min_p, repeat_penalty=repeat_penalty, seed=seed, stop=stop, logprobs=logprobs,
-                grammar=grammar, form=form or (prompt.form if isinstance(prompt, Prompt) else PLAIN),
+                grammar=grammar, form=PLAIN if form is None else form,
             )  # fmt: skip
-            return self._answer(asked, on_reasoning)
-
-    def _answer(
-        self, asked: request.Request, on_reasoning: Callable[[str], object] | None
-    ) -> Answer:
-        produced = Produced(
-            AnswerStats(n_prompt=len(asked.tokens)),
-            logprobs=None if asked.logprobs is None else [],
-            reader=asked.form.reader(on_reasoning),
-        )
-        pieces = generation.pieces(self._loaded, asked, produced)
-        return Answer(produced, pieces, self._life, self)
+            produced = Produced.of(asked, on_reasoning)
+            pieces = generation.pieces(self._loaded, asked, produced)
+            return Answer(produced, pieces, self._life, self)
 
     def chat(self, messages: Sequence[Message], **settings: Any) -> Answer:
         """Return the answer to a conversation of {"role", "content"} messages.
@@ -343,14 +333,10 @@ class Engine:
     ) -> tuple[Prompt, list[str], bool]:
         """Write a conversation as the model's template does: (text, stop strings, add a BOS token?).
 
-        settings: `tools`, `name` and `variables` of `ChatTemplate.render`. The text remembers what the
-        template wrote and what the messages spelled: give it whole to `tokenize` or `generate`.
+        Settings are those of `ChatTemplate.render`. Give the text whole to `tokenize` or `generate`.
         """
         with self._life.reading():
-            template = self._loaded.templates()
-            prompt = template.render(messages, **settings)
-            bos = self._loaded.words().adds_bos and not template.begins_with_bos(prompt)
-            return prompt, template.stop(settings.get("name")), bos
+            return self._loaded.templates().write(messages, **settings)
 
     def reset(self) -> None:
         """Forget the conversation so far; the experts stay resident."""
