@@ -308,6 +308,35 @@ def test_a_turn_may_end_in_a_token_that_llama_cpp_does_not_know(tmp_path: Path) 
         assert engine.answer.stop == "end"
 
 
+@pytest.mark.parametrize(
+    ("after", "end"),
+    [
+        ("<|close|>text<|sep|><|over|>\n", ["<|over|>"]),  # a part's end before the turn's
+        ("<|over|>\n<|im_start|>assistant\n", []),  # the next turn, asked for or not
+        ("<|over|><|im_start|><|sep|>", []),
+        ("\n", []),
+    ],
+)
+def test_what_stands_last_ends_a_turn(tmp_path: Path, after: str, end: list[str]) -> None:
+    source = templates.CHATML.replace("<|im_end|>\n", after)
+    if after.endswith("<|sep|>"):  # a template that asks for an answer whether it should or not
+        source = source.replace("<|im_start|>assistant\n", "")
+    path = vocabularies.model(tmp_path / "m.gguf", source, "<|over|>", "<|close|>", "<|sep|>")
+    with Engine(path, cache="50%", publish=False) as engine:
+        prompt, stop, _ = engine.render(HI)
+        ids = {engine.tokenize(each, special=True, bos=False)[0] for each in end}
+        assert (stop, prompt.form.ends) == ([], ids)
+
+
+def test_the_end_of_a_message_is_not_the_end_of_an_answer(tmp_path: Path) -> None:
+    source = templates.CHATML.replace("<|im_end|>", "<|end|>")
+    several = ("<|end|>", "<|return|>", "<|call|>")  # llama.cpp tells by these
+    for more, ends in ((several, 0), (("<|end|>",), 1)):
+        path = vocabularies.model(tmp_path / f"{ends}.gguf", source, *more)
+        with Engine(path, cache="50%", publish=False) as engine:
+            assert len(engine.render(HI)[0].form.ends) == ends
+
+
 def test_a_template_that_cannot_end_a_conversation_is_no_failure(with_keys: Changed) -> None:
     only_users = (
         "{% for m in messages %}{% if m.role != 'user' %}{{ raise_exception('no') }}{% endif %}"

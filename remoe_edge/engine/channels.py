@@ -24,7 +24,8 @@ PAIRS = (
     ("<|channel>", "<channel|>", "thought\n"),  # Gemma
 )
 CHANNEL, MESSAGE, START, CONSTRAIN = "<|channel|>", "<|message|>", "<|start|>", "<|constrain|>"
-HARMONY = (CHANNEL, MESSAGE, START, CONSTRAIN, "<|end|>", "<|return|>", "<|call|>")
+MESSAGE_END = "<|end|>"
+HARMONY = (CHANNEL, MESSAGE, START, CONSTRAIN, MESSAGE_END, "<|return|>", "<|call|>")
 
 
 @dataclass(frozen=True)

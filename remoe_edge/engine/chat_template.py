@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from remoe_edge.engine import metadata
-from remoe_edge.engine.channels import CHANNEL, AnswerForm, channels_of
+from remoe_edge.engine.channels import MESSAGE_END, AnswerForm, channels_of
 from remoe_edge.engine.prompt import Guard, Prompt
 from remoe_edge.engine.template_sandbox import Template, TemplateFailed
 from remoe_edge.engine.tokenizer import Tokenizer
@@ -164,16 +164,26 @@ class ChatTemplate:
         ]
         try:
             text = self._written(name, {"messages": messages, "add_generation_prompt": False})
+            asks = self._written(name, {"messages": messages[:1], "add_generation_prompt": True})
         except ModelError:
             return frozenset(), ()  # it writes no such conversation; its vocabulary knows the ends
-        after = text[text.rfind(_PROBE) + len(_PROBE) :].lstrip() if _PROBE in text else ""
+        after = text[text.rfind(_PROBE) + len(_PROBE) :].strip() if _PROBE in text else ""
         for special in self._tokenizer.specials:
-            if special.guarded and after.startswith(special.text):
-                # gpt-oss ends each of an answer's messages with <|end|>: not the answer.
-                is_harmony = CHANNEL in self._source(name)
-                return frozenset() if is_harmony else frozenset([special.token]), ()
-        marker = _MARKER.match(after)
-        return frozenset(), () if marker is None else (marker[0],)
+            # What stands last ends the turn; tokens before it may end but a part of an answer. Some
+            # templates always ask for the next turn: what ends that ends none.
+            if special.guarded and after.endswith(special.text):
+                if asks.rstrip().endswith(special.text):
+                    break
+                return frozenset([special.token]) - self._between_messages, ()
+        return frozenset(), (after,) if _MARKER.fullmatch(after) else ()
+
+    @property
+    def _between_messages(self) -> frozenset[int]:
+        """Give tokens that llama.cpp knows to end a message, of which an answer may have several."""
+        end = self._tokenizer.special(MESSAGE_END)
+        if end is None or self._tokenizer.is_end(end.token):
+            return frozenset()
+        return frozenset([end.token])
 
 
 def _check_messages(messages: Any) -> None:
