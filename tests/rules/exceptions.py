@@ -21,11 +21,7 @@ CIRCULAR_MODULES: frozenset[str] = frozenset()
 CIRCULAR_ROOMS: frozenset[str] = frozenset()
 ENVIRONMENT: frozenset[str] = frozenset()
 # Packages that come with others and are not declared: to be declared.
-UNDECLARED_PACKAGES: frozenset[str] = frozenset(
-    {
-        "jinja2",
-    }
-)
+UNDECLARED_PACKAGES: frozenset[str] = frozenset()
 
 # --- layers, C++: the bindings hand llama.cpp its parameters; to be emptied
 INCLUDES: frozenset[str] = frozenset(
