@@ -6,7 +6,7 @@
 // another list, so a policy cannot name one. The same object code runs in the live engine and in
 // the trace simulator.
 //
-// Owned by one Cache and as little synchronised as that: one event at a time, calls from one thread.
+// Owned by one Cache and, like that, not thread-safe: one event at a time, from one thread.
 #ifndef REMOE_CACHE_POLICY_H_
 #define REMOE_CACHE_POLICY_H_
 

@@ -1,6 +1,8 @@
 // Waves: how an event with more experts than there are slots is presented to a Cache, as several
-// events one after the other. The engine and the replay cut alike, so that they count alike. Pure
-// functions.
+// events one after the other. The engine and the replay cut alike, so that they count alike.
+//
+// The cache is read and not changed; it belongs to the caller. Not thread-safe: for the thread that
+// calls the cache.
 #ifndef REMOE_CACHE_WAVES_H_
 #define REMOE_CACHE_WAVES_H_
 

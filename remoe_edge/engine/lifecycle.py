@@ -17,7 +17,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Any
 
 from remoe_edge.errors import InputError, UnsupportedError
 
@@ -67,13 +67,16 @@ class Lifecycle:
     def reading(self) -> Iterator[None]:
         """Be inside without computing. Raises as `check`."""
         self.check()
-        with self._changed:
-            self.check()
-            self._inside.append(threading.get_ident())
-        try:
+        entered = False
+        try:  # from here on, so that Ctrl-C at any moment leaves nobody inside
+            with self._changed:
+                self.check()
+                self._inside.append(threading.get_ident())
+                entered = True
             yield
         finally:
-            self._leave()
+            if entered:
+                self._leave()
 
     @contextlib.contextmanager
     def running(self, answer: object | None = None) -> Iterator[None]:
@@ -82,21 +85,23 @@ class Lifecycle:
         Raises as `check`, and InputError while another answer runs or another thread computes.
         """
         self.check()
-        with self._changed:
-            self.check()
-            if self._answer is not None and self._answer is not answer:
-                raise InputError(BUSY)
-            if self._computing:
-                raise InputError(
-                    "this engine is at work, in another thread or in the call that led here: one "
-                    "answer at a time"
-                )
-            self._computing = True
-            self._inside.append(threading.get_ident())
+        entered = False
         try:
+            with self._changed:
+                self.check()
+                if self._answer is not None and self._answer is not answer:
+                    raise InputError(BUSY)
+                if self._computing:
+                    raise InputError(
+                        "this engine is at work, in another thread or in the call that led here: one "
+                        "answer at a time"
+                    )
+                self._inside.append(threading.get_ident())
+                self._computing = entered = True
             yield
         finally:
-            self._leave(computing=True)
+            if entered:
+                self._leave(computing=True)
 
     def begin(self, answer: object) -> None:
         """Let `answer` have the engine until `end`; called by who is inside."""
@@ -171,14 +176,7 @@ class Lifecycle:
 # --- forks ---
 
 
-class Native(Protocol):
-    """Who holds native objects that a forked child must never destroy."""
-
-    def keep_forever(self) -> None:
-        """Keep them; see the function of that name."""
-
-
-_living: weakref.WeakSet[Native] = weakref.WeakSet()
+_threaded: weakref.WeakSet[Any] = weakref.WeakSet()
 _parallel_pid: int | None = None
 
 
@@ -187,9 +185,9 @@ def keep_forever(held: object) -> None:
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(held))
 
 
-def watch_forks(native: Native) -> None:
-    """Have `native` keep what it holds in every child that is forked from now on."""
-    _living.add(native)
+def keep_in_children(held: object) -> None:
+    """Keep an object forever in every child forked from now on: its threads are not there to end."""
+    _threaded.add(held)
 
 
 def check_threads(n_threads: int) -> None:
@@ -211,8 +209,8 @@ def check_threads(n_threads: int) -> None:
 
 
 def _in_child() -> None:
-    for native in list(_living):
-        native.keep_forever()
+    for held in list(_threaded):
+        keep_forever(held)
 
 
 os.register_at_fork(after_in_child=_in_child)

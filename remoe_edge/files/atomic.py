@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from remoe_edge.errors import InputError, ReadError
@@ -43,18 +43,16 @@ def check_space(folder: Path, n_bytes: int) -> None:
 def replacing(outputs: Sequence[Path]) -> Iterator[list[Path]]:
     """Yield a temporary path beside each output; rename all when the block ends well.
 
-    After an error, Ctrl-C included, the temporary files are gone and the outputs are as before.
+    After an error, Ctrl-C included, the temporary files are gone and the outputs are as before. What
+    a symbolic link points to is replaced, and the link stays. Files keep the permissions they have;
+    new ones get those of a plain open().
     """
+    outputs = [Path(os.path.realpath(output)) for output in outputs]
     partial: list[Path] = []
     try:
         with errors_naming(outputs[0]):
             for output in outputs:
-                descriptor, name = tempfile.mkstemp(
-                    dir=output.absolute().parent, prefix=f".{output.name}.", suffix=".partial"
-                )
-                partial.append(Path(name))
-                os.fchmod(descriptor, 0o666 & ~_umask())
-                os.close(descriptor)
+                partial.append(_create_beside(output))
             yield partial
             for path in partial:
                 _sync(path)
@@ -121,7 +119,20 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _umask() -> int:
-    current = os.umask(0o077)
-    os.umask(current)
-    return current
+def _create_beside(output: Path) -> Path:
+    """Make an empty file in the output's folder, with the permissions that writing into it would keep.
+
+    The kernel applies the umask. To ask for it, one has to change it, for other threads' files too.
+    """
+    stem = os.fsdecode(os.fsencode(output.name)[:128])
+    while True:
+        path = output.absolute().parent / f".{stem}.{secrets.token_hex(4)}.partial"
+        with suppress(FileExistsError):
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            break
+    try:
+        with suppress(OSError):  # nothing there yet, or a file system without permissions
+            os.fchmod(descriptor, output.stat().st_mode & 0o777)
+    finally:
+        os.close(descriptor)
+    return path

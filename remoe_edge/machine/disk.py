@@ -40,14 +40,20 @@ class ReadAhead:
     note: str
 
 
+def device_of(path: Path) -> int | None:
+    """Find the block device that a file lies on, as `os.makedev` numbers it; None where there is none."""
+    device = os.stat(path).st_dev
+    if os.major(device) != 0:
+        return device
+    source = _mounted_from(path.resolve())  # a file system with a number of its own, such as btrfs
+    return None if source is None else os.stat(source).st_rdev
+
+
 def disk_of(path: Path, *, sysfs: Path = SYS) -> Disk | None:
     """Find the disk that a file lies on; None where there is none, as for tmpfs or a network."""
-    device = os.stat(path).st_dev
-    if os.major(device) == 0:  # a file system with a number of its own, such as btrfs
-        source = _mounted_from(path.resolve())
-        if source is None:
-            return None
-        device = os.stat(source).st_rdev
+    device = device_of(path)
+    if device is None:
+        return None
     folder = (sysfs / f"dev/block/{os.major(device)}:{os.minor(device)}").resolve()
     for each in (folder, folder.parent):  # a partition's queue is its disk's
         if (each / "queue" / "read_ahead_kb").exists():

@@ -1,41 +1,18 @@
-"""What a bench ran on, in plain values: nothing that names a person, a host or a folder."""
+"""With what a bench ran, in plain values: software, model, storage; nothing that names a folder."""
 
 from __future__ import annotations
 
-import os
 import platform
 from pathlib import Path
 from typing import Any
 
-import psutil
-
-from remoe_edge.bench.disk import Disk
-from remoe_edge.machine import kernel_files, memory
-
-
-def machine(root: Path = Path("/")) -> dict[str, Any]:
-    """Describe processor, memory and kernel."""
-    info = kernel_files.text(root / "proc/cpuinfo")
-    governor = kernel_files.word(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
-    return {
-        "board": kernel_files.word(root / "proc/device-tree/model") or None,
-        "cpu": _field(info, "model name") or platform.machine(),
-        "architecture": platform.machine(),
-        "cpus": len(os.sched_getaffinity(0)),
-        "virtual": "hypervisor" in _field(info, "flags").split(),
-        "governor": governor or None,
-        "memory_bytes": psutil.virtual_memory().total,
-        "swap_bytes": psutil.swap_memory().total,
-        "cgroup_limit_bytes": memory.cgroup_limit_bytes(),
-        "kernel": platform.release(),
-        "system": _system(root),
-    }
+from remoe_edge.machine.disk import Disk
 
 
 def software() -> dict[str, Any]:
     """Name the versions of what ran, and how OpenMP's threads wait in every arm."""
     import remoe_edge
-    from remoe_edge.inspect.doctor import ggml_build
+    from remoe_edge.inspect.doctor.installation import ggml_build
     from remoe_edge.native import LLAMA_CPP_PYTHON, WAIT_POLICY, llama_cpp
 
     ggml, commit = ggml_build(llama_cpp)
@@ -89,18 +66,3 @@ def storage(path: Path, disk: Disk | None, seconds: float) -> dict[str, Any]:
             for point in measured["points"]
         ]
     return about
-
-
-def _system(root: Path) -> str | None:
-    for line in kernel_files.text(root / "etc/os-release").splitlines():
-        if line.startswith("PRETTY_NAME="):
-            return line.partition("=")[2].strip('"')
-    return None
-
-
-def _field(text: str, name: str) -> str:
-    for line in text.splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() == name:
-            return value.strip()
-    return ""
