@@ -49,7 +49,6 @@ GETENV: frozenset[str] = frozenset(
 LONG_FILES: dict[str, float] = {
     "csrc/gguf/model_file.cc": 539,
     "tests/test_convert.py": 836,
-    "tests/test_lifecycle.py": 681,
     "tests/test_tune.py": 868,
     "tools/small_model/train_moe.py": 408,
 }
