@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "bindings/bindings.h"
+#include "gguf/loadable.h"
 #include "gguf/model_file.h"
 #include "gguf/types.h"
 #include "gguf/virtual_file.h"
@@ -127,6 +128,7 @@ void RegisterGguf(py::module_& module) {
             return std::make_shared<ModelFile>(Unwrap(std::move(*model)));
           },
           py::arg("path"))
+      .def("check", [](const ModelFile& m) { ThrowIfError(CheckLoadable(m)); })
       .def_property_readonly("paths", &Paths)
       .def_property_readonly("file_bytes", &ModelFile::file_bytes)
       .def_property_readonly("tensors", &ModelFile::tensors)

@@ -134,6 +134,7 @@ class Engine:
             raise InputError(f"{self.threads} threads are more than ggml's {MAX_THREADS}")
 
         file = _core.ModelFile.open(str(self.path))
+        file.check()
         self._model: StreamedModel | None = None
         if not stream:
             self.notes.append("not streamed: the model is loaded whole")

@@ -30,6 +30,7 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     file = _core.ModelFile.open(os.fspath(path))
     if file.unsigned("remoe_edge.overlay.version") is not None:
         return _describe_overlay(path)
+    file.check()
     layers = file.expert_layers
     about: dict[str, Any] = {
         "kind": "experts" if layers else "dense",
