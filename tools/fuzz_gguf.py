@@ -70,7 +70,8 @@ class Figures:
 class Child:
     """A process that runs inputs until one of them ends it; then another is started."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, needless: bool = False) -> None:
+        self._arguments = ["--needless"] if needless else []
         self._errors = folder / "stderr"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -103,7 +104,7 @@ class Child:
     def _start(self) -> subprocess.Popen[bytes]:
         with open(self._errors, "ab") as errors:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "fuzz.child"],
+                [sys.executable, "-m", "fuzz.child", *self._arguments],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
@@ -141,12 +142,20 @@ def seeds(folder: Path) -> list[tuple[Header, bytes]]:
     return made
 
 
-def fuzz(folder: Path, inputs: int, seed: int, begin: int = 0, quiet: bool = True) -> Figures:
+def fuzz(
+    folder: Path,
+    inputs: int,
+    seed: int,
+    begin: int = 0,
+    *,
+    needless: bool = False,
+    quiet: bool = True,
+) -> Figures:
     """Run `inputs` inputs, number `begin` first. Each number has its own random state."""
     figures = Figures(seed=seed)
     made = seeds(folder)
     headers = [header for header, _ in made]
-    child = Child(folder)
+    child = Child(folder, needless)
     path = folder / "input.gguf"
     clock = time.monotonic()
     try:
@@ -161,6 +170,8 @@ def fuzz(folder: Path, inputs: int, seed: int, begin: int = 0, quiet: bool = Tru
             figures.ends[end] += 1
             if end in ("refused", "llama.cpp"):
                 figures.refusals[_kind(why, path)] += 1
+            elif end == "needless":
+                print(f"needless #{number} {_kind(why, path)}: {'; '.join(changes)}", flush=True)
             elif end == "bug":
                 figures.bugs.setdefault(_kind(why, path), changes)
             elif end == "died":
@@ -178,9 +189,7 @@ def _kind(why: str, path: Path) -> str:
     return re.sub(r"\d+", "N", why.replace(str(path), "FILE"))[:200]
 
 
-def _remember(
-    figures: Figures, why: str, changes: list[str], header: Header, number: int
-) -> None:
+def _remember(figures: Figures, why: str, changes: list[str], header: Header, number: int) -> None:
     known = figures.deaths.get(why)
     if known is None or len(changes) < len(known.changes):
         how, _, cause = why.partition(": ")
@@ -199,6 +208,11 @@ def main() -> int:
     parser.add_argument("--begin", type=int, default=0, help="number of the first input")
     parser.add_argument("--output", type=Path, help="write the figures as JSON")
     parser.add_argument("--keep", type=Path, help="only write input number BEGIN there")
+    parser.add_argument(
+        "--needless",
+        action="store_true",
+        help="run refused inputs too: was it right to refuse them?",
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as name:
         if options.keep:
@@ -209,7 +223,14 @@ def main() -> int:
             print(mutate(header, draw, [each for each, _ in made]))
             options.keep.write_bytes(write(header, data))
             return 0
-        figures = fuzz(Path(name), options.inputs, options.seed, options.begin, quiet=False)
+        figures = fuzz(
+            Path(name),
+            options.inputs,
+            options.seed,
+            options.begin,
+            needless=options.needless,
+            quiet=False,
+        )
     print(f"{figures.inputs} inputs in {figures.seconds:.0f} s, seed {figures.seed}")
     for end, n in figures.ends.most_common():
         print(f"{n:8} {end}")

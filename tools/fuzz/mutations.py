@@ -86,7 +86,9 @@ def change_shape(header: Header, draw: random.Random, _: Sequence[Header]) -> st
     n_blocks = int(blocks.values[0]) if blocks and isinstance(blocks.values[0], int) else 1
     n_blocks = min(max(n_blocks, 0), 600)
     if not key.is_array:
-        n = draw.choice((0, 1, n_blocks, n_blocks, n_blocks, n_blocks + 1, n_blocks - 1, 4, 512, 513))
+        n = draw.choice(
+            (0, 1, n_blocks, n_blocks, n_blocks, n_blocks + 1, n_blocks - 1, 4, 512, 513)
+        )
         key.is_array = True
         key.values = [
             key.values[0] if draw.random() < 0.7 else _value(draw, key.type, key.values[0])
@@ -172,7 +174,9 @@ def change_extent(header: Header, draw: random.Random, _: Sequence[Header]) -> s
         return drop_tensor(header, draw, _)
     at = draw.randrange(len(tensor.dims))
     old = tensor.dims[at]
-    tensor.dims[at] = draw.choice((old // 2, old - 32, old - 1, old + 1, 1, old * 2, 0, 2**31, 2**62))
+    tensor.dims[at] = draw.choice(
+        (old // 2, old - 32, old - 1, old + 1, 1, old * 2, 0, 2**31, 2**62)
+    )
     return f"{_name(tensor)}: dimension {at} is {tensor.dims[at]}"
 
 
