@@ -313,10 +313,10 @@ py::bytes MakeProfile(int n_layers, int n_experts, const std::string& fingerprin
   return py::bytes(reinterpret_cast<const char*>(bytes.data()), bytes.size());
 }
 
-py::dict ParseProfileBytes(const py::bytes& bytes, const std::string& name) {
+py::dict ParseProfileBytes(const py::bytes& bytes, const Path& name) {
   const std::string_view view = bytes;
-  Profile profile =
-      Unwrap(Profile::Parse(reinterpret_cast<const uint8_t*>(view.data()), view.size(), name));
+  Profile profile = Unwrap(
+      Profile::Parse(reinterpret_cast<const uint8_t*>(view.data()), view.size(), name.bytes));
   py::dict dict;
   dict["n_layers"] = profile.n_layers;
   dict["n_experts"] = profile.n_experts;
@@ -331,13 +331,13 @@ py::dict ParseProfileBytes(const py::bytes& bytes, const std::string& name) {
   return dict;
 }
 
-py::dict ParseTraceBytes(const py::buffer& buffer, const std::string& path) {
+py::dict ParseTraceBytes(const py::buffer& buffer, const Path& path) {
   const py::buffer_info info = buffer.request();
   Result<TraceIndex> result = TraceIndex();
   {
     const py::gil_scoped_release release;
     result = ParseTrace(static_cast<const uint8_t*>(info.ptr),
-                        static_cast<size_t>(info.size * info.itemsize), path);
+                        static_cast<size_t>(info.size * info.itemsize), path.bytes);
   }
   TraceIndex index = Unwrap(std::move(result));
   py::dict dict;
@@ -360,10 +360,10 @@ py::dict ParseTraceBytes(const py::buffer& buffer, const std::string& path) {
 
 class PyTraceWriter {
  public:
-  PyTraceWriter(const std::string& path, uint32_t n_layers, uint32_t n_experts, uint32_t top_k,
+  PyTraceWriter(const Path& path, uint32_t n_layers, uint32_t n_experts, uint32_t top_k,
                 const std::string& fingerprint, const std::string& meta)
-      : writer_(
-            Unwrap(TraceWriter::Create(path, {n_layers, n_experts, top_k, fingerprint, meta}))) {}
+      : writer_(Unwrap(
+            TraceWriter::Create(path.bytes, {n_layers, n_experts, top_k, fingerprint, meta}))) {}
 
   void Append(int layer, int64_t step, bool decode, const Array<uint16_t>& experts, int n_tokens,
               std::optional<Array<uint16_t>> ids, std::optional<Array<float>> probs) {
@@ -457,7 +457,7 @@ void RegisterCache(py::module_& module) {
       .def_property_readonly("resident", &PyCache::Resident);
 
   py::class_<PyTraceWriter>(module, "TraceWriter")
-      .def(py::init<const std::string&, uint32_t, uint32_t, uint32_t, const std::string&,
+      .def(py::init<const Path&, uint32_t, uint32_t, uint32_t, const std::string&,
                     const std::string&>(),
            py::arg("path"), py::arg("n_layers"), py::arg("n_experts"), py::arg("top_k"),
            py::arg("fingerprint") = "", py::arg("meta") = "{}")

@@ -127,6 +127,13 @@ Status CheckExperts(const Metadata& keys) {
     return keys.Wrong("expert_used_count",
                       Format("is missing or 0, and there are %" PRIu64 " experts", n_experts));
   }
+  // The graph of most takes the first layer's number and then each layer's own.
+  if (!keys.IsOneOf({"granite_swa", "nemotron_h_moe"}) && most > used.value()[0]) {
+    return keys.Wrong("expert_used_count",
+                      Format("is %" PRIu64 " in one layer and %" PRIu64
+                             " in the first; architecture '%s' uses as many in all",
+                             most, used.value()[0], keys.architecture().c_str()));
+  }
   for (const ExpertLayer& layer : layers.value()) {
     if (static_cast<uint64_t>(layer.n_experts) != n_experts) {
       return keys.Wrong(

@@ -40,6 +40,14 @@ const std::vector<const char*>& KeysAsLongAsValues() {
   return names;
 }
 
+// Those whose layers may have a sliding window, with head sizes of their own.
+const std::vector<const char*>& SlidingWindows() {
+  static const std::vector<const char*> names = {"afmoe",   "cohere2", "cohere2moe",  "exaone-moe",
+                                                 "exaone4", "gemma3",  "gemma4",      "gpt-oss",
+                                                 "llama4",  "mellum",  "smallthinker"};
+  return names;
+}
+
 // Layers of these may have no attention, or none of the usual kind.
 bool IsHybrid(const Metadata& keys) {
   return keys.Has("ssm.conv_kernel") || keys.Has("shortconv.l_cache") ||
@@ -116,6 +124,71 @@ Status CheckHeadSizes(const Metadata& keys, const std::string& suffix, uint64_t 
   return Status::Ok();
 }
 
+// Multi-head latent attention keeps one compressed head for all.
+Status CheckLatent(const Metadata& keys, uint64_t n_layers) {
+  const uint64_t key = keys.UnsignedOr("attention.key_length_mla", 0);
+  const uint64_t value = keys.UnsignedOr("attention.value_length_mla", 0);
+  if (key == 0 && value == 0) return Status::Ok();
+  if (key == 0 || value == 0) {
+    return keys.Wrong(key == 0 ? "attention.key_length_mla" : "attention.value_length_mla",
+                      "is missing or 0, and the other of the two is there");
+  }
+  const auto kv = keys.PerLayer("attention.head_count_kv", n_layers, 0);
+  if (!kv.ok()) return kv.status();
+  for (const uint64_t n : kv.value()) {
+    if (n != 1) {
+      return keys.Wrong("attention.head_count_kv",
+                        Format("is %" PRIu64 ", where multi-head latent attention has 1", n));
+    }
+  }
+  const uint64_t rope = keys.UnsignedOr("rope.dimension_count", 0);
+  if (rope >= key) {
+    return keys.Wrong("rope.dimension_count",
+                      Format("is %" PRIu64 " of heads of %" PRIu64, rope, key));
+  }
+  return Status::Ok();
+}
+
+// Rows of the projections against heads times their size. llama.cpp compares only some of them.
+Status CheckProjections(const Metadata& keys, uint64_t n_layers) {
+  if (keys.Has("attention.key_length_swa") || keys.Has("attention.key_length_mla")) {
+    return Status::Ok();
+  }
+  const auto heads = keys.PerLayer("attention.head_count", n_layers, 0);
+  if (!heads.ok()) return heads.status();
+  const auto kv = keys.Has("attention.head_count_kv")
+                      ? keys.PerLayer("attention.head_count_kv", n_layers, 0)
+                      : heads;
+  if (!kv.ok()) return kv.status();
+  if (heads.value()[0] == 0) return Status::Ok();
+  const uint64_t size = keys.UnsignedOr("embedding_length", 0) / heads.value()[0];
+  const uint64_t key = keys.UnsignedOr("attention.key_length", size);
+  const uint64_t value = keys.UnsignedOr("attention.value_length", size);
+  const bool is_hybrid = IsHybrid(keys);
+  for (uint64_t i = 0; i < n_layers; ++i) {
+    const std::string all = Format("blk.%" PRIu64 ".attn_qkv.weight", i);
+    const Tensor* joined = is_hybrid ? nullptr : keys.file().Find(all);
+    const uint64_t joined_rows = heads.value()[i] * key + kv.value()[i] * (key + value);
+    if (joined != nullptr && joined->n_dims == 2 && joined->ne[1] != joined_rows) {
+      return keys.Wrong("attention.head_count",
+                        Format("and its like make %" PRIu64 " rows, and tensor '%s' has %" PRIu64,
+                               joined_rows, all.c_str(), joined->ne[1]));
+    }
+    for (const bool is_key : {true, false}) {
+      const std::string length = is_key ? "attention.key_length" : "attention.value_length";
+      const std::string name = Format("blk.%" PRIu64 ".attn_%c.weight", i, is_key ? 'k' : 'v');
+      const uint64_t rows = (is_key ? key : value) * kv.value()[i];
+      const Tensor* tensor = keys.file().Find(name);
+      if (tensor != nullptr && tensor->n_dims == 2 && tensor->ne[1] != rows) {
+        return keys.Wrong(
+            length, Format("and head_count_kv make %" PRIu64 " rows, and tensor '%s' has %" PRIu64,
+                           rows, name.c_str(), tensor->ne[1]));
+      }
+    }
+  }
+  return Status::Ok();
+}
+
 Status CheckRope(const Metadata& keys) {
   const std::string scaling_key = keys.Full("rope.scaling.type");
   if (const auto scaling = keys.file().String(scaling_key)) {
@@ -175,17 +248,29 @@ Status CheckAttention(const Metadata& keys) {
     const uint64_t value = keys.UnsignedOr("attention.value_length", size);
     const uint64_t rope = keys.UnsignedOr("rope.dimension_count", key);
     REMOE_RETURN_IF_ERROR(CheckHeadSizes(keys, "", size, size, key));
-    REMOE_RETURN_IF_ERROR(CheckHeadSizes(keys, "_swa", key, value, rope));
+    if (keys.IsOneOf(SlidingWindows())) {
+      REMOE_RETURN_IF_ERROR(CheckHeadSizes(keys, "_swa", key, value, rope));
+    }
+  }
+  REMOE_RETURN_IF_ERROR(CheckLatent(keys, n_layers));
+  REMOE_RETURN_IF_ERROR(CheckProjections(keys, n_layers));
+  if (keys.architecture() == "llama4" && keys.Has("attention.sliding_window") &&
+      keys.UnsignedOr("attention.sliding_window", 0) == 0) {
+    return keys.Wrong("attention.sliding_window",
+                      "is 0, which llama.cpp's graph of this architecture fails on");
   }
   REMOE_RETURN_IF_ERROR(CheckRope(keys));
   return CheckNorms(keys);
 }
 
 Status CheckRecurrence(const Metadata& keys) {
-  if (keys.Has("shortconv.l_cache") && keys.UnsignedOr("shortconv.l_cache", 0) < 2) {
-    return keys.Wrong("shortconv.l_cache", "is below 2");
+  if (keys.IsOneOf({"lfm2", "lfm2moe"}) && keys.UnsignedOr("shortconv.l_cache", 0) < 2) {
+    return keys.Wrong("shortconv.l_cache", "is missing or below 2");
   }
-  if (!keys.Has("ssm.conv_kernel")) return Status::Ok();
+  if (!keys.IsOneOf({"falcon-h1", "granitehybrid", "jamba", "mamba", "mamba2", "nemotron_h",
+                     "nemotron_h_moe", "qwen35", "qwen35moe", "qwen3next"})) {
+    return Status::Ok();
+  }
   const uint64_t inner = keys.UnsignedOr("ssm.inner_size", 0);
   const uint64_t state = keys.UnsignedOr("ssm.state_size", 0);
   const uint64_t rank = keys.UnsignedOr("ssm.time_step_rank", 0);
@@ -203,6 +288,19 @@ Status CheckRecurrence(const Metadata& keys) {
     return keys.Wrong("ssm.inner_size", Format("is %" PRIu64 ", which %" PRIu64 " heads in %" PRIu64
                                                " groups do not divide",
                                                inner, rank, groups));
+  }
+  for (const Tensor& tensor : keys.file().tensors()) {
+    const std::string end = ".ssm_conv1d.weight";
+    if (!keys.IsOneOf({"qwen35", "qwen35moe"}) || tensor.name.size() <= end.size() ||
+        tensor.name.compare(tensor.name.size() - end.size(), end.size(), end) != 0) {
+      continue;
+    }
+    const std::string wanted =
+        tensor.name.substr(0, tensor.name.size() - end.size()) + ".attn_qkv.weight";
+    if (keys.file().Find(wanted) == nullptr) {
+      return Status(Code::kCorrupt,
+                    keys.file().paths()[0] + ": tensor '" + wanted + "' is missing");
+    }
   }
   if (keys.IsOneOf({"qwen35", "qwen35moe", "qwen3next"}) && inner / rank != state) {
     return keys.Wrong("ssm.state_size",

@@ -8,7 +8,7 @@ from pathlib import Path
 from remoe_edge.bench.process import Question
 from remoe_edge.bench.workloads import Prompt
 from remoe_edge.engine import chat_template
-from remoe_edge.engine.llama import Buffers, listening
+from remoe_edge.engine.llama import Buffers, FilePath, listening
 from remoe_edge.errors import InputError, ModelError
 from remoe_edge.native import llama_cpp
 
@@ -20,7 +20,7 @@ class Vocabulary:
         self._path = path
         try:
             with listening(Buffers(), verbose=False):
-                self._llama = llama_cpp.Llama(str(path), vocab_only=True, verbose=False)
+                self._llama = llama_cpp.Llama(FilePath(path), vocab_only=True, verbose=False)
         except (ValueError, RuntimeError) as error:
             raise ModelError(f"llama.cpp refused {path}: {error}") from error
 

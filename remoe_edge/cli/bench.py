@@ -299,11 +299,11 @@ def _arms(path: Path, options: dict[str, Any]) -> list[Arm]:
         if name == "off":
             routers[name] = None
         elif name == "on":
-            routers[name] = str(shipped_routers(path).resolve())
+            routers[name] = str(shipped_routers(path).absolute())
         else:
             if not Path(name).is_file():
                 raise InputError(f"no routers at {name}; write off, on or an overlay's path")
-            routers[Path(name).name] = str(Path(name).resolve())
+            routers[Path(name).name] = str(Path(name).absolute())
     caches = _list(options["cache"])
     for cache in caches:
         check(cache)

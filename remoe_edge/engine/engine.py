@@ -20,7 +20,7 @@ from remoe_edge.engine import budget as budgets
 from remoe_edge.engine import chat_template
 from remoe_edge.engine.interrupt import Interrupts, held_back
 from remoe_edge.engine.kv_cache import kv_bytes
-from remoe_edge.engine.llama import Buffers, loading
+from remoe_edge.engine.llama import Buffers, FilePath, loading
 from remoe_edge.engine.observers import Step, Watcher, Watchers, since
 from remoe_edge.engine.stats import Answer, Stats
 from remoe_edge.errors import BudgetError, InputError, ModelError, RemoeError
@@ -238,7 +238,7 @@ class Engine:
                 verbose=verbose,
             ):
                 return llama_cpp.Llama(
-                    model_path=str(self.path),
+                    model_path=FilePath(self.path),
                     n_ctx=self._n_ctx,
                     n_batch=min(n_batch, self._n_ctx),
                     n_ubatch=min(n_ubatch, self._n_ctx),

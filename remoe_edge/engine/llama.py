@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -26,6 +27,16 @@ _lock = threading.Lock()
 FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}
 
 _BUFFER = re.compile(r"(\S+) +(KV|compute|output|model|RS) buffer size *= *([\d.]+) MiB")
+
+
+class FilePath(str):
+    """A path for `Llama`, which asks for its UTF-8 and gets the bytes that the kernel has."""
+
+    __slots__ = ()
+
+    def encode(self, encoding: str = "utf-8", errors: str = "strict") -> bytes:
+        """Return the path as the file system spells it."""
+        return os.fsencode(str(self))  # fsencode itself asks a str for its encode()
 
 
 @dataclass
