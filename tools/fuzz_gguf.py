@@ -3,9 +3,9 @@
     python tools/fuzz_gguf.py --inputs 10000 --seed 1 --output figures.json
 
 Seeds are a tiny model of every architecture. Each input is a seed with its keys or tensor infos changed
-in one to three places; a child process opens, checks, describes and runs it. What counts is how a process
-ends: an answer or a refusal is right, an abort or a signal is not. Each distinct abort is tried again with
-one change alone, so that the report names the smallest cause. The same seed gives the same inputs.
+in one to three places; a child process opens, checks, describes and runs it. What counts is how a
+process ends: an answer or a refusal is right, an abort or a signal is not. Of each distinct abort one
+change alone is tried again, so that the report names the smallest cause. Same seed, same inputs.
 Exits 1 if anything aborted or an exception was no RemoeError.
 """
 
@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -160,11 +161,7 @@ def fuzz(
     clock = time.monotonic()
     try:
         for number in range(begin, begin + inputs):
-            draw = random.Random(f"{seed}/{number}")
-            header, data = draw.choice(made)
-            header = header.copy()
-            changes = mutate(header, draw, headers)
-            path.write_bytes(write(header, data))
+            header, changes = _input(path, made, headers, f"{seed}/{number}")
             end, why = child.run(path)
             figures.inputs += 1
             figures.ends[end] += 1
@@ -175,6 +172,12 @@ def fuzz(
             elif end == "bug":
                 figures.bugs.setdefault(_kind(why, path), changes)
             elif end == "died":
+                if len(changes) > 1 and why not in figures.deaths:
+                    for only in range(len(changes)):
+                        _, alone = _input(path, made, headers, f"{seed}/{number}", only)
+                        if child.run(path) == (end, why):
+                            changes = alone
+                            break
                 _remember(figures, why, changes, header, number)
             if not quiet and figures.inputs % 500 == 0:
                 print(f"{figures.inputs}: {dict(figures.ends)}", file=sys.stderr, flush=True)
@@ -182,6 +185,22 @@ def fuzz(
         child.close()
     figures.seconds = round(time.monotonic() - clock, 1)
     return figures
+
+
+def _input(
+    path: Path,
+    made: Sequence[tuple[Header, bytes]],
+    headers: Sequence[Header],
+    name: str,
+    only: int | None = None,
+) -> tuple[Header, list[str]]:
+    """Write the input of that name, with all of its changes or one alone; return what they are."""
+    draw = random.Random(name)
+    header, data = draw.choice(made)
+    header = header.copy()
+    changes = mutate(header, draw, headers, only)
+    path.write_bytes(write(header, data))
+    return header, changes
 
 
 def _kind(why: str, path: Path) -> str:
@@ -216,12 +235,9 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as name:
         if options.keep:
-            draw = random.Random(f"{options.seed}/{options.begin}")
             made = seeds(Path(name))
-            header, data = draw.choice(made)
-            header = header.copy()
-            print(mutate(header, draw, [each for each, _ in made]))
-            options.keep.write_bytes(write(header, data))
+            headers = [header for header, _ in made]
+            print(_input(options.keep, made, headers, f"{options.seed}/{options.begin}")[1])
             return 0
         figures = fuzz(
             Path(name),

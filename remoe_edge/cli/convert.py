@@ -11,6 +11,8 @@ from types import FrameType
 
 import click
 
+from remoe_edge.cli.terminal import escape
+
 FILE = click.Path(dir_okay=False, path_type=Path)
 
 
@@ -82,7 +84,10 @@ def export_hf(folder: Path, tuned: Path, output: Path) -> None:
     from remoe_edge.convert.export_hf import export_hf as export
 
     with _progress() as report:
-        export(folder, tuned, output, report)
+        left_out = export(folder, tuned, output, report)
+    if left_out:
+        names = escape(", ".join(left_out))
+        click.echo(f"left out, as the model does not use it: {names}", err=True)
     click.echo(output)
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +16,7 @@ from remoe_edge.errors import InputError, ReadError
 Progress = Callable[[int, int], None]
 
 _PIECE_BYTES = 16 << 20
+_STEM_BYTES = 200  # of an output's name in that of its temporary file: names have up to 255
 # Between file systems, and on old kernels, copy_file_range fails; plain reads and writes do.
 _NOT_IN_KERNEL = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
@@ -43,26 +44,73 @@ def check_space(folder: Path, n_bytes: int) -> None:
 def replacing(outputs: Sequence[Path]) -> Iterator[list[Path]]:
     """Yield a temporary path beside each output; rename all when the block ends well.
 
-    After an error, Ctrl-C included, the temporary files are gone and the outputs are as before.
+    After an error, Ctrl-C included, the temporary files are gone and the outputs are as before. Of
+    several outputs the first is the one by which the others are found. It is the first to go and the
+    last to come: after a crash in between there is no file of its name, so that nobody takes old and
+    new for one set, and `cut_short` finds what was there.
     """
     partial: list[Path] = []
     try:
         with errors_naming(outputs[0]):
             for output in outputs:
-                descriptor, name = tempfile.mkstemp(
-                    dir=output.absolute().parent, prefix=f".{output.name}.", suffix=".partial"
-                )
-                partial.append(Path(name))
-                os.fchmod(descriptor, 0o666 & ~_umask())
-                os.close(descriptor)
+                path = _beside(output, "partial")
+                # As any new file: the kernel takes what the user's mask leaves of these rights.
+                os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666))
+                partial.append(path)
             yield partial
             for path in partial:
                 _sync(path)
-            for path, output in zip(partial, outputs, strict=True):
-                os.replace(path, output)
+            if len(outputs) == 1:
+                os.replace(partial[0], outputs[0])
+            else:
+                _replace_set(partial, outputs)
     finally:
         for path in partial:
             path.unlink(missing_ok=True)
+
+
+def cut_short(path: Path) -> str:
+    """Return what to say of a file that is missing since its set was being replaced; "" of others."""
+    stem = os.fsdecode(os.fsencode(path.name)[:_STEM_BYTES])
+    try:
+        names = sorted(each for each in os.listdir(path.absolute().parent) if _is_of(each, stem))
+    except OSError:
+        return ""
+    if not names:
+        return ""
+    return f"; replacing it was cut short, and what was there lies beside it as {', '.join(names)}"
+
+
+def _is_of(name: str, stem: str) -> bool:
+    return name.startswith(f".{stem}.") and name.endswith(".old")
+
+
+def _beside(output: Path, what: str) -> Path:
+    """Return a new hidden name in an output's folder, short enough for any file system."""
+    stem = os.fsdecode(os.fsencode(output.name)[:_STEM_BYTES])
+    return output.absolute().parent / f".{stem}.{secrets.token_hex(4)}.{what}"
+
+
+def _replace_set(partial: Sequence[Path], outputs: Sequence[Path]) -> None:
+    old: list[tuple[Path, Path]] = []
+    placed: list[Path] = []
+    try:
+        for output in outputs:
+            if os.path.lexists(output):
+                kept = _beside(output, "old")
+                os.rename(output, kept)
+                old.append((kept, output))
+        for path, output in reversed(list(zip(partial, outputs, strict=True))):
+            os.rename(path, output)
+            placed.append(output)
+    except BaseException:
+        for output in placed:
+            output.unlink(missing_ok=True)
+        for kept, output in reversed(old):
+            os.rename(kept, output)
+        raise
+    for kept, _ in reversed(old):
+        kept.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -119,9 +167,3 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _umask() -> int:
-    current = os.umask(0o077)
-    os.umask(current)
-    return current

@@ -1,13 +1,14 @@
 """The process that dies in the fuzzer's stead: opens, checks, loads and runs each file it is told.
 
 Reads a path a line, writes a JSON object a line: `end` is "answered", "refused" (by this package before
-llama.cpp saw the file), "llama.cpp" (llama.cpp said no), or "bug" (an exception that is no RemoeError, or
-`info` and the engine of two minds); `text` says why. With --needless, what is refused is run all the same:
-"needless" is a refusal of what gives an answer, and an abort is one that was rightly refused.
+llama.cpp saw the file), "llama.cpp" (llama.cpp said no), or "bug" (an exception that is no RemoeError,
+or `info` and the engine of two minds); `text` says why. With --needless, what is refused is run all the
+same: "needless" is a refusal of what gives an answer, and an abort is one that was rightly refused.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -47,10 +48,8 @@ def run(path: str, needless: bool) -> tuple[str, str]:
     try:
         with Engine(path, cache="100%", n_ctx=64, threads=1, publish=False) as engine:
             list(engine.generate("hello there", max_tokens=2, temperature=0))
-            try:
+            with contextlib.suppress(RemoeError):
                 engine.render([{"role": "user", "content": "hi"}])
-            except RemoeError:
-                pass
     except RemoeError as error:
         text = str(error)
         return ("llama.cpp" if "llama.cpp refused" in text else "refused"), text

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from gguf import constants
 
-from fuzz.header import ARRAY, BOOL, F32, I32, SCALARS, STRING, U8, U32, Header, Info, Key, Scalar
+from fuzz.header import BOOL, F32, I32, SCALARS, STRING, U8, U32, Header, Info, Key, Scalar
 
 Mutation = Callable[[Header, random.Random, Sequence[Header]], str]
 
@@ -250,15 +250,20 @@ MUTATIONS: dict[Mutation, int] = {
 }  # fmt: skip
 
 
-def mutate(header: Header, draw: random.Random, others: Sequence[Header]) -> list[str]:
-    """Change a header in one place, sometimes in two or three; return what was done."""
-    assert ARRAY not in SCALARS
+def mutate(
+    header: Header, draw: random.Random, others: Sequence[Header], only: int | None = None
+) -> list[str]:
+    """Change a header in one place, sometimes in two or three; return what was done.
+
+    `only` makes that one of the changes and leaves out the rest.
+    """
     n = draw.choices((1, 2, 3), (7, 2, 1))[0]
     done = []
-    for _ in range(n):
+    for i in range(n):
         mutation = draw.choices(list(MUTATIONS), list(MUTATIONS.values()))[0]
-        if header.keys and header.tensors:
-            done.append(mutation(header, draw, others))
+        own = random.Random(draw.random())
+        if header.keys and header.tensors and only in (None, i):
+            done.append(mutation(header, own, others))
     return done
 
 
