@@ -153,6 +153,8 @@ class FaultPlan:
         interruptions: int = 0,
         delay_us: int = 0,
         truncate_bytes: int = -1,
+        enter_error: int = 0,
+        enter_failures: int = 0,
         refuse_direct: bool = False,
         refuse_uring: bool = False,
     ) -> None:
@@ -161,7 +163,8 @@ class FaultPlan:
         The operation numbered `fail_operation`, and the first `range_times` (-1: all) that touch
         the range, fail with `error_number`; each delivers at most `short_bytes` (0: all), after
         `interruptions` times EINTR and `delay_us` microseconds; files seem to end at
-        `truncate_bytes`. The `refuse_` flags act at open.
+        `truncate_bytes`. Entering io_uring fails with `enter_error`, `enter_failures` times (-1:
+        always). The `refuse_` flags act at open.
         """
 
 @final
@@ -346,6 +349,22 @@ class Cache:
         probs: npt.ArrayLike | None = None,
         continued: bool = False,
     ) -> list[tuple[int, int, bool]]: ...
+    def run(
+        self,
+        layer: int,
+        experts: list[int],
+        step: int = 0,
+        decode: bool = True,
+        n_tokens: int = 1,
+        ids: npt.ArrayLike | None = None,
+        probs: npt.ArrayLike | None = None,
+        continued: bool = False,
+    ) -> int:
+        """Begin and end an event, in waves where it has more experts than there are slots.
+
+        Returns how many of its experts were missing.
+        """
+
     def failed(self, expert: int) -> None: ...
     def end(self) -> None: ...
     def clear(self) -> None: ...
@@ -382,6 +401,12 @@ class TraceWriter:
 def policy_names() -> list[str]: ...
 def live_policy_names() -> list[str]: ...
 def feature_names() -> list[str]: ...
+def reuse_columns() -> list[tuple[str, list[float], str]]:
+    """List the columns of reuse-biased: name, weight without a profile by cache size, meaning."""
+
+def reuse_shares() -> list[float]:
+    """List the cache sizes of those weights, as shares of all experts."""
+
 def simulate(
     columns: dict[str, Any],
     n_layers: int,
@@ -391,6 +416,16 @@ def simulate(
     first_counted: int = 0,
     profile: bytes | None = None,
 ) -> dict[str, int]: ...
+def replay_misses(
+    columns: dict[str, Any],
+    n_layers: int,
+    n_experts: int,
+    n_slots: int,
+    policy: str,
+    profile: bytes | None = None,
+) -> npt.NDArray[np.int32]:
+    """Give the misses of every event, [n_events], of a cache that starts empty."""
+
 def policy_columns(
     columns: dict[str, Any],
     n_layers: int,

@@ -11,9 +11,13 @@ import pytest
 
 import browser
 from bench_record import made_up
+from remoe_edge.bench import charts
 from remoe_edge.bench.page import page
 from remoe_edge.bench.plots import plots, sequence
 
+needs_matplotlib = pytest.mark.skipif(
+    not charts.available(), reason="matplotlib is not installed: pip install '.[plot]'"
+)
 ASK = {
     "width": "window.innerWidth",
     "overflow": ("document.documentElement.scrollWidth - document.documentElement.clientWidth"),
@@ -24,10 +28,11 @@ ASK = {
     "back": "getComputedStyle(document.body).backgroundColor",
     "ink": "getComputedStyle(document.body).color",
     "plots": "document.querySelectorAll('figure svg').length",
-    "lines": "document.querySelectorAll('svg path.line').length",
-    "smallest": (
-        "Math.min(...[...document.querySelectorAll('svg text')]"
-        ".map(each => each.getBoundingClientRect().height))"
+    "lines": "document.querySelectorAll('svg .line path').length",
+    "smallest": (  # a rotated letter is as high as it was wide: measured as it was before
+        "Math.min(...[...document.querySelectorAll('svg text')].map(each => each.getBBox().height"
+        " * each.closest('svg').getBoundingClientRect().width"
+        " / each.closest('svg').viewBox.baseVal.width))"
     ),
     "text": "document.body.innerText",
     "strangers": "document.querySelectorAll('script,link[rel=stylesheet],img,iframe').length",
@@ -40,6 +45,7 @@ def record() -> dict[str, Any]:
     return made_up(arms=("stock-mmap", "stream:lru cache=30%", "stream:lru cache=60%"))
 
 
+@needs_matplotlib
 @pytest.mark.parametrize("width", [360, 1200])
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_in_a_browser(record: dict[str, Any], tmp_path: Path, width: int, dark: bool) -> None:
@@ -69,6 +75,7 @@ def test_in_a_browser(record: dict[str, Any], tmp_path: Path, width: int, dark: 
 ASK_COLOURS = ("back", "ink")
 
 
+@needs_matplotlib
 def test_every_plot_that_was_asked_for(record: dict[str, Any]) -> None:
     drawn = {plot.heading: plot for plot in plots(record)}
     assert list(drawn) == [
@@ -78,19 +85,58 @@ def test_every_plot_that_was_asked_for(record: dict[str, Any]) -> None:
     ]  # fmt: skip
     for plot in drawn.values():
         ElementTree.fromstring(plot.svg)
-    assert drawn["Time per token"].svg.count('<path class="line') == 3
-    assert drawn["Hit rate"].svg.count('<path class="line') == 2
+    assert drawn["Time per token"].svg.count('class="line"') == 3
+    assert drawn["Hit rate"].svg.count('class="line"') == 2
     # Two sizes of one policy are one line with two points and their intervals.
     cache = drawn["Time per token against cache size"].svg
-    assert cache.count("<circle") == 2
-    assert cache.count('class="span') == 2
+    assert elements(cache, "dots", "use") == 2
+    assert cache.count('class="span"') == 2
     assert 'class="level"' in cache
     heat = drawn["Misses by layer: stream:lru cache=30%"].svg
-    prompts = record["runs"][1]["prompts"]
-    misses = [row for prompt in prompts for row in prompt["tokens"]["layer_misses"]]
-    assert heat.count("<rect") == sum(value > 0 for row in misses for value in row)
+    layers = len(record["runs"][1]["prompts"][0]["tokens"]["layer_misses"][0])
+    n_tokens = sum(len(prompt["tokens"]["layer_misses"]) for prompt in record["runs"][1]["prompts"])
+    assert elements(heat, "heat", "use") + elements(heat, "heat", "path") == layers * n_tokens
 
 
+def elements(svg: str, mark: str, name: str) -> int:
+    """Count the elements of a name below the one that has the mark as its class."""
+    root = ElementTree.fromstring(svg)
+    (group,) = (each for each in root.iter() if each.get("class") == mark)
+    return sum(each.tag.endswith("}" + name) for each in group.iter() if each.get("id") is None)
+
+
+@needs_matplotlib
+def test_plots_are_coloured_by_the_page_alone(record: dict[str, Any]) -> None:
+    for plot in plots(record):
+        assert re.findall(r"#[0-9a-f]{6}\b", plot.svg) == []
+        texts = re.findall(r"<text [^>]*>", plot.svg)
+        assert texts
+        assert all("fill: var(--soft)" in text for text in texts)
+    assert plots(record) == plots(record)  # the same data, the same bytes
+
+
+@needs_matplotlib
+def test_charts_of_one_page_do_not_refer_to_each_other(record: dict[str, Any]) -> None:
+    seen: set[str] = set()
+    for plot in plots(record):
+        ids = set(re.findall(r' id="([^"]+)"', plot.svg))
+        assert set(re.findall(r'(?:href="#|url\(#)([^")]+)', plot.svg)) <= ids
+        assert not ids & seen
+        seen |= ids
+
+
+def test_without_matplotlib_the_page_says_how_to_get_plots(
+    record: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(charts, "available", lambda: False)
+    text = page(record)
+    assert "<svg" not in text
+    assert "pip install &#x27;remoe-edge[plot]&#x27;" in text
+    for name in record["arms"]:  # the figures are there all the same
+        assert f"<h2>{name}</h2>" in text
+
+
+@needs_matplotlib
 def test_without_a_sensor_the_page_says_so() -> None:
     record = made_up(arms=("stream:lru",), watts=False)
     (power,) = (plot for plot in plots(record) if plot.heading == "Power")
@@ -99,6 +145,7 @@ def test_without_a_sensor_the_page_says_so() -> None:
     assert "no power sensor" in page(record)
 
 
+@needs_matplotlib
 def test_stock_alone_has_no_cache_to_draw() -> None:
     record = made_up(arms=("stock-mmap",))
     assert "No arm has an expert cache." in page(record)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from remoe_edge.bench import summary, watch
+from remoe_edge.bench import disturbances, summary
 from remoe_edge.bench.arms import Arm, arms, without_folders
 from remoe_edge.bench.process import _settings_of
 from remoe_edge.bench.settings import Settings
@@ -306,7 +306,7 @@ def machine(root: Path, **files: str) -> Path:
 
 
 def test_a_quiet_run_has_no_mark(tmp_path: Path) -> None:
-    look = watch.Watch(machine(tmp_path))
+    look = disturbances.DisturbanceMeter(machine(tmp_path))
     machine(tmp_path, **{
         "proc/stat": "cpu  1190 0 505 8500 105 0 0 5 0 0\n",  # 7 s of 200 ticks were not ours
         "sys/class/thermal/cooling_device1/cur_state": "3\n",
@@ -341,7 +341,7 @@ def test_a_quiet_run_has_no_mark(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_what_disturbs_a_run_is_marked(tmp_path: Path, name: str, text: str, mark: str) -> None:
-    look = watch.Watch(machine(tmp_path))
+    look = disturbances.DisturbanceMeter(machine(tmp_path))
     machine(tmp_path, **{name: text})
     found = look.finish(own_cpu_s=0)
     assert len(found.marks) == 1
@@ -349,7 +349,7 @@ def test_what_disturbs_a_run_is_marked(tmp_path: Path, name: str, text: str, mar
 
 
 def test_who_waits_for_the_run_itself_does_not_disturb_it(tmp_path: Path) -> None:
-    look = watch.Watch(machine(tmp_path))
+    look = disturbances.DisturbanceMeter(machine(tmp_path))
     machine(tmp_path, **{
         "proc/stat": "cpu  1400 0 500 8000 100 0 0 0 0 0\n",
         "proc/pressure/cpu": "some avg10=9 avg60=9 avg300=9 total=900000000",
@@ -360,7 +360,7 @@ def test_who_waits_for_the_run_itself_does_not_disturb_it(tmp_path: Path) -> Non
 def test_waiting_for_memory_is_a_boxed_runs_own_affair(tmp_path: Path) -> None:
     marks = {}
     for in_box in (False, True):
-        look = watch.Watch(machine(tmp_path), in_box=in_box)
+        look = disturbances.DisturbanceMeter(machine(tmp_path), in_box=in_box)
         starved = "full avg10=0 avg60=0 avg300=0 total=900000000"
         machine(tmp_path, **{"proc/pressure/memory": starved})
         marks[in_box] = look.finish(0).marks
@@ -370,7 +370,7 @@ def test_waiting_for_memory_is_a_boxed_runs_own_affair(tmp_path: Path) -> None:
 
 
 def test_throttling_that_has_passed_is_marked_too(tmp_path: Path) -> None:
-    look = watch.Watch(machine(tmp_path), every_s=0)
+    look = disturbances.DisturbanceMeter(machine(tmp_path), every_s=0)
     state = "sys/class/thermal/cooling_device0/cur_state"
     clock = "sys/devices/system/cpu/cpu0/cpufreq/scaling_max_freq"
     machine(tmp_path, **{state: "1", clock: "900000"})
@@ -380,6 +380,6 @@ def test_throttling_that_has_passed_is_marked_too(tmp_path: Path) -> None:
 
 
 def test_a_machine_that_shows_nothing_is_no_error(tmp_path: Path) -> None:
-    found = watch.Watch(tmp_path).finish(0)
+    found = disturbances.DisturbanceMeter(tmp_path).finish(0)
     assert found.marks == []
     assert set(found.figures) == {"seconds"}

@@ -25,12 +25,13 @@ from remoe_edge.cli.convert import command
 from remoe_edge.convert.export_hf import export_hf
 from remoe_edge.convert.extract import extract
 from remoe_edge.convert.merge import merge
-from remoe_edge.convert.names import CheckpointNames, canonical, is_router, routers_of
-from remoe_edge.convert.overlay import load_overlay, read_record, write_overlay
+from remoe_edge.convert.names import CheckpointNames
 from remoe_edge.convert.routers import convert_routers
 from remoe_edge.errors import InputError, ReadError, RemoeError, UnsupportedError
 from remoe_edge.files import atomic
 from remoe_edge.files.fingerprint import fingerprint
+from remoe_edge.files.overlay import load_overlay, read_record, write_overlay
+from remoe_edge.files.router_tensors import canonical, is_router, routers_of
 from remoe_edge.files.safetensors_file import SafetensorsFile
 from remoe_edge.files.tensor_values import read_tensor
 from remoe_edge.native import _core

@@ -34,8 +34,8 @@ def test_generate_is_the_same_at_every_budget(model: Path) -> None:
 def test_statistics_add_up(model: Path) -> None:
     with Engine(model, cache="25%") as engine:
         list(engine.generate(PROMPT, max_tokens=10, temperature=0))
-        stats = json.loads(json.dumps(engine.stats(), allow_nan=False))
-        native = engine._model
+        stats = json.loads(json.dumps(engine.stats().to_dict(), allow_nan=False))
+        native = engine.native
         assert native is not None
         per_expert = native.expert_bytes // native.total_experts
         cache = stats["cache"]
@@ -59,7 +59,7 @@ def test_load_reads_dense_bytes_only(tmp_path: Path, tied: bool) -> None:
     model = tiny_moe.make(tmp_path / "m.gguf", "qwen3moe", "Q4_K", tied_output=tied)
     assert ("output.weight" in {t.name for t in _core.ModelFile.open(str(model)).tensors}) != tied
     with Engine(model, cache="25%") as engine:
-        native = engine._model
+        native = engine.native
         assert native is not None
         assert native.dense_bytes_read == native.dense_bytes
         counts = native.counts()
@@ -71,7 +71,7 @@ def test_load_reads_dense_bytes_only(tmp_path: Path, tied: bool) -> None:
 
 def test_resident_cache_misses_each_expert_once(model: Path) -> None:
     with Engine(model, cache="100%") as engine:
-        native = engine._model
+        native = engine.native
         assert native is not None
         list(engine.generate(PROMPT * 20, max_tokens=16, temperature=0))
         assert native.counts()["misses"] <= native.total_experts

@@ -1,18 +1,16 @@
-"""Evaluation: the replay by hand and against brute force, the figures, the command."""
+"""Evaluation: the figures against what they are of, and the command."""
 
 from __future__ import annotations
 
-import itertools
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from remoe_edge.errors import InputError
-from remoe_edge.tune.replay import misses
+from remoe_edge.routing.replay import misses_by_token
 
 torch = pytest.importorskip("torch", reason="evaluation needs torch (extra [tune])")
 pytest.importorskip("transformers", reason="evaluation needs transformers (extra [tune])")
@@ -24,86 +22,6 @@ from remoe_edge.tune.measure import measure_domain, summarise  # noqa: E402
 from remoe_edge.tune.record import save_routers  # noqa: E402
 from remoe_edge.tune.weights import open_weights  # noqa: E402
 from tune_models import hf_model, write_gguf  # noqa: E402
-
-
-def trace_of(*events: list[int], layers: int = 1) -> Any:
-    array = np.array(events)
-    return array.reshape(-1, layers, array.shape[1]).transpose(1, 0, 2)
-
-
-def test_lru_by_hand() -> None:
-    trace = trace_of([0, 1], [1, 2], [0, 3], [2, 1])
-    # 3 slots: {0 1} miss 2; {1 2} miss 1; {0 3} 0 hits, 3 evicts 1; {2 1} 2 hits, 1 misses.
-    assert misses(trace, 3, "lru").tolist() == [2, 1, 1, 1]
-
-
-def test_events_are_atomic() -> None:
-    # Expert by expert, 2 would push out 0 before its turn; as one event 0 is pinned.
-    trace = trace_of([0, 1], [2, 0])
-    assert misses(trace, 2, "lru").tolist() == [2, 1]
-
-
-def test_layers_share_one_cache() -> None:
-    # Expert 0 of layer 0 and expert 0 of layer 1 are two experts.
-    trace = trace_of([0], [0], [0], [0], layers=2)
-    assert misses(trace, 2, "lru").tolist() == [2, 0]
-    assert misses(trace, 1, "lru").tolist() == [2, 2]
-
-
-def fewest(events: list[list[int]], n_slots: int) -> int:
-    """Try every choice of victims."""
-    states: dict[frozenset[int], int] = {frozenset(): 0}
-    for event in events:
-        following: dict[frozenset[int], int] = {}
-        for held, cost in states.items():
-            spare = sorted(held - set(event))
-            keep = min(len(spare), n_slots - len(event))
-            for kept in itertools.combinations(spare, keep):
-                state = frozenset(event) | frozenset(kept)
-                total = cost + len(set(event) - held)
-                following[state] = min(following.get(state, 1 << 30), total)
-        states = following
-    return min(states.values())
-
-
-def test_belady_is_the_optimum() -> None:
-    random = np.random.default_rng(1)
-    for _ in range(20):
-        events = [sorted(random.choice(5, 2, replace=False).tolist()) for _ in range(7)]
-        assert misses(trace_of(*events), 3, "belady").sum() == fewest(events, 3)
-
-
-def test_belady_never_misses_more_than_lru() -> None:
-    random = np.random.default_rng(2)
-    chosen = np.argsort(random.random((3, 200, 16)), axis=-1)[..., :4]
-    for slots in (4, 12, 24, 48):
-        lru, belady = misses(chosen, slots, "lru"), misses(chosen, slots, "belady")
-        assert belady.sum() <= lru.sum()
-    # With a slot for everything, each expert misses once.
-    assert misses(chosen, 48, "lru").sum() == sum(len(np.unique(layer)) for layer in chosen)
-
-
-@pytest.mark.parametrize("policy", ["lru", "belady"])
-def test_replay_agrees_with_the_engines_own_policies(policy: str) -> None:
-    pytest.importorskip("remoe_edge.native", reason="the extension is not built")
-    from remoe_edge.routing import simulate
-    from remoe_edge.routing.trace import from_routed
-
-    random = np.random.default_rng(3)
-    walk = np.cumsum(random.integers(0, 2, (4, 300)), axis=1)
-    chosen = (walk[..., None] + np.array([0, 1, 3])) % 20
-    slots = [3, 10, 40, 79]
-    outcomes = simulate.simulate(from_routed(chosen, 20), [policy], slots)
-    theirs = {o.slots: o.misses for o in outcomes if o.policy == policy}
-    assert theirs == {n: int(misses(chosen, n, policy).sum()) for n in slots}
-
-
-def test_replay_refuses_what_cannot_be() -> None:
-    trace = trace_of([0, 1])
-    with pytest.raises(InputError, match="1 slots cannot hold the 2"):
-        misses(trace, 1, "lru")
-    with pytest.raises(InputError, match="unknown policy 'magic'"):
-        misses(trace, 2, "magic")
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +69,7 @@ def test_figures_agree_with_their_definitions(gguf_path: Path, data_dir: Path) -
     assert set(summary["distinct_experts"]) == {"16"}
     trace = np.concatenate(chosen, axis=1)
     for name, slots in (("lru@0.25", 6), ("lru@0.5", 12), ("belady@0.1", 3)):
-        counted = misses(trace, slots, name.split("@")[0])[: windows * 20]
+        counted = misses_by_token(trace, slots, name.split("@")[0])[: windows * 20]
         assert summary["misses_per_token"][name]["value"] == pytest.approx(counted.mean(), 1e-9)
     use = np.stack([np.bincount(layer.reshape(-1), minlength=8) for layer in trace])
     assert summary["load"]["unused"] == int((use == 0).sum())

@@ -36,7 +36,7 @@ def expected(model: Path) -> np.ndarray:
 
 
 def test_error_names_file_layer_expert_and_offset(engine: Engine, model: Path) -> None:
-    engine._model.set_faults(_core.FaultPlan(fail_operation=2))
+    engine.native.set_faults(_core.FaultPlan(fail_operation=2))
     with pytest.raises(errors.ReadError) as caught:
         engine.evaluate(PROMPT)
     message = str(caught.value)
@@ -44,28 +44,28 @@ def test_error_names_file_layer_expert_and_offset(engine: Engine, model: Path) -
     for word in ("layer", "expert", "offset", os.strerror(5)):
         assert word in message
     # The disk recovers, and so does the engine: same engine, same bits.
-    engine._model.set_faults(_core.FaultPlan())
+    engine.native.set_faults(_core.FaultPlan())
     assert np.array_equal(engine.evaluate(PROMPT), expected(model))
 
 
 def test_every_read_failing_is_survived(engine: Engine, model: Path) -> None:
     for operation in range(12):
-        engine._model.set_faults(_core.FaultPlan(fail_operation=operation))
+        engine.native.set_faults(_core.FaultPlan(fail_operation=operation))
         with pytest.raises(errors.ReadError):
             for _ in range(20):
                 engine.evaluate(PROMPT)
                 engine.evaluate([200 - operation] * 3, reset=False)
-    engine._model.set_faults(_core.FaultPlan())
+    engine.native.set_faults(_core.FaultPlan())
     assert np.array_equal(engine.evaluate(PROMPT), expected(model))
 
 
 def test_failure_in_the_middle_of_an_answer(engine: Engine) -> None:
     stream = engine.generate(PROMPT, max_tokens=200, temperature=0)
     next(stream)
-    engine._model.set_faults(_core.FaultPlan(range_file=0, range_bytes=1 << 40))
+    engine.native.set_faults(_core.FaultPlan(range_file=0, range_bytes=1 << 40))
     with pytest.raises(errors.ReadError):
         list(stream)
-    engine._model.set_faults(_core.FaultPlan())
+    engine.native.set_faults(_core.FaultPlan())
     assert "".join(engine.generate(PROMPT, max_tokens=4, temperature=0))
 
 
@@ -80,16 +80,16 @@ def test_down_fails_after_its_expert_was_begun(model: Path) -> None:
         model, cache=str(floor.budget_for(floor.n_experts_used)), depth=1, prefetch="off"
     ) as engine:
         for down in downs:
-            engine._model.set_faults(
+            engine.native.set_faults(
                 _core.FaultPlan(
                     delay_us=20000, range_file=0, range_offset=down.offset, range_bytes=down.n_bytes
                 )
             )
-            before = engine._model.counts()["begun_misses"]
+            before = engine.native.counts()["begun_misses"]
             with pytest.raises(errors.ReadError, match="down"):
                 engine.evaluate(token)
-            assert engine._model.counts()["begun_misses"] > before
-            engine._model.set_faults(_core.FaultPlan())
+            assert engine.native.counts()["begun_misses"] > before
+            engine.native.set_faults(_core.FaultPlan())
             assert np.array_equal(engine.evaluate(token), wanted)
 
 
@@ -99,7 +99,7 @@ def test_down_fails_after_its_expert_was_begun(model: Path) -> None:
     ids=["short reads", "EINTR", "slow reads"],
 )
 def test_hindrances_change_no_bit(engine: Engine, model: Path, plan: dict[str, int]) -> None:
-    engine._model.set_faults(_core.FaultPlan(**plan))
+    engine.native.set_faults(_core.FaultPlan(**plan))
     assert np.array_equal(engine.evaluate(PROMPT), expected(model))
 
 

@@ -45,8 +45,8 @@ def run(path: Path, policy: str, n_slots: int, trace: Path) -> dict[str, int]:
             engine.evaluate(rng.integers(5, 250, length).tolist())
             for token in rng.integers(5, 250, N_DECODED).tolist():
                 engine.evaluate([token], reset=False)
-        assert engine._model is not None
-        return engine._model.counts()
+        assert engine.native is not None
+        return engine.native.counts()
 
 
 def replay(trace: Trace, policy: str, n_slots: int, profile: bytes | None = None) -> dict[str, int]:

@@ -26,7 +26,7 @@ with Engine(sys.argv[1], cache=sys.argv[2], prefetch=sys.argv[3], n_ctx=1024) as
     for length in (600, 40):
         prompt = [(37 * i + 11) % 200 + 5 for i in range(length)]
         list(engine.generate(prompt, max_tokens=12, temperature=0))
-    print(json.dumps(engine.stats()))
+    print(json.dumps(engine.stats().to_dict()))
 """
 
 

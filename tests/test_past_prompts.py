@@ -108,8 +108,14 @@ def test_the_policy_keeps_what_is_expected() -> None:
     expected[:, :3] = 3.0
     assert misses(expected) < misses(None)
     assert not _core.Cache(2, 8, 8, "lru").expect(expected)
-    for wrong in (expected[:1], np.full((2, 8), np.nan), np.full((2, 8), np.inf)):
-        with pytest.raises(InputError, match="a finite value for every expert"):
+    holed = expected.copy()
+    holed[1, 3] = np.nan
+    for wrong, says in (
+        (expected[:1], "bonus: 8 values for 16 experts"),
+        (holed, "bonus: nan for expert 11,"),
+        (np.full((2, 8), np.inf), "bonus: inf for expert 0,"),
+    ):
+        with pytest.raises(InputError, match=says):
             _core.Cache(2, 8, 8, "reuse-biased").expect(wrong)
 
 

@@ -38,11 +38,11 @@ from remoe_edge.plan.misses import (
     expert_load,
     mean_misses,
     prepare,
-    replay,
 )
 from remoe_edge.plan.planner import Predictor, Targets, fixed_bytes, make_plan, meets
 from remoe_edge.plan.reads import ReadModel
 from remoe_edge.plan.sizes import LayerSizes, ModelSizes
+from remoe_edge.routing.replay import misses_by_event
 from remoe_edge.routing.simulate import simulate
 from remoe_edge.routing.trace import Trace, from_routed
 from remoe_edge.units import MIB, parse_ms
@@ -260,7 +260,7 @@ def test_a_replay_counts_what_the_simulator_counts(policy: str) -> None:
     trace = topical()
     for n_slots in (8, 20, 40):
         (outcome,) = simulate(trace, [policy], [n_slots])
-        assert int(replay(trace, policy, n_slots).sum()) == outcome.misses
+        assert int(misses_by_event(trace, n_slots, policy).sum()) == outcome.misses
         # 133 of 400 tokens warm the cache: a third of them.
         (warm,) = simulate(trace, [policy], [n_slots], warm_tokens=133)
         assert mean_misses(Replayed(trace, policy).chances(n_slots)) == pytest.approx(

@@ -23,7 +23,7 @@ def prompt(length: int) -> list[int]:
 
 
 def expert_bytes(engine: Engine) -> int:
-    model = engine._model
+    model = engine.native
     assert model is not None
     return int(model.expert_bytes) // int(model.total_experts)
 
@@ -52,7 +52,7 @@ def test_it_changes_no_bit_and_counts_every_byte(tmp_path: Path, arch: str) -> N
                 for length in (1, 7, 40, 600):
                     got = rows(engine, length)
                     assert np.array_equal(wanted.setdefault(length, got), got), (budget, length)
-                counts = engine._model.counts()
+                counts = engine.native.counts()
                 assert counts["bytes_read"] == counts["misses"] * expert_bytes(engine)
                 assert counts["ahead_useful_bytes"] <= counts["bytes_read"]
                 assert counts["ahead_misses"] <= counts["misses"]
@@ -75,7 +75,7 @@ def test_residents_are_those_of_a_cache_without_it(model: Path, policy: str) -> 
                 engine.evaluate([token], reset=False)
             spare = engine.stats()["cache"]["prefetch"]["spare_slots"]
             assert (spare > 0) == (prefetch == "on")
-            return engine._model.counts()["misses"], spare
+            return engine.native.counts()["misses"], spare
 
     with_it, spare = misses(40, "on")
     assert with_it == misses(40 - spare, "off")[0]
@@ -117,7 +117,7 @@ def test_failing_reads_ahead_harm_nobody(model: Path, backend: str) -> None:
     failures = []
     with opened as engine:
         for operation in range(24):
-            engine._model.set_faults(_core.FaultPlan(fail_operation=operation * 3, delay_us=50))
+            engine.native.set_faults(_core.FaultPlan(fail_operation=operation * 3, delay_us=50))
             try:
                 got = rows(engine, 40, 30)
             except errors.ReadError as error:
@@ -125,7 +125,7 @@ def test_failing_reads_ahead_harm_nobody(model: Path, backend: str) -> None:
                 continue
             # One that nobody had asked for: nobody hears of it.
             assert np.array_equal(got, wanted)
-        engine._model.set_faults(_core.FaultPlan())
+        engine.native.set_faults(_core.FaultPlan())
         assert np.array_equal(rows(engine, 40, 30), wanted)
     assert failures
     assert all("expert" in failure and "offset" in failure for failure in failures)
@@ -134,20 +134,20 @@ def test_failing_reads_ahead_harm_nobody(model: Path, backend: str) -> None:
 def test_control_c_in_the_middle_of_it(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Engine(model, cache="30%", prefetch="on") as engine:
         wanted = rows(engine, 40)
-        engine._model.set_faults(_core.FaultPlan(delay_us=500))
+        engine.native.set_faults(_core.FaultPlan(delay_us=500))
         for length in (40, 1):
             engine.evaluate(prompt(length))
             press_while_computing(engine, monkeypatch)
             with pytest.raises(KeyboardInterrupt):
                 engine.evaluate(prompt(7), reset=False)
-        engine._model.set_faults(_core.FaultPlan())
+        engine.native.set_faults(_core.FaultPlan())
         assert np.array_equal(rows(engine, 40), wanted)
 
 
 def test_closing_in_the_middle_of_it(model: Path) -> None:
     for length in (1, 40):
         engine = Engine(model, cache="60%", prefetch="on")
-        engine._model.set_faults(_core.FaultPlan(delay_us=2000))
+        engine.native.set_faults(_core.FaultPlan(delay_us=2000))
         engine.evaluate(prompt(length))
         engine.close()
 

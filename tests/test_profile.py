@@ -182,8 +182,13 @@ def test_a_hostile_profile_is_refused(fitted: bytes, at: int, value: bytes) -> N
 
 def test_numbers_that_are_none_are_refused(fitted: bytes) -> None:
     first_share = struct.unpack_from("<I", fitted, 12)[0]
-    for at, value in ((first_share, -1.0), (first_share + 4, np.nan), (first_share + 12, np.inf)):
-        with pytest.raises(ModelError, match="make no sense"):
+    for at, value, says in (
+        (first_share, -1.0, "cache sizes must rise between 0 and 1, and one is -1"),
+        (first_share + 4, np.nan, "cache sizes .* one is nan"),
+        (first_share + 12, np.inf, "weight used for a cache of 0.1 is inf"),
+        (first_share + 16, np.nan, "weight use-0.5 for a cache of 0.1 is -?nan"),
+    ):
+        with pytest.raises(ModelError, match=says):
             _core.parse_profile(resealed(fitted, at, struct.pack("<f", value)), "m")
 
 

@@ -19,7 +19,7 @@ from command_line import SECONDS, run, start
 from recorded.trees import ORIN_NX, plant
 from remoe_edge import Engine
 from remoe_edge.engine.observers import Step
-from remoe_edge.engine.stats import Answer
+from remoe_edge.engine.stats import AnswerStats
 from remoe_edge.errors import InputError
 from remoe_edge.telemetry import Sampler
 from remoe_edge.telemetry.recording import Recording
@@ -143,7 +143,7 @@ def test_a_place_that_cannot_be_written(model: Path, tmp_path: Path) -> None:
         Engine(model, telemetry=tmp_path / "no/such/run.jsonl")
 
 
-# --- watchers ---
+# --- observers ---
 
 
 class Failing:
@@ -163,7 +163,7 @@ class Failing:
         if self.told.count("step") == 2:
             raise RuntimeError("the wall is in the way")
 
-    def on_answer(self, answer: Answer) -> None:
+    def on_answer(self, answer: AnswerStats) -> None:
         self.told.append("answer")
 
     def on_close(self) -> None:

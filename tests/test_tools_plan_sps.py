@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import check_plan
-import evaluate_sps
 import small_moe
+from similar_prompts import evaluate_sps
 
 WORDS = ("cache", "expert", "router", "token", "slot", "budget", "miss", "hit", "layer", "read")
 

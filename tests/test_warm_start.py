@@ -36,8 +36,8 @@ def run(engine: Engine) -> np.ndarray:
 
 
 def counts(engine: Engine) -> dict[str, int]:
-    assert engine._model is not None
-    return engine._model.counts()
+    assert engine.native is not None
+    return engine.native.counts()
 
 
 # Experts of whole pages are read in place, the others through staging.
@@ -50,12 +50,12 @@ def test_a_second_run_starts_warm_and_computes_the_same(folder: Path, quant: str
         first = run(engine)
         cold = counts(engine)
         assert (cold["warm_experts"], cold["warm_bytes"]) == (0, 0)
-        assert engine._model is not None
-        expert_bytes = engine._model.expert_bytes // engine._model.total_experts
-        used = engine._model.uses().reshape(3, 16)
+        assert engine.native is not None
+        expert_bytes = engine.native.expert_bytes // engine.native.total_experts
+        used = engine.native.uses().reshape(3, 16)
     with Engine(path, cache="50%", n_ctx=128, threads=2, profile=profile) as engine:
-        assert engine._model is not None
-        engine._model.finish_warming()
+        assert engine.native is not None
+        engine.native.finish_warming()
         warm = counts(engine)
         n_slots = engine.stats()["cache"]["slots"]
         assert warm["warm_experts"] == min(n_slots, np.count_nonzero(used))
@@ -82,10 +82,10 @@ def test_the_hottest_come_first(folder: Path, model: Path) -> None:
     )  # fmt: skip
     budget = _core.StreamedModel.open(str(model)).budget_for(4)
     with Engine(model, cache=str(budget), threads=2, profile=profile) as engine:
-        assert engine._model is not None
-        engine._model.finish_warming()
+        assert engine.native is not None
+        engine.native.finish_warming()
         assert counts(engine)["warm_experts"] == 4
-        assert engine._model.warm([17]) == 0  # there already, and nothing is free
+        assert engine.native.warm([17]) == 0  # there already, and nothing is free
     assert profile.read_bytes() != b""  # nothing was run: the file is as it was
     assert _core.parse_profile(profile.read_bytes(), "p")["fingerprint"] == ""
 
@@ -99,8 +99,8 @@ def test_a_question_that_comes_at_once_ends_the_reading(model: Path, folder: Pat
             outputs.append(run(engine))
             after = counts(engine)
             assert after["hits"] + after["misses"] > 0
-            assert engine._model is not None
-            expert_bytes = engine._model.expert_bytes // engine._model.total_experts
+            assert engine.native is not None
+            expert_bytes = engine.native.expert_bytes // engine.native.total_experts
             assert after["bytes_read"] == after["misses"] * expert_bytes
             assert after["warm_bytes"] == after["warm_experts"] * expert_bytes
             # Between answers the free part of the cache goes on filling.

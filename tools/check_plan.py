@@ -29,16 +29,16 @@ from typing import Any
 
 import numpy as np
 
-from remoe_edge.engine.engine import Engine
+from remoe_edge import Engine, EngineSettings
 from remoe_edge.errors import InputError, RemoeError
 from remoe_edge.machine.memory import available
+from remoe_edge.native import _core
 from remoe_edge.plan.choose import without_trace
 from remoe_edge.plan.latency import Machine
 from remoe_edge.plan.measure import measure_machine
 from remoe_edge.plan.misses import MissModel, Replayed, prepare
 from remoe_edge.plan.planner import Predictor, Targets
 from remoe_edge.plan.report import machine_as_json
-from remoe_edge.plan.run import default_context, default_policy
 from remoe_edge.profile import read_profile
 from remoe_edge.routing.simulate import parse_cache
 from remoe_edge.routing.trace import read_trace
@@ -94,15 +94,15 @@ def measure(options: argparse.Namespace, cache_bytes: int, policy: str) -> dict[
         engine.evaluate(prompt)
         first_ms = (time.perf_counter() - start) * 1000
         times = []
-        before = engine._counts()
+        before = engine.counts()
         for i, token in enumerate(rest):
             if i == options.warm:
-                before = engine._counts()
+                before = engine.counts()
             start = time.perf_counter()
             engine.evaluate([token], reset=False)
             engine.llama.sample(temp=0.7, top_k=40, top_p=0.95, min_p=0.05)
             times.append((time.perf_counter() - start) * 1000)
-        after = engine._counts()
+        after = engine.counts()
     counted = times[options.warm :]
     return {
         "tpot_ms": statistics.fmean(counted),
@@ -124,10 +124,13 @@ def with_misses(machine: Machine, misses: float) -> float:
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Predict, measure, compare."""
-    policy = options.policy or default_policy()
+    policy = options.policy or EngineSettings.policy
+    file = _core.ModelFile.open(str(options.model))
+    settings = EngineSettings(threads=options.threads)
+    n_ctx = settings.context(file.unsigned(f"{file.architecture}.context_length"))
     measured = measure_machine(
-        options.model, memory_bytes=available().available_bytes,
-        n_ctx=default_context(options.model), fresh=True, threads=options.threads,
+        options.model, settings.replace(n_ctx=n_ctx), memory_bytes=available().available_bytes,
+        fresh=True,
     )  # fmt: skip
     machine = measured.machine
     sizes = machine.sizes

@@ -39,34 +39,34 @@ BOOTSTRAPS = 10_000
 def watched(engine: Engine, hz: float, folder: Path) -> Iterator[Sampler]:
     """Let everything watch `engine` while the block runs."""
     sampler = Sampler(engine.path, hz=hz)
-    watchers = (
+    observers = (
         Recording.start(folder / "run.jsonl", sampler=sampler, idle_s=0.1),
         Metrics(sampler),
         Status(folder / "status"),
     )
-    for watcher in watchers:
-        engine.watch(watcher)
+    for observer in observers:
+        engine.add_observer(observer)
     try:
         yield sampler
     finally:
-        for watcher in watchers:
-            engine.unwatch(watcher)
-            watcher.on_close()
+        for observer in observers:
+            engine.remove_observer(observer)
+            observer.on_close()
 
 
 def answer(engine: Engine, n_tokens: int) -> dict[str, Any]:
     """Generate once; return TPOT by the wall clock, the text, and what was read."""
     engine.reset()
-    pieces, times = [], []
-    for piece in engine.generate(PROMPT, temperature=0, max_tokens=n_tokens):
+    times = []
+    pieces = engine.generate(PROMPT, temperature=0, max_tokens=n_tokens)
+    for _ in pieces:
         times.append(time.perf_counter())
-        pieces.append(piece)
-    done = engine.answer
+    done = pieces.stats
     if done.n_generated < n_tokens:
         raise SystemExit(f"the answer ended after {done.n_generated} tokens: lower --tokens")
     return {
         "tpot_ms": 1000 * (times[-1] - times[0]) / (done.n_generated - 1),
-        "text": "".join(pieces),
+        "text": pieces.text,
         "misses": done.decode_misses,
         "bytes_read": done.decode_bytes,
     }
@@ -133,7 +133,7 @@ def main() -> None:
         for name in ("text", "misses", "bytes_read"):
             if len({run[name] for run in runs}) > 1:
                 raise SystemExit(f"the rounds differ in {name}: their times cannot be compared")
-        cache = engine.stats()["cache"]
+        cache = engine.stats().to_dict()["cache"]
 
     tpots = {arm: [run["tpot_ms"] for run in runs] for arm, runs in arms.items()}
     result = {

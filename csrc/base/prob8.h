@@ -4,7 +4,7 @@
 // the nearest and shifted so that 1.0 is 255: within 3.2 % of the value, no logarithm, the same
 // bits on every machine. FromProb8(ToProb8(FromProb8(c))) == FromProb8(c), so a policy that
 // quantises what it is given decides alike from a live router and from a recorded trace. Pure
-// functions.
+// functions, safe in any thread.
 #ifndef REMOE_BASE_PROB8_H_
 #define REMOE_BASE_PROB8_H_
 

@@ -1,4 +1,9 @@
 // Rounding to multiples, of sizes and offsets in bytes.
+//
+// O_DIRECT and slots want whole pages; GGUF tensors begin at multiples of their alignment. A unit
+// need not be a power of two.
+//
+// Pure functions of values, usable in constant expressions and safe in any thread.
 #ifndef REMOE_BASE_ROUNDING_H_
 #define REMOE_BASE_ROUNDING_H_
 

@@ -4,7 +4,7 @@
 // a code, so that callers can act, and one sentence for a person: what failed, where (path, offset,
 // layer, expert), and the way out where there is one. Bindings turn it into a Python exception.
 //
-// Both are plain values; copies are independent. Not synchronised.
+// Both are plain values that own their text; copies are independent. One thread at a time.
 #ifndef REMOE_BASE_STATUS_H_
 #define REMOE_BASE_STATUS_H_
 

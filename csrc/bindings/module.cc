@@ -54,5 +54,8 @@ PYBIND11_MODULE(_core, module) {
   remoe::bindings::RegisterGguf(module);
   remoe::bindings::RegisterStorage(module);
   remoe::bindings::RegisterCache(module);
+  remoe::bindings::RegisterProfile(module);
+  remoe::bindings::RegisterReplay(module);
+  remoe::bindings::RegisterTrace(module);
   remoe::bindings::RegisterEngine(module);
 }

@@ -166,30 +166,34 @@ py::dict RunProbe(const std::string& path, const ProbeOptions& options) {
 
 void RegisterStorage(py::module_& module) {
   py::class_<FaultPlan>(module, "FaultPlan")
-      .def(py::init([](int64_t fail_operation, int range_file, uint64_t range_offset,
-                       uint64_t range_bytes, int range_times, int error_number,
-                       uint64_t short_bytes, int interruptions, int delay_us,
-                       int64_t truncate_bytes, bool refuse_direct, bool refuse_uring) {
-             FaultPlan plan;
-             plan.fail_operation = fail_operation;
-             plan.range_file = range_file;
-             plan.range_offset = range_offset;
-             plan.range_bytes = range_bytes;
-             plan.range_times = range_times;
-             plan.error_number = error_number;
-             plan.short_bytes = short_bytes;
-             plan.interruptions = interruptions;
-             plan.delay_us = delay_us;
-             plan.truncate_bytes = truncate_bytes;
-             plan.refuse_direct = refuse_direct;
-             plan.refuse_uring = refuse_uring;
-             return plan;
-           }),
-           py::kw_only(), py::arg("fail_operation") = -1, py::arg("range_file") = -1,
-           py::arg("range_offset") = 0, py::arg("range_bytes") = 0, py::arg("range_times") = -1,
-           py::arg("error_number") = 5, py::arg("short_bytes") = 0, py::arg("interruptions") = 0,
-           py::arg("delay_us") = 0, py::arg("truncate_bytes") = -1,
-           py::arg("refuse_direct") = false, py::arg("refuse_uring") = false);
+      .def(
+          py::init([](int64_t fail_operation, int range_file, uint64_t range_offset,
+                      uint64_t range_bytes, int range_times, int error_number, uint64_t short_bytes,
+                      int interruptions, int delay_us, int64_t truncate_bytes, int enter_error,
+                      int enter_failures, bool refuse_direct, bool refuse_uring) {
+            FaultPlan plan;
+            plan.fail_operation = fail_operation;
+            plan.range_file = range_file;
+            plan.range_offset = range_offset;
+            plan.range_bytes = range_bytes;
+            plan.range_times = range_times;
+            plan.error_number = error_number;
+            plan.short_bytes = short_bytes;
+            plan.interruptions = interruptions;
+            plan.delay_us = delay_us;
+            plan.truncate_bytes = truncate_bytes;
+            plan.enter_error = enter_error;
+            plan.enter_failures = enter_failures;
+            plan.refuse_direct = refuse_direct;
+            plan.refuse_uring = refuse_uring;
+            return plan;
+          }),
+          py::kw_only(), py::arg("fail_operation") = -1, py::arg("range_file") = -1,
+          py::arg("range_offset") = 0, py::arg("range_bytes") = 0, py::arg("range_times") = -1,
+          py::arg("error_number") = 5, py::arg("short_bytes") = 0, py::arg("interruptions") = 0,
+          py::arg("delay_us") = 0, py::arg("truncate_bytes") = -1, py::arg("enter_error") = 0,
+          py::arg("enter_failures") = 0, py::arg("refuse_direct") = false,
+          py::arg("refuse_uring") = false);
 
   py::class_<BufferedReader>(module, "Reader")
       .def(py::init([](const std::vector<Path>& paths, const std::string& backend, bool direct,

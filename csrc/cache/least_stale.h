@@ -5,9 +5,8 @@
 // turn:
 //   1. stale experts of the present layer and the layers before it, longest unused first;
 //   2. stale experts of layers still to come, longest unused first;
-//   3. experts used in this step, from the layer passed last, whose turn is farthest off. This is
-//   what
-//      keeps hits coming where the cache is smaller than one token's working set and LRU has none.
+//   3. experts used in this step, from the layer passed last, whose turn is farthest off: this keeps
+//      hits coming where the cache is smaller than one token's working set and LRU has none.
 // Source: the idea of "least stale" eviction in SpecMD (2026); the order inside each class is ours.
 // Heads of n_layers lists are compared per victim; no allocation. Not synchronised.
 #ifndef REMOE_CACHE_LEAST_STALE_H_

@@ -39,7 +39,20 @@ constexpr Entry kPolicies[] = {
     {"belady", Make<BeladyPolicy>},
 };
 
+// Far above any model: tables of so many experts are tens of MiB.
+constexpr int kMostLayers = 4096, kMostExperts = 16384, kMostInAll = 1 << 22;
+
 }  // namespace
+
+Status CheckGeometry(const Geometry& geometry) {
+  const bool sound = geometry.n_layers >= 1 && geometry.n_layers <= kMostLayers &&
+                     geometry.n_experts >= 1 && geometry.n_experts <= kMostExperts &&
+                     geometry.total() <= kMostInAll && geometry.n_slots >= 1;
+  if (sound) return Status::Ok();
+  return Status(Code::kInvalidArgument,
+                Format("no such cache: %d layers of %d experts, %d slots", geometry.n_layers,
+                       geometry.n_experts, geometry.n_slots));
+}
 
 std::vector<std::string> PolicyNames() {
   std::vector<std::string> names;
@@ -55,11 +68,13 @@ std::vector<std::string> LivePolicyNames() {
 
 Result<Made> MakePolicy(const std::string& name, const Geometry& geometry,
                         std::shared_ptr<const Profile> profile) {
+  REMOE_RETURN_IF_ERROR(CheckGeometry(geometry));
   for (const Entry& entry : kPolicies) {
     if (name != entry.name) continue;
     if (entry.make != nullptr) return entry.make(geometry);
-    if (profile != nullptr) REMOE_RETURN_IF_ERROR(ReuseBiasedPolicy::Fits(*profile, geometry));
-    return Made(std::make_unique<ReuseBiasedPolicy>(geometry, std::move(profile)));
+    auto made = ReuseBiasedPolicy::Make(geometry, std::move(profile));
+    if (!made.ok()) return made.status();
+    return Made(std::move(made.value()));
   }
   std::string known;
   for (const std::string& each : PolicyNames()) known += (known.empty() ? "" : ", ") + each;

@@ -6,7 +6,7 @@
 // another list, so a policy cannot name one. The same object code runs in the live engine and in
 // the trace simulator.
 //
-// Owned by one Cache; not synchronised: the cache's lock covers it.
+// Owned by one Cache and as little synchronised as that: one event at a time, calls from one thread.
 #ifndef REMOE_CACHE_POLICY_H_
 #define REMOE_CACHE_POLICY_H_
 
@@ -29,6 +29,10 @@ struct Geometry {
   int n_slots = 0;    // experts that fit the budget, over all layers
   int total() const { return n_layers * n_experts; }
 };
+
+// kInvalidArgument where nothing could be cached so, or no model is that large: the numbers may come
+// from a file that anybody wrote, and tables are made by them.
+Status CheckGeometry(const Geometry& geometry);
 
 enum class Phase : uint8_t { kPrefill, kDecode };
 

@@ -10,14 +10,25 @@ namespace remoe {
 
 namespace {
 
+constexpr uint32_t kMostTokens = 1 << 24;  // of a step; as a trace file may say
+
 // Ids and probabilities of event `i` lie inside the data, and no id is beyond the experts.
 Status ValidateData(const EventLog& log, size_t i, int n_experts) {
   const uint64_t n_data = log.n_data;
   if (log.ids_at != nullptr && log.ids_at[i] >= 0) {
     const uint64_t at = static_cast<uint64_t>(log.ids_at[i]);
+    // A token of more experts than a layer has would not fit where the policy keeps its last choice.
+    if (log.top_k < 1 || log.top_k > n_experts) {
+      return Status(Code::kInvalidArgument,
+                    Format("top-%d of a layer that has %d experts", log.top_k, n_experts));
+    }
     const uint64_t n = uint64_t{log.n_tokens[i]} * static_cast<uint64_t>(log.top_k);
-    if (log.top_k < 1 || at % 2 != 0 || at > n_data || n > (n_data - at) / 2) {
+    if (at % 2 != 0 || at > n_data || n > (n_data - at) / 2) {
       return Status(Code::kInvalidArgument, Format("the ids of event %zu lie beyond the data", i));
+    }
+    if (reinterpret_cast<uintptr_t>(log.data + at) % alignof(uint16_t) != 0) {
+      return Status(Code::kInvalidArgument,
+                    Format("the ids of event %zu lie at an odd address", i));
     }
     const auto* ids = reinterpret_cast<const uint16_t*>(log.data + at);
     for (uint64_t k = 0; k < n; k++) {
@@ -68,6 +79,9 @@ Status ValidateLog(const EventLog& log, const Geometry& geometry) {
     if (log.phase[i] > static_cast<uint8_t>(Phase::kDecode)) {
       return Status(Code::kInvalidArgument, Format("event %zu has phase %d", i, log.phase[i]));
     }
+    if (log.n_tokens[i] < 1 || log.n_tokens[i] > kMostTokens) {
+      return Status(Code::kInvalidArgument, Format("event %zu has %u tokens", i, log.n_tokens[i]));
+    }
     REMOE_RETURN_IF_ERROR(ValidateData(log, i, geometry.n_experts));
   }
   return Status::Ok();
@@ -111,55 +125,42 @@ Event EventAt(const EventLog& log, size_t i, int n_experts, float* probs) {
   return event;
 }
 
-namespace {
-
-// Runs events and waves of events through one cache.
-class Replayer {
- public:
-  explicit Replayer(Cache* cache) : cache_(cache) {}
-
-  Status Run(const Event& event) {
-    const int n_slots = cache_->geometry().n_slots;
-    if (event.n <= n_slots) return Present(event);
-    experts_.assign(event.experts, event.experts + event.n);
-    OrderForWaves(*cache_, event.layer, &experts_);
-    if (event.next_use != nullptr) SortNextUses(event);
-    Event wave = event;
-    for (int begin = 0; begin < event.n; begin += n_slots) {
-      wave.experts = experts_.data() + begin;
-      wave.n = std::min(n_slots, event.n - begin);
-      if (event.next_use != nullptr) wave.next_use = next_uses_.data() + begin;
-      wave.continued = event.continued || begin > 0;
-      REMOE_RETURN_IF_ERROR(Present(wave));
-    }
-    return Status::Ok();
+Status Replayer::Run(const Event& event, int* missed) {
+  *missed = 0;
+  const int n_slots = cache_->geometry().n_slots;
+  if (event.n <= n_slots) return Present(event, missed);
+  experts_.assign(event.experts, event.experts + event.n);
+  OrderForWaves(*cache_, event.layer, &experts_);
+  if (event.next_use != nullptr) SortNextUses(event);
+  Event wave = event;
+  for (int begin = 0; begin < event.n; begin += n_slots) {
+    wave.experts = experts_.data() + begin;
+    wave.n = std::min(n_slots, event.n - begin);
+    if (event.next_use != nullptr) wave.next_use = next_uses_.data() + begin;
+    wave.continued = event.continued || begin > 0;
+    REMOE_RETURN_IF_ERROR(Present(wave, missed));
   }
+  return Status::Ok();
+}
 
- private:
-  Status Present(const Event& event) {
-    REMOE_RETURN_IF_ERROR(cache_->Begin(event, &placements_));
-    cache_->End();
-    return Status::Ok();
+Status Replayer::Present(const Event& event, int* missed) {
+  const uint64_t before = cache_->counts().misses;
+  REMOE_RETURN_IF_ERROR(cache_->Begin(event, &placements_));
+  cache_->End();
+  *missed += static_cast<int>(cache_->counts().misses - before);
+  return Status::Ok();
+}
+
+void Replayer::SortNextUses(const Event& event) {
+  next_uses_.resize(event.n);
+  for (int i = 0; i < event.n; i++) {
+    const uint16_t* at = std::find(event.experts, event.experts + event.n, experts_[i]);
+    next_uses_[i] = event.next_use[at - event.experts];
   }
-
-  void SortNextUses(const Event& event) {
-    next_uses_.resize(event.n);
-    for (int i = 0; i < event.n; i++) {
-      const uint16_t* at = std::find(event.experts, event.experts + event.n, experts_[i]);
-      next_uses_[i] = event.next_use[at - event.experts];
-    }
-  }
-
-  Cache* cache_;
-  std::vector<Placement> placements_;
-  std::vector<uint16_t> experts_;  // of an event in waves, in their order
-  std::vector<int64_t> next_uses_;
-};
-
-}  // namespace
+}
 
 Result<CacheCounts> Replay(Cache* cache, const EventLog& log, const int64_t* next_uses,
-                           size_t first_counted) {
+                           size_t first_counted, int32_t* missed) {
   const int n_experts = cache->geometry().n_experts;
   Replayer replayer(cache);
   std::vector<float> probs(static_cast<size_t>(kRecentTokens) * n_experts);
@@ -168,7 +169,9 @@ Result<CacheCounts> Replay(Cache* cache, const EventLog& log, const int64_t* nex
     if (i == first_counted) before = cache->counts();
     Event event = EventAt(log, i, n_experts, probs.data());
     if (next_uses != nullptr) event.next_use = next_uses + log.offsets[i];
-    REMOE_RETURN_IF_ERROR(replayer.Run(event));
+    int of_event = 0;
+    REMOE_RETURN_IF_ERROR(replayer.Run(event, &of_event));
+    if (missed != nullptr) missed[i] = of_event;
   }
   CacheCounts counts = cache->counts();
   if (first_counted >= log.n_events) before = counts;

@@ -1,5 +1,5 @@
 // Replay: runs a recorded sequence of events through a Cache, the live engine's own code, and
-// counts.
+// counts. Whoever wants to know what a cache would have missed asks here.
 //
 // EventLog is a set of columns owned by the caller, one row per event in the order the engine met
 // them. ValidateLog() must have passed before anything else reads it: experts in range and distinct
@@ -43,10 +43,29 @@ std::vector<int64_t> NextUses(const EventLog& log, const Geometry& geometry);
 // put into `probs`, which has room for kRecentTokens rows of n_experts.
 Event EventAt(const EventLog& log, size_t i, int n_experts, float* probs);
 
-// An event with more experts than there are slots comes in waves, as in the engine. `next_uses` may
-// be null unless the policy is the oracle.
+// Presents events to one cache as the engine does: one with more experts than there are slots comes
+// in waves, residents first.
+class Replayer {
+ public:
+  explicit Replayer(Cache* cache) : cache_(cache) {}  // not owned
+
+  // `missed`: how many of the event's experts were not resident.
+  Status Run(const Event& event, int* missed);
+
+ private:
+  Status Present(const Event& event, int* missed);
+  void SortNextUses(const Event& event);
+
+  Cache* cache_;
+  std::vector<Placement> placements_;
+  std::vector<uint16_t> experts_;  // of an event in waves, in their order
+  std::vector<int64_t> next_uses_;
+};
+
+// `next_uses` may be null unless the policy is the oracle. `missed`, where it is not null, gets the
+// misses of each event of the log, [n_events].
 Result<CacheCounts> Replay(Cache* cache, const EventLog& log, const int64_t* next_uses,
-                           size_t first_counted);
+                           size_t first_counted, int32_t* missed = nullptr);
 
 }  // namespace remoe
 

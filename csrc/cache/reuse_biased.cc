@@ -2,162 +2,70 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 
 #include "base/format.h"
 #include "base/prob8.h"
-#include "cache/reuse_defaults.h"
-
-// The loops below run over whole rows and vectorise; x86-64 gets an AVX2 copy chosen at load time.
-// Fused multiply-add stays off (see the build file), so that every machine scores to the same bit.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && \
-    !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-#define REMOE_WIDE __attribute__((target_clones("avx2", "default")))
-#else
-#define REMOE_WIDE
-#endif
+#include "cache/reuse_columns.h"
+#include "cache/reuse_rows.h"
 
 namespace remoe {
 
 namespace {
 
 enum Feature {
-  kUsed,
-  kAverage,  // kScales of them
-  kLogAverage = kAverage + 6,
-  kLogIdle = kLogAverage + 6,
-  kLocality,  // × log idle
-  kLinkNow,   // from the experts chosen now
-  kLinkFast,
-  kLinkSlow,  // moving averages of such sums, with links of their own
-  kLinkBefore1,
-  kLinkBefore2,  // from the layers before, for this token
-  kLearnedNow,
-  kLearnedFast,
-  kLearnedSlow,
-  kProb,
-  kLogProb,
-  kLogProbFast,
-  kLogProbSlow,
+#define REMOE_COLUMN(identifier, name, small, middle, large, meaning) identifier,
+#include "cache/reuse_columns.def"
   kFeatures
 };
+static_assert(kFeatures == kReuseColumnCount, "one list");
+static_assert(kLinkBefore2 - kLinkNow + 1 == ReuseBiasedPolicy::kContexts, "a column for each");
 
-constexpr float kFade[6] = {0.5f, 0.75f, 0.9f, 0.97f, 0.99f, 0.998f};
+constexpr float kFade[6] = {0.5f, 0.75f, 0.9f, 0.97f, 0.99f, 0.998f};  // of kUse0 ... kUse5
+static_assert(kLogUse0 == kUse0 + 6 && kLogIdle == kLogUse0 + 6, "a column for each");
 constexpr float kFastFade = 0.75f, kSlowFade = 0.97f;
 constexpr float kLocalityFade = 0.95f;
 constexpr float kPriorUse = 1.0f / 16, kPriorIdle = 16;
 constexpr float kSmallUse = 1e-4f;  // keeps logarithms finite
 constexpr float kSmallProb = 1.0f / 16384;
-constexpr float kLiftPrior = 30;  // pseudo-uses that pull a learned link towards none
-constexpr int kRowsInSum = 256;   // of bytes, before a 16-bit sum could overflow
-constexpr float kRankScale = 1 << 20;
-
-// Natural logarithm of a positive normal float, within 2e-4; the same on every machine.
-inline float Log(float x) {
-  int32_t bits;
-  std::memcpy(&bits, &x, sizeof bits);
-  const float exponent = static_cast<float>((bits >> 23) - 127);
-  bits = (bits & 0x7fffff) | 0x3f800000;
-  float m;
-  std::memcpy(&m, &bits, sizeof m);
-  const float poly =
-      -1.7417939f + m * (2.8212026f + m * (-1.4699568f + m * (0.44717955f - 0.056570851f * m)));
-  return (poly + exponent) * 0.69314718f;
-}
-
-REMOE_WIDE void Fade(float* average, float fade, const float* now, size_t n) {
-  const float rest = 1 - fade;
-  for (size_t j = 0; j < n; j++) average[j] = average[j] * fade + rest * now[j];
-}
-
-REMOE_WIDE void Logs(const float* x, float small, float* out, size_t n) {
-  for (size_t j = 0; j < n; j++) out[j] = Log(x[j] + small);
-}
-
-REMOE_WIDE void AddRow(const int8_t* row, int16_t* sums, size_t n) {
-  for (size_t j = 0; j < n; j++) sums[j] = static_cast<int16_t>(sums[j] + row[j]);
-}
-
-REMOE_WIDE void AddFourRows(const int8_t* a, const int8_t* b, const int8_t* c, const int8_t* d,
-                            int16_t* sums, size_t n) {
-  for (size_t j = 0; j < n; j++) {
-    sums[j] = static_cast<int16_t>(sums[j] + ((a[j] + b[j]) + (c[j] + d[j])));
-  }
-}
-
-REMOE_WIDE void AddSums(const int16_t* sums, float scale, float* out, size_t n) {
-  for (size_t j = 0; j < n; j++) out[j] += scale * static_cast<float>(sums[j]);
-}
-
-REMOE_WIDE void AddFourScaled(const float* a, const float* b, const float* c, const float* d,
-                              const float* weights, float* out, size_t n) {
-  const float w0 = weights[0], w1 = weights[1], w2 = weights[2], w3 = weights[3];
-  for (size_t j = 0; j < n; j++) out[j] += (w0 * a[j] + w1 * b[j]) + (w2 * c[j] + w3 * d[j]);
-}
-
-REMOE_WIDE void AddScaled(const float* x, float weight, float* out, size_t n) {
-  for (size_t j = 0; j < n; j++) out[j] += weight * x[j];
-}
-
-REMOE_WIDE void AddLogOfOne(const float* a, const float* share, float* out, size_t n) {
-  for (size_t j = 0; j < n; j++) out[j] += Log(a[j] + kLiftPrior * share[j]);
-}
-
-// The logarithms of four at the price of one: their product stays far inside a float.
-REMOE_WIDE void AddLogOfFour(const float* a, const float* b, const float* c, const float* d,
-                             const float* share, float* out, size_t n) {
-  for (size_t j = 0; j < n; j++) {
-    const float prior = kLiftPrior * share[j];
-    out[j] += Log((a[j] + prior) * (b[j] + prior) * ((c[j] + prior) * (d[j] + prior)));
-  }
-}
-
-REMOE_WIDE void Idle(const float* used, float* idle, float* log_idle, size_t n) {
-  for (size_t j = 0; j < n; j++) {
-    idle[j] = (idle[j] + 1) * (1 - used[j]);
-    log_idle[j] = Log(1 + idle[j]);
-  }
-}
-
-inline int32_t ToRank(float score) {
-  return static_cast<int32_t>(std::min(std::max(score, -1000.0f), 1000.0f) * kRankScale);
-}
-
-REMOE_WIDE void ToRanks(const float* score, int32_t* ranks, size_t n) {
-  for (size_t j = 0; j < n; j++) ranks[j] = ToRank(score[j]);
-}
-
-REMOE_WIDE int32_t Least(const int32_t* ranks, size_t n) {
-  int32_t least = INT32_MAX;
-  for (size_t j = 0; j < n; j++) least = ranks[j] < least ? ranks[j] : least;
-  return least;
-}
+constexpr int kRowsInSum = 256;  // of bytes, before a 16-bit sum could overflow
 
 }  // namespace
 
-const std::vector<std::string>& ReuseBiasedPolicy::FeatureNames() {
-  static const std::vector<std::string> names = {
-      "used",          "use-0.5",      "use-0.75",      "use-0.9",       "use-0.97",
-      "use-0.99",      "use-0.998",    "log-use-0.5",   "log-use-0.75",  "log-use-0.9",
-      "log-use-0.97",  "log-use-0.99", "log-use-0.998", "log-idle",      "locality-log-idle",
-      "link-now",      "link-fast",    "link-slow",     "link-before-1", "link-before-2",
-      "learned-now",   "learned-fast", "learned-slow",  "prob",          "log-prob",
-      "log-prob-fast", "log-prob-slow"};
-  static_assert(kFeatures == 27, "names and features differ");
-  return names;
+Result<std::unique_ptr<ReuseBiasedPolicy>> ReuseBiasedPolicy::Make(
+    const Geometry& geometry, std::shared_ptr<const Profile> profile) {
+  REMOE_RETURN_IF_ERROR(CheckGeometry(geometry));
+  if (profile != nullptr) REMOE_RETURN_IF_ERROR(Fits(*profile, geometry));
+  // The largest table by far; the numbers may come from a file that anybody wrote.
+  const uint64_t table = uint64_t{sizeof(float)} * geometry.total() * Stride(geometry);
+  if (table > kMostTableBytes) {
+    return Status(Code::kInvalidArgument,
+                  Format("reuse-biased would keep %llu MiB of links for %d layers of %d experts: "
+                         "take another policy",
+                         static_cast<unsigned long long>(table >> 20), geometry.n_layers,
+                         geometry.n_experts));
+  }
+  return std::make_unique<ReuseBiasedPolicy>(geometry, std::move(profile));
 }
 
 Status ReuseBiasedPolicy::Fits(const Profile& profile, const Geometry& geometry) {
-  if (profile.n_weights != kFeatures && !profile.shares.empty()) {
+  const Status sound = profile.Check();
+  if (!sound.ok()) return Status(sound.code(), "the profile " + sound.message());
+  if (!profile.shares.empty() && profile.n_weights != kFeatures) {
     return Status(
         Code::kInvalidArgument,
         Format("the profile has %d weights and this program's policy %d: fit it again with "
                "`remoe-edge profile`",
                profile.n_weights, kFeatures));
   }
-  const bool other = profile.n_layers != 0 && (profile.n_layers != geometry.n_layers ||
-                                               profile.n_experts != geometry.n_experts);
-  if (other || (profile.n_contexts != 0 && profile.n_contexts != kContexts)) {
+  if (profile.n_contexts != 0 && profile.n_contexts != kContexts) {
+    return Status(
+        Code::kInvalidArgument,
+        Format("the profile has links of %d kinds and this program's policy %d: fit it again with "
+               "`remoe-edge profile`",
+               profile.n_contexts, kContexts));
+  }
+  if (profile.n_layers != 0 &&
+      (profile.n_layers != geometry.n_layers || profile.n_experts != geometry.n_experts)) {
     return Status(
         Code::kInvalidArgument,
         Format("the profile is of a model with %d layers of %d experts and this one has %d "
@@ -172,7 +80,7 @@ ReuseBiasedPolicy::ReuseBiasedPolicy(const Geometry& geometry,
     : geometry_(geometry),
       profile_(profile != nullptr ? std::move(profile)
                                   : std::make_shared<const Profile>(DefaultProfile())),
-      stride_((static_cast<size_t>(geometry.n_experts) + 15) / 16 * 16) {
+      stride_(Stride(geometry)) {
   const double share = static_cast<double>(geometry.n_slots) / geometry.total();
   const std::vector<float> weights =
       profile_->shares.empty() ? DefaultProfile().WeightsFor(share) : profile_->WeightsFor(share);
@@ -214,7 +122,8 @@ bool ReuseBiasedPolicy::Expect(const float* bonus) {
     int32_t* ranks = &ranks_[Row(layer)];
     for (int j = 0; j < geometry_.n_experts; j++) {
       const float now = bonus == nullptr ? 0 : bonus[layer * geometry_.n_experts + j];
-      scored[j] = ToRank(static_cast<float>(scored[j]) / kRankScale + (now - expected[j]));
+      scored[j] =
+          rows::ToRank(static_cast<float>(scored[j]) / rows::kRankScale + (now - expected[j]));
       expected[j] = now;
       if (ranks[j] != kUnavailable) ranks[j] = scored[j];
     }
@@ -264,12 +173,12 @@ void ReuseBiasedPolicy::ScoreUse(const Choice& choice) {
   std::copy(use_.begin(), use_.end(), columns_.begin() + Row(kUsed));
   for (int scale = 0; scale < kScales; scale++) {
     float* average = &averages_[LayerRow(layer, kScales, scale)];
-    Fade(average, kFade[scale], use_.data(), stride_);
-    std::copy(average, average + stride_, columns_.begin() + Row(kAverage + scale));
-    Logs(average, kSmallUse, &columns_[Row(kLogAverage + scale)], stride_);
+    rows::Fade(average, kFade[scale], use_.data(), stride_);
+    std::copy(average, average + stride_, columns_.begin() + Row(kUse0 + scale));
+    rows::Logs(average, kSmallUse, &columns_[Row(kLogUse0 + scale)], stride_);
   }
   float* log_idle = &columns_[Row(kLogIdle)];
-  Idle(use_.data(), &idle_[Row(layer)], log_idle, stride_);
+  rows::Idle(use_.data(), &idle_[Row(layer)], log_idle, stride_);
 
   const uint16_t* before = &chosen_[static_cast<size_t>(layer) * geometry_.n_experts];
   float kept = 0;
@@ -280,7 +189,7 @@ void ReuseBiasedPolicy::ScoreUse(const Choice& choice) {
   }
   float* local = &columns_[Row(kLocality)];
   std::fill(local, local + stride_, 0.0f);
-  AddScaled(log_idle, locality_[layer], local, stride_);
+  rows::AddScaled(log_idle, locality_[layer], local, stride_);
 }
 
 int ReuseBiasedPolicy::LinkSources(const Choice& choice, int context,
@@ -326,16 +235,16 @@ void ReuseBiasedPolicy::ScoreLinks(const Choice& choice) {
       const int end = std::min(n, begin + kRowsInSum);
       int i = begin;
       for (; i + 4 <= end; i += 4) {
-        AddFourRows(table + from[i] * n_experts, table + from[i + 1] * n_experts,
-                    table + from[i + 2] * n_experts, table + from[i + 3] * n_experts, sums_.data(),
-                    n_experts);
+        rows::AddFourRows(table + from[i] * n_experts, table + from[i + 1] * n_experts,
+                          table + from[i + 2] * n_experts, table + from[i + 3] * n_experts,
+                          sums_.data(), n_experts);
       }
-      for (; i < end; i++) AddRow(table + from[i] * n_experts, sums_.data(), n_experts);
-      AddSums(sums_.data(), scale, column, n_experts);
+      for (; i < end; i++) rows::AddRow(table + from[i] * n_experts, sums_.data(), n_experts);
+      rows::AddSums(sums_.data(), scale, column, n_experts);
     }
     if (context == 1 || context == 2) {
       float* average = &link_averages_[LayerRow(layer, 2, context - 1)];
-      Fade(average, context == 1 ? kFastFade : kSlowFade, column, stride_);
+      rows::Fade(average, context == 1 ? kFastFade : kSlowFade, column, stride_);
       std::copy(average, average + stride_, column);
     }
   }
@@ -368,22 +277,22 @@ void ReuseBiasedPolicy::ScoreLearned(const Choice& choice) {
     float total = 0;
     for (int i = 0; i < choice.n; i++) {
       const uint16_t from = choice.experts[i];
-      total += Log(uses[from] - 1 + kLiftPrior);
+      total += rows::Log(uses[from] - 1 + rows::kLiftPrior);
       rows[n_rows++] = &follows_[LayerRow(layer, geometry_.n_experts, from)];
       if (n_rows == 4) {
-        AddLogOfFour(rows[0], rows[1], rows[2], rows[3], share, now, stride_);
+        rows::AddLogOfFour(rows[0], rows[1], rows[2], rows[3], share, now, stride_);
         n_rows = 0;
       }
     }
-    for (int i = 0; i < n_rows; i++) AddLogOfOne(rows[i], share, now, stride_);
+    for (int i = 0; i < n_rows; i++) rows::AddLogOfOne(rows[i], share, now, stride_);
     float* own = columns_.data() + Row(kLearnedFast);
-    Logs(share, 0, own, stride_);
+    rows::Logs(share, 0, own, stride_);
     const float scale = 1 / static_cast<float>(choice.n);
     for (size_t j = 0; j < stride_; j++) now[j] = (now[j] - total) * scale - own[j];
   }
   for (int k = 0; k < 2; k++) {
     float* average = &learned_averages_[LayerRow(layer, 2, k)];
-    Fade(average, k == 0 ? kFastFade : kSlowFade, now, stride_);
+    rows::Fade(average, k == 0 ? kFastFade : kSlowFade, now, stride_);
     std::copy(average, average + stride_, columns_.begin() + Row(kLearnedFast + k));
   }
 }
@@ -398,11 +307,11 @@ void ReuseBiasedPolicy::ScoreProbs(const Choice& choice) {
   std::fill(prob, prob + stride_, 0.0f);
   for (int j = 0; j < geometry_.n_experts; j++) prob[j] = FromProb8(ToProb8(choice.probs[j]));
   float* log_prob = &columns_[Row(kLogProb)];
-  Logs(prob, kSmallProb, log_prob, stride_);
+  rows::Logs(prob, kSmallProb, log_prob, stride_);
   for (size_t j = 0; j < stride_; j++) log_prob[j] += 6;  // about zero for a middling expert
   for (int k = 0; k < 2; k++) {
     float* average = &prob_averages_[LayerRow(choice.layer, 2, k)];
-    Fade(average, k == 0 ? 0.5f : 0.9f, log_prob, stride_);
+    rows::Fade(average, k == 0 ? 0.5f : 0.9f, log_prob, stride_);
     std::copy(average, average + stride_, columns_.begin() + Row(kLogProbFast + k));
   }
 }
@@ -411,16 +320,16 @@ void ReuseBiasedPolicy::Combine(int layer) {
   std::fill(score_.begin(), score_.end(), 0.0f);
   const size_t live = live_.size();
   for (size_t i = 0; i + 4 <= live; i += 4) {
-    AddFourScaled(&columns_[Row(live_[i])], &columns_[Row(live_[i + 1])],
-                  &columns_[Row(live_[i + 2])], &columns_[Row(live_[i + 3])], &live_weights_[i],
-                  score_.data(), stride_);
+    rows::AddFourScaled(&columns_[Row(live_[i])], &columns_[Row(live_[i + 1])],
+                        &columns_[Row(live_[i + 2])], &columns_[Row(live_[i + 3])],
+                        &live_weights_[i], score_.data(), stride_);
   }
   for (size_t i = live / 4 * 4; i < live; i++) {
-    AddScaled(&columns_[Row(live_[i])], live_weights_[i], score_.data(), stride_);
+    rows::AddScaled(&columns_[Row(live_[i])], live_weights_[i], score_.data(), stride_);
   }
-  if (expecting_) AddScaled(&expected_[Row(layer)], 1, score_.data(), stride_);
+  if (expecting_) rows::AddScaled(&expected_[Row(layer)], 1, score_.data(), stride_);
   int32_t* scored = &scored_[Row(layer)];
-  ToRanks(score_.data(), scored, stride_);
+  rows::ToRanks(score_.data(), scored, stride_);
   int32_t* ranks = &ranks_[Row(layer)];
   for (int j = 0; j < geometry_.n_experts; j++) {
     ranks[j] = ranks[j] == kUnavailable ? kUnavailable : scored[j];
@@ -454,7 +363,7 @@ void ReuseBiasedPolicy::OnEventEnd(const Event& event) {
 }
 
 void ReuseBiasedPolicy::RefreshLeast(int layer) {
-  least_[layer] = Least(&ranks_[Row(layer)], stride_);
+  least_[layer] = rows::Least(&ranks_[Row(layer)], stride_);
   stale_[layer] = 0;
 }
 

@@ -2,23 +2,21 @@
 // soon.
 //
 // After every event each expert of its layer gets a score, a logit for being used within the next
-// few steps: a linear function of
-//   - how it was used: now, moving averages of use at six time scales and their logarithms, steps
-//   since;
-//   - the layer's own locality (share of its experts kept from step to step);
-//   - links fitted to traces: how its use follows from the experts just chosen in this layer, from
-//   those
-//     chosen lately, and from those that the two layers before chose for this same token;
-//   - links learned while running: log-lift of its use after the experts just chosen;
-//   - what the router said, where the event carries it: probability now and lately, also of the
-//   experts
-//     not chosen, since a near miss often comes next.
+// few steps: a linear function of the columns in reuse_columns.def.
+//
+//   use       now, moving averages at six time scales and their logarithms, events since the last;
+//             that times the layer's locality (the share of its experts kept from step to step)
+//   links     fitted to traces: how its use follows from the experts just chosen in this layer, from
+//             those chosen lately, and from those that the two layers before chose for this token
+//   learned   links learned while running: log-lift of its use after the experts just chosen
+//   router    probability now and lately, where the event carries it; also of the experts not
+//             chosen, since a near miss often comes next
+//
 // A prompt's step is taken in token by token, its last kRecentTokens, so that it ends as if they
-// had been decoded.
-// Weights and links come from a profile, or are the defaults in reuse_defaults.h; they are
-// interpolated to the cache's size, since a large cache looks further ahead. An expert just read
-// that scores worse than all others is the next victim: that is how admission is decided, the slot
-// being needed anyway.
+// had been decoded. Weights and links come from a profile; without one weights are the defaults.
+// They are interpolated to the cache's size, since a large cache looks further ahead. An expert just
+// read that scores worse than all others is the next victim: that is how admission is decided, the
+// slot being needed anyway.
 //
 // Cost per event: one layer is rescored (n_experts columns, vectorised), victims are found through
 // one minimum per layer. No allocation after construction. Not synchronised.
@@ -35,13 +33,16 @@ namespace remoe {
 
 class ReuseBiasedPolicy : public Policy {
  public:
-  // The columns of a score, in the order of a profile's weights.
-  static const std::vector<std::string>& FeatureNames();
   static constexpr int kContexts = 5;  // of a profile's links
 
-  // REQUIRES: profile fits the geometry (Fits()), or is null.
-  ReuseBiasedPolicy(const Geometry& geometry, std::shared_ptr<const Profile> profile);
+  // Checks what the constructor requires, and that the tables are of a size that a model could
+  // need: kInvalidArgument where they are not. `profile` may be null.
+  static Result<std::unique_ptr<ReuseBiasedPolicy>> Make(const Geometry& geometry,
+                                                         std::shared_ptr<const Profile> profile);
+  // Whether the profile is sound and of this shape; kInvalidArgument or kCorrupt where it is not.
   static Status Fits(const Profile& profile, const Geometry& geometry);
+  // REQUIRES: CheckGeometry(geometry); profile fits the geometry (Fits()), or is null.
+  ReuseBiasedPolicy(const Geometry& geometry, std::shared_ptr<const Profile> profile);
 
   const char* name() const override { return "reuse-biased"; }
   bool uses_probabilities() const override { return uses_probabilities_; }
@@ -60,6 +61,11 @@ class ReuseBiasedPolicy : public Policy {
 
  private:
   static constexpr int kScales = 6;
+  static constexpr uint64_t kMostTableBytes = uint64_t{1} << 30;
+  // Experts up to a multiple of 16, so that rows vectorise whole.
+  static size_t Stride(const Geometry& geometry) {
+    return (static_cast<size_t>(geometry.n_experts) + 15) / 16 * 16;
+  }
 
   // What one token took in one layer, or, where that is not known, all tokens of a step together.
   struct Choice {
@@ -97,7 +103,7 @@ class ReuseBiasedPolicy : public Policy {
   std::vector<int> live_;  // features whose weight is not 0
   std::vector<float> live_weights_;
   bool uses_probabilities_ = false;
-  const size_t stride_;  // n_experts up to a multiple of 16, so that rows vectorise whole
+  const size_t stride_;
 
   // State by layer, rows of stride_.
   std::vector<float> averages_;          // [layer][kScales] of use

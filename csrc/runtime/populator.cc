@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <system_error>
 
 #include "base/rounding.h"
 #include "storage/reader.h"
@@ -22,7 +23,13 @@ constexpr uint64_t kStepBytes = 8u << 20;
 }  // namespace
 
 Populator::Populator(uint8_t* data, uint64_t n_bytes, uint64_t ahead_bytes)
-    : data_(data), n_bytes_(n_bytes), ahead_bytes_(ahead_bytes), thread_([this] { Run(); }) {}
+    : data_(data), n_bytes_(n_bytes), ahead_bytes_(ahead_bytes) {
+  try {
+    thread_ = std::thread([this] { Run(); });
+  } catch (const std::system_error&) {
+    // No thread is to be had: reads wait for their pages, as they do on an older kernel.
+  }
+}
 
 Populator::~Populator() {
   {
@@ -30,7 +37,7 @@ Populator::~Populator() {
     stop_ = true;
   }
   changed_.notify_one();
-  thread_.join();
+  if (thread_.joinable()) thread_.join();
 }
 
 void Populator::Used(uint64_t end) {

@@ -3,8 +3,8 @@
 // A read into memory that nobody has touched waits while the kernel finds pages and clears them, as
 // long again as a fast disk takes for the bytes. A thread that runs only where a processor would be
 // idle does it for the next kAheadBytes beyond what is in use, in the order of addresses; no memory
-// is taken earlier than that. Where the kernel has no MADV_POPULATE_WRITE (before Linux 5.14)
-// nothing is done, and reads wait as they would.
+// is taken earlier than that. Where the kernel has no MADV_POPULATE_WRITE (before Linux 5.14), or
+// no thread is to be had, nothing is done, and reads wait as they would.
 //
 // Used() may be called from any thread.
 #ifndef REMOE_RUNTIME_POPULATOR_H_

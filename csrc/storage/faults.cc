@@ -29,7 +29,7 @@ void Poison(const iovec* iovecs, int n_iovecs, uint64_t begin, uint64_t end) {
 
 bool FaultPlan::empty() const {
   return fail_operation < 0 && range_file < 0 && short_bytes == 0 && interruptions == 0 &&
-         delay_us == 0 && truncate_bytes < 0;
+         delay_us == 0 && truncate_bytes < 0 && enter_failures == 0;
 }
 
 void FaultInjector::Set(const FaultPlan& plan) {
@@ -56,6 +56,14 @@ int64_t FaultInjector::Apply(int file, uint64_t offset, const iovec* iovecs, int
     Poison(iovecs, n_iovecs, kept, static_cast<uint64_t>(result));
   }
   return decided;
+}
+
+int FaultInjector::EnterError() {
+  if (!active_.load(std::memory_order_relaxed)) return 0;
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (plan_.enter_failures == 0) return 0;
+  if (plan_.enter_failures > 0) --plan_.enter_failures;
+  return plan_.enter_error;
 }
 
 int64_t FaultInjector::Decide(int file, uint64_t offset, int64_t result) {

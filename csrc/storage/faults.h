@@ -31,6 +31,9 @@ struct FaultPlan {
   int delay_us = 0;       // before every result
   int64_t truncate_bytes = -1;  // every file seems to end here; -1: where it ends
 
+  int enter_error = 0;     // io_uring takes no requests: entering it fails with this errno
+  int enter_failures = 0;  // that many times; -1: always
+
   bool refuse_direct = false;  // at open: as on a file system without O_DIRECT
   bool refuse_uring = false;   // at open: as in a container that forbids io_uring
 
@@ -46,6 +49,8 @@ class FaultInjector {
   // `result`: bytes moved, or -errno, by an operation on `file` at `offset` into `iovecs`. Returns
   // the result to be believed.
   int64_t Apply(int file, uint64_t offset, const iovec* iovecs, int n_iovecs, int64_t result);
+  // The errno with which entering io_uring fails now; 0: it is to be entered.
+  int EnterError();
 
  private:
   int64_t Decide(int file, uint64_t offset, int64_t result);

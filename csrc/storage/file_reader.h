@@ -7,6 +7,7 @@
 #define REMOE_STORAGE_FILE_READER_H_
 
 #include <string>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -16,6 +17,9 @@
 #include "storage/reader.h"
 
 namespace remoe {
+
+// Why a reader has not the threads it needs.
+Status NoThread(const std::system_error& error);
 
 class FileReader : public Reader {
  public:
@@ -44,6 +48,7 @@ class FileReader : public Reader {
   Operation::Next Advance(Operation& operation, int64_t result);
 
   const std::vector<OpenFile>& files() const { return files_; }
+  FaultInjector& faults() { return faults_; }
   ReadQueue& queue() { return queue_; }
 
  private:

@@ -69,6 +69,13 @@ void Operation::Join(const Operation& next) {
   end_ = next.end_;
 }
 
+void Operation::Refuse(const OpenFile& file, const char* why, int error_number) {
+  status_ = Status::Io(Format("cannot read %llu bytes at offset %llu of %s: %s",
+                              static_cast<unsigned long long>(end_ - offset_),
+                              static_cast<unsigned long long>(offset_), file.path().c_str(), why),
+                       error_number);
+}
+
 Operation::Next Operation::Fail(Status status) {
   status_ = std::move(status);
   return Next::kDone;

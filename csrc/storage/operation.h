@@ -46,6 +46,8 @@ class Operation {
 
   // Judges one attempt: `result` is the bytes moved, or -errno.
   Next Advance(int64_t result, const OpenFile& file);
+  // Ends it without an attempt: `why` and error_number say what was in the way.
+  void Refuse(const OpenFile& file, const char* why, int error_number);
 
   // The next attempt.
   uint64_t offset() const { return offset_; }

@@ -2,9 +2,13 @@
 
 #include <sys/uio.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <memory>
+#include <system_error>
 #include <utility>
+
+#include "base/format.h"
 
 namespace remoe {
 namespace {
@@ -14,9 +18,31 @@ constexpr int kDefaultLanes = 4;
 }  // namespace
 
 PreadReader::PreadReader(std::vector<OpenFile> files, const ReaderOptions& options)
-    : FileReader(std::move(files), options, options.depth > 0 ? options.depth : kDefaultLanes) {
-  const int n_lanes = queue().depth() + queue().background_depth();
-  for (int i = 0; i < n_lanes; ++i) lanes_.emplace_back([this] { RunLane(); });
+    : FileReader(std::move(files), options, options.depth > 0 ? options.depth : kDefaultLanes) {}
+
+Result<std::unique_ptr<Reader>> PreadReader::Open(std::vector<OpenFile> files,
+                                                  const ReaderOptions& options) {
+  std::unique_ptr<PreadReader> reader(new PreadReader(std::move(files), options));
+  REMOE_RETURN_IF_ERROR(reader->StartLanes());
+  return std::unique_ptr<Reader>(std::move(reader));
+}
+
+Status PreadReader::StartLanes() {
+  const int n_wanted = queue().depth() + queue().background_depth();
+  lanes_.reserve(static_cast<size_t>(n_wanted));
+  Status refusal;
+  try {
+    for (int i = 0; i < n_wanted; ++i) lanes_.emplace_back([this] { RunLane(); });
+  } catch (const std::system_error& error) {
+    refusal = NoThread(error);
+  }
+  const int n_lanes = static_cast<int>(lanes_.size());
+  if (refusal.ok() || n_lanes == 0) return refusal;
+  // Most of them for demand, which somebody waits for.
+  const int n_background = std::min(queue().background_depth(), std::max(1, n_lanes / 4));
+  queue().Limit(std::max(1, n_lanes - n_background), n_background);
+  AddNote(Format("reading with %d threads instead of %d: ", n_lanes, n_wanted) + refusal.message());
+  return Status::Ok();
 }
 
 PreadReader::~PreadReader() {

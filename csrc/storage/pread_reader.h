@@ -6,6 +6,7 @@
 #ifndef REMOE_STORAGE_PREAD_READER_H_
 #define REMOE_STORAGE_PREAD_READER_H_
 
+#include <memory>
 #include <thread>
 #include <vector>
 
@@ -15,12 +16,16 @@ namespace remoe {
 
 class PreadReader final : public FileReader {
  public:
-  PreadReader(std::vector<OpenFile> files, const ReaderOptions& options);
+  // With fewer lanes, and a note, where no more threads are to be had; kOutOfMemory without any.
+  static Result<std::unique_ptr<Reader>> Open(std::vector<OpenFile> files,
+                                              const ReaderOptions& options);
   ~PreadReader() override;
 
   const char* backend() const override { return "pread"; }
 
  private:
+  PreadReader(std::vector<OpenFile> files, const ReaderOptions& options);
+  Status StartLanes();
   void RunLane();
 
   std::vector<std::thread> lanes_;

@@ -152,6 +152,22 @@ void ReadQueue::Close() {
   work_.notify_all();
 }
 
+void ReadQueue::Limit(int depth, int background_depth) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  depth_ = depth;
+  background_depth_ = background_depth;
+}
+
+int ReadQueue::depth() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return depth_;
+}
+
+int ReadQueue::background_depth() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return background_depth_;
+}
+
 ReaderCounts ReadQueue::counts() const {
   const std::lock_guard<std::mutex> lock(mutex_);
   return counts_;

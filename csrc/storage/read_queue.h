@@ -40,8 +40,10 @@ class ReadQueue {
   // REQUIRES: no Push follows.
   void Close();
 
-  int depth() const { return depth_; }
-  int background_depth() const { return background_depth_; }
+  // Lets fewer operations be in flight than it was made for. REQUIRES: none was pushed.
+  void Limit(int depth, int background_depth);
+  int depth() const;
+  int background_depth() const;
   ReaderCounts counts() const;
 
  private:
@@ -50,8 +52,8 @@ class ReadQueue {
   // Counts the reads that end with `operation` and returns them, to be told outside the lock.
   std::vector<Batch::Item> SettleLocked(const Operation& operation, const Status& status);
 
-  const int depth_;
-  const int background_depth_;
+  int depth_;  // guarded by mutex_, as all below
+  int background_depth_;
   mutable std::mutex mutex_;
   std::condition_variable work_;     // something may have become startable, or the queue was closed
   std::condition_variable settled_;  // n_owed_ fell to 0

@@ -75,6 +75,23 @@ TEST(DemandStartsInOrderUpToDepth) {
   CHECK_EQ(queue.counts().errors, uint64_t{3});
 }
 
+TEST(ALimitLetsFewerStart) {
+  ReadQueue queue(8, 4);
+  queue.Limit(2, 1);
+  CHECK_EQ(queue.depth(), 2);
+  CHECK_EQ(queue.background_depth(), 1);
+  Script script;
+  std::vector<std::unique_ptr<Operation>> started;
+  queue.Push(script.Reads({1, 2}, false));
+  queue.Push(script.Reads({10, 11}, true));
+  CHECK_EQ(Start(queue, started), std::string("1 2 10 "));
+  for (auto& operation : started) End(queue, std::move(operation));
+  started.clear();
+  CHECK_EQ(Start(queue, started), std::string("11 "));
+  End(queue, std::move(started[0]));
+  queue.Drain();
+}
+
 TEST(BackgroundStartsOnlyWhileNoDemandWaits) {
   ReadQueue queue(1, 1);
   Script script;

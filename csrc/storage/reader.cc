@@ -46,15 +46,15 @@ Result<std::unique_ptr<Reader>> OpenReader(const std::vector<std::string>& paths
     if (!file.ok()) return file.status();
     files.push_back(std::move(file.value()));
   }
-  std::string note;
   if (options.backend != "pread") {
     auto reader = OpenUringReader(&files, options);
-    if (reader.ok() || options.backend == "io_uring") return reader;
-    note = reader.status().message() + "; reading with pread lanes";
+    const bool replaceable =
+        options.backend == "auto" && reader.status().code() == Code::kNotSupported;
+    if (reader.ok() || !replaceable) return reader;
+    // Not a note: the lanes read as well, within the noise. Whoever wants to know why asks for
+    // io_uring by name.
   }
-  auto reader = std::make_unique<PreadReader>(std::move(files), options);
-  if (!note.empty()) reader->AddNote(note);
-  return std::unique_ptr<Reader>(std::move(reader));
+  return PreadReader::Open(std::move(files), options);
 }
 
 }  // namespace remoe

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cerrno>
 #include <condition_variable>
 #include <cstdlib>
 #include <cstring>
@@ -354,6 +355,55 @@ TEST(ABadRangeFailsWhatTouchesItUntilItHeals) {
   }
 }
 
+TEST(ARingThatIsBusyOrInterruptedIsOfferedItAgain) {
+  const TempFile a(0, kFileBytes), b(1, kFileBytes);
+  for (const Mode& mode : Modes()) {
+    for (const int error_number : {EINTR, EAGAIN, EBUSY}) {
+      ReaderOptions options = OptionsOf(mode);
+      options.faults.enter_error = error_number;
+      options.faults.enter_failures = 5;
+      CheckAllRight(*Open({a.path(), b.path()}, options), OddRequests());
+    }
+  }
+}
+
+TEST(ARingThatTakesNoMoreRequestsFailsItsReadsOnceEach) {
+  const TempFile a(0, kFileBytes);
+  for (const Mode& mode : Modes()) {
+    if (std::string(mode.backend) != "io_uring") continue;
+    const auto reader = Open({a.path()}, OptionsOf(mode));
+    std::vector<Request> requests;
+    for (uint64_t i = 0; i < 40; ++i) requests.push_back({0, i * 8192, 4096});
+    FaultPlan faults;
+    faults.enter_error = EPERM;
+    faults.enter_failures = -1;
+    for (const bool background : {false, true}) {
+      CheckAllRight(*reader, requests);
+      reader->SetFaults(faults);
+      Plan plan(requests, background);
+      Outcome outcome;
+      const ReadDone sink = outcome.Sink();
+      const std::thread::id here = std::this_thread::get_id();
+      std::atomic<int> n_told_here{0};
+      reader->Submit(plan.reads().data(), plan.size(), [&](const Read& read, const Status& status) {
+        n_told_here += std::this_thread::get_id() == here ? 1 : 0;
+        sink(read, status);
+      });
+      reader->Drain();
+      CHECK(outcome.EachOnce(40));
+      CHECK_EQ(n_told_here.load(), 0);
+      for (uint64_t tag = 0; tag < 40; ++tag) {
+        CHECK(outcome.at(tag).code() == Code::kIo);
+        CHECK(outcome.at(tag).message().find(a.path() + ": io_uring takes no requests") !=
+              std::string::npos);
+      }
+      reader->SetFaults(FaultPlan());
+    }
+    CHECK_EQ(reader->counts().errors, uint64_t{80});
+    CheckAllRight(*reader, requests);
+  }
+}
+
 TEST(AFileCutShortIsSaidToBeTruncated) {
   for (const Mode& mode : Modes()) {
     const TempFile a(0, kFileBytes);
@@ -594,7 +644,6 @@ TEST(WhatIsRefusedIsSaidAndReplaced) {
   CHECK(!reader->direct());
   CHECK_EQ(std::string(reader->backend()), std::string("pread"));
   CHECK(Notes(*reader, "O_DIRECT refused by " + b.path()));
-  CHECK(Notes(*reader, "reading with pread lanes"));
   CheckAllRight(*reader, OddRequests());
 
   options.backend = "io_uring";

@@ -5,59 +5,84 @@
 namespace remoe {
 
 Result<std::unique_ptr<Reader>> OpenUringReader(std::vector<OpenFile>*, const ReaderOptions&) {
-  return Status(Code::kNotSupported, "io_uring is not built in: liburing was not found");
+  return Status(
+      Code::kNotSupported,
+      "io_uring is not built in: the headers of the kernel (linux/io_uring.h) were missing "
+      "or older than Linux 5.5");
 }
 
 }  // namespace remoe
 
 #else
 
-#include <liburing.h>
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <chrono>
-#include <cstring>
 #include <mutex>
 #include <system_error>
 #include <thread>
 #include <utility>
 
 #include "storage/file_reader.h"
+#include "storage/uring_ring.h"
 
 namespace remoe {
 namespace {
 
 constexpr int kDefaultDepth = 8;
+// How often in a row the kernel may be too busy to take a request, a millisecond apart.
+constexpr int kMaxRefusals = 1000;
+
+// Wakes a thread that polls.
+class Bell {
+ public:
+  Bell() : fd_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {}
+  ~Bell() {
+    if (fd_ >= 0) ::close(fd_);
+  }
+  Bell(const Bell&) = delete;
+  Bell& operator=(const Bell&) = delete;
+
+  int fd() const { return fd_; }  // readable once it was rung; -1 if none was to be had
+  void Ring() const {
+    const uint64_t one = 1;
+    (void)!::write(fd_, &one, sizeof(one));
+  }
+  void Clear() const {
+    uint64_t count;
+    (void)!::read(fd_, &count, sizeof(count));
+  }
+
+ private:
+  const int fd_;
+};
 
 class UringReader final : public FileReader {
  public:
-  // `ring` was set up for every operation that can be in flight, and one more.
+  // `ring` was set up for every operation that can be in flight.
   UringReader(std::vector<OpenFile> files, const ReaderOptions& options, int depth,
-              const io_uring& ring)
-      : FileReader(std::move(files), options, depth), ring_(ring) {
+              std::unique_ptr<UringRing> ring, std::unique_ptr<Bell> bell)
+      : FileReader(std::move(files), options, depth),
+        ring_(std::move(ring)),
+        bell_(std::move(bell)) {
     std::vector<int> descriptors;
     for (const OpenFile& file : this->files()) descriptors.push_back(file.fd());
-    const int refusal = ::io_uring_register_files(&ring_, descriptors.data(),
-                                                  static_cast<unsigned>(descriptors.size()));
-    registered_ = refusal == 0;
-    if (!registered_) {
-      AddNote("io_uring would not register the files: " +
-              std::generic_category().message(-refusal) + "; reading through plain descriptors");
-    }
+    // Refused, every request names its descriptor: as fast on all but many-core machines.
+    registered_ = ring_->RegisterFiles(descriptors) == 0;
     completions_ = std::thread([this] { RunCompletions(); });
   }
 
   ~UringReader() override {
     Stop();
     {
-      std::unique_lock<std::mutex> lock(ring_mutex_);
-      io_uring_sqe* entry = ::io_uring_get_sqe(&ring_);
-      ::io_uring_prep_nop(entry);
-      ::io_uring_sqe_set_data(entry, nullptr);
-      Enter(lock);
+      const std::lock_guard<std::mutex> lock(ring_mutex_);
+      stopping_ = true;
     }
+    bell_->Ring();
     completions_.join();
-    ::io_uring_queue_exit(&ring_);
   }
 
   const char* backend() const override { return "io_uring"; }
@@ -65,100 +90,133 @@ class UringReader final : public FileReader {
  private:
   void Wake() override {
     std::unique_lock<std::mutex> lock(ring_mutex_);
-    while (auto operation = queue().TryPop()) PrepareLocked(operation.release());
-    Enter(lock);
+    while (auto operation = queue().TryPop()) {
+      if (operation->status().ok()) {
+        PrepareLocked(operation.release());
+      } else {
+        HandOverLocked(operation.release());
+      }
+    }
+    SubmitLocked(lock);
   }
 
   // The ring owns the operation until its completion comes back.
   void PrepareLocked(Operation* operation) {
-    // Never null: the ring has room for all that the queue lets start.
-    io_uring_sqe* entry = ::io_uring_get_sqe(&ring_);
-    if (operation->status().ok()) {
-      const int file = operation->file();
-      const int fd = registered_ ? file : files()[static_cast<size_t>(file)].fd();
-      ::io_uring_prep_readv(entry, fd, operation->iovecs(),
-                            static_cast<unsigned>(operation->n_iovecs()), operation->offset());
-      if (registered_) ::io_uring_sqe_set_flags(entry, IOSQE_FIXED_FILE);
-    } else {
-      ::io_uring_prep_nop(entry);  // it failed already; a completion carries it to the I/O thread
-    }
-    ::io_uring_sqe_set_data(entry, operation);
+    const int file = operation->file();
+    const int fd = registered_ ? file : files()[static_cast<size_t>(file)].fd();
+    ring_->PrepareRead(fd, operation->iovecs(), operation->n_iovecs(), operation->offset(),
+                       operation);
   }
 
-  // Hands what was prepared to the kernel.
-  void Enter(std::unique_lock<std::mutex>& lock) {
-    // What it does not take at once (short of memory, interrupted) stays in the ring.
-    while (::io_uring_sq_ready(&ring_) > 0) {
-      if (::io_uring_submit(&ring_) >= 0) continue;
-      lock.unlock();
-      std::this_thread::sleep_for(std::chrono::milliseconds(1));
-      lock.lock();
+  // Gives an operation that has failed to the I/O thread, which tells of it.
+  void HandOverLocked(Operation* operation) {
+    failed_.push_back(operation);
+    bell_->Ring();
+  }
+
+  // Hands all that was prepared to the kernel. What it does not take ends in an error.
+  void SubmitLocked(std::unique_lock<std::mutex>& lock) {
+    int n_refusals = 0;
+    while (ring_->n_prepared() > 0) {
+      const int refusal = faults().EnterError();
+      const int taken = refusal != 0 ? -refusal : ring_->Submit();
+      if (taken > 0) n_refusals = 0;
+      if (taken > 0 || taken == -EINTR) continue;
+      const bool busy = taken == 0 || taken == -EAGAIN || taken == -EBUSY;
+      if (busy && ++n_refusals < kMaxRefusals) {
+        lock.unlock();
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+        lock.lock();
+        continue;
+      }
+      const int error_number = taken == 0 ? EBUSY : -taken;
+      for (void* data : ring_->TakeBack()) {
+        auto* operation = static_cast<Operation*>(data);
+        operation->Refuse(files()[static_cast<size_t>(operation->file())],
+                          "io_uring takes no requests", error_number);
+        HandOverLocked(operation);
+      }
     }
   }
 
   void RunCompletions() {
+    std::vector<UringRing::Completion> arrived;
+    std::vector<Operation*> ended;
     for (;;) {
-      io_uring_cqe* completion = nullptr;
-      if (::io_uring_wait_cqe(&ring_, &completion) != 0) continue;  // interrupted
-      auto* operation = static_cast<Operation*>(::io_uring_cqe_get_data(completion));
-      const int64_t result = completion->res;
-      ::io_uring_cqe_seen(&ring_, completion);
-      if (operation == nullptr) return;
+      bool stopping = false;
       {
         // The kernel's rings order memory between the submitter and this thread; the lock says so
         // to whoever cannot see that.
         const std::lock_guard<std::mutex> lock(ring_mutex_);
+        stopping = stopping_;
+        ended.swap(failed_);
+        UringRing::Completion completion;
+        while (ring_->PopCompletion(&completion)) arrived.push_back(completion);
       }
-      if (operation->status().ok() && Advance(*operation, result) == Operation::Next::kAgain) {
-        std::unique_lock<std::mutex> lock(ring_mutex_);
-        PrepareLocked(operation);
-        Enter(lock);
+      if (arrived.empty() && ended.empty()) {
+        if (stopping) return;
+        Wait();
         continue;
       }
-      queue().Release(*operation);
-      Wake();  // the device gets its next operation before anybody is told of the last one
-      queue().Settle(std::unique_ptr<Operation>(operation));
+      for (const UringRing::Completion& completion : arrived) {
+        auto* operation = static_cast<Operation*>(completion.data);
+        if (Advance(*operation, completion.result) == Operation::Next::kDone) {
+          ended.push_back(operation);
+        } else {
+          const std::lock_guard<std::mutex> lock(ring_mutex_);
+          PrepareLocked(operation);
+        }
+      }
+      for (const Operation* operation : ended) queue().Release(*operation);
+      Wake();  // the device gets its next operations before anybody is told of the last ones
+      for (Operation* operation : ended) queue().Settle(std::unique_ptr<Operation>(operation));
+      arrived.clear();
+      ended.clear();
     }
   }
 
-  std::mutex ring_mutex_;  // guards the submission side of ring_
-  io_uring ring_;
+  // Until there is a completion or the bell was rung. Polling, unlike entering the ring, cannot be
+  // forbidden to a process in the middle of its life.
+  void Wait() {
+    pollfd watched[2] = {{ring_->fd(), POLLIN, 0}, {bell_->fd(), POLLIN, 0}};
+    if (::poll(watched, 2, -1) < 0) {
+      if (errno != EINTR) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      return;
+    }
+    if ((watched[1].revents & POLLIN) != 0) bell_->Clear();
+  }
+
+  std::mutex ring_mutex_;  // guards the submission side of ring_, and failed_ and stopping_
+  std::unique_ptr<UringRing> ring_;
+  std::unique_ptr<Bell> bell_;
+  std::vector<Operation*> failed_;  // to be told by the I/O thread
+  bool stopping_ = false;
   bool registered_ = false;
   std::thread completions_;
 };
-
-const char* Remedy(int error_number) {
-  switch (error_number) {
-    case EPERM:
-    case EACCES:
-      return " (a container's system call filter, or kernel.io_uring_disabled)";
-    case ENOMEM:
-      return " (the locked-memory limit: ulimit -l)";
-    case ENOSYS:
-      return " (a kernel without it)";
-    default:
-      return "";
-  }
-}
 
 }  // namespace
 
 Result<std::unique_ptr<Reader>> OpenUringReader(std::vector<OpenFile>* files,
                                                 const ReaderOptions& options) {
-  const int depth = options.depth > 0 ? options.depth : kDefaultDepth;
-  io_uring ring = {};
-  int refusal = -EPERM;
-  if (!options.faults.refuse_uring) {
-    refusal = ::io_uring_queue_init(static_cast<unsigned>(depth + options.background_depth + 1),
-                                    &ring, 0);
+  if (options.faults.refuse_uring) {
+    return Status(Code::kNotSupported, "io_uring refused: by a test");
   }
-  if (refusal != 0) {
+  const int depth = options.depth > 0 ? options.depth : kDefaultDepth;
+  auto ring = UringRing::Open(depth + options.background_depth);
+  if (!ring.ok()) return ring.status();
+  auto bell = std::make_unique<Bell>();
+  if (bell->fd() < 0) {
     return Status(
         Code::kNotSupported,
-        "io_uring refused: " + std::generic_category().message(-refusal) + Remedy(-refusal));
+        "io_uring refused: no descriptor for its bell (the limit on open files: ulimit -n)");
   }
-  return std::unique_ptr<Reader>(
-      std::make_unique<UringReader>(std::move(*files), options, depth, ring));
+  try {
+    return std::unique_ptr<Reader>(std::make_unique<UringReader>(
+        std::move(*files), options, depth, std::move(ring.value()), std::move(bell)));
+  } catch (const std::system_error& error) {
+    return NoThread(error);
+  }
 }
 
 }  // namespace remoe

@@ -1,10 +1,10 @@
 // UringReader: reads through io_uring. Whoever has work submits it, under one lock; one thread
-// takes the completions, retries what fell short and starts what waited. Files are registered with
-// the ring.
+// takes the completions, retries what fell short, starts what waited, and tells of what failed.
+// Files are registered with the ring where the kernel lets us.
 //
-// The kernel may refuse a ring (old kernels, containers that filter the call, memory-lock limits):
-// then OpenUringReader says why and leaves the files to another backend. Thread-safe as Reader
-// says.
+// The kernel may refuse a ring (old kernels, containers that filter the calls, limits on memory or
+// open files): then OpenUringReader says why and leaves the files to another backend. A ring that
+// takes no requests later on fails the reads. Thread-safe as Reader says.
 #ifndef REMOE_STORAGE_URING_READER_H_
 #define REMOE_STORAGE_URING_READER_H_
 
@@ -17,7 +17,8 @@
 
 namespace remoe {
 
-// Takes `*files` on success, and leaves them as they are on failure (kNotSupported).
+// Takes `*files`, but leaves them as they are where there is no ring (kNotSupported).
+// kOutOfMemory where the thread for it is not to be had.
 Result<std::unique_ptr<Reader>> OpenUringReader(std::vector<OpenFile>* files,
                                                 const ReaderOptions& options);
 

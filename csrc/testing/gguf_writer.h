@@ -1,6 +1,10 @@
 // GgufWriter: the bytes of a small GGUF, for tests, with every field open to being made wrong.
 //
-// Values are appended as they come, counts are filled in by Bytes() unless set. Plain value type.
+// Values are appended as they come; counts are filled in by Bytes() unless set. Tensor data tells
+// which tensor and where in it, so that a wrong range shows. TemporaryFolder holds the
+// files of a test.
+//
+// Plain value types that own what they hold; one thread at a time.
 #ifndef REMOE_TESTING_GGUF_WRITER_H_
 #define REMOE_TESTING_GGUF_WRITER_H_
 

@@ -1,21 +1,34 @@
-// The trace file: which experts each step of each layer was routed to, and the router's
-// probabilities.
+// The trace file: which experts each step of each layer was routed to, and what the router said.
 //
 // Little-endian. A header of 128 bytes, a JSON object, then one record per event (a step of a
-// layer) in the order the engine met them. docs/policies.md draws the layout; routing/trace.py reads it as
-// arrays.
+// layer) in the order the engine met them. docs/policies.md explains the fields; routing/trace.py
+// reads them as arrays.
 //
-//   0  char[8] "REMOETRC"      24 u32 top_k             40 char[64] fingerprint of the model,
-//   NUL-padded 8  u32 version (1)         28 u32 meta_bytes       104 zeros
-//  12  u32 header_bytes        32 u64 n_events
-//  16  u32 n_layers, 20 u32 n_experts
+//   header   0  char[8]   "REMOETRC"
+//            8  u32       version, 1
+//           12  u32       header_bytes: where the first record begins
+//           16  u32       n_layers
+//           20  u32       n_experts of a layer
+//           24  u32       top_k
+//           28  u32       meta_bytes of JSON, which begins at 128
+//           32  u64       n_events; all ones while the recording runs
+//           40  char[64]  fingerprint of the model, NUL-padded
+//          104            zeros
 //
-// Record: u32 step, u16 layer, u8 phase, u8 0xA0|has_ids, u32 n_tokens, u16 n, u16 n_prob_tokens;
-// then u16 experts[n] distinct, as presented; u16 ids[n_tokens][top_k] if has_ids (otherwise there
-// is one token and the experts are its ids); u8 probs[n_prob_tokens][n_experts] (base/prob8.h), of
-// the last n_prob_tokens tokens; zeros up to a multiple of 4.
+//   record   0  u32       step
+//            4  u16       layer
+//            6  u8        phase: 0 prefill, 1 decode
+//            7  u8        0xA0 | has_ids
+//            8  u32       n_tokens
+//           12  u16       n: distinct experts
+//           14  u16       n_prob_tokens
+//           16  u16[n]                        the distinct experts, as presented
+//               u16[n_tokens][top_k]          ids, if has_ids; else the experts are one token's ids
+//               u8[n_prob_tokens][n_experts]  probabilities (base/prob8.h) of the last tokens
+//               zeros up to a multiple of 4
 //
-// ParseTrace() checks every field against the file before it is used. No I/O, thread-safe.
+// ParseTrace() checks every field against the file before it is used. It does no I/O, owns what it
+// returns, and may run in any thread.
 #ifndef REMOE_TRACE_TRACE_FILE_H_
 #define REMOE_TRACE_TRACE_FILE_H_
 

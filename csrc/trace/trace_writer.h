@@ -4,7 +4,7 @@
 // the file, whole steps at a time. The file grows as PATH.part and takes its name in Finish(), so a
 // recording that was killed is never mistaken for a whole one; a writer dropped without Finish()
 // removes its part file. Where a write fails, for a full disk say, the steps before it are kept:
-// Finish() completes the file with them. Owns its file; not synchronised.
+// Finish() completes the file with them. Owns its file; one thread at a time.
 #ifndef REMOE_TRACE_TRACE_WRITER_H_
 #define REMOE_TRACE_TRACE_WRITER_H_
 

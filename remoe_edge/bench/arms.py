@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from remoe_edge.engine.settings import EngineSettings
 from remoe_edge.errors import InputError
 
 STOCK = ("stock-mmap", "stock-resident")
 OFF = "off"
 
 # What every arm shares, or what has an option of its own: not to be set behind a `+`.
-_SETTLED = {"self", "path", "cache", "routers", "policy", "n_ctx", "n_batch", "n_ubatch", "threads"}
-_SETTLED |= {"verbose", "progress", "stream", "trace", "telemetry"}
+_SETTLED = {"cache", "routers", "policy", "n_ctx", "n_batch", "n_ubatch", "threads"}
+_SETTLED |= {"verbose", "stream"}
 
-# Settings of `Engine` that reorder sums.
+# Settings of the engine that reorder sums.
 _CHANGE_BITS = {"flash_attention"}
 
-# Settings of `Engine` that are files. An arm reads them and keeps nothing.
+# Files of features. An arm reads them and keeps nothing.
 FILES = {"profile", "past_prompts"}
+
+_DEFAULTS = {
+    each.name: each.default for each in fields(EngineSettings) if each.name not in _SETTLED
+}
+_OLD_NAMES = {"io_backend": "io"}
 
 Option = bool | int | str
 
@@ -33,7 +38,7 @@ class Arm:
 
     kind: "stock-mmap", "stock-resident" or "stream"; repack: with the rearranged weights of llama.cpp's
     default, whose bits are others. policy, cache and routers are None, None and "off" for stock;
-    options are further settings of `Engine`.
+    options are further settings of the engine, and files.
     """
 
     name: str
@@ -151,6 +156,7 @@ def _with_what_varies(made: list[Arm]) -> list[Arm]:
 
 def _option(spec: str, text: str) -> tuple[str, Option]:
     name, equals, value = text.partition("=")
+    name = _OLD_NAMES.get(name, name)
     if not name or (equals and not value):
         raise InputError(f"arm '{spec}': '+{text}' is no +NAME=VALUE")
     if not equals or (value in ("on", "off") and not _takes_words(name)):
@@ -160,10 +166,7 @@ def _option(spec: str, text: str) -> tuple[str, Option]:
 
 def _takes_words(name: str) -> bool:
     """Say whether a setting of `Engine` is words, among which `on` and `off` may be."""
-    from remoe_edge.engine.engine import Engine
-
-    parameter = inspect.signature(Engine.__init__).parameters.get(name)
-    return parameter is not None and isinstance(parameter.default, str)
+    return isinstance(_DEFAULTS.get(name), str)
 
 
 def _check_policy(spec: str, policy: str) -> None:
@@ -175,9 +178,7 @@ def _check_policy(spec: str, policy: str) -> None:
 
 
 def _check_options(spec: str, options: dict[str, Option]) -> None:
-    from remoe_edge.engine.engine import Engine
-
-    known = set(inspect.signature(Engine.__init__).parameters) - _SETTLED
+    known = _DEFAULTS.keys() | FILES
     for name, value in options.items():
         if name not in known:
             raise InputError(

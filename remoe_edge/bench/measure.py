@@ -12,11 +12,10 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from remoe_edge.engine.counters import PER_TOKEN, core_key
+
 # The engine's counts that are told token by token.
-_CACHE = (
-    "hits", "misses", "bytes_read", "stall_ns", "read_ns", "ffn_ns",
-    "ahead_useful_bytes", "ahead_wasted_bytes",
-)  # fmt: skip
+_CACHE = tuple(core_key(name) for name in PER_TOKEN)
 
 
 class Model(Protocol):

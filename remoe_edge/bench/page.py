@@ -7,8 +7,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from remoe_edge.bench import charts
 from remoe_edge.bench.plots import plots
-from remoe_edge.bench.svg import N_COLOURS
 from remoe_edge.bench.table import disturbances, remarks, span
 from remoe_edge.units import MIB, mib
 
@@ -16,16 +16,22 @@ _STYLE = Path(__file__).with_suffix(".css")
 
 
 def page(record: dict[str, Any]) -> str:
-    """Write the page. A record without a run has only its head and remarks."""
+    """Write the page. A record without a run has only its head and remarks.
+
+    Without matplotlib there are no plots, and a line says how to get them.
+    """
     model = record["model"]
     name = model["name"] or model["file"]
-    drawn = plots(record) if record["runs"] else []
+    drawn = plots(record) if record["runs"] and charts.available() else []
     figures = "".join(
         f"<figure><h2>{escape(plot.heading)}</h2><figcaption>{escape(plot.note)}</figcaption>"
         f"{plot.svg}</figure>"
         for plot in drawn
     )
-    notes = "".join(f"<li>{escape(line)}</li>" for line in remarks(record))
+    lines = remarks(record)
+    if not charts.available():
+        lines = [*lines, "no plots: they need matplotlib (pip install 'remoe-edge[plot]')"]
+    notes = "".join(f"<li>{escape(line)}</li>" for line in lines)
     return (
         "<!doctype html>\n"
         '<html lang="en"><head><meta charset="utf-8">'
@@ -41,11 +47,7 @@ def page(record: dict[str, Any]) -> str:
 
 
 def _colours() -> str:
-    return "".join(
-        f".line.c{i},.span.c{i}{{stroke:var(--c{i})}}.dot.c{i}{{fill:var(--c{i})}}"
-        f"i.c{i}{{background:var(--c{i})}}"
-        for i in range(N_COLOURS)
-    )
+    return "".join(f"i.c{i}{{background:var(--c{i})}}" for i in range(charts.N_COLOURS))
 
 
 def _about(record: dict[str, Any]) -> str:
@@ -121,7 +123,7 @@ def _disturbed(record: dict[str, Any]) -> str:
 
 def _legend(record: dict[str, Any]) -> str:
     items = "".join(
-        f'<li><i class="c{i % N_COLOURS}"></i>{escape(name)}</li>'
+        f'<li><i class="c{i % charts.N_COLOURS}"></i>{escape(name)}</li>'
         for i, name in enumerate(record["arms"])
         if name in record["summary"]
     )

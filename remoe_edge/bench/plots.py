@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from remoe_edge.bench.svg import Series, heat_map, line_chart
+from remoe_edge.bench.charts import Series, heat_map, line_chart
 from remoe_edge.units import MIB
 
 Floats = npt.NDArray[np.float64]
@@ -29,7 +29,7 @@ class Plot:
 
 
 def plots(record: dict[str, Any]) -> list[Plot]:
-    """Draw all plots of a record that holds at least one run."""
+    """Draw all plots of a record that holds at least one run. Needs matplotlib."""
     colours = {name: i for i, name in enumerate(record["arms"])}
     made = [
         _over_tokens(
@@ -160,7 +160,7 @@ def _heat_maps(record: dict[str, Any]) -> list[Plot]:
         columns = np.stack([piece.mean(axis=0) for piece in pieces])
         heading = f"Misses by layer: {arm}"
         note = f"Tokens run to the right; the darkest is {columns.max():.1f} misses a token."
-        chart = heat_map(heading, "token", "layer", columns.T.tolist(), "misses a token")
+        chart = heat_map(heading, "token", "layer", columns.T.tolist())
         made.append(Plot(heading, note, chart))
     return made
 

@@ -13,12 +13,12 @@ from remoe_edge.bench import machine, summary
 from remoe_edge.bench.arms import Arm
 from remoe_edge.bench.box import boxed, sweep
 from remoe_edge.bench.disk import disk_of, drop_page_cache, read_ahead
+from remoe_edge.bench.disturbances import DisturbanceMeter
 from remoe_edge.bench.host_memory import bring_back
 from remoe_edge.bench.power import PowerMeter
 from remoe_edge.bench.process import ArmFailedError, Question, run
 from remoe_edge.bench.record import FORMAT, VERSION
 from remoe_edge.bench.settings import Settings
-from remoe_edge.bench.watch import Watch
 from remoe_edge.engine.interrupt import held_back
 from remoe_edge.engine.kv_cache import kv_bytes
 from remoe_edge.errors import InputError
@@ -118,7 +118,7 @@ class Session:
     def _run(self, arm: Arm, number: int, disk: Any, meter: PowerMeter) -> dict[str, Any]:
         with boxed(self.settings.limits, disk) as box:
             self.record["box"] = box.how
-            watch = Watch(in_box=self.settings.limits.memory_bytes is not None)
+            watch = DisturbanceMeter(in_box=self.settings.limits.memory_bytes is not None)
 
             def progress(prompt: str, n_tokens: int) -> None:
                 watch.tick()

@@ -3,19 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from remoe_edge.engine.engine import Engine
+from remoe_edge.engine.settings import EngineSettings
 
 
-class StreamedModel:
-    """Hold an engine, and read its counts. Raises RemoeError as `Engine` does."""
+class StreamedArm:
+    """Hold an engine, and read its counts. Raises RemoeError as `Engine` does.
 
-    def __init__(self, path: str, **settings: Any) -> None:
-        self._engine = Engine(path, **settings)
+    profile, past_prompts: files that the engine is given; settings: those of `EngineSettings`.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        profile: str | None = None,
+        past_prompts: str | None = None,
+        **settings: Any,
+    ) -> None:
+        from remoe_edge.plan.choose import choose_cache
+        from remoe_edge.predict.past_prompts import PastPromptsFile
+        from remoe_edge.profile.kept_profile import ProfileFile
+
+        asked = EngineSettings(**settings)
+        routers = None if asked.routers is None else Path(asked.routers)
+        self._engine = Engine(
+            path,
+            asked,
+            profile=None if profile is None else ProfileFile(Path(profile)),
+            past_prompts=(
+                None if past_prompts is None else PastPromptsFile(Path(past_prompts), routers)
+            ),
+            planner=choose_cache,
+        )
 
     def evaluate(self, tokens: Sequence[int], *, reset: bool) -> npt.NDArray[np.float32]:
         """Run tokens and give the logits after the last one."""
@@ -23,8 +49,7 @@ class StreamedModel:
 
     def counts(self) -> dict[str, int] | None:
         """Give the cache's counts; None for a dense model."""
-        model = self._engine.native
-        return None if model is None else model.counts()
+        return self._engine.counts() or None
 
     def counts_by_layer(self) -> dict[str, list[int]] | None:
         """Give each layer's hits and misses; None for a dense model."""
@@ -33,7 +58,7 @@ class StreamedModel:
 
     def about(self) -> dict[str, Any]:
         """Tell how the engine runs the model."""
-        stats = self._engine.stats()
+        stats = self._engine.stats().to_dict()
         cache = stats["cache"] or {}
         kept = ("budget_bytes", "slots", "policy", "why", "locked", "huge_pages", "repacked")
         return {

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from remoe_edge.engine.counters import PER_TOKEN
+
 Floats = npt.NDArray[np.float64]
 # [round][prompt] -> a value for each token, or one for the prompt.
 Cells = list[list[Floats]]
@@ -22,10 +24,7 @@ Cells = list[list[Floats]]
 Statistic = Callable[[Floats], float]
 
 DRAWS = 500
-_PER_TOKEN = (
-    "stall_ms", "read_ms", "ffn_ms", "hits", "misses", "bytes_read", "ahead_useful_bytes",
-    "ahead_wasted_bytes", "storage_bytes", "major_faults",
-)  # fmt: skip
+_PER_TOKEN = (*PER_TOKEN, "storage_bytes", "major_faults")
 
 
 def summarise(record: dict[str, Any]) -> dict[str, Any]:

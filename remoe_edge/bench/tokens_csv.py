@@ -6,10 +6,11 @@ import csv
 import io
 from typing import Any
 
+from remoe_edge.engine.counters import PER_TOKEN
+
 COLUMNS = (
-    "arm", "round", "prompt", "token", "timed", "chosen", "token_ms", "stall_ms", "compute_ms",
-    "read_ms", "ffn_ms", "hits", "misses", "bytes_read", "ahead_useful_bytes", "ahead_wasted_bytes",
-    "storage_bytes", "major_faults", "memory_bytes",
+    "arm", "round", "prompt", "token", "timed", "chosen", "token_ms", PER_TOKEN[0], "compute_ms",
+    *PER_TOKEN[1:], "storage_bytes", "major_faults", "memory_bytes",
 )  # fmt: skip
 
 

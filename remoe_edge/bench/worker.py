@@ -72,9 +72,9 @@ def _run(job: dict[str, Any], out: IO[str]) -> None:
 
 def _maker(job: dict[str, Any]) -> Callable[[], Model]:
     if job["kind"] == "stream":
-        from remoe_edge.bench.streamed import StreamedModel
+        from remoe_edge.bench.streamed import StreamedArm
 
-        return functools.partial(StreamedModel, job["path"], **job["settings"])
+        return functools.partial(StreamedArm, job["path"], **job["settings"])
     from remoe_edge.bench.stock import StockModel
 
     return functools.partial(StockModel, job["path"], job["kind"], **job["settings"])

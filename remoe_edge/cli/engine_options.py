@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -11,7 +11,8 @@ import click
 from remoe_edge.cli.terminal import loading_bar, say
 
 if TYPE_CHECKING:
-    from remoe_edge.engine.engine import Engine
+    from remoe_edge.api import Engine
+    from remoe_edge.engine.observers import Observer
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -92,7 +93,12 @@ def open_engine(
     no_stream: bool,
     repack: bool | None,
     no_direct: bool,
-    verbose: bool,
+    io_backend: str,
+    profile: Path | None = None,
+    past_prompts: Path | None = None,
+    trace: Path | None = None,
+    telemetry: Sequence[Observer] | None = None,
+    publish: bool | Path = False,
     **settings: Any,
 ) -> Engine:
     """Load the model that the options name, with a bar on stderr; say the engine's notes once."""
@@ -100,19 +106,28 @@ def open_engine(
 
     path = model or shipped_model()
     overlay = shipped_routers(path) if routers == "default" else routers
-    from remoe_edge.engine.engine import Engine
+    from remoe_edge.api import Engine
+    from remoe_edge.engine.settings import EngineSettings
 
-    with loading_bar(path.name, shown=not verbose) as progress:
+    asked = EngineSettings(
+        routers=overlay,
+        stream=not no_stream,
+        # Whole models as llama.cpp has them; streamed ones pay again for every miss.
+        repack=no_stream if repack is None else repack,
+        direct=not no_direct,
+        io=io_backend,
+        **settings,
+    )
+    with loading_bar(path.name, shown=not asked.verbose) as progress:
         engine = Engine(
             path,
-            routers=overlay,
-            stream=not no_stream,
-            # Whole models as llama.cpp has them; streamed ones pay again for every miss.
-            repack=no_stream if repack is None else repack,
-            direct=not no_direct,
-            verbose=verbose,
+            asked,
+            profile=profile,
+            past_prompts=past_prompts,
+            trace=trace,
+            telemetry=telemetry,
+            publish=publish,
             progress=progress,
-            **settings,
         )
     for note in engine.notes:
         say(note)

@@ -56,6 +56,7 @@ def command(
     replay, or published figures of another model where there is none. The worst case assumes
     routing without any reuse.
     """
+    from remoe_edge.engine.settings import EngineSettings
     from remoe_edge.errors import InputError
     from remoe_edge.machine.memory import available
     from remoe_edge.plan.planner import Targets
@@ -73,15 +74,13 @@ def command(
     )
     plan = run_plan(
         model,
+        EngineSettings(policy=policy or EngineSettings.policy, n_ctx=n_ctx, threads=threads),
         memory_bytes=available().available_bytes if memory is None else parse_bytes(memory),
         targets=targets,
         trace_path=trace_path,
-        policy=policy,
         profile_path=profile,
-        n_ctx=n_ctx,
         pools=pools,
         fresh=fresh,
-        threads=threads,
         progress=_progress,
     )
     _progress("")

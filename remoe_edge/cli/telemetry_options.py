@@ -1,4 +1,4 @@
-"""The options that record or serve what a run costs, and the watchers made from them."""
+"""The options that record or serve what a run costs, and the observers made from them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import click
 from remoe_edge.cli.terminal import say
 
 if TYPE_CHECKING:
-    from remoe_edge.engine.observers import Watcher
+    from remoe_edge.engine.observers import Observer
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -60,7 +60,7 @@ def watching(
     path = model or shipped_model()
     if not path.is_file():  # before a file is made and idle power is measured for nothing
         raise InputError(f"no model at {path}")
-    watchers: list[Watcher] = []
+    observers: list[Observer] = []
     with contextlib.ExitStack() as stack:
         sampler = Sampler(path, hz=hz, keep=2)
         stack.callback(sampler.stop)
@@ -69,11 +69,11 @@ def watching(
             server = MetricsServer(figures, metrics)
             stack.callback(server.close)
             say(f"metrics at {server.url}")
-            watchers.append(figures)
+            observers.append(figures)
         if telemetry is not None:
             recording = Recording.start(telemetry, sampler=sampler, note=say)
             stack.callback(recording.on_close)
-            watchers.append(recording)
+            observers.append(recording)
         elif missing := sampler.start().missing_line():
             say(missing)
-        yield {**settings, "telemetry": watchers}
+        yield {**settings, "telemetry": observers}

@@ -57,7 +57,7 @@ def command(
     """
     from remoe_edge.files.atomic import check_output
     from remoe_edge.files.prompts import read_prompts
-    from remoe_edge.routing.recording import Recorded, record
+    from remoe_edge.routing.record_prompts import Recorded, record
 
     check_output(output, [prompts_path, *filter(None, [engine_settings["model"]])])
     texts = read_prompts(prompts_path)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from remoe_edge.convert.hf_folder import HfFolder
 from remoe_edge.convert.names import CheckpointNames, is_untrained_copy
-from remoe_edge.convert.overlay import require_all, require_finite
 from remoe_edge.convert.routers import check_metadata, checked_values, keys_by_router
 from remoe_edge.errors import InputError
 from remoe_edge.files.atomic import Progress, copy_bytes, errors_naming, overwrite
+from remoe_edge.files.overlay import require_all, require_finite
 from remoe_edge.files.safetensors_file import Entry, SafetensorsFile, decode, encode
 
 

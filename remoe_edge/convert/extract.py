@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from remoe_edge.convert.names import routers_of
-from remoe_edge.convert.overlay import name_of, require_all, require_finite, write_overlay
 from remoe_edge.errors import InputError
 from remoe_edge.files.atomic import check_output
 from remoe_edge.files.fingerprint import fingerprint
+from remoe_edge.files.overlay import name_of, require_all, require_finite, write_overlay
+from remoe_edge.files.router_tensors import routers_of
 from remoe_edge.files.tensor_values import from_float32, read_tensor, to_float32
 from remoe_edge.native import _core
 

@@ -6,7 +6,6 @@ import os
 import re
 from pathlib import Path
 
-from remoe_edge.convert.overlay import load_overlay
 from remoe_edge.errors import InputError
 from remoe_edge.files.atomic import (
     Progress,
@@ -16,6 +15,7 @@ from remoe_edge.files.atomic import (
     overwrite,
     replacing,
 )
+from remoe_edge.files.overlay import load_overlay
 from remoe_edge.native import _core
 
 _SHARD_SUFFIX = re.compile(r"-\d{5}-of-\d{5}\.gguf$")

@@ -1,6 +1,6 @@
-"""Which tensors are routers, and their names in GGUF and in Hugging Face checkpoints.
+"""The names of routers in GGUF and in Hugging Face checkpoints.
 
-Both come from the gguf package's tables (`TENSOR_NAMES`, `TensorNameMap`); none is spelled here.
+They come from the gguf package's tables (`TensorNameMap`); none is spelled here.
 """
 
 from __future__ import annotations
@@ -8,65 +8,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from gguf import MODEL_ARCH, MODEL_ARCH_NAMES, MODEL_TENSOR, TENSOR_NAMES, TensorNameMap
+from gguf import MODEL_ARCH, MODEL_ARCH_NAMES, TensorNameMap
 
-from remoe_edge.errors import InputError, ModelError, UnsupportedError
-from remoe_edge.native import _core
+from remoe_edge.errors import ModelError, UnsupportedError
+from remoe_edge.files.router_tensors import (
+    ROUTER,
+    SELECTION_BIAS,
+    canonical,
+    is_router,
+    is_selection_bias,
+)
 
-# The router's matrix (and bias, where it has one), and the bias that only sways which experts are
-# selected.
-_ROUTER = MODEL_TENSOR.FFN_GATE_INP
-_SELECTION_BIAS = MODEL_TENSOR.FFN_EXP_PROBS_B
 _MAX_BLOCKS = 4096
-
-
-def _pattern(kind: MODEL_TENSOR, suffixes: str) -> re.Pattern[str]:
-    before, after = TENSOR_NAMES[kind].split("{bid}")
-    return re.compile(f"{re.escape(before)}(0|[1-9][0-9]{{0,5}}){re.escape(after)}{suffixes}")
-
-
-_ROUTER_NAME = _pattern(_ROUTER, r"\.(weight|bias)")
-_SELECTION_BIAS_NAME = _pattern(_SELECTION_BIAS, r"(\.bias)?")
-
-
-def is_router(name: str) -> bool:
-    """Tell whether a GGUF tensor belongs to a router: its matrix, bias or selection bias."""
-    return bool(_ROUTER_NAME.fullmatch(name) or _SELECTION_BIAS_NAME.fullmatch(name))
-
-
-def canonical(name: str) -> str:
-    """Return a router tensor's name with a selection bias spelled one way.
-
-    It is `blk.N.exp_probs_b.bias` in most files and `blk.N.exp_probs_b` in some.
-    """
-    return name.removesuffix(".bias") if _SELECTION_BIAS_NAME.fullmatch(name) else name
-
-
-def block_of(name: str) -> int:
-    """Return N of a router tensor's `blk.N`."""
-    match = _ROUTER_NAME.fullmatch(name) or _SELECTION_BIAS_NAME.fullmatch(name)
-    if match is None:
-        raise InputError(f"'{name}' is not a router tensor")
-    return int(match[1])
-
-
-def routers_of(model: _core.ModelFile) -> dict[str, _core.Tensor]:
-    """Return a model's router tensors by name, in file order."""
-    return {tensor.name: tensor for tensor in model.tensors if is_router(tensor.name)}
-
-
-def must_be_tuned(model: _core.ModelFile, name: str) -> bool:
-    """Tell whether a set of tuned routers without this tensor is incomplete.
-
-    Biases need not be trained, and multi-token-prediction layers take no part in ordinary decoding.
-    """
-    if not (_ROUTER_NAME.fullmatch(name) and name.endswith(".weight")):
-        return False
-    n_blocks = model.unsigned(f"{model.architecture}.block_count")
-    if n_blocks is None:
-        return True
-    n_predictors = model.unsigned(f"{model.architecture}.nextn_predict_layers") or 0
-    return block_of(name) < n_blocks - n_predictors
 
 
 def tensor_name_map(architecture: MODEL_ARCH, n_blocks: int) -> TensorNameMap:
@@ -141,7 +94,7 @@ class CheckpointNames:
         ]
         for candidate in candidates:
             found = self._map.get_type_and_name(candidate, try_suffixes=(".weight", ".bias"))
-            if found is None or found[0] not in (_ROUTER, _SELECTION_BIAS):
+            if found is None or found[0] not in (ROUTER, SELECTION_BIAS):
                 continue
             name: str = found[1]
             if is_router(name):
@@ -155,6 +108,6 @@ class CheckpointNames:
         keys = [
             key for key, (_, mapped) in self._map.mapping.items() if mapped == stem and key != stem
         ]
-        if _SELECTION_BIAS_NAME.fullmatch(name):
+        if is_selection_bias(name):
             return [key if key.endswith("_bias") else key + "_bias" for key in keys]
         return [key + suffix for key in keys]

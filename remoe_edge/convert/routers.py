@@ -8,18 +8,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from remoe_edge.convert.names import (
-    CheckpointNames,
-    canonical,
-    is_router,
-    is_untrained_copy,
-    must_be_tuned,
-    routers_of,
-)
-from remoe_edge.convert.overlay import require_all, require_finite, run_record, write_overlay
+from remoe_edge.convert.names import CheckpointNames, is_untrained_copy
 from remoe_edge.errors import InputError, UnsupportedError
 from remoe_edge.files.atomic import check_output
 from remoe_edge.files.fingerprint import fingerprint
+from remoe_edge.files.overlay import require_all, require_finite, run_record, write_overlay
+from remoe_edge.files.router_tensors import canonical, is_router, must_be_tuned, routers_of
 from remoe_edge.files.safetensors_file import SafetensorsFile
 from remoe_edge.files.tensor_values import from_float32, read_tensor, to_float32
 from remoe_edge.native import _core
@@ -27,13 +21,8 @@ from remoe_edge.native import _core
 FORMAT = "remoe-edge-routers"
 FORMAT_VERSION = "1"
 MOST_STRENGTH = 2.0
-_LIBRARIES = (
-    "pt",
-    "tf",
-    "flax",
-    "np",
-    "mlx",
-)  # what the libraries that save tensors call themselves
+# What the libraries that save tensors call themselves.
+_LIBRARIES = ("pt", "tf", "flax", "np", "mlx")
 
 
 def convert_routers(tuned: Path, base_path: Path, output: Path, strength: float = 1.0) -> None:

@@ -1,7 +1,7 @@
 """Tell a model that computes nonsense from one that answers: logits that are no numbers.
 
-NaN or infinity in weights, in an activation or in the KV cache reaches the logits, and a sampler then takes
-the first token for ever.
+NaN or infinity in weights, in an activation or in the KV cache reaches the logits, and a sampler then
+takes the first token for ever.
 """
 
 from __future__ import annotations

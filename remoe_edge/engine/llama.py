@@ -1,8 +1,10 @@
 """Give llama-cpp-python's `Llama` a model that the native core has loaded.
 
 `Llama` brings tokenising, chat templates, sampling and grammars; it only knows how to load a whole file.
-While `loading` is open, its two calls into llama.cpp that make a model and a context go through
-functions of ours instead. The package is pinned, so the names are known to be there.
+Its constructor makes a model and a context by the names `internals.LlamaModel` and
+`internals.LlamaContext`. `make_llama` runs that constructor with a name `internals` of its own, in which
+the two are ours. Nothing of the package is changed, so a plain `Llama` made meanwhile, in whatever
+thread, is what it always was. The package is pinned, so the names are known to be there.
 """
 
 from __future__ import annotations
@@ -11,20 +13,23 @@ import contextlib
 import logging
 import os
 import re
+import sys
 import threading
+import types
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-from remoe_edge.engine.llama_log import log_to
-from remoe_edge.errors import InputError
+from remoe_edge.engine.llama_log import log_of_this_thread_to
 from remoe_edge.machine import amx
 from remoe_edge.native import llama_cpp
 
 _low = llama_cpp.llama_cpp
-_lock = threading.Lock()
+_internals = llama_cpp.llama.internals
+_loading = threading.RLock()  # llama.cpp's log has one listener, and the core's errors come by it
 
-FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}
+_FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}
 
 _BUFFER = re.compile(r"(\S+) +(KV|compute|output|model|RS) buffer size *= *([\d.]+) MiB")
 
@@ -55,61 +60,97 @@ class Buffers:
 
 @contextlib.contextmanager
 def listening(buffers: Buffers, verbose: bool) -> Iterator[None]:
-    """Pass llama.cpp's log by; restore the package's own logger afterwards."""
-    import sys
+    """Take what this thread's calls log into `buffers`; restore the package's logger afterwards."""
 
     def on_line(level: int, line: str) -> None:
         buffers.read(line)
         if verbose:
             sys.stderr.write(line)
 
-    log_to(on_line)
-    try:
+    with _loading, log_of_this_thread_to(on_line):
         yield
-    finally:
-        log_to(None)
-        if not verbose:
-            # What it says of a step that failed or was stopped, the engine raises.
-            llama_cpp._logger.logger.setLevel(logging.CRITICAL)
+    if not verbose:
+        # What it says of a step that failed or was stopped, the engine raises.
+        llama_cpp._logger.logger.setLevel(logging.CRITICAL)
 
 
-@contextlib.contextmanager
-def loading(
-    load: Callable[[Any], int] | None,
+@dataclass(frozen=True)
+class NativeLoad:
+    """Hold how the core loads a model: `load(params)` returns the address of the `llama_model`.
+
+    owner: the native model, which has to outlive it: its buffers lead back there.
+    """
+
+    load: Callable[[Any], int]
+    owner: object
+
+
+class _StreamedModel(_internals.LlamaModel):  # type: ignore[name-defined, misc]
+    """A `LlamaModel` around a `llama_model` that the core has loaded; frees it as the base does."""
+
+    def __init__(self, native: NativeLoad, path: str, params: Any, verbose: bool) -> None:
+        self.path_model, self.params, self.verbose = path, params, verbose
+        self._exit_stack = ExitStack()
+        self.sampler = None
+        self.custom_samplers: list[Any] = []
+        self._native = native
+        self.model: int | None = native.load(params)
+        self.vocab = _low.llama_model_get_vocab(self.model)
+        self._exit_stack.callback(self._free)
+
+    def _free(self) -> None:
+        if self.model is not None:
+            _low.llama_model_free(self.model)
+            self.model = None
+
+
+def make_llama(
+    native: NativeLoad | None,
     *,
     progress: Callable[[float], bool],
     flash_attention: str,
     repack: bool,
     buffers: Buffers,
     verbose: bool,
-) -> Iterator[None]:
-    """Route `Llama`'s loading through `load(params) -> llama_model address` (None: as ever).
+    **settings: Any,
+) -> Any:
+    """Make a `Llama`, of the core's model or (None) of a whole file.
 
-    progress: for a load as ever; called with a fraction, and returning False cancels.
+    progress: for a whole file; called with a fraction, and returning False cancels. settings: those of
+    `Llama` itself. Raises what loading raises: ValueError or RuntimeError from llama_cpp, RemoeError.
     """
-    if flash_attention not in FLASH_ATTENTION:
-        raise InputError(f"flash attention is 'auto', 'on' or 'off', not '{flash_attention}'")
+    settings["model_path"] = FilePath(settings["model_path"])
     if repack:
         amx.refuse_broken()
-    stock_load, stock_init = _low.llama_model_load_from_file, _low.llama_init_from_model
+    report = _low.llama_progress_callback(lambda fraction, _: progress(fraction))
 
-    def load_model(path: bytes, params: Any) -> Any:
+    def model(*, path_model: str, params: Any, verbose: bool) -> Any:
         params.use_extra_bufts = repack
-        if load is not None:
-            return load(params)
-        report = _low.llama_progress_callback(lambda fraction, _: progress(fraction))
+        if native is not None:
+            return _StreamedModel(native, path_model, params, verbose)
         params.progress_callback = report
-        return stock_load(path, params)
+        return _internals.LlamaModel(path_model=path_model, params=params, verbose=verbose)
 
-    def init_context(model: Any, params: Any) -> Any:
-        params.flash_attn_type = FLASH_ATTENTION[flash_attention]
-        return stock_init(model, params)
+    def context(*, model: Any, params: Any, verbose: bool) -> Any:
+        params.flash_attn_type = _FLASH_ATTENTION[flash_attention]
+        return _internals.LlamaContext(model=model, params=params, verbose=verbose)
 
-    with _lock, listening(buffers, verbose):
-        _low.llama_model_load_from_file = load_model
-        _low.llama_init_from_model = init_context
-        try:
-            yield
-        finally:
-            _low.llama_model_load_from_file = stock_load
-            _low.llama_init_from_model = stock_init
+    names = {**vars(_internals), "LlamaModel": model, "LlamaContext": context}
+    made = llama_cpp.Llama.__new__(llama_cpp.Llama)
+    with listening(buffers, verbose):
+        _constructor(types.SimpleNamespace(**names))(made, verbose=verbose, **settings)
+    return made
+
+
+def _constructor(internals: types.SimpleNamespace) -> Callable[..., None]:
+    """Give `Llama`'s constructor, for which the name `internals` means something else."""
+    stock = llama_cpp.Llama.__init__
+    bound = types.FunctionType(
+        stock.__code__,
+        {**stock.__globals__, "internals": internals},
+        stock.__name__,
+        stock.__defaults__,
+        stock.__closure__,
+    )
+    bound.__kwdefaults__ = stock.__kwdefaults__
+    return bound

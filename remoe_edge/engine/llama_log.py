@@ -6,14 +6,18 @@ and a stock arm of a benchmark must not bring the engine in at all.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
+
+Listener = Callable[[int, str], None]
 
 _log: Any = None  # the callback that llama.cpp points to
 
 
-def log_to(on_line: Callable[[int, str], None] | None) -> None:
+def log_to(on_line: Listener | None) -> None:
     """Send llama.cpp's log to a function of level and line (None: to the package's logger again).
 
     llama.cpp has one log in a process and keeps a bare pointer to its callback, so the callback is kept
@@ -30,3 +34,26 @@ def log_to(on_line: Callable[[int, str], None] | None) -> None:
         )
     llama_cpp.llama_log_set(callback, ctypes.c_void_p(0))
     _log = callback
+
+
+@contextlib.contextmanager
+def log_of_this_thread_to(on_line: Listener) -> Iterator[None]:
+    """Send what this thread's calls log to a function; other threads' lines go to the package's logger.
+
+    Somebody may load a model of their own meanwhile: its figures are not this one's. One at a time.
+    """
+    import llama_cpp
+
+    mine = threading.get_ident()
+
+    def dispatch(level: int, line: str) -> None:
+        if threading.get_ident() == mine:
+            on_line(level, line)
+        else:
+            llama_cpp._logger.llama_log_callback(level, line.encode(), None)
+
+    log_to(dispatch)
+    try:
+        yield
+    finally:
+        log_to(None)

@@ -1,10 +1,13 @@
-"""What one answer cost, as plain numbers and as one line."""
+"""What an answer cost and how an engine runs, as typed values, as JSON and as one line."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from remoe_edge.engine.counters import Counts
 
 
 def percentile(values: list[float], share: float) -> float:
@@ -16,29 +19,34 @@ def percentile(values: list[float], share: float) -> float:
 
 
 @dataclass
-class Answer:
-    """Hold times and counts of one generation; times in milliseconds, sizes in bytes."""
+class AnswerStats(Counts):
+    """Hold times and counts of one answer, the prompt's included; times in ms, sizes in bytes.
+
+    token_ms: every token after the first. decode_*: what came after the first token. stop: "end" (the
+    model's end token), "stop" (a stop string), "length" (max_tokens), "context" (it is full),
+    "cancelled", "error", or "" while the answer runs. energy: from who measures it (docs/telemetry.md).
+    """
 
     n_prompt: int = 0
     n_generated: int = 0
     ttft_ms: float = math.nan
-    token_ms: list[float] = field(default_factory=list)  # every token after the first
-    hits: int = 0
-    misses: int = 0
-    bytes_read: int = 0
-    device_bytes: int = 0
-    stall_ms: float = 0.0
-    ffn_ms: float = 0.0
-    ahead_misses: int = 0  # those of `misses` whose reading had begun before they were asked for
-    ahead_useful_bytes: int = 0  # those of `bytes_read` whose reading had
-    ahead_wasted_bytes: int = 0  # read and not asked for; not in `bytes_read`
-    ahead_given_up: int = 0
-    predict_ms: float = 0.0
+    token_ms: list[float] = field(default_factory=list)
     decode_hits: int = 0
     decode_misses: int = 0
     decode_bytes: int = 0
     stop: str = ""
-    energy: dict[str, Any] | None = None  # from who measures it; see docs/telemetry.md
+    energy: dict[str, Any] | None = None
+
+    def count(
+        self, start: Mapping[str, int], first: Mapping[str, int], end: Mapping[str, int]
+    ) -> None:
+        """Take the core's counts as the answer began, at its first token, and as it ended."""
+        for name, value in Counts.between(start, end).items():
+            setattr(self, name, value)
+        if end:
+            self.decode_hits = end["hits"] - first["hits"]
+            self.decode_misses = end["misses"] - first["misses"]
+            self.decode_bytes = end["bytes_read"] - first["bytes_read"]
 
     def tpot_ms(self) -> dict[str, float | None]:
         """Summarise the time per output token after the first; None without one."""
@@ -73,4 +81,114 @@ class Answer:
         return ", ".join(parts)
 
 
-Stats = dict[str, Any]
+@dataclass(frozen=True)
+class CacheStats:
+    """Hold how experts are kept in memory; sizes in bytes.
+
+    why: a line that says how the budget was found. prefetch: the state of reading ahead, as
+    docs/architecture.md explains it.
+    """
+
+    budget_bytes: int
+    slots: int
+    policy: str
+    warm_experts: int
+    warm_bytes: int
+    prefetch: dict[str, Any]
+    why: str
+    expert_bytes: int
+    dense_bytes: int
+    dense_bytes_read: int
+    repacked: bool
+    locked: bool
+    huge_pages: bool
+
+    def to_dict(self, answer: AnswerStats) -> dict[str, Any]:
+        """Give plain values, with what the answer took from the cache among them."""
+        ahead = {
+            "misses": answer.ahead_misses,
+            "useful_bytes": answer.ahead_useful_bytes,
+            "wasted_bytes": answer.ahead_wasted_bytes,
+            "given_up": answer.ahead_given_up,
+            "predict_ms": round(answer.predict_ms, 3),
+        }
+        return {
+            "budget_bytes": self.budget_bytes,
+            "slots": self.slots,
+            "hits": answer.hits,
+            "misses": answer.misses,
+            "bytes_read": answer.bytes_read,
+            "device_bytes": answer.device_bytes,
+            "stall_ms": round(answer.stall_ms, 3),
+            "ffn_ms": round(answer.ffn_ms, 3),
+            "policy": self.policy,
+            "warm_experts": self.warm_experts,
+            "warm_bytes": self.warm_bytes,
+            "prefetch": {**self.prefetch, **ahead},
+            "decode": {
+                "hits": answer.decode_hits,
+                "misses": answer.decode_misses,
+                "bytes_read": answer.decode_bytes,
+            },
+            "why": self.why,
+            "expert_bytes": self.expert_bytes,
+            "dense_bytes": self.dense_bytes,
+            "dense_bytes_read": self.dense_bytes_read,
+            "repacked": self.repacked,
+            "locked": self.locked,
+            "huge_pages": self.huge_pages,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class EngineStats(Mapping[str, Any]):
+    """Hold what the last answer cost and how the engine runs; times in ms, sizes in bytes.
+
+    cache, io and router_probabilities are None where nothing is streamed. buffers: what llama.cpp has
+    reserved, by kind. Until version 0.3 it also reads as the mapping that `to_dict` returns.
+    """
+
+    answer: AnswerStats
+    load_ms: float
+    peak_rss_bytes: int | None
+    streamed: bool
+    threads: int
+    n_ctx: int
+    buffers: dict[str, int]
+    wait_policy: str
+    notes: tuple[str, ...]
+    router_probabilities: bool | None
+    cache: CacheStats | None
+    io: dict[str, Any] | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give plain values for JSON."""
+        answer = self.answer
+        return {
+            "n_prompt": answer.n_prompt,
+            "n_generated": answer.n_generated,
+            "stop": answer.stop,
+            "load_ms": round(self.load_ms, 3),
+            "ttft_ms": round(answer.ttft_ms, 3) if answer.n_generated else None,
+            "tpot_ms": answer.tpot_ms(),
+            "peak_rss_bytes": self.peak_rss_bytes,
+            "streamed": self.streamed,
+            "threads": self.threads,
+            "n_ctx": self.n_ctx,
+            "energy": answer.energy,
+            "buffers": dict(self.buffers),
+            "wait_policy": self.wait_policy,
+            "notes": list(self.notes),
+            "router_probabilities": self.router_probabilities,
+            "cache": None if self.cache is None else self.cache.to_dict(answer),
+            "io": None if self.io is None else dict(self.io),
+        }
+
+    def __getitem__(self, name: str) -> Any:
+        return self.to_dict()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.to_dict())
+
+    def __len__(self) -> int:
+        return len(self.to_dict())

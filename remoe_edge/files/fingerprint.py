@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from remoe_edge.convert.names import is_router
+from remoe_edge.files.router_tensors import is_router
 from remoe_edge.files.tensor_values import read_range
 from remoe_edge.native import _core
 

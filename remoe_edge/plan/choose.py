@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from remoe_edge.engine.budget import PLAN
+from remoe_edge.engine.settings import EngineSettings
 from remoe_edge.machine import memory
 from remoe_edge.plan.kept_misses import recall
 from remoe_edge.plan.measure import measure_machine, records_folder
@@ -32,24 +32,20 @@ def without_trace(sizes: ModelSizes, policy: str) -> MissModel:
 
 
 def choose_cache(
-    spec: str,
     path: str | os.PathLike[str],
-    *,
-    policy: str,
-    n_ctx: int,
+    settings: EngineSettings,
     progress: Callable[[str], None] = lambda text: None,
-    **settings: Any,
 ) -> Choice:
-    """Choose for `plan:250ms`, within the memory that is available now.
+    """Choose for `settings.cache`, "plan:250ms", within the memory that is available now.
 
-    `settings` are the engine's. Raises BudgetError where the target is out of reach.
+    `settings` name the context too. Raises BudgetError where the target is out of reach.
     """
-    tpot_ms = parse_ms(spec.strip()[len(PLAN) :])
+    tpot_ms = parse_ms(settings.cache.strip()[len(PLAN) :])
     left = memory.available()
     room = left.available_bytes - left.reserve_bytes
-    measured = measure_machine(path, memory_bytes=room, n_ctx=n_ctx, progress=progress, **settings)
+    measured = measure_machine(path, settings, memory_bytes=room, progress=progress)
     sizes = measured.machine.sizes
-    misses = without_trace(sizes, policy)
+    misses = without_trace(sizes, settings.policy)
     plan = make_plan(measured.machine, misses, room, Targets(tpot_ms=tpot_ms), pools=False)
     assert plan.expected is not None  # make_plan has raised otherwise
     found = plan.expected

@@ -8,7 +8,6 @@ token's expert FFNs took and how long they waited, which splits the time of both
 
 from __future__ import annotations
 
-import inspect
 import os
 import statistics
 import time
@@ -16,11 +15,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+from remoe_edge.engine.counters import Counts
 from remoe_edge.errors import InputError
 from remoe_edge.plan.sizes import ModelSizes
 
 if TYPE_CHECKING:
     from remoe_edge.engine.engine import Engine
+    from remoe_edge.engine.settings import EngineSettings
 
 SECONDS = 6.0
 _BATCHES = (4, 20)  # prompt lengths between which prefill is taken to be linear
@@ -74,15 +75,15 @@ class _Sample:
 def measure_compute(
     path: str | os.PathLike[str],
     sizes: ModelSizes,
+    settings: EngineSettings,
     *,
     memory_bytes: int,
     seconds: float = SECONDS,
-    **settings: Any,
 ) -> ComputeModel:
     """Open the model with a small cache and time some tokens, for about `seconds` once it is open.
 
-    `memory_bytes` bounds the process, down to the engine's floor; `settings` are the engine's. Raises
-    what opening it raises.
+    `memory_bytes` bounds the process, down to the engine's floor. Of `settings`, cache and policy are
+    the probe's own. Raises what opening it raises.
     """
     from remoe_edge.engine.engine import Engine
 
@@ -91,14 +92,14 @@ def measure_compute(
     slots = min(2 * sizes.top_k * sizes.n_layers, sizes.total_experts, sizes.slots_for(room))
     slots = max(slots, sizes.floor_slots)
     # What reading ahead hides depends on the text, and it is tried on and off while it runs.
-    reads_ahead = "prefetch" in inspect.signature(Engine).parameters
-    if reads_ahead:
-        settings = {**settings, "prefetch": "off"}
-    with Engine(path, cache=str(sizes.cache_bytes(slots)), policy="lru", **settings) as engine:
-        return _measure(engine, sizes, seconds, reads_ahead)
+    probe = settings.replace(
+        cache=str(sizes.cache_bytes(slots)), policy="lru", prefetch="off", verbose=False
+    )
+    with Engine(path, probe) as engine:
+        return _measure(engine, sizes, seconds)
 
 
-def _measure(engine: Engine, sizes: ModelSizes, seconds: float, reads_ahead: bool) -> ComputeModel:
+def _measure(engine: Engine, sizes: ModelSizes, seconds: float) -> ComputeModel:
     end = time.perf_counter() + seconds
     n_vocab = int(engine.llama.n_vocab())
     before = [_token(0, n_vocab)]
@@ -118,15 +119,16 @@ def _measure(engine: Engine, sizes: ModelSizes, seconds: float, reads_ahead: boo
     still = [each for each in resident[_REPEATS:] if not each.misses]
     known = still or missed or resident
     whole = statistics.median(each.busy_ms for each in known) / sizes.n_layers
+    stats = engine.stats()
     return ComputeModel(
         dense_ms=statistics.median(each.dense_ms for each in known),
         whole_ms=whole,
         pair_ms=_pair_ms(missed, whole, sizes),
         sample_ms=sample_ms,
         **_prefill(engine, n_vocab),
-        compute_bytes=engine._buffers.n_bytes.get("compute", 0),
-        depth=int(engine.stats()["io"]["depth"]),
-        reads_ahead=reads_ahead,
+        compute_bytes=stats.buffers.get("compute", 0),
+        depth=int((stats.io or {})["depth"]),
+        reads_ahead=True,
         n_cold=len(missed),
         cold_misses=_mean(each.misses for each in missed),
         cold_ffn_ms=_mean(each.ffn_ms for each in missed),
@@ -145,17 +147,12 @@ def _mean(values: Any) -> float:
 
 
 def _timed(engine: Engine, tokens: Sequence[int], *, reset: bool = False) -> _Sample:
-    before = engine._counts()
+    before = engine.counts()
     start = time.perf_counter()
     engine.evaluate(tokens, reset=reset)
     wall_ms = (time.perf_counter() - start) * 1000
-    after = engine._counts()
-    return _Sample(
-        wall_ms,
-        (after["ffn_ns"] - before["ffn_ns"]) / 1e6,
-        (after["stall_ns"] - before["stall_ns"]) / 1e6,
-        after["misses"] - before["misses"],
-    )
+    spent = Counts(**Counts.between(before, engine.counts()))
+    return _Sample(wall_ms, spent.ffn_ms, spent.stall_ms, spent.misses)
 
 
 def _pair_ms(missed: Sequence[_Sample], whole_ms: float, sizes: ModelSizes) -> float:

@@ -10,7 +10,8 @@ import numpy as np
 from remoe_edge.plan.allocate import whole_slots
 from remoe_edge.plan.fit import Fit, fit_latency
 from remoe_edge.plan.latency import Machine
-from remoe_edge.plan.misses import Chances, chances_of, first_counted, mean_misses, replay
+from remoe_edge.plan.misses import Chances, chances_of, first_counted, mean_misses
+from remoe_edge.routing.replay import misses_by_event
 from remoe_edge.routing.trace import Trace
 
 _SIZES = 8  # cache sizes that a layer's curve is fitted to
@@ -64,7 +65,7 @@ def compare_pools(
         sizes = sorted({int(y) for y in np.linspace(k, most[layer], _SIZES)})
         times = []
         for y in sizes:
-            missed = replay(parts[layer], policy, y)
+            missed = misses_by_event(parts[layer], y, policy)
             times.append(_layer_ms(machine, layer, chances_of(parts[layer], missed, warm, middle)))
         return [float(y) for y in sizes], times
 
@@ -73,13 +74,15 @@ def compare_pools(
 
     def apart(name: str, slots: Sequence[int]) -> PoolOutcome:
         rows = [
-            chances_of(part, replay(part, policy, y), middle)[0]
+            chances_of(part, misses_by_event(part, y, policy), middle)[0]
             for part, y in zip(parts, slots, strict=True)
         ]
         chances = np.asarray(rows)
         return PoolOutcome(name, tuple(slots), mean_misses(chances), machine.tpot_ms(chances))
 
-    together = chances_of(trace, replay(trace, policy, n_slots, profile), middle * n_layers)
+    together = chances_of(
+        trace, misses_by_event(trace, n_slots, policy, profile), middle * n_layers
+    )
     outcomes = [
         PoolOutcome(GLOBAL, (n_slots,), mean_misses(together), machine.tpot_ms(together)),
         apart(EVEN, _even(n_slots, most)),

@@ -8,15 +8,14 @@ processor count is measured anew; `fresh` measures in any case.
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import os
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from remoe_edge.engine.settings import EngineSettings
 from remoe_edge.errors import RemoeError
 from remoe_edge.files.atomic import replacing
 from remoe_edge.native import _core
@@ -26,6 +25,8 @@ from remoe_edge.plan.latency import Machine
 from remoe_edge.plan.sizes import ModelSizes, measure_sizes
 
 _FORMAT = 1
+# Settings of the engine that a token's time depends on.
+_TIMED = ("routers", "n_ubatch", "repack", "flash_attention", "io", "direct", "depth")
 
 
 @dataclass(frozen=True)
@@ -43,59 +44,45 @@ def records_folder() -> Path:
 
 def measure_machine(
     path: str | os.PathLike[str],
+    settings: EngineSettings,
     *,
     memory_bytes: int,
-    n_ctx: int,
     fresh: bool = False,
     progress: Callable[[str], None] = lambda text: None,
-    **settings: Any,
 ) -> Measured:
     """Probe storage and computing for a model, a few seconds, or reuse an earlier probe.
 
-    `settings` are the engine's. Raises RemoeError of the kind that stood in the way.
+    `settings` name the context. Raises RemoeError of the kind that stood in the way.
     """
-    sizes = measure_sizes(path, n_ctx)
-    record = record_path(path, n_ctx, settings)
+    sizes = measure_sizes(path, settings.n_ctx)
+    record = record_path(path, settings)
     if not fresh:
         kept = _load(record, sizes)
         if kept is not None:
             return Measured(kept, (f"measured before ({record}); measure anew with --fresh",))
     progress("computing")
-    compute = computing.measure_compute(
-        path, sizes, memory_bytes=memory_bytes, n_ctx=n_ctx, **settings
-    )
+    compute = computing.measure_compute(path, sizes, settings, memory_bytes=memory_bytes)
     progress("storage")
     reads = reading.measure_reads(
         path, sizes, depth=compute.depth,
-        backend=settings.get("io_backend", "auto"), direct=settings.get("direct", True),
+        backend=settings.io, direct=settings.direct,
     )  # fmt: skip
     machine = Machine(sizes, compute, reads).calibrated()
     return Measured(machine, _save(record, machine))
 
 
-def record_path(path: str | os.PathLike[str], n_ctx: int, settings: dict[str, Any]) -> Path:
+def record_path(path: str | os.PathLike[str], settings: EngineSettings) -> Path:
     """Name the record of a file as it is now, on its device, under these settings."""
     stat, core = os.stat(path), os.stat(_core.__file__)
-    # Defaults spelled out, so that a setting left alone and one given as it is anyway agree.
-    asked = {**_defaults(), **{k: v for k, v in settings.items() if v is not None}}
+    asked = {name: getattr(settings, name) for name in _TIMED}
+    asked["threads"] = settings.n_cores  # left alone, and given as it is anyway, it is the same
     parts = [
         _FORMAT, core.st_size, core.st_mtime_ns, platform.machine(), len(os.sched_getaffinity(0)),
-        os.path.realpath(path), stat.st_size, stat.st_mtime_ns, stat.st_dev, stat.st_ino, n_ctx,
+        os.path.realpath(path), stat.st_size, stat.st_mtime_ns, stat.st_dev, stat.st_ino, settings.n_ctx,
         sorted((name, str(value)) for name, value in asked.items()),
     ]  # fmt: skip
     digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
     return records_folder() / f"{digest[:32]}.json"
-
-
-def _defaults() -> dict[str, Any]:
-    from remoe_edge.engine.engine import Engine
-
-    known = inspect.signature(Engine).parameters
-    names = (
-        "routers", "n_ubatch", "repack", "flash_attention", "io_backend", "direct", "depth",
-    )  # fmt: skip
-    found = {name: known[name].default for name in names}
-    return {**found, "threads": len(os.sched_getaffinity(0))}
 
 
 def _load(record: Path, sizes: ModelSizes) -> Machine | None:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from remoe_edge.errors import InputError
-from remoe_edge.native import _core
+from remoe_edge.routing.replay import misses_by_event
 from remoe_edge.routing.trace import Trace
 
 Chances = npt.NDArray[np.float64]  # [layers, top_k + 1], rows sum to 1
@@ -69,7 +69,7 @@ class Replayed:
         return self.known[n_slots]
 
     def _replay(self, n_slots: int) -> Chances:
-        missed = replay(self.trace, self.policy, n_slots, self.profile)
+        missed = misses_by_event(self.trace, n_slots, self.policy, self.profile)
         return chances_of(self.trace, missed, first_counted(self.trace))
 
     def touched(self, n_tokens: int) -> float:
@@ -82,36 +82,12 @@ class Replayed:
 
 
 def chances_of(
-    trace: Trace, missed: npt.NDArray[np.int64], first: int, last: int | None = None
+    trace: Trace, missed: npt.NDArray[np.integer], first: int, last: int | None = None
 ) -> Chances:
     """Turn the misses of events `first` to before `last` into each layer's chances."""
     counts = np.zeros((trace.n_layers, trace.top_k + 1))
     np.add.at(counts, (trace.layer[first:last], np.minimum(missed[first:last], trace.top_k)), 1)
     return np.asarray(counts / counts.sum(1, keepdims=True))
-
-
-def replay(
-    trace: Trace, policy: str, n_slots: int, profile: bytes | None = None
-) -> npt.NDArray[np.int64]:
-    """Replay a trace from an empty cache and return the misses of every event.
-
-    Raises BudgetError where an event needs more experts than there are slots.
-    """
-    cache = _core.Cache(trace.n_layers, trace.n_experts, n_slots, policy, profile)
-    ranked = policy == "reuse-biased" and trace.has_probs()
-    missed = np.zeros(trace.n_events, np.int64)
-    layer, step = trace.layer.tolist(), trace.step.tolist()
-    decode, tokens = trace.phase.tolist(), trace.n_tokens.tolist()
-    for event in range(trace.n_events):
-        experts = trace.experts[trace.offsets[event] : trace.offsets[event + 1]].tolist()
-        probs = trace.probs(event) if ranked else None
-        placed = cache.begin(
-            layer[event], experts, step=step[event], decode=bool(decode[event]),
-            n_tokens=tokens[event], probs=None if probs is None else probs[-1],
-        )  # fmt: skip
-        cache.end()
-        missed[event] = sum(not hit for _, _, hit in placed)
-    return missed
 
 
 def prepare(trace: Trace, n_layers: int, n_experts: int, top_k: int, fingerprint: str) -> Trace:

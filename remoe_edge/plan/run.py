@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from remoe_edge.errors import InputError, RemoeError
+from remoe_edge.engine.settings import EngineSettings
+from remoe_edge.errors import RemoeError
 from remoe_edge.machine.memory import available
 from remoe_edge.native import _core
 from remoe_edge.plan.choose import without_trace
@@ -21,44 +20,28 @@ from remoe_edge.profile import read_profile
 from remoe_edge.routing.trace import read_trace
 
 
-def default_policy() -> str:
-    """Say which policy an engine runs unless told otherwise."""
-    from remoe_edge.engine.engine import Engine
-
-    return str(inspect.signature(Engine).parameters["policy"].default)
-
-
-def default_context(path: Path) -> int:
-    """Say which context an engine takes unless told otherwise."""
-    from remoe_edge.engine.engine import DEFAULT_CONTEXT
-
-    file = _core.ModelFile.open(str(path))
-    trained = file.unsigned(f"{file.architecture}.context_length") or DEFAULT_CONTEXT
-    return min(trained, DEFAULT_CONTEXT)
-
-
 def run_plan(
     path: Path,
+    settings: EngineSettings,
     *,
     memory_bytes: int,
     targets: Targets,
     trace_path: Path | None = None,
-    policy: str | None = None,
     profile_path: Path | None = None,
-    n_ctx: int = 0,
     pools: bool = True,
     fresh: bool = False,
     progress: Callable[[str], None] = lambda text: None,
-    **settings: Any,
 ) -> Plan:
-    """Plan for a model on this machine. See `make_plan` and `measure_machine` for what is raised."""
-    policy = policy or default_policy()
-    if policy not in _core.live_policy_names():
-        known = ", ".join(_core.live_policy_names())
-        raise InputError(f"no policy '{policy}' for a running engine; there are: {known}")
+    """Plan for a model on this machine, for an engine with `settings`.
+
+    See `make_plan` and `measure_machine` for what is raised.
+    """
+    policy = settings.policy
     profile = None if profile_path is None else read_profile(profile_path)
-    n_ctx = n_ctx or default_context(path)
-    sizes = measure_sizes(path, n_ctx)
+    file = _core.ModelFile.open(str(path))
+    trained = file.unsigned(f"{file.architecture}.context_length")
+    settings = settings.replace(n_ctx=settings.context(trained))
+    sizes = measure_sizes(path, settings.n_ctx)
     misses: MissModel | None = None
     notes: list[str] = []
     if trace_path is not None:
@@ -72,9 +55,12 @@ def run_plan(
             )
         misses = Replayed(trace, policy, profile)
     measured = measure_machine(
-        path, memory_bytes=min(memory_bytes, available().available_bytes), n_ctx=n_ctx,
-        fresh=fresh, progress=progress, **settings,
-    )  # fmt: skip
+        path,
+        settings,
+        memory_bytes=min(memory_bytes, available().available_bytes),
+        fresh=fresh,
+        progress=progress,
+    )
     misses = misses or without_trace(sizes, policy)
     plan = make_plan(
         measured.machine, misses, memory_bytes, targets, pools=pools, notes=(*notes, *measured.notes),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,18 @@ def bonus(scores: Floats) -> Floats:
     """Turn a prediction [layers, experts], each layer's adding up to 1, into what a policy adds."""
     lift = (scores.shape[1] * scores + EVEN) / (1 + EVEN)
     return np.asarray(WEIGHT * np.log(lift), np.float32)
+
+
+@dataclass(frozen=True)
+class PastPromptsFile:
+    """Name the file of past prompts for an engine, which opens it. routers: see `PastPrompts`."""
+
+    path: Path
+    routers: Path | None = None
+
+    def open(self, model: Path, native: StreamedModel) -> PastPrompts:
+        """Open it for a model. Raises as `PastPrompts`."""
+        return PastPrompts(self.path, model, native.n_layers, native.n_experts, self.routers)
 
 
 class PastPrompts:
@@ -77,8 +90,7 @@ class PastPrompts:
         if not len(self.store):
             return None
         if self._search is None or len(self.store) >= _GROWTH * self._searched:
-            # One leaf: so few are searched whole in no time, and a tree's nearest leaf lacks some.
-            self._search = SimilarPrompts(self.store, self._embeddings, beta=self.store.limit)
+            self._search = SimilarPrompts(self.store, self._embeddings)
             self._searched = len(self.store)
         return bonus(self._search.predict(tokens))
 

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from remoe_edge.errors import InputError
 from remoe_edge.predict.embeddings import Floats, TokenEmbeddings
-from remoe_edge.predict.similarity import summary
+from remoe_edge.predict.similarity import soft_cosine, summary
 from remoe_edge.predict.store import PromptStore
-from remoe_edge.predict.tree import BETA, PromptTree
+
+Indices = npt.NDArray[np.int64]
 
 ALPHA = 15
 
@@ -34,11 +36,9 @@ class SimilarPrompts:
         embeddings: TokenEmbeddings,
         *,
         alpha: int = ALPHA,
-        beta: int = BETA,
         sharpness: float = 1.0,
-        seed: int = 0,
     ) -> None:
-        """Build the tree of the store's prompts as they are now.
+        """Take the store's prompts as they are now.
 
         `sharpness` multiplies similarities in the softmax; the paper's is 1.
 
@@ -48,12 +48,18 @@ class SimilarPrompts:
             raise InputError("there are no past prompts to predict from")
         self._embeddings = embeddings
         self._alpha, self._sharpness = alpha, sharpness
+        self._summaries = np.asarray(store.summaries, np.float32)
         self._activations = np.asarray(store.activations)  # float16, as the store has them
-        self.tree = PromptTree(np.asarray(store.summaries, np.float32), beta, seed)
+
+    def nearest(self, query: Floats, alpha: int) -> tuple[Indices, Floats]:
+        """Find up to α prompts near a summary [width], the nearest first, and their similarities."""
+        likeness = soft_cosine(query[None], self._summaries)[0]
+        best = np.argsort(-likeness, kind="stable")[:alpha]
+        return best, likeness[best]
 
     def neighbours(self, tokens: Sequence[int]) -> Neighbours:
         """Find the α most similar past prompts and weigh them by the softmax of similarity."""
-        found, likeness = self.tree.nearest(summary(tokens, self._embeddings), self._alpha)
+        found, likeness = self.nearest(summary(tokens, self._embeddings), self._alpha)
         raised = np.exp(self._sharpness * (likeness - likeness.max()).astype(np.float64))
         weights = raised / raised.sum()
         return Neighbours(tuple(found.tolist()), tuple(likeness.tolist()), tuple(weights.tolist()))

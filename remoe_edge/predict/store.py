@@ -107,15 +107,6 @@ class PromptStore:
         for summary, shares in zip(summaries, parts, strict=True):
             self.add(summary, shares)
 
-    def frequency(self) -> Floats:
-        """Give the mean activation of all prompts, [layers, experts]: the global frequency.
-
-        Raises InputError for an empty store.
-        """
-        if not self.activations:
-            raise InputError("the store holds no prompts")
-        return np.asarray(np.mean(self.activations, axis=0, dtype=np.float64), np.float32)
-
     def save(self, path: str | Path) -> None:
         """Write the store, whole or not at all. Raises ReadError where it cannot be written."""
         shape = (-1, self.n_layers, self.n_experts)

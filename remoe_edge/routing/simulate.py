@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from remoe_edge import _core
-from remoe_edge.errors import BudgetError, InputError
+from remoe_edge.errors import InputError
+from remoe_edge.routing.replay import check_slots
 from remoe_edge.routing.trace import Trace
 
 ORACLE = "belady"
@@ -79,11 +80,7 @@ def simulate(
     there are fewer slots than one token needs.
     """
     for n_slots in slots:
-        if n_slots < trace.top_k:
-            raise BudgetError(
-                f"{n_slots} slots hold no token's {trace.top_k} experts of a layer: the engine would "
-                "not start"
-            )
+        check_slots(n_slots, trace.top_k)
     columns = trace.columns()
     first = 0
     if warm_tokens > 0:

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import remoe_edge
+from remoe_edge.engine.counters import METRICS
 from remoe_edge.engine.observers import Step
-from remoe_edge.engine.stats import Answer
+from remoe_edge.engine.stats import AnswerStats
 from remoe_edge.errors import InputError
 from remoe_edge.telemetry.exposition import CONTENT_TYPE, Family, Histogram
 from remoe_edge.telemetry.sample import Sample
@@ -32,10 +33,9 @@ class Metrics:
         self._sampler = sampler
         self._lock = threading.Lock()
         self._facts: dict[str, Any] = {}
-        self._counts = dict.fromkeys(
-            ("answers", "prompt", "generated", "hits", "misses", "bytes_read"), 0
-        )
-        self._stall_s = self._decode_s = 0.0
+        self._counts = dict.fromkeys(("answers", "prompt", "generated"), 0)
+        self._spent: dict[str, float] = {each.name: 0 for each in METRICS}
+        self._decode_s = 0.0
         self._answering = False
         self._tpot_s, self._ttft_s = Histogram(_TPOT_BOUNDS_S), Histogram(_TTFT_BOUNDS_S)
 
@@ -55,10 +55,8 @@ class Metrics:
         """Count a step."""
         with self._lock:
             counts = self._counts
-            counts["hits"] += step.hits
-            counts["misses"] += step.misses
-            counts["bytes_read"] += step.bytes_read
-            self._stall_s += step.stall_ms / 1000
+            for each in METRICS:
+                self._spent[each.name] += getattr(step, each.name)
             if step.phase == "decode":
                 counts["generated"] += step.n_tokens
                 self._decode_s += step.ms / 1000
@@ -69,7 +67,7 @@ class Metrics:
                     counts["generated"] += 1
                     self._ttft_s.observe(step.ms / 1000)
 
-    def on_answer(self, answer: Answer) -> None:
+    def on_answer(self, answer: AnswerStats) -> None:
         """Count an answer."""
         with self._lock:
             self._answering = False
@@ -117,10 +115,14 @@ class Metrics:
             counter("answers", "Answers, also those cut short.", counts["answers"]),
             counter("prompt_tokens", "Tokens of prompts computed.", counts["prompt"]),
             counter("generated_tokens", "Tokens generated.", counts["generated"]),
-            counter("expert_hits", "Experts found resident.", counts["hits"]),
-            counter("expert_misses", "Experts that had to be read.", counts["misses"]),
-            counter("expert_read_bytes", "Bytes of experts read.", counts["bytes_read"]),
-            counter("stall_seconds", "Time spent waiting for experts.", self._stall_s),
+            *(
+                counter(
+                    each.metadata["metric"],
+                    each.metadata["help"],
+                    self._spent[each.name] / (1000 if each.metadata["unit"] == "ms" else 1),
+                )
+                for each in METRICS
+            ),
             counter("decode_seconds", "Time of all tokens after the first.", self._decode_s),
             self._tpot_s.add_to(tpot),
             self._ttft_s.add_to(ttft),

@@ -17,7 +17,7 @@ from typing import Any
 
 import remoe_edge
 from remoe_edge.engine.observers import Step
-from remoe_edge.engine.stats import Answer
+from remoe_edge.engine.stats import AnswerStats
 from remoe_edge.errors import InputError
 from remoe_edge.telemetry import machine
 from remoe_edge.telemetry.sample import Sample
@@ -151,18 +151,14 @@ class Recording:
             "n_tokens": step.n_tokens,
             "t_s": round(step.end_s, 6),
             "ttft_ms" if step.phase == "prefill" else "tpot_ms": round(step.ms, 4),
-            "stall_ms": round(step.stall_ms, 4),
-            "ffn_ms": round(step.ffn_ms, 4),
-            "hits": step.hits,
-            "misses": step.misses,
-            "bytes_read": step.bytes_read,
+            **step.told(),
         }
         self._steps += 1
         if step.phase == "prefill":
             self._first_s = step.end_s
         self._lines.write(record)
 
-    def on_answer(self, answer: Answer) -> None:
+    def on_answer(self, answer: AnswerStats) -> None:
         """Write what the answer cost in all, its energy too, and tell the answer of that."""
         end_s = self.sampler.edge()
         energy = self.sampler.energy(self._began_s, end_s)

@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import remoe_edge
+from remoe_edge.engine.counters import METRICS
 from remoe_edge.engine.observers import Step
-from remoe_edge.engine.stats import Answer
+from remoe_edge.engine.stats import AnswerStats
 
 _BLOCK_BYTES = 4096
 _INTERVAL_S = 0.1
@@ -78,9 +79,9 @@ class Status:
             "started_unix_s": round(time.time(), 3),
             "state": "loading",
         }
-        self._totals = {
-            "answers": 0, "n_prompt": 0, "n_generated": 0, "hits": 0, "misses": 0,
-            "bytes_read": 0, "stall_ms": 0.0, "decode_ms": 0.0,
+        self._totals: dict[str, Any] = {
+            "answers": 0, "n_prompt": 0, "n_generated": 0,
+            **{each.name: each.default for each in METRICS}, "decode_ms": 0.0,
         }  # fmt: skip
         self._recent: deque[Step] = deque(maxlen=_RECENT)
         self._answering = False
@@ -107,10 +108,8 @@ class Status:
     def on_step(self, step: Step) -> None:
         """Count; show it if the last time is a while ago."""
         totals = self._totals
-        totals["hits"] += step.hits
-        totals["misses"] += step.misses
-        totals["bytes_read"] += step.bytes_read
-        totals["stall_ms"] += step.stall_ms
+        for each in METRICS:
+            totals[each.name] += getattr(step, each.name)
         if step.phase == "decode":
             totals["n_generated"] += step.n_tokens
             totals["decode_ms"] += step.ms
@@ -122,7 +121,7 @@ class Status:
         if step.end_s - self._written_s >= _INTERVAL_S:
             self._write()
 
-    def on_answer(self, answer: Answer) -> None:
+    def on_answer(self, answer: AnswerStats) -> None:
         """Show that it waits for the next question."""
         self._answering = False
         self._totals["answers"] += 1

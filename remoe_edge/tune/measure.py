@@ -16,12 +16,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from remoe_edge.tune import replay
+from remoe_edge.routing.replay import misses_by_token
 from remoe_edge.tune.data import Domain
 from remoe_edge.tune.decoder import Decoder
 
 Array = npt.NDArray[np.float64]
 FRACTIONS = (0.10, 0.25, 0.50)
+POLICIES = ("lru", "belady")  # those that bracket the others
 SPANS = (16, 64, 256)
 _RESAMPLES = 1000
 
@@ -53,7 +54,7 @@ def measure_domain(
     *,
     batch: int = 8,
     fractions: Sequence[float] = FRACTIONS,
-    policies: Sequence[str] = replay.POLICIES,
+    policies: Sequence[str] = POLICIES,
     on_window: Callable[[int], None] | None = None,
 ) -> DomainMeasure:
     """Run a domain's whole windows through the model and measure them."""
@@ -89,7 +90,7 @@ def measure_domain(
     flat = trace.reshape(layers, windows * tokens, top_k)
     for fraction in fractions:
         for policy in policies:
-            counted = replay.misses(flat, slots_at(decoder, fraction), policy)
+            counted = misses_by_token(flat, slots_at(decoder, fraction), policy)
             found.misses[f"{policy}@{fraction:g}"] = counted.reshape(windows, tokens).mean(1)
     return found
 

@@ -119,8 +119,8 @@ def load_routers(path: str | Path, shape: Shape, fingerprint: str = "") -> list[
 
 def load_overlay_routers(path: Path, model: Path, shape: Shape) -> list[Tensor]:
     """Read the routers of an overlay for a GGUF; refuse one of another base, or with biases."""
-    from remoe_edge.convert.names import routers_of
-    from remoe_edge.convert.overlay import load_overlay
+    from remoe_edge.files.overlay import load_overlay
+    from remoe_edge.files.router_tensors import routers_of
     from remoe_edge.files.tensor_values import to_float32
     from remoe_edge.native import _core
 

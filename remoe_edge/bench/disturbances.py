@@ -50,7 +50,7 @@ class Disturbance:
     figures: dict[str, Any] = field(default_factory=dict)
 
 
-class Watch:
+class DisturbanceMeter:
     """Look at the machine from when it is made until `finish`; not a thread: call `tick` often.
 
     in_box: the run has a memory limit of its own, so that waiting for memory is its own affair.

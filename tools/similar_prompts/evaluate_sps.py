@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Judge the prediction of experts from similar past prompts, on a model's own routing.
 
-    python tools/evaluate_sps.py MODEL.gguf models/heldout/*.txt -o docs/results/sps-small.json
+    python tools/similar_prompts/evaluate_sps.py MODEL.gguf models/heldout/*.txt -o found.json
 
 Every text is a domain, cut into prompts; the first part of each text are the past prompts, the last
 part is judged (so that they share few documents). Routing is overheard from stock llama.cpp. Reports
@@ -28,16 +28,17 @@ from rich.progress import track
 from remoe_edge.errors import InputError, RemoeError
 from remoe_edge.files.fingerprint import fingerprint
 from remoe_edge.native import _core
-from remoe_edge.predict.divergence import jensen_shannon
 from remoe_edge.predict.embeddings import Floats, TokenEmbeddings
 from remoe_edge.predict.past_prompts import bonus
 from remoe_edge.predict.predictor import ALPHA, SimilarPrompts
-from remoe_edge.predict.similarity import soft_cosine, summary
+from remoe_edge.predict.similarity import summary
 from remoe_edge.predict.store import PromptStore, activation
-from remoe_edge.predict.tree import BETA
-from remoe_edge.predict.warm_start import replay_start
 
-sys.path.append(str(Path(__file__).resolve().parent / "test_models"))
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+sys.path.append(str(Path(__file__).resolve().parents[1] / "test_models"))
+from similar_prompts.divergence import jensen_shannon
+from similar_prompts.replayed_starts import replay_start
+from similar_prompts.tree import BETA, TreePrompts
 from widen.compare import opened
 
 
@@ -111,12 +112,17 @@ def _spread(pieces: list[Any], n: int) -> list[Any]:
     return [pieces[int(i)] for i in np.linspace(0, len(pieces) - 1, n)]
 
 
+def mean_activation(store: PromptStore) -> Floats:
+    """Give the mean activation of all its prompts, [layers, experts]: their global frequency."""
+    return np.asarray(np.mean(store.activations, axis=0, dtype=np.float64), np.float32)
+
+
 Predictors = dict[str, Callable[[Prompt], Floats]]
 
 
 def predictors(
     options: argparse.Namespace, past: list[Prompt], n_experts: int
-) -> tuple[Predictors, SimilarPrompts]:
+) -> tuple[Predictors, TreePrompts]:
     """Make every way of predicting that is compared."""
     shape = (past[0].prompt.shape[0], n_experts)
     embeddings = TokenEmbeddings(options.model)
@@ -128,29 +134,21 @@ def predictors(
         store.add(past_summary, shares)
         domains.setdefault(each.domain, PromptStore(*shape)).add(past_summary, shares)
 
-    def similar(sharpness: float) -> SimilarPrompts:
-        return SimilarPrompts(
+    def similar(sharpness: float) -> TreePrompts:
+        return TreePrompts(
             store, embeddings, alpha=options.alpha, beta=options.beta, sharpness=sharpness
         )
 
     plain = similar(1.0)
-    summaries = np.asarray(store.summaries, np.float32)
-    activations = np.asarray(store.activations, np.float32)
-
-    def exhaustive(each: Prompt) -> Floats:
-        likeness = soft_cosine(summary(each.tokens, embeddings)[None], summaries)[0]
-        best = np.argsort(-likeness, kind="stable")[: options.alpha]
-        weights = np.exp(likeness[best]) / np.exp(likeness[best]).sum()
-        return np.asarray(np.tensordot(weights, activations[best], axes=1), np.float32)
-
-    frequency = store.frequency()
+    exhaustive = SimilarPrompts(store, embeddings, alpha=options.alpha)
+    frequency = mean_activation(store)
     even = np.full(shape, 1 / n_experts, np.float32)
     found: Predictors = {
         "uniform": lambda each: even,
         "global": lambda each: frequency,
-        "domain": lambda each: domains[each.domain].frequency(),
+        "domain": lambda each: mean_activation(domains[each.domain]),
         "sps": lambda each: plain.predict(each.tokens),
-        "sps, all searched": exhaustive,
+        "sps, all searched": lambda each: exhaustive.predict(each.tokens),
         "sps and global, half each": lambda each: (plain.predict(each.tokens) + frequency) / 2,
     }
     for sharpness in options.sharpness:
@@ -196,7 +194,7 @@ def judge(options: argparse.Namespace, console: Console) -> dict[str, Any]:
                 misses[text].setdefault(label, []).append((got.prompt, sum(got.decode)))
     domains = sorted({each.domain for each in judged})
     return {
-        "command": " ".join(["python", "tools/evaluate_sps.py", *sys.argv[1:]]),
+        "command": " ".join(["python", "tools/similar_prompts/evaluate_sps.py", *sys.argv[1:]]),
         "model": options.model.name,
         "fingerprint": fingerprint(_core.ModelFile.open(str(options.model))),
         "n_past": len(past),

@@ -63,43 +63,29 @@ def replay_start(
     n_tokens, top_k = prompt.shape[1:]
     loaded = to_load(load, n_slots, n_tokens, top_k) if load is not None else []
     for layer, expert in reversed(loaded):  # the first used is the last to leave
-        _event(cache, layer, [expert], 0)
+        cache.run(layer, [expert])
     missed = 0
     for layer, rows in enumerate(prompt):
         wanted = np.unique(rows).tolist()
+        # Those that are there first, also where all fit: they are then the longest unused.
         resident = {expert for at, expert in cache.residents() if at == layer}
         wanted.sort(key=lambda expert: expert not in resident)
-        for begin in range(0, len(wanted), n_slots):
-            missed += _missed(
-                cache.begin(
-                    layer, wanted[begin : begin + n_slots], step=1, decode=False,
-                    n_tokens=n_tokens, ids=rows.astype(np.uint16), continued=begin > 0,
-                )
-            )  # fmt: skip
-            cache.end()
+        missed += cache.run(
+            layer, wanted, step=1, decode=False, n_tokens=n_tokens, ids=rows.astype(np.uint16)
+        )
         if keep is not None:
             _order_by(cache, keep)
-    decode = []
-    for token in range(answer.shape[1]):
-        events = (
-            _event(cache, layer, answer[layer, token].tolist(), 2 + token)
+    decode = tuple(
+        sum(
+            cache.run(layer, answer[layer, token].tolist(), step=2 + token)
             for layer in range(len(answer))
         )
-        decode.append(sum(events))
-    return FirstTokens(missed, tuple(decode), len(loaded))
+        for token in range(answer.shape[1])
+    )
+    return FirstTokens(missed, decode, len(loaded))
 
 
 def _order_by(cache: _core.Cache, scores: Floats) -> None:
     """Touch the residents, the least likely first: LRU then evicts in this order."""
     for layer, expert in sorted(cache.residents(), key=lambda at: float(scores[at])):
-        _event(cache, layer, [expert], 1)
-
-
-def _event(cache: _core.Cache, layer: int, experts: list[int], step: int) -> int:
-    placed = cache.begin(layer, experts, step=step)
-    cache.end()
-    return _missed(placed)
-
-
-def _missed(placed: list[tuple[int, int, bool]]) -> int:
-    return sum(not hit for _, _, hit in placed)
+        cache.run(layer, [expert], step=1)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,21 @@ from remoe_edge.errors import InputError, ModelError
 from remoe_edge.native import _core
 from remoe_edge.profile import read_profile, save_profile
 
+if TYPE_CHECKING:
+    from remoe_edge._core import StreamedModel
+
 HALF_LIFE = 1000  # steps after which what was hot before counts half
+
+
+@dataclass(frozen=True)
+class ProfileFile:
+    """Name the file of a profile for an engine, which opens it."""
+
+    path: Path
+
+    def open(self, model: Path, native: StreamedModel) -> KeptProfile:
+        """Open it for a model. Raises as `KeptProfile`."""
+        return KeptProfile(self.path, model)
 
 
 class KeptProfile:

@@ -14,8 +14,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from remoe_edge.predict.embeddings import Floats
+from remoe_edge.predict.embeddings import Floats, TokenEmbeddings
+from remoe_edge.predict.predictor import ALPHA, SimilarPrompts
 from remoe_edge.predict.similarity import soft_cosine
+from remoe_edge.predict.store import PromptStore
 
 Indices = npt.NDArray[np.int64]
 
@@ -120,3 +122,25 @@ def k_medoids(summaries: Floats, k: int, rng: np.random.Generator) -> tuple[Indi
         chosen = moved
         nearest = likeness[chosen].argmax(0)
     return chosen, np.asarray(nearest, np.int64)
+
+
+class TreePrompts(SimilarPrompts):
+    """Predict as `SimilarPrompts` does, from what a tree finds instead of a search of everything."""
+
+    def __init__(
+        self,
+        store: PromptStore,
+        embeddings: TokenEmbeddings,
+        *,
+        alpha: int = ALPHA,
+        beta: int = BETA,
+        sharpness: float = 1.0,
+        seed: int = 0,
+    ) -> None:
+        """Build the tree of the store's prompts as they are now."""
+        super().__init__(store, embeddings, alpha=alpha, sharpness=sharpness)
+        self.tree = PromptTree(self._summaries, beta, seed)
+
+    def nearest(self, query: Floats, alpha: int) -> tuple[Indices, Floats]:
+        """Ask the tree."""
+        return self.tree.nearest(query, alpha)

@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 from gguf import GGMLQuantizationType, GGUFWriter
 
-from remoe_edge.convert.names import block_of, routers_of
 from remoe_edge.errors import InputError, UnsupportedError
 from remoe_edge.files.atomic import replacing
 from remoe_edge.files.fingerprint import fingerprint
+from remoe_edge.files.router_tensors import block_of, routers_of
 from remoe_edge.files.tensor_values import read_tensor, to_float32
 from remoe_edge.native import _core
 

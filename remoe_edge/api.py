@@ -1,0 +1,130 @@
+"""The engine as a program imports it: files of features by name, beside the engine's own settings.
+
+The engine itself (engine/) knows no feature; this is the one place above both that puts them together.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from remoe_edge.engine import engine as core
+from remoe_edge.engine.extensions import PlannedBudget, StartObservers
+from remoe_edge.engine.observers import Observer
+from remoe_edge.engine.settings import EngineSettings
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from remoe_edge.engine.settings import SettingsKeywords
+    from remoe_edge.predict.past_prompts import PastPromptsFile
+    from remoe_edge.profile.kept_profile import ProfileFile
+    from remoe_edge.routing.live_trace import TraceFile
+
+PathLike = str | os.PathLike[str]
+
+
+class Engine(core.Engine):
+    """Hold one loaded model; generate from it, one answer at a time.
+
+    path: a GGUF, or the first of its split shards.
+    settings: an `EngineSettings`; its fields may be given as keywords instead, or on top of it.
+    profile: a file that keeps what is known of this model between runs: what `remoe-edge profile` has
+        fitted, and which experts are hot. They are read before anything asks for them, while nothing
+        else is being read; the file is written anew at `close`. It need not exist.
+    past_prompts: a file of what past prompts activated (docs/prediction.md): a new prompt is expected to
+        use what similar ones did, and the policy keeps that. Written anew at `close`; it need not exist.
+    trace: a file to record into: which experts every step of every layer was routed to, and what the
+        routers said of the others (docs/policies.md). It takes its name at `close`.
+    telemetry: a file for records of what each token cost and what the machine did meanwhile
+        (docs/telemetry.md), or observers of one's own. Where there is a power sensor, a file begins
+        with three seconds of waiting: that is what idle takes.
+    publish: let `remoe-edge top` show this engine; a folder instead of the user's own for it.
+    progress: called with a fraction while loading; returning False cancels.
+
+    Threads, and what every method raises: see `remoe_edge.engine.engine.Engine`.
+    """
+
+    def __init__(
+        self,
+        path: PathLike,
+        settings: EngineSettings | None = None,
+        *,
+        profile: PathLike | None = None,
+        past_prompts: PathLike | None = None,
+        trace: PathLike | None = None,
+        telemetry: PathLike | Sequence[Observer] | None = None,
+        publish: bool | PathLike = False,
+        progress: Callable[[float], bool] | None = None,
+        **keywords: Unpack[SettingsKeywords],
+    ) -> None:
+        settings = EngineSettings.of(settings, keywords)
+        super().__init__(
+            path,
+            settings,
+            profile=None if profile is None else profile_file(profile),
+            past_prompts=None if past_prompts is None else past_file(past_prompts, settings),
+            trace=None if trace is None else trace_file(trace),
+            planner=plan,
+            observers=observing(telemetry, Path(path)),
+            progress=progress,
+        )
+        if publish is not False:
+            self._publish(publish)
+
+    def _publish(self, where: bool | PathLike) -> None:
+        from remoe_edge.telemetry.status import Status, default_folder
+
+        folder = default_folder() if isinstance(where, bool) else Path(where)
+        try:
+            self.add_observer(Status(folder))
+        except OSError as error:
+            self.notes.append(f"not shown by `remoe-edge top`: {error}")
+
+
+# Each imports its feature only where it is used: numpy-heavy modules and sensors cost a start.
+
+
+def profile_file(path: PathLike) -> ProfileFile:
+    """Name the file that keeps a model's profile."""
+    from remoe_edge.profile.kept_profile import ProfileFile
+
+    return ProfileFile(Path(path))
+
+
+def past_file(path: PathLike, settings: EngineSettings) -> PastPromptsFile:
+    """Name the file that keeps past prompts, those under the tuned routers of `settings`."""
+    from remoe_edge.predict.past_prompts import PastPromptsFile
+
+    return PastPromptsFile(Path(path), None if settings.routers is None else Path(settings.routers))
+
+
+def trace_file(path: PathLike) -> TraceFile:
+    """Name the file that a trace is recorded into."""
+    from remoe_edge.routing.live_trace import TraceFile
+
+    return TraceFile(Path(path))
+
+
+def plan(path: Path, settings: EngineSettings) -> PlannedBudget:
+    """Find the budget for a time per token."""
+    from remoe_edge.plan.choose import choose_cache
+
+    return choose_cache(path, settings)
+
+
+def observing(telemetry: PathLike | Sequence[Observer] | None, model: Path) -> StartObservers:
+    """Make the function that starts an engine's observers."""
+
+    def start(note: Callable[[str], None]) -> Sequence[Observer]:
+        if telemetry is None:
+            return ()
+        if isinstance(telemetry, str | os.PathLike):
+            from remoe_edge.telemetry.recording import Recording
+
+            return (Recording.start(telemetry, model=model, note=note),)
+        return telemetry
+
+    return start

@@ -1,0 +1,168 @@
+"""Answer a request token by token: sample, tell the observers, give out text, count."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Generator, Iterator
+
+import numpy as np
+
+from remoe_edge.engine import lifecycle
+from remoe_edge.engine.answer import Produced, TokenLogprob
+from remoe_edge.engine.loaded import Loaded
+from remoe_edge.engine.request import Request
+from remoe_edge.engine.stop_strings import StopStrings
+from remoe_edge.native import llama_cpp
+
+
+def pieces(loaded: Loaded, request: Request, produced: Produced) -> Generator[str, None, None]:
+    """Yield a request's answer piece by piece; fill in `produced`.
+
+    Whoever drives it is inside `loaded.life.running(produced)`. The engine is taken at the first piece
+    and free again however this ends.
+    """
+    life, stats = loaded.life, produced.stats
+    life.begin(produced)
+    loaded.answer, loaded.last = produced.answer, stats
+    tokens = _Tokens(loaded, request, produced)
+    loaded.observers.begin(len(request.tokens))
+    try:
+        if loaded.native is not None:
+            loaded.native.check_unchanged()
+        with _remembered(loaded, request):
+            yield from _texts(tokens, request, produced)
+    except (GeneratorExit, KeyboardInterrupt):
+        stats.stop = "cancelled"
+        raise
+    except BaseException:
+        stats.stop = "error"
+        raise
+    finally:
+        if not life.forked:
+            stats.count(tokens.start, tokens.first, loaded.counts())
+            if not life.closing:
+                loaded.warm()
+            loaded.observers.answer(stats)
+            life.end(produced)
+
+
+def _texts(tokens: _Tokens, request: Request, produced: Produced) -> Generator[str, None, None]:
+    text = StopStrings(request.stop)
+    stats = produced.stats
+    while not stats.stop:
+        token = tokens.next()
+        if token is None:
+            stats.stop = "length"
+        elif tokens.loaded.is_end(token):
+            stats.stop = "end"
+        else:
+            given = text.take(tokens.bytes_of(token))
+            stats.stop = _stop(tokens, text, request, produced)
+            if given:
+                produced.texts.append(given)
+                with tokens.paused():
+                    yield given
+    rest = text.rest()
+    if rest:
+        produced.texts.append(rest)
+        yield rest
+
+
+def _stop(tokens: _Tokens, text: StopStrings, request: Request, produced: Produced) -> str:
+    """Say why no token follows; "" where one does."""
+    if text.found:
+        return "stop"
+    if produced.stats.n_generated >= request.max_tokens:
+        return "length"
+    if tokens.loaded.llama.n_tokens >= tokens.loaded.n_ctx:
+        return "context"
+    return ""
+
+
+class _Tokens:
+    """Compute one token after another, and account for each."""
+
+    def __init__(self, loaded: Loaded, request: Request, produced: Produced) -> None:
+        self.loaded = loaded
+        self._request, self._produced = request, produced
+        self.start = self.first = self._counts = loaded.counts()
+        llama = loaded.llama
+        llama.set_seed(llama_cpp.LLAMA_DEFAULT_SEED if request.seed is None else request.seed)
+        loaded.lost = False  # an answer begins with its prompt
+        self._stream: Iterator[int] = (
+            llama.generate(request.tokens, **request.sampling) if request.max_tokens else iter(())
+        )
+        self._clock = time.perf_counter()
+
+    def next(self) -> int | None:
+        """Give the next token; None where there is none."""
+        loaded, produced, stats = self.loaded, self._produced, self._produced.stats
+        with loaded.computing():
+            token = next(self._stream, None)
+        if token is None:
+            return None
+        loaded.check_finite()
+        clock, now = self._clock, time.perf_counter()
+        if stats.n_generated == 0:
+            stats.ttft_ms = (now - clock) * 1000
+            self.first = loaded.counts()
+        else:
+            stats.token_ms.append((now - clock) * 1000)
+        stats.n_generated += 1
+        if produced.logprobs is not None:
+            produced.logprobs.append(self._logprob(token))
+        produced.token_ids.append(token)
+        if loaded.observers:
+            phase, n = ("decode", 1) if stats.token_ms else ("prefill", len(self._request.tokens))
+            self._counts = loaded.tell(phase, n, clock, now, self._counts)
+        self._clock = now
+        return int(token)
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave out the time that the block takes: the caller's between two pieces is not the model's."""
+        begun = time.perf_counter()
+        yield
+        self._clock += time.perf_counter() - begun
+
+    def bytes_of(self, token: int) -> bytes:
+        """Give the text that a token, the last one, adds; maybe half a character."""
+        before = self._request.tokens + self._produced.token_ids[:-1]
+        found: bytes = self.loaded.llama.detokenize([token], prev_tokens=before)
+        return found
+
+    def _logprob(self, token: int) -> TokenLogprob:
+        logits = self.loaded.logits().astype(np.float64)
+        logits -= logits.max()
+        found = logits - np.log(np.exp(logits).sum())
+        n_top = min(self._request.logprobs or 0, len(found))
+        top = np.argsort(-found, kind="stable")[:n_top]
+        return TokenLogprob(
+            int(token),
+            self.bytes_of_one(token).decode("utf-8", "replace"),
+            float(found[token]),
+            tuple((int(each), float(found[each])) for each in top),
+        )
+
+    def bytes_of_one(self, token: int) -> bytes:
+        """Give a token's own bytes."""
+        found: bytes = self.loaded.llama.detokenize([token], special=True)
+        return found
+
+
+@contextlib.contextmanager
+def _remembered(loaded: Loaded, request: Request) -> Iterator[None]:
+    """Have past prompts beside the answer, where the engine was given some."""
+    if loaded.past_prompts is None or loaded.native is None:
+        yield
+        return
+    beside = loaded.past_prompts.beside(loaded.native, request.tokens)
+    beside.__enter__()
+    try:
+        yield
+    finally:
+        if loaded.life.forked:
+            lifecycle.keep_forever(beside)
+        else:
+            beside.__exit__(None, None, None)

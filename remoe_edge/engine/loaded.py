@@ -1,0 +1,221 @@
+"""A loaded model: everything that an engine and its answers work with, and how it is freed."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from remoe_edge.engine import lifecycle
+from remoe_edge.engine.budget import Budget
+from remoe_edge.engine.finite import require_finite
+from remoe_edge.engine.interrupt import interruptible
+from remoe_edge.engine.llama import Buffers
+from remoe_edge.engine.observers import Observers, Step
+from remoe_edge.engine.stats import AnswerStats
+from remoe_edge.errors import InputError, ModelError, RemoeError
+from remoe_edge.native import WAIT_POLICY, llama_cpp
+
+if TYPE_CHECKING:
+    from remoe_edge._core import StreamedModel
+    from remoe_edge.engine.answer import Answer
+    from remoe_edge.engine.extensions import Profile, PromptMemory, TraceRecording
+    from remoe_edge.engine.settings import EngineSettings
+
+_low = llama_cpp.llama_cpp
+
+
+class Loaded:
+    """Hold one loaded model. Filled in by `loading.load`; used between `life.running` and its end.
+
+    native: None where nothing is streamed. llama: a `llama_cpp.Llama`, None until it is there and after
+    `free`. lost: the context had to be emptied, and whoever continues it must know.
+    """
+
+    def __init__(self, path: Path, settings: EngineSettings) -> None:
+        self.path = path
+        self.settings = settings
+        self.notes: list[str] = []
+        self.life = lifecycle.Lifecycle()
+        self.observers = Observers(self.notes.append)
+        self.buffers = Buffers()
+        self.native: StreamedModel | None = None
+        self.llama: Any = None
+        self.streamed = False  # experts come from storage; holds after `free` too
+        self.n_ctx = 0
+        self.budget: Budget | None = None
+        self.load_ms = 0.0
+        self.lost = False
+        self.profile: Profile | None = None
+        self.past_prompts: PromptMemory | None = None
+        self.trace: TraceRecording | None = None
+        self.answer: Callable[[], Answer | None] = lambda: None  # the last one that was begun
+        self.last = AnswerStats()  # its stats
+        lifecycle.watch_forks(self)
+
+    # --- what it is ---
+
+    def counts(self) -> dict[str, int]:
+        """Give the core's counts so far; none where nothing is streamed."""
+        return self.native.counts() if self.native is not None else {}
+
+    def is_end(self, token: int) -> bool:
+        """Say whether a token ends an answer."""
+        return bool(_low.llama_vocab_is_eog(self.llama._model.vocab, token))
+
+    def logits(self) -> npt.NDArray[np.float32]:
+        """Copy the logits [n_vocab] of the last token that was computed."""
+        row = _low.llama_get_logits_ith(self.llama.ctx, -1)
+        logits: npt.NDArray[np.float32] = np.ctypeslib.as_array(row, (self.llama.n_vocab(),)).copy()
+        return logits
+
+    def check_finite(self) -> None:
+        """Raise ModelError where what was computed last is no number; forget the context then."""
+        row = _low.llama_get_logits_ith(self.llama.ctx, -1)
+        logits = np.ctypeslib.as_array(row, (self.llama.n_vocab(),))
+        try:
+            require_finite(logits, self.llama.n_tokens, self.path)
+        except ModelError:
+            self.empty()  # what follows must not be computed from it
+            raise
+
+    def facts(self) -> dict[str, Any]:
+        """Tell what holds as long as this model is loaded. Times in ms, sizes in bytes."""
+        facts: dict[str, Any] = {
+            "model": str(self.path),
+            "model_bytes": self.path.stat().st_size,
+            "architecture": self.llama.metadata.get("general.architecture"),
+            "settings": self.settings.to_dict(),
+            "streamed": self.streamed,
+            "threads": self.settings.n_cores,
+            "n_ctx": self.n_ctx,
+            "load_ms": round(self.load_ms, 3),
+            "wait_policy": WAIT_POLICY,
+            "notes": list(self.notes),
+        }
+        if self.native is not None and self.budget is not None:
+            facts |= {
+                "budget_bytes": self.native.budget_bytes,
+                "slots": self.budget.n_slots,
+                "policy": self.native.policy,
+                "expert_bytes": self.native.expert_bytes,
+                "dense_bytes": self.native.dense_bytes,
+                "io": dict(self.native.io),
+            }
+        return facts
+
+    # --- running it ---
+
+    @contextlib.contextmanager
+    def computing(self) -> Iterator[None]:
+        """Have llama.cpp compute in the block; turn its bare return codes into what went wrong.
+
+        A step that does not end leaves the state of a recurrent layer somewhere between two tokens, from
+        where it cannot be taken back: the context is emptied then.
+        """
+        try:
+            with interruptible(self.native, lambda: self.life.closing):
+                yield
+        except BaseException as error:
+            self._empty_if_recurrent()
+            if isinstance(error, RuntimeError) and not isinstance(error, RemoeError):
+                self._raise_failure(error)
+            raise
+
+    def _raise_failure(self, error: RuntimeError) -> None:
+        if "llama_decode" not in str(error):
+            return
+        if self.life.closing:
+            raise InputError("the engine is closed") from None
+        if self.native is not None:
+            if self.native.interrupted:
+                raise KeyboardInterrupt from None
+            self.native.raise_failure()
+        raise RemoeError(f"llama.cpp could not compute: {error}") from error
+
+    def _empty_if_recurrent(self) -> None:
+        if self.llama is not None and (self.llama._is_recurrent or self.llama._is_hybrid):
+            self.empty()
+            self.lost = True
+
+    def empty(self) -> None:
+        """Forget the context; the experts stay resident."""
+        self.llama.reset()
+        self.llama._ctx.kv_cache_clear()
+        self.lost = False
+
+    def warm(self) -> None:
+        """Begin to read hot experts into what is free of the cache; the next step ends it."""
+        if self.profile is not None and self.native is not None:
+            self.native.warm(self.profile.hot())
+
+    def tell(
+        self, phase: str, n_tokens: int, start_s: float, end_s: float, before: Mapping[str, int]
+    ) -> dict[str, int]:
+        """Tell the observers of a step; return the counts after it."""
+        counts = self.counts()
+        spent = Step.between(before, counts)
+        self.observers.step(Step(phase, n_tokens, start_s, end_s, **spent))
+        return counts
+
+    # --- ending it ---
+
+    def interrupt(self) -> None:
+        """Stop the step that another thread computes, at its next layer."""
+        if self.native is not None:
+            self.native.interrupt()
+
+    def free(self, *, save: bool) -> None:
+        """Free the model, its context and the cache; nobody is inside, and nobody will be.
+
+        save: write the files that features keep, too.
+        """
+        answer = self.answer()
+        try:
+            if answer is not None:
+                answer.cut_off()
+            self.observers.close()
+            if save:
+                self._save()
+        finally:
+            if self.llama is not None:
+                self.llama.close()
+            # After the llama_model: its buffers lead back to this.
+            self.llama = self.native = None
+
+    def _save(self) -> None:
+        try:
+            self._save_profile()
+            if self.past_prompts is not None:
+                self.past_prompts.save()
+        finally:
+            if self.trace is not None:
+                self.trace.close()
+
+    def _save_profile(self) -> None:
+        native = self.native
+        if self.profile is None or native is None:
+            return
+        uses = native.uses()
+        if uses.any():
+            steps = self.counts()["events"] / native.n_layers
+            self.profile.save(uses, steps, native.n_layers, native.n_experts)
+
+    def keep_forever(self) -> None:
+        """Never destroy the native objects: this is a forked child, and their threads are elsewhere."""
+        for each in (self.native, self.llama, self.observers, self.past_prompts, self.trace):
+            if each is not None:
+                lifecycle.keep_forever(each)
+
+
+def abandon(loaded: Loaded) -> None:
+    """Free a model whose engine was dropped, or is still there as the interpreter ends.
+
+    Features' files are left as they are: they are written when an engine is closed.
+    """
+    with contextlib.suppress(Exception):
+        loaded.life.close(lambda: loaded.free(save=False), loaded.interrupt, timeout_s=5.0)

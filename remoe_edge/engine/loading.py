@@ -1,0 +1,237 @@
+"""From a path and settings to a loaded model with its cache, step by step."""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from remoe_edge.engine import budget as budgets
+from remoe_edge.engine.extensions import (
+    FeatureFile,
+    Planner,
+    Profile,
+    PromptMemory,
+    StartObservers,
+    TraceRecording,
+)
+from remoe_edge.engine.interrupt import held_back
+from remoe_edge.engine.kv_cache import kv_bytes
+from remoe_edge.engine.lifecycle import check_threads
+from remoe_edge.engine.llama import NativeLoad, make_llama
+from remoe_edge.engine.loaded import Loaded
+from remoe_edge.engine.settings import EngineSettings
+from remoe_edge.errors import BudgetError, InputError, ModelError
+from remoe_edge.files.atomic import cut_short
+from remoe_edge.files.overlay import load_overlay
+from remoe_edge.machine import memory
+from remoe_edge.native import _core
+from remoe_edge.units import mib
+
+Progress = Callable[[float], bool]
+
+
+@dataclass(frozen=True)
+class Extensions:
+    """Hold what features have handed in (engine/extensions.py); None and nothing where they have not."""
+
+    profile: FeatureFile[Profile] | None = None
+    past_prompts: FeatureFile[PromptMemory] | None = None
+    trace: FeatureFile[TraceRecording] | None = None
+    planner: Planner | None = None
+    start_observers: StartObservers | None = None
+
+
+def load(
+    path: Path, settings: EngineSettings, extensions: Extensions, progress: Progress | None
+) -> Loaded:
+    """Load a model. Raises RemoeError of the kind that says what to do; then nothing is left over."""
+    started = time.perf_counter()
+    if not path.is_file():
+        raise InputError(f"no model at {path}{cut_short(path)}")
+    check_threads(settings.n_cores)
+    file = _core.ModelFile.open(str(path))
+    file.check()
+    loaded = Loaded(path, settings)
+    loaded.native = _open_native(loaded, file)
+    loaded.streamed = loaded.native is not None
+    _open_files(loaded, extensions)
+    trained = file.unsigned(f"{file.architecture}.context_length")
+    loaded.n_ctx = settings.context(trained)
+    _check_context(file, loaded.n_ctx, loaded.streamed)
+    _note_sizes(loaded)
+    cache = _planned(loaded, extensions.planner)
+    before = time.perf_counter()
+    observers = (extensions.start_observers or _nobody)(loaded.notes.append)
+    started += time.perf_counter() - before  # the idle window is no loading
+    try:
+        with held_back() as pressed:
+
+            def go_on(fraction: float) -> bool:
+                return not pressed() and (progress is None or progress(fraction))
+
+            loaded.llama = _load_llama(loaded, go_on)
+            loaded.n_ctx = min(loaded.n_ctx, int(loaded.llama.n_ctx()))
+            _attach(loaded, cache)
+            _begin_features(loaded, extensions)
+    except BaseException:
+        for observer in observers:
+            observer.on_close()
+        loaded.free(save=False)
+        raise
+    loaded.load_ms = (time.perf_counter() - started) * 1000
+    for observer in observers:
+        loaded.observers.add(observer, loaded.facts())
+    return loaded
+
+
+def _nobody(note: Callable[[str], None]) -> Sequence[Any]:
+    return ()
+
+
+def _open_native(loaded: Loaded, file: _core.ModelFile) -> _core.StreamedModel | None:
+    settings = loaded.settings
+    if not settings.stream:
+        loaded.notes.append("not streamed: the model is loaded whole")
+        if settings.routers is not None:
+            raise InputError("tuned routers are applied while streaming: they need it on")
+        return None
+    if not file.expert_layers:
+        loaded.notes.append("a dense model: there is nothing to stream, it is loaded whole")
+        if settings.routers is not None:
+            raise InputError(f"{loaded.path} has no routers for {settings.routers} to replace")
+        return None
+    overlay = {} if settings.routers is None else load_overlay(Path(settings.routers), file)
+    return _core.StreamedModel.open(
+        str(loaded.path),
+        backend=settings.io,
+        direct=settings.direct,
+        depth=settings.depth,
+        repack=settings.repack,
+        overlay=overlay,
+    )
+
+
+def _open_files(loaded: Loaded, extensions: Extensions) -> None:
+    """Open what profile and past prompts there are, before minutes are spent on loading."""
+    native = loaded.native
+    profile, past = extensions.profile, extensions.past_prompts
+    for each in (profile, past):
+        if each is not None and native is None:
+            loaded.notes.append(f"{each.path} is not used: no experts are streamed")
+    if native is None:
+        return
+    if profile is not None:
+        loaded.profile = profile.open(loaded.path, native)
+        if loaded.profile.data is None:
+            loaded.notes.append(f"no profile at {profile.path} yet: it begins with this run")
+    if past is not None:
+        loaded.past_prompts = past.open(loaded.path, native)
+
+
+def _check_context(file: _core.ModelFile, n_ctx: int, streamed: bool) -> None:
+    """Refuse what memory cannot hold: llama.cpp would be killed while it fills it."""
+    windowed = file.unsigned(f"{file.architecture}.attention.sliding_window")
+    cache_bytes = 0 if windowed else kv_bytes(file, n_ctx) or 0
+    dense_bytes = file.dense_bytes if streamed else 0  # else mapped, and read as it is used
+    room = memory.available()
+    if cache_bytes + dense_bytes > room.available_bytes:
+        dense = f" and the dense weights {mib(dense_bytes)}" if streamed else ""
+        raise BudgetError(
+            f"a context of {n_ctx} tokens takes {mib(cache_bytes)}{dense}, but "
+            f"{mib(room.available_bytes)} are left by {room.limited_by}: lower --ctx"
+        )
+
+
+def _note_sizes(loaded: Loaded) -> None:
+    """Say where a size that was asked for is more than can be had."""
+    settings, n_ctx = loaded.settings, loaded.n_ctx
+    for name, default in (
+        ("n_batch", EngineSettings.n_batch),
+        ("n_ubatch", EngineSettings.n_ubatch),
+    ):
+        asked = getattr(settings, name)
+        if asked > n_ctx and asked != default:
+            loaded.notes.append(f"{name} {asked} is more than the context: {n_ctx} is used")
+    most = min(settings.n_batch, n_ctx)
+    if most < settings.n_ubatch <= n_ctx and settings.n_ubatch != EngineSettings.n_ubatch:
+        loaded.notes.append(f"n_ubatch {settings.n_ubatch} is more than n_batch: {most} is used")
+
+
+def _planned(loaded: Loaded, planner: Planner | None) -> str:
+    settings = loaded.settings
+    if loaded.native is None or not budgets.is_plan(settings.cache):
+        return settings.cache
+    if planner is None:
+        raise InputError(
+            f"cache '{settings.cache}' takes a planner, which this engine was not given: "
+            "`remoe_edge.Engine` has one"
+        )
+    choice = planner(loaded.path, settings.replace(n_ctx=loaded.n_ctx))
+    loaded.notes.append(choice.why)
+    return str(choice.cache_bytes)
+
+
+def _load_llama(loaded: Loaded, progress: Progress) -> Any:
+    settings, native, n_ctx = loaded.settings, loaded.native, loaded.n_ctx
+    native_load = None
+    if native is not None:
+
+        def load_model(params: Any) -> int:
+            return int(native.load(ctypes.addressof(params), progress))
+
+        native_load = NativeLoad(load_model, native)
+    try:
+        return make_llama(
+            native_load,
+            progress=progress,
+            flash_attention=settings.flash_attention,
+            repack=settings.repack,
+            buffers=loaded.buffers,
+            verbose=settings.verbose,
+            model_path=str(loaded.path),
+            n_ctx=n_ctx,
+            n_batch=min(settings.n_batch, n_ctx),
+            n_ubatch=min(settings.n_ubatch, n_ctx),
+            n_threads=settings.n_cores,
+            n_threads_batch=settings.n_cores,
+        )
+    except (ValueError, RuntimeError) as error:
+        raise ModelError(f"llama.cpp refused {loaded.path}: {error}") from error
+
+
+def _attach(loaded: Loaded, cache: str) -> None:
+    """Give the model its cache, of what the context and its buffers have left."""
+    native, settings = loaded.native, loaded.settings
+    if native is None:
+        return
+    # KV and output buffers are cleared as they are made; compute buffers are not touched yet.
+    scratch = native.scratch_bytes(min(settings.n_ubatch, loaded.n_ctx))
+    buffers = loaded.buffers.n_bytes
+    buffers["compute"] = buffers.get("compute", 0) + scratch
+    loaded.budget = budgets.resolve(cache, native, buffers["compute"])
+    native.attach(
+        n_slots=loaded.budget.n_slots,
+        policy=settings.policy,
+        lock=settings.lock,
+        profile=None if loaded.profile is None else loaded.profile.data,
+        prefetch=settings.prefetch,
+    )
+    loaded.notes.extend(native.notes)
+    ahead = native.prefetch
+    if ahead["state"] != "off" and ahead["why_not"]:
+        loaded.notes.append(f"nothing is read ahead while answering: {ahead['why_not']}")
+
+
+def _begin_features(loaded: Loaded, extensions: Extensions) -> None:
+    native, trace = loaded.native, extensions.trace
+    if native is not None and loaded.past_prompts is not None and not native.expect(None):
+        loaded.notes.append(f"policy {loaded.settings.policy} takes no notice of past prompts")
+    if trace is not None:
+        if native is None:
+            raise InputError(f"{trace.path}: there is nothing to record, the model is not streamed")
+        loaded.trace = trace.open(loaded.path, native)
+    loaded.warm()

@@ -1,0 +1,121 @@
+"""What an answer is asked for: checked before anything is computed."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from remoe_edge.errors import InputError
+
+_INT32_MAX = 2**31 - 1
+_SEED_END = 2**32 - 1  # llama.cpp takes this one for "any"
+MAX_LOGPROBS = 1 << 20
+
+
+@dataclass(frozen=True)
+class Request:
+    """Hold a prompt's token ids and how to answer it; made by `checked`."""
+
+    tokens: list[int]
+    max_tokens: int
+    sampling: dict[str, Any]
+    stop: tuple[str, ...]
+    seed: int | None
+    logprobs: int | None
+
+
+def checked(
+    tokens: list[int],
+    *,
+    max_tokens: int | None,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    min_p: float,
+    repeat_penalty: float,
+    seed: int | None,
+    stop: str | Sequence[str] | None,
+    logprobs: int | None,
+    grammar: Any,
+) -> Request:
+    """Check every argument of an answer. Raises InputError, which names it and what it may be."""
+    sampling = {
+        "temp": number("temperature", temperature, 0),
+        "top_k": whole("top_k", top_k, 0, _INT32_MAX),
+        "top_p": number("top_p", top_p, 0, 1),
+        "min_p": number("min_p", min_p, 0, 1),
+        "repeat_penalty": number("repeat_penalty", repeat_penalty, 0),
+        "grammar": grammar,
+    }
+    if sampling["repeat_penalty"] == 0:
+        raise InputError("repeat_penalty is above 0, not 0")
+    return Request(
+        tokens,
+        _INT32_MAX if max_tokens is None else whole("max_tokens", max_tokens, 0),
+        sampling,
+        stop_strings(stop),
+        None if seed is None else whole("seed", seed, 0, _SEED_END - 1),
+        None if logprobs is None else whole("logprobs", logprobs, 0, MAX_LOGPROBS),
+    )
+
+
+def token_ids(tokens: Sequence[int], n_vocab: int) -> list[int]:
+    """Check token ids. Raises InputError for none at all, and for one the model does not have."""
+    if isinstance(tokens, str | bytes):
+        raise InputError("tokens are numbers, not text: see `tokenize`")
+    try:
+        ids = [operator.index(each) for each in tokens]
+    except TypeError as error:
+        raise InputError(f"tokens are whole numbers: {error}") from None
+    for each in ids:
+        if not 0 <= each < n_vocab:
+            raise InputError(f"{each} is no token: the model has tokens 0 to {n_vocab - 1}")
+    return ids
+
+
+def stop_strings(stop: str | Sequence[str] | None) -> tuple[str, ...]:
+    """Take one stop string or several. Raises InputError for an empty one, and for what is no text."""
+    if stop is None:
+        return ()
+    if isinstance(stop, str):
+        stop = [stop]
+    try:
+        strings = tuple(stop)
+    except TypeError:
+        raise InputError(f"stop is a string or several, not {stop!r}") from None
+    for each in strings:
+        if not isinstance(each, str):
+            raise InputError(f"a stop string is text, not {each!r}")
+        if not each:
+            raise InputError("a stop string is empty: it would end every answer at once")
+    return strings
+
+
+def whole(name: str, value: object, least: int, most: int | None = None) -> int:
+    """Check a whole number. Raises InputError with the range it may have."""
+    try:
+        found = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        found = None
+    if found is None or isinstance(value, bool):
+        raise InputError(f"{name} is a whole number, not {value!r}")
+    if most is None and found < least:
+        raise InputError(f"{name} is below {least}: {found}")
+    if most is not None and not least <= found <= most:
+        raise InputError(f"{name} is {least} to {most}, not {found}")
+    return found
+
+
+def number(name: str, value: object, least: float, most: float = math.inf) -> float:
+    """Check a finite number. Raises InputError with the range it may have."""
+    try:
+        found = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        found = math.nan
+    if isinstance(value, bool | str) or not (math.isfinite(found) and least <= found <= most):
+        upper = f" to {most:g}" if math.isfinite(most) else " or more"
+        raise InputError(f"{name} is {least:g}{upper}, not {value!r}")
+    return found

@@ -1,0 +1,201 @@
+"""How an engine runs a model: one value that the command line, the features and the engine share."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from remoe_edge.engine import budget as budgets
+from remoe_edge.errors import InputError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+DEFAULT_CONTEXT = 4096
+MAX_CONTEXT = 1 << 24  # far above what any model was trained with
+MAX_THREADS = 512  # ggml's
+MAX_DEPTH = 1024
+PREFETCH = ("auto", "off", "on")
+FLASH_ATTENTION = ("auto", "on", "off")
+IO = ("auto", "io_uring", "pread")
+
+
+class SettingsKeywords(TypedDict, total=False):
+    """Name the keywords that `Engine` takes in place of a whole `EngineSettings`."""
+
+    cache: str
+    routers: str | os.PathLike[str] | None
+    policy: str
+    prefetch: str
+    n_ctx: int
+    n_batch: int
+    n_ubatch: int
+    threads: int | None
+    repack: bool
+    flash_attention: str
+    stream: bool
+    io: str
+    direct: bool
+    depth: int
+    lock: bool
+    verbose: bool
+    io_backend: str
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """Hold every setting of an engine; checked as it is made.
+
+    cache: "auto", a size ("1500MiB"), a share of the experts ("30%"), or "plan:250ms": the least that
+        is expected to keep a token to that time (measured for a few seconds, and remembered).
+    routers: a tuned-router overlay made for this model, or None.
+    policy: which expert leaves the cache; see `remoe_edge._core.live_policy_names()`.
+    prefetch: read experts that the next layers will probably want while storage is idle: "off", "on",
+        or "auto", which tries both while it runs and keeps what is faster.
+    n_ctx: tokens of context; 0 takes the model's, up to 4096.
+    n_batch, n_ubatch: tokens of a prompt given to llama.cpp, and computed, at once.
+    threads: compute threads; None takes the cores that this process may use.
+    repack: rearrange quantised weights for other kernels, as llama.cpp does when a model is resident.
+        False gives the bits of stock with `--no-repack`, True those of its default; the work is done
+        again for every miss, so it pays only where nearly everything fits.
+    flash_attention: "auto" (llama.cpp's default), "on" or "off".
+    stream: False loads everything whole, as llama.cpp does.
+    io: "auto", "io_uring" or "pread"; direct: O_DIRECT where possible; depth: reads in flight, 0
+        chooses.
+    lock: lock the cache in memory where the limit allows it.
+    verbose: show llama.cpp's log on stderr.
+
+    Raises InputError, which names the setting and what it may be.
+    """
+
+    cache: str = "auto"
+    routers: str | os.PathLike[str] | None = None
+    policy: str = "reuse-biased"
+    prefetch: str = "auto"
+    n_ctx: int = 0
+    n_batch: int = 512
+    n_ubatch: int = 512
+    threads: int | None = None
+    repack: bool = False
+    flash_attention: str = "auto"
+    stream: bool = True
+    io: str = "auto"
+    direct: bool = True
+    depth: int = 0
+    lock: bool = True
+    verbose: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.cache, str):
+            raise InputError(f"cache is a text such as '1500MiB' or '30%', not {self.cache!r}")
+        budgets.check(self.cache)
+        self._check_routers()
+        self._check_policy()
+        _one_of("prefetch", self.prefetch, PREFETCH)
+        _one_of("flash_attention", self.flash_attention, FLASH_ATTENTION)
+        _one_of("io", self.io, IO)
+        self._check_numbers()
+        for name in ("repack", "stream", "direct", "lock", "verbose"):
+            if not isinstance(getattr(self, name), bool):
+                raise InputError(f"{name} is True or False, not {getattr(self, name)!r}")
+
+    def _check_routers(self) -> None:
+        if self.routers is None:
+            return
+        if not isinstance(self.routers, str | os.PathLike) or not os.fspath(self.routers):
+            raise InputError(f"routers is the path of an overlay or None, not {self.routers!r}")
+        object.__setattr__(self, "routers", os.fspath(self.routers))
+
+    def _check_policy(self) -> None:
+        from remoe_edge.native import _core  # brings llama.cpp in: not for a default
+
+        known = _core.live_policy_names()
+        if self.policy not in known:
+            raise InputError(
+                f"no policy '{self.policy}' for a running engine; there are: {', '.join(known)}"
+            )
+
+    def _check_numbers(self) -> None:
+        for name in ("n_ctx", "n_batch", "n_ubatch", "depth"):
+            _whole(name, getattr(self, name))
+        if self.threads is not None:
+            _whole("threads", self.threads)
+        if self.n_cores < 1 or self.n_ctx < 0 or self.n_batch < 1 or self.n_ubatch < 1:
+            raise InputError("threads, n_batch and n_ubatch are at least 1, and n_ctx at least 0")
+        if self.n_cores > MAX_THREADS:
+            raise InputError(f"{self.n_cores} threads are more than ggml's {MAX_THREADS}")
+        for name in ("n_ctx", "n_batch", "n_ubatch"):
+            if getattr(self, name) > MAX_CONTEXT:
+                way_out = ": lower --ctx" if name == "n_ctx" else f": lower {name}"
+                what = "a context" if name == "n_ctx" else name
+                raise InputError(
+                    f"{what} of {getattr(self, name)} tokens is more than {MAX_CONTEXT}{way_out}"
+                )
+        if not 0 <= self.depth <= MAX_DEPTH:
+            raise InputError(
+                f"depth is 0 (chooses) to {MAX_DEPTH} reads in flight, not {self.depth}"
+            )
+
+    @classmethod
+    def of(cls, settings: EngineSettings | None, keywords: SettingsKeywords) -> EngineSettings:
+        """Make settings from keywords, on top of `settings` where both are given.
+
+        Raises TypeError for a keyword that is no setting, InputError for a value that makes no sense.
+        """
+        given: dict[str, Any] = dict(keywords)
+        if "io_backend" in given:
+            if "io" in given:
+                raise InputError("io_backend is the old name of io: give one of them")
+            warnings.warn("io_backend is now io", DeprecationWarning, stacklevel=4)
+            given["io"] = given.pop("io_backend")
+        unknown = given.keys() - {each.name for each in dataclasses.fields(cls)}
+        if unknown:
+            raise TypeError(f"an engine has no setting '{min(unknown)}'")
+        if settings is None:
+            return cls(**given)
+        if not isinstance(settings, EngineSettings):
+            raise InputError(f"settings is an EngineSettings, not {type(settings).__name__}")
+        return settings.replace(**given)
+
+    def replace(self, **changes: Any) -> Self:
+        """Return a copy with other values, checked."""
+        return dataclasses.replace(self, **changes)
+
+    @property
+    def n_cores(self) -> int:
+        """Give the compute threads: those asked for, or one for each core of this process."""
+        if self.threads is None:
+            return min(len(os.sched_getaffinity(0)), MAX_THREADS)
+        return self.threads
+
+    def context(self, trained: int | None) -> int:
+        """Give the tokens of context for a model trained with `trained` (None: not known)."""
+        return self.n_ctx or min(trained or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give plain values, as records keep them; reading goes under its old name, io_backend."""
+        names = (
+            "cache", "routers", "policy", "prefetch", "n_batch", "n_ubatch", "repack",
+            "flash_attention", "stream",
+        )  # fmt: skip
+        plain = {name: getattr(self, name) for name in names}
+        return {
+            **plain,
+            "io_backend": self.io,
+            "direct": self.direct,
+            "depth": self.depth,
+            "lock": self.lock,
+        }
+
+
+def _one_of(name: str, value: object, known: tuple[str, ...]) -> None:
+    if not isinstance(value, str) or value not in known:
+        raise InputError(f"{name} is one of {', '.join(known)}, not '{value}'")
+
+
+def _whole(name: str, value: object) -> None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise InputError(f"{name} is a whole number, not {value!r}")
