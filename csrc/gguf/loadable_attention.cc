@@ -128,7 +128,24 @@ Status CheckHeadSizes(const Metadata& keys, const std::string& suffix, uint64_t 
 Status CheckLatent(const Metadata& keys, uint64_t n_layers) {
   const uint64_t key = keys.UnsignedOr("attention.key_length_mla", 0);
   const uint64_t value = keys.UnsignedOr("attention.value_length_mla", 0);
-  if (key == 0 && value == 0) return Status::Ok();
+  if (key == 0 && value == 0) {
+    if (keys.architecture() != "deepseek2") return Status::Ok();
+    // Uncompressed, each head has keys of its own, part of them rotated.
+    const auto heads = keys.PerLayer("attention.head_count", n_layers, 0);
+    if (!heads.ok()) return heads.status();
+    const auto own = keys.PerLayer("attention.head_count_kv", n_layers, heads.value()[0]);
+    if (!own.ok()) return own.status();
+    if (own.value() != heads.value()) {
+      return keys.Wrong("attention.head_count_kv",
+                        "differs from head_count, and there are no keys "
+                        "of multi-head latent attention");
+    }
+    const uint64_t whole = keys.UnsignedOr("attention.key_length", 0);
+    if (keys.UnsignedOr("rope.dimension_count", whole) >= whole) {
+      return keys.Wrong("rope.dimension_count", "leaves no dimension that is not rotated");
+    }
+    return Status::Ok();
+  }
   if (key == 0 || value == 0) {
     return keys.Wrong(key == 0 ? "attention.key_length_mla" : "attention.value_length_mla",
                       "is missing or 0, and the other of the two is there");
@@ -141,7 +158,7 @@ Status CheckLatent(const Metadata& keys, uint64_t n_layers) {
                         Format("is %" PRIu64 ", where multi-head latent attention has 1", n));
     }
   }
-  const uint64_t rope = keys.UnsignedOr("rope.dimension_count", 0);
+  const uint64_t rope = keys.UnsignedOr("rope.dimension_count", key);
   if (rope >= key) {
     return keys.Wrong("rope.dimension_count",
                       Format("is %" PRIu64 " of heads of %" PRIu64, rope, key));
@@ -174,16 +191,21 @@ Status CheckProjections(const Metadata& keys, uint64_t n_layers) {
                         Format("and its like make %" PRIu64 " rows, and tensor '%s' has %" PRIu64,
                                joined_rows, all.c_str(), joined->ne[1]));
     }
-    for (const bool is_key : {true, false}) {
-      const std::string length = is_key ? "attention.key_length" : "attention.value_length";
-      const std::string name = Format("blk.%" PRIu64 ".attn_%c.weight", i, is_key ? 'k' : 'v');
-      const uint64_t rows = (is_key ? key : value) * kv.value()[i];
+    const struct {
+      char part;
+      const char* length;
+      uint64_t rows;
+    } projections[] = {{'q', "attention.key_length", heads.value()[i] * key},
+                       {'k', "attention.key_length", kv.value()[i] * key},
+                       {'v', "attention.value_length", kv.value()[i] * value}};
+    for (const auto& each : projections) {
+      const std::string name = Format("blk.%" PRIu64 ".attn_%c.weight", i, each.part);
       const Tensor* tensor = keys.file().Find(name);
-      if (tensor != nullptr && tensor->n_dims == 2 && tensor->ne[1] != rows) {
-        return keys.Wrong(
-            length, Format("and head_count_kv make %" PRIu64 " rows, and tensor '%s' has %" PRIu64,
-                           rows, name.c_str(), tensor->ne[1]));
-      }
+      if (tensor == nullptr || tensor->n_dims != 2 || tensor->ne[1] == each.rows) continue;
+      if (each.part == 'q' && tensor->ne[1] == 2 * each.rows) continue;  // with a gate
+      return keys.Wrong(each.length, Format("and the head counts make %" PRIu64
+                                            " rows, and tensor '%s' has %" PRIu64,
+                                            each.rows, name.c_str(), tensor->ne[1]));
     }
   }
   return Status::Ok();
@@ -289,14 +311,15 @@ Status CheckRecurrence(const Metadata& keys) {
                                                " groups do not divide",
                                                inner, rank, groups));
   }
+  // llama.cpp calls these optional, and its graph uses them all the same.
+  const char* needed = keys.IsOneOf({"qwen35", "qwen35moe"}) ? ".attn_qkv.weight"
+                       : keys.IsOneOf({"granitehybrid", "nemotron_h", "nemotron_h_moe"})
+                           ? ".ssm_conv1d.bias"
+                           : nullptr;
   for (const Tensor& tensor : keys.file().tensors()) {
-    const std::string end = ".ssm_conv1d.weight";
-    if (!keys.IsOneOf({"qwen35", "qwen35moe"}) || tensor.name.size() <= end.size() ||
-        tensor.name.compare(tensor.name.size() - end.size(), end.size(), end) != 0) {
-      continue;
-    }
-    const std::string wanted =
-        tensor.name.substr(0, tensor.name.size() - end.size()) + ".attn_qkv.weight";
+    const size_t at = tensor.name.find(".ssm_conv1d.weight");
+    if (needed == nullptr || at == std::string::npos) continue;
+    const std::string wanted = tensor.name.substr(0, at) + needed;
     if (keys.file().Find(wanted) == nullptr) {
       return Status(Code::kCorrupt,
                     keys.file().paths()[0] + ": tensor '" + wanted + "' is missing");

@@ -18,7 +18,8 @@ std::string AsLoaded(const std::string& text, size_t id) {
   return cut.empty() ? Format("[EMPTY_%zu]", id) : cut;
 }
 
-Status CheckTexts(const Metadata& keys, const std::vector<std::string>& tokens) {
+Status CheckTexts(const Metadata& keys, const std::string& model,
+                  const std::vector<std::string>& tokens) {
   std::unordered_map<std::string, size_t> ids;
   ids.reserve(tokens.size());
   for (size_t id = 0; id < tokens.size(); ++id) {
@@ -26,6 +27,14 @@ Status CheckTexts(const Metadata& keys, const std::vector<std::string>& tokens) 
     if (!is_new) {
       return keys.WrongKey(kTokens, Format("holds %s twice, as tokens %zu and %zu",
                                            Quote(first->first).c_str(), first->second, id));
+    }
+  }
+  // Sentencepiece falls back on bytes for what its tokens do not spell, and llama.cpp ends the process
+  // where one is missing.
+  for (int byte = 0; model == "llama" && byte < 256; ++byte) {
+    const std::string name = Format("<0x%02X>", byte);
+    if (ids.count(name) == 0 && ids.count(std::string(1, static_cast<char>(byte))) == 0) {
+      return keys.WrongKey(kTokens, "lacks " + name + ", one of the 256 byte tokens");
     }
   }
   return Status::Ok();
@@ -105,7 +114,7 @@ Status CheckVocabulary(const Metadata& keys) {
   }
   const auto tokens = keys.file().StringArray(kTokens);
   if (!tokens || tokens->empty()) return keys.WrongKey(kTokens, "is missing or no array of texts");
-  REMOE_RETURN_IF_ERROR(CheckTexts(keys, *tokens));
+  REMOE_RETURN_IF_ERROR(CheckTexts(keys, name, *tokens));
   REMOE_RETURN_IF_ERROR(CheckLengths(keys, tokens->size()));
   REMOE_RETURN_IF_ERROR(CheckByteTokens(keys, *tokens));
   if (const Tensor* embedding = keys.file().Find("token_embd.weight")) {
