@@ -61,7 +61,9 @@ def test_an_error_leaves_no_poisoned_context(
             patched.setattr(loaded, "require_finite", refuse)
             with pytest.raises(ModelError):
                 list(engine.generate([1, 2, 3], max_tokens=8, temperature=0))
-        assert engine.llama.n_tokens == 0  # nothing of it is taken over by a prompt that begins alike
+        assert (
+            engine.llama.n_tokens == 0
+        )  # nothing of it is taken over by a prompt that begins alike
         assert "".join(engine.generate([1, 2, 3], max_tokens=8, temperature=0)) == alone
 
 

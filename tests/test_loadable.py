@@ -126,6 +126,7 @@ def refusal(path: Path) -> str:
         ("qwen3moe", key(".attention.layer_norm_rms_epsilon", F32, -1.0), "epsilon"),
         ("deepseek2", without(".attention.key_length_mla"), "key_length_mla"),
         ("deepseek2", key(".attention.head_count_kv", U32, 4), "latent"),
+        ("deepseek2", without(".attention.key_length"), "attention.key_length"),
         ("llama4", key(".attention.sliding_window", U32, 0), "sliding_window"),
         ("qwen3next", key(".full_attention_interval", U32, 0), "full_attention_interval"),
         ("qwen3next", key(".ssm.state_size", U32, 16), "ssm.state_size"),

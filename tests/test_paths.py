@@ -1,4 +1,4 @@
-"""Paths of every kind that a kernel takes: no UTF-8, too long, links into a cache, file systems of memory."""
+"""Paths of every kind that a kernel takes: no UTF-8, too long, links into a cache, tmpfs."""
 
 from __future__ import annotations
 
@@ -154,9 +154,7 @@ def test_a_file_with_holes_reads_as_zeros(tmp_path: Path) -> None:
         if tensor.name == "blk.1.ffn_down_exps.weight":
             raw = path.read_bytes()
             zeros = bytes(tensor.n_bytes)
-            whole.write_bytes(
-                raw[: tensor.offset] + zeros + raw[tensor.offset + tensor.n_bytes :]
-            )
+            whole.write_bytes(raw[: tensor.offset] + zeros + raw[tensor.offset + tensor.n_bytes :])
     raw = whole.read_bytes()
     with open(path, "wb") as file:  # only what is not zero is written
         file.truncate(len(raw))

@@ -159,6 +159,16 @@ Status CheckLatent(const Metadata& keys, uint64_t n_layers) {
     }
   }
   const uint64_t rope = keys.UnsignedOr("rope.dimension_count", key);
+  const uint64_t rank = keys.UnsignedOr("attention.kv_lora_rank", 0);
+  if (keys.IsOneOf({"deepseek2", "deepseek32", "glm-dsa", "mistral4"}) &&
+      (keys.UnsignedOr("attention.key_length", 0) != rank + rope ||
+       keys.UnsignedOr("attention.value_length", 0) != rank)) {
+    return keys.Wrong("attention.key_length",
+                      Format("and value_length are %" PRIu64 " and %" PRIu64
+                             ", where a rank of %" PRIu64 " and %" PRIu64 " rotated make them",
+                             keys.UnsignedOr("attention.key_length", 0),
+                             keys.UnsignedOr("attention.value_length", 0), rank, rope));
+  }
   if (rope >= key) {
     return keys.Wrong("rope.dimension_count",
                       Format("is %" PRIu64 " of heads of %" PRIu64, rope, key));
