@@ -237,8 +237,7 @@ def old_set(case: Case) -> tuple[list[Path], list[bytes]]:
 
 @pytest.fixture
 def split(tmp_path: Path) -> Case:
-    case = Case(tmp_path, n_split=2)
-    return case
+    return Case(tmp_path, n_split=2)
 
 
 @pytest.mark.parametrize("fails_at", range(4))
