@@ -233,6 +233,9 @@ def check_abi() -> None:
 def unwatch_interrupt() -> None:
     """Undo StreamedModel.watch_interrupt."""
 
+def counter_names() -> dict[str, str]:
+    """Return the names in `StreamedModel.counts()`, in order, and what each counts."""
+
 class StreamedModel:
     """One llama.cpp model whose experts stay on storage."""
 

@@ -2,8 +2,9 @@
 
 OpenMP's threads must not spin while they wait: on two shared cores that made a token fourteen times
 slower. The OpenMP runtime reads its settings once, when it is loaded, so they are made here, before
-llama.cpp loads it. Then llama_cpp's libraries come in, so that the core finds the same copies by name,
-and last the core, which refuses any other build of them.
+llama.cpp loads it. Then llama_cpp's libraries come in, so that the core finds the same copies by name;
+they are kept off AMX code that would crash; and last comes the core, which refuses any other build
+of them.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ def _openmp_loaded() -> bool:
 
 def _choose_wait_policy() -> str:
     """Set how OpenMP's threads wait, and say in a line what will hold."""
+    # Environment variables are for cli/ alone. This is the exception: OpenMP has no other way to be
+    # told, reads them once when llama.cpp loads it, and a program may import the engine without cli/.
     chosen = [name for name in _WAIT if name in os.environ]
     if chosen:
         return "from the environment: " + ", ".join(f"{n}={os.environ[n]}" for n in chosen)
@@ -56,6 +59,10 @@ if _installed != LLAMA_CPP_PYTHON:
     )
 
 import llama_cpp  # noqa: E402
+
+from remoe_edge import amx  # noqa: E402
+
+amx.avoid()  # before anybody can ask llama.cpp which buffer types it has
 
 try:
     from remoe_edge import _core

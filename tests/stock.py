@@ -172,6 +172,9 @@ def _continue(
 
 
 def _main() -> None:
+    from remoe_edge import amx  # which brings in no more than llama_cpp
+
+    amx.avoid()
     for line in sys.stdin:
         request = json.loads(line)
         chosen = request["settings"]

@@ -21,9 +21,9 @@ import tiny_moe
 from command_line import Outcome, run, start
 from remoe_edge.bench import box, charts, process
 from remoe_edge.bench.box import Cgroup, Limits, NoBoxError, boxed
-from remoe_edge.bench.disk import disk_of
 from remoe_edge.convert.extract import extract
 from remoe_edge.files import overlay as overlays
+from remoe_edge.machine.disk import disk_of
 from remoe_edge.native import _core
 from remoe_edge.units import MIB
 
@@ -41,7 +41,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def bench(capsys: pytest.CaptureFixture[str], *args: str | Path) -> tuple[Outcome, dict[str, Any]]:
     json_path = Path.cwd() / "record.json"
     json_path.unlink(missing_ok=True)
-    outcome = run(capsys, "bench", *args, "--json", json_path)
+    outcome = run(capsys, "bench", *args, "-o", json_path)
     return outcome, json.loads(json_path.read_text()) if json_path.exists() else {}
 
 
@@ -186,17 +186,17 @@ def test_tuned_routers_are_arms_of_their_own(
     write_overlay(base, tuned, overlay)
     outcome, record = bench(
         capsys, base, *SHORT, "--rounds", "1", "--arms", "stock-mmap,stream:lru", "--cache", "50%",
-        "--routers", "off,on",
+        "--routers", "off,default",
     )  # fmt: skip
     assert outcome.code == 0, outcome
     assert list(record["arms"]) == [
-        "stock-mmap", "stream:lru routers=off", "stream:lru routers=on",
+        "stock-mmap", "stream:lru routers=off", "stream:lru routers=default",
     ]  # fmt: skip
-    stock, off, on = (each["prompts"][0]["chosen"] for each in record["runs"])
+    stock, off, tuned = (each["prompts"][0]["chosen"] for each in record["runs"])
     assert stock == off
-    assert off != on
-    assert "stream:lru routers=on" in outcome.out
-    assert "other bits (plain, threads 1, routers on against plain, threads 1)" in outcome.out
+    assert off != tuned
+    assert "stream:lru routers=default" in outcome.out
+    assert "other bits (plain, threads 1, routers default against plain, threads 1)" in outcome.out
 
 
 def write_overlay(base: Path, tuned: Path, overlay: Path) -> None:
@@ -268,7 +268,8 @@ def test_a_memory_limit_holds_for_every_arm(
     stock, ours = (each["prompts"][0]["tokens"] for each in record["runs"])
     # What the kernel read for ours is what the engine says it read, to the page.
     assert sum(ours["storage_bytes"]) >= sum(ours["bytes_read"]) > 0
-    assert sum(stock["major_faults"]) >= 0
+    # Stock's mapping does not fit either, and it is read by faults; ours asks for what it wants.
+    assert sum(stock["major_faults"]) > sum(ours["major_faults"])
     assert not leftovers()
 
 
@@ -308,7 +309,7 @@ def test_ctrl_c_leaves_nothing_but_a_usable_record(
     ahead = None if disk is None else disk.read_ahead_file.read_text()
     args = [
         "bench", model, *SHORT, "--rounds", "100", "--arms", "stock-mmap,stream:lru",
-        "--json", record_path, "--html", page_path,
+        "-o", record_path, "--html", page_path,
     ]  # fmt: skip
     with start(*args, state=tmp_path) as running:
         running.wait_for("round 1 of 100, stream:lru")
@@ -342,7 +343,7 @@ def test_a_killed_bench_takes_its_worker_along(
     # Nobody is left to put the read-ahead back, so it is not touched.
     args = ["bench", model, *SHORT, "--rounds", "100", "--arms", "stream:lru"]
     args += ["--read-ahead", "keep"]
-    with start(*args, "--json", record_path, state=tmp_path) as running:
+    with start(*args, "-o", record_path, state=tmp_path) as running:
         running.wait_for("round 2 of 100")
         parent = psutil.Process(running.process.pid)
         children: list[psutil.Process] = []
@@ -375,7 +376,7 @@ def test_a_full_disk_is_said_in_a_line_and_the_table_is_not_lost(
     monkeypatch.setattr(Path, "write_text", full)
     target = tmp_path / "record.json"
     outcome = run(
-        capsys, "bench", model, *SHORT, "--rounds", "1", "--arms", "stream:lru", "--json", target
+        capsys, "bench", model, *SHORT, "--rounds", "1", "--arms", "stream:lru", "-o", target
     )
     assert outcome.code == 1
     line = f"Error: cannot write {target}: No space left on device; free some space"
@@ -415,11 +416,10 @@ def test_a_disk_that_is_really_full(
         (("--arms", " , "), "there is no arm to run"),
         (("--workload", "mmlu"), "no workload 'mmlu'"),
         (("--cache", "lots"), "'lots' is not a size"),
-        (("--threads", "two"), "--threads two: give numbers"),
         (("--memory-limit", "big"), "'big' is not a size"),
         (("--read-ahead", "x"), "--read-ahead x: give KiB, or keep"),
         (("--routers", "/no/such.gguf"), "no routers at /no/such.gguf"),
-        (("--json", "/no/such/folder/a.json"), "/no/such/folder does not exist"),
+        (("-o", "/no/such/folder/a.json"), "/no/such/folder does not exist"),
         (("--ctx", "16"), "raise --ctx"),
         (("--text", "/no/such.txt"), "cannot read the text /no/such.txt"),
     ],
@@ -438,7 +438,7 @@ def test_a_record_is_not_written_over_the_model(
     model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = model.read_bytes()
-    assert "is the input" in run(capsys, "bench", model, *SHORT, "--json", model).error()
+    assert "is the input" in run(capsys, "bench", model, *SHORT, "-o", model).error()
     assert model.read_bytes() == before
     assert "no model at" in run(capsys, "bench", "/no/such.gguf").error()
 

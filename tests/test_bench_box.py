@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from remoe_edge.bench import box, disk
+from remoe_edge.bench import box
 from remoe_edge.bench.box import Box, Cgroup, Limits, NoBoxError, boxed
-from remoe_edge.bench.disk import Disk
 from remoe_edge.bench.host_memory import bring_back
-from remoe_edge.machine import memory
+from remoe_edge.machine import disk, memory
+from remoe_edge.machine.disk import Disk
 from remoe_edge.machine.memory import Memory
 from remoe_edge.units import MIB
 

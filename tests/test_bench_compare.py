@@ -103,7 +103,8 @@ def test_what_is_no_record(
 def test_a_record_knows_how_it_was_made(tmp_path: Path) -> None:
     one = made_up(arms=("stream:lru",))
     one["command"] = (
-        "remoe-edge bench made-up.gguf --text 'a b.txt' --cache=30% --json=x.json --csv t.csv -n 4"
+        "remoe-edge bench made-up.gguf --text 'a b.txt' --cache=30% --json=x.json --csv t.csv -n 4 "
+        "-o x.json --json x.json --json"
     )
     path = tmp_path / "record.json"
     with pytest.raises(InputError, match=f"{path} needs made-up.gguf, which is not in {tmp_path}"):
@@ -123,17 +124,15 @@ def test_a_bench_is_run_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     tiny_moe.make(models / "tiny.gguf", "olmoe", "Q8_0")
     first = tmp_path / "first.json"
     short = ("--raw", "--limit", "1", "-n", "3", "--rounds", "1", "--probe-seconds", "0")
-    made = run(
-        capsys, "bench", models / "tiny.gguf", *short, "--arms", "stream:lru", "--json", first
-    )
+    made = run(capsys, "bench", models / "tiny.gguf", *short, "--arms", "stream:lru", "-o", first)
     assert made.code == 0, made
-    outcome = run(capsys, "bench", "again", first, "--models", models, "--out", tmp_path / "new")
+    outcome = run(capsys, "bench", "again", first, "--models", models, "-o", tmp_path / "new")
     assert outcome.code == 0, outcome
     assert "A: the record" in outcome.out
     assert "first.json: remoe-edge bench" in outcome.err
     old, new = record.read(first), record.read(tmp_path / "new" / "first.json")
     # How it was made, without what it was written to.
-    assert old["command"] == f"{new['command']} --json first.json"
+    assert old["command"] == f"{new['command']} -o first.json"
     assert old["settings"] == new["settings"]
     tokens = [each["runs"][0]["prompts"][0]["chosen"] for each in (old, new)]
     assert tokens[0] == tokens[1]
@@ -144,13 +143,13 @@ def test_files_in_arms_and_routers_are_looked_for(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     again = made_up(("stock-mmap", "stream:lru"))
     again["command"] = (
-        "remoe-edge bench made-up.gguf --text a=b.txt --routers off,a.routers.gguf,on "
+        "remoe-edge bench made-up.gguf --text a=b.txt --routers off,a.routers.gguf,on,default "
         "--arms stock-mmap,stream:lru+profile=hot.profile+prefetch=off,stream:arc"
     )
     assert arguments(again, Path("x.json"), [tmp_path]) == [
         f"{tmp_path}/made-up.gguf",
         "--text", f"{tmp_path}/a=b.txt",
-        "--routers", f"off,{tmp_path}/a.routers.gguf,on",
+        "--routers", f"off,{tmp_path}/a.routers.gguf,on,default",
         "--arms", f"stock-mmap,stream:lru+profile={tmp_path}/hot.profile+prefetch=off,stream:arc",
     ]  # fmt: skip
     (tmp_path / "hot.profile").unlink()

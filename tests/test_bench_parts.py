@@ -60,7 +60,7 @@ def test_arms_whose_output_may_differ_have_other_bits() -> None:
 
 def test_settings_of_the_engine_come_behind_a_plus() -> None:
     (arm,) = made("stream:lru+io_backend=pread+depth=4+direct=off")
-    assert dict(arm.options) == {"io_backend": "pread", "depth": 4, "direct": False}
+    assert dict(arm.options) == {"io": "pread", "depth": 4, "direct": False}
     assert not arm.repack
 
 

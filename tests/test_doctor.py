@@ -15,14 +15,14 @@ import pytest
 import tiny_moe
 from command_line import run
 from recorded.trees import ORIN_NX, X86, plant
-from remoe_edge import native
+from remoe_edge import amx, native
 from remoe_edge.inspect import doctor
 from remoe_edge.inspect.doctor import Check
 
 PROMISED = (
-    "remoe-edge", "python", "llama.cpp", "ABI", "CPU", "repacking", "wait policy", "io_uring",
-    "O_DIRECT", "memlock", "huge pages", "pages ahead", "cgroup limit", "memory", "read-ahead",
-    "power", "temperatures", "pressure", "model",
+    "remoe-edge", "python", "llama.cpp", "ABI", "CPU", "GPU", "AMX", "repacking", "wait policy",
+    "io_uring", "O_DIRECT", "memlock", "huge pages", "pages ahead", "cgroup limit", "memory",
+    "read-ahead", "power", "temperatures", "pressure", "model",
     "[jetson]", "[tune]", "[plot]", "[serve]",
 )  # fmt: skip
 
@@ -70,7 +70,7 @@ def test_a_folder_in_which_nothing_can_be_made_is_said(
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(doctor.tempfile, "NamedTemporaryFile", refuse)
+    monkeypatch.setattr(doctor.storage.tempfile, "NamedTemporaryFile", refuse)
     checks = doctor.examine(tmp_path)
     for name in ("io_uring", "O_DIRECT"):
         assert found(checks, name).detail.startswith("not tried: ")
@@ -97,45 +97,68 @@ def test_a_read_that_fails_is_not_called_ok(model: Path, monkeypatch: pytest.Mon
     plan = native._core.FaultPlan(range_file=0, range_bytes=1 << 20)
     reader = functools.partial(native._core.Reader, faults=plan, direct=False)
     monkeypatch.setattr(native._core, "Reader", reader)
-    check = doctor._io_uring(model)
+    check = doctor.storage._io_uring(model)
     assert check.state == "off"
     assert str(model) in check.detail
 
 
-def test_the_formats_it_names_are_those_the_engine_would_rearrange(tmp_path: Path) -> None:
-    formats = doctor.rearranged_formats()
+def test_the_formats_it_names_are_those_the_engine_would_repack(tmp_path: Path) -> None:
+    formats = doctor.computing.repacked_formats()
     for quant in ("Q4_0", "Q8_0", "F16"):
         path = tiny_moe.make(tmp_path / f"{quant}.gguf", "qwen3moe", quant)
         opened = native._core.StreamedModel.open(str(path), repack=True, depth=1)
         assert opened.repacked == (quant in formats), quant
 
 
+def test_amx_that_is_avoided_or_not_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(amx, "compiler_fault", lambda: "its AMX code crashes")
+    monkeypatch.setattr(amx, "avoid", lambda: True)
+    check = doctor.computing._amx()
+    assert check == Check("AMX", "ok", "avoided, nothing to do: its AMX code crashes")
+    monkeypatch.setattr(amx, "avoid", lambda: False)
+    check = doctor.computing._amx()
+    assert (check.state, check.advice) == ("off", amx.REMEDY)
+    assert check.detail.startswith("its AMX code crashes, and something ")
+    monkeypatch.setattr(amx, "compiler_fault", lambda: None)
+    assert doctor.computing._amx().state == "info"
+
+
+def test_gpus_are_named_as_llama_cpp_names_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert bool(doctor.computing.gpu_devices()) == llama_cpp.llama_supports_gpu_offload()
+    monkeypatch.setattr(doctor.computing, "gpu_devices", list)
+    assert "no GPU backend" in doctor.computing._gpu().detail
+    monkeypatch.setattr(doctor.computing, "gpu_devices", lambda: ["CUDA0", "Vulkan0"])
+    assert "CUDA0, Vulkan0" in doctor.computing._gpu().detail
+
+
 def test_the_wait_policy_is_judged(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert doctor._wait_policy().state in ("ok", "off")
+    assert doctor.computing._wait_policy().state in ("ok", "off")
     monkeypatch.setattr(native, "WAIT_POLICY", "from the environment: OMP_WAIT_POLICY=ACTIVE")
-    assert doctor._wait_policy().state == "off"
+    assert doctor.computing._wait_policy().state == "off"
     monkeypatch.setattr(native, "WAIT_POLICY", "passive, after a short spin")
-    assert doctor._wait_policy().state == "ok"
+    assert doctor.computing._wait_policy().state == "ok"
 
 
 def test_a_small_memlock_limit_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_capable", lambda bit: False)
+    monkeypatch.setattr(doctor.memory, "_capable", lambda bit: False)
     monkeypatch.setattr(resource, "getrlimit", lambda which: (8 << 20, 8 << 20))
-    check = doctor._memlock()
+    check = doctor.memory._memlock()
     assert check.state == "off"
     assert "8.00 MiB" in check.detail
     assert "ulimit -l" in check.advice
     monkeypatch.setattr(resource, "getrlimit", lambda which: (resource.RLIM_INFINITY,) * 2)
-    assert doctor._memlock().state == "ok"
+    assert doctor.memory._memlock().state == "ok"
 
 
 def test_kernels_without_huge_pages_or_population_are_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor.kernel_files, "word", lambda path: None)
-    monkeypatch.setattr(doctor, "_MADV_POPULATE_WRITE", 4711)  # what an older kernel makes of 23
-    for check in (doctor._huge_pages(), doctor._populating()):
+    monkeypatch.setattr(doctor.memory.kernel_files, "word", lambda path: None)
+    monkeypatch.setattr(
+        doctor.memory, "_MADV_POPULATE_WRITE", 4711
+    )  # what an older kernel makes of 23
+    for check in (doctor.memory._huge_pages(), doctor.memory._populating()):
         assert check.state == "off"
         assert check.advice
-    assert "Invalid argument" in doctor._populating().detail
+    assert "Invalid argument" in doctor.memory._populating().detail
 
 
 def test_an_installation_that_cannot_run_ends_with_1(
@@ -154,10 +177,10 @@ def test_an_installation_that_cannot_run_ends_with_1(
 
 
 def test_an_optional_extra_names_what_it_lacks() -> None:
-    check = doctor._extra("tune", ("json", "no_such_package_at_all"))
+    check = doctor.installation._extra("tune", ("json", "no_such_package_at_all"))
     assert (check.state, check.detail) == ("info", "optional, without no_such_package_at_all")
     assert check.advice == "pip install 'remoe-edge[tune]'"
-    assert doctor._extra("tune", ("json",)).state == "ok"
+    assert doctor.installation._extra("tune", ("json",)).state == "ok"
 
 
 def test_no_such_path_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -168,7 +191,7 @@ def test_power_and_temperature_sources_are_named(tmp_path: Path) -> None:
     orin, x86, bare = tmp_path / "orin", tmp_path / "x86", tmp_path / "bare"
     bare.mkdir()
     sensors = {
-        root.name: {check.name: check for check in doctor._sensors(tmp_path, root)}
+        root.name: {check.name: check for check in doctor.sensors.checks(tmp_path, root)}
         for root in (plant(orin, ORIN_NX), plant(x86, X86), bare)
     }
     power = sensors["orin"]["power"]
@@ -197,7 +220,7 @@ def test_counters_that_may_not_be_read_and_parts_are_no_power(
         return opened(path, *args)  # type: ignore[call-overload]
 
     monkeypatch.setattr(os, "open", refuse)
-    power = found(doctor._sensors(tmp_path, tmp_path), "power")
+    power = found(doctor.sensors.checks(tmp_path, tmp_path), "power")
     assert power.state == "off"
     assert "only parts are measured (amdgpu slowPPT)" in power.detail
     assert "chmod a+r" in power.advice

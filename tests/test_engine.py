@@ -24,11 +24,17 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_generate_is_the_same_at_every_budget(model: Path) -> None:
-    texts = set()
+    texts, ids, evictions = set(), set(), []
     for cache in ("100%", "40%", "17%"):
         with Engine(model, cache=cache) as engine:
-            texts.add("".join(engine.generate(PROMPT, max_tokens=12, temperature=0)))
-    assert len(texts) == 1
+            answer = engine.generate(PROMPT, max_tokens=12, temperature=0)
+            texts.add("".join(answer))
+            ids.add(tuple(answer.token_ids))
+            evictions.append(engine.counts()["evictions"])
+    assert len(texts) == len(ids) == 1
+    assert texts.pop()
+    assert len(ids.pop()) > 6
+    assert evictions[0] == 0 < evictions[1] < evictions[2]  # the budgets were not the same
 
 
 def test_statistics_add_up(model: Path) -> None:
@@ -205,3 +211,14 @@ def test_engines_one_after_another_leave_nothing(model: Path) -> None:
 def test_two_engines_at_once(model: Path) -> None:
     with Engine(model, cache="50%") as one, Engine(model, cache="25%") as two:
         assert np.array_equal(one.evaluate(PROMPT), two.evaluate(PROMPT))
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_what_progress_raises_ends_the_loading(model: Path, stream: bool) -> None:
+    def progress(fraction: float) -> bool:
+        raise ZeroDivisionError("mine")
+
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        Engine(model, stream=stream, progress=progress)
+    with Engine(model, stream=stream) as engine:
+        assert engine.evaluate(PROMPT).size

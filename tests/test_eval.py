@@ -108,7 +108,7 @@ def test_command_compares_base_and_tuned(gguf_path: Path, data_dir: Path, tmp_pa
     save_routers(tuned, stuck, decoder.shape, "", {})
     out, png = tmp_path / "figures.json", tmp_path / "pareto.png"
     arguments = [str(gguf_path), "--routers", f"stuck={tuned}", "--data", str(data_dir)]
-    arguments += ["--window", "20", "--json", str(out), "--png", str(png)]
+    arguments += ["--window", "20", "-o", str(out), "--plot", str(png)]
     result = CliRunner().invoke(eval_command, arguments)
     assert result.exit_code == 0, result.output
     assert "stuck" in result.stdout
@@ -128,8 +128,7 @@ def test_command_compares_base_and_tuned(gguf_path: Path, data_dir: Path, tmp_pa
     ("arguments", "message"),
     [
         (["--window", "4096"], "beyond the model's 128 tokens"),
-        (["--window", "1"], "--window must be at least 2"),
-        (["--png", "x.png"], "give --routers"),
+        (["--plot", "x.png"], "give --routers"),
         (["--window", "20", "--routers", "absent.safetensors"], "no such routers file"),
         (["--device", "toaster"], "not a device"),
     ],
@@ -140,3 +139,10 @@ def test_command_refuses(
     result = CliRunner().invoke(eval_command, [str(gguf_path), "--data", str(data_dir), *arguments])
     assert isinstance(result.exception, InputError)
     assert message in str(result.exception)
+
+
+def test_a_window_of_one_token_is_wrong_usage(gguf_path: Path, data_dir: Path) -> None:
+    arguments = [str(gguf_path), "--data", str(data_dir), "--window", "1"]
+    result = CliRunner().invoke(eval_command, arguments)
+    assert result.exit_code == 2
+    assert "--window" in result.stderr

@@ -23,7 +23,7 @@ def model(tmp_path: Path) -> Path:
 @pytest.fixture(params=["pread", "io_uring"])
 def engine(request: pytest.FixtureRequest, model: Path):
     try:
-        opened = Engine(model, cache="25%", io_backend=request.param)
+        opened = Engine(model, cache="25%", io=request.param)
     except errors.UnsupportedError as error:
         pytest.skip(str(error))
     with opened:

@@ -201,6 +201,8 @@ def test_circles_are_found_and_types_close_none(tmp_path: Path) -> None:
             "remoe_edge/files/a.py": "from remoe_edge import __version__\nimport remoe_edge.files.b\n",
             "remoe_edge/files/b.py": "def f():\n    from remoe_edge.machine import c\n",
             "remoe_edge/machine/c.py": "from remoe_edge.files.a import f\n",
+            "remoe_edge/inspect/f.py": "from remoe_edge.telemetry import g\n",
+            "remoe_edge/telemetry/g.py": "import inspect\n",  # Python's own
             "remoe_edge/machine/d.py": f"{typing}from remoe_edge.routing import e\n",
             "remoe_edge/routing/e.py": "from remoe_edge.machine.d import f\n",
         },

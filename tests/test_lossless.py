@@ -168,7 +168,7 @@ def test_ways_of_reading(folder: Path, backend: str, direct: bool) -> None:
     path = tiny_moe.make(folder / "ways.gguf", "olmoe", "Q8_0")
     reference = stock.run(path, prompt(7), N_GREEDY, n_threads=2, use_extra_bufts=False)
     try:
-        engine = Engine(path, cache="25%", io_backend=backend, direct=direct, threads=2)
+        engine = Engine(path, cache="25%", io=backend, direct=direct, threads=2)
     except Exception as error:
         if backend == "io_uring":
             pytest.skip(f"no io_uring here: {error}")

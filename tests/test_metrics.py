@@ -6,6 +6,7 @@ import http.client
 import math
 import re
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,10 @@ from command_line import run, start
 from recorded.trees import ORIN_NX, plant
 from remoe_edge import Engine
 from remoe_edge.errors import InputError
-from remoe_edge.telemetry import Sampler
+from remoe_edge.telemetry import Sampler, metrics_server
 from remoe_edge.telemetry.exposition import Family, Histogram
-from remoe_edge.telemetry.metrics import Metrics, MetricsServer, parse_address
+from remoe_edge.telemetry.metrics import Metrics
+from remoe_edge.telemetry.metrics_server import MetricsServer, is_loopback, parse_address
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -139,7 +141,7 @@ def get(server: MetricsServer, path: str = "/metrics", method: str = "GET") -> t
 
 def test_the_server(tmp_path: Path) -> None:
     with Sampler(root=plant(tmp_path, ORIN_NX), jtop=False) as sampler:
-        server = MetricsServer(Metrics(sampler), "0")
+        server = MetricsServer(Metrics(sampler).text, "0")
         assert server.url.startswith("http://127.0.0.1:")
         status, kind, body = get(server)
         assert (status, kind) == (200, "text/plain; version=0.0.4; charset=utf-8")
@@ -152,6 +154,78 @@ def test_the_server(tmp_path: Path) -> None:
         server.close()
         with pytest.raises(OSError, match="refused"):
             get(server)
+
+
+@pytest.fixture
+def server() -> Iterator[MetricsServer]:
+    server = MetricsServer(lambda: "x 1\n", "0")
+    yield server
+    server.close()
+
+
+def port_of(server: MetricsServer) -> int:
+    return int(server.url.rpartition(":")[2].partition("/")[0])
+
+
+def asked(server: MetricsServer, *headers: str, version: str = "1.1") -> int:
+    """Ask with these headers and no others; return the status."""
+    lines = [f"GET /metrics HTTP/{version}", *headers, "", ""]
+    with socket.create_connection(("127.0.0.1", port_of(server)), timeout=60) as client:
+        client.sendall("\r\n".join(lines).encode())
+        return int(client.makefile().readline().split()[1])
+
+
+def test_on_loopback_only_its_own_names_are_answered(server: MetricsServer) -> None:
+    port = port_of(server)
+    for host in (f"127.0.0.1:{port}", "localhost", "LocalHost.:1", f"[::1]:{port}", "127.9.9.9"):
+        assert asked(server, f"Host: {host}") == 200, host
+    for host in ("evil.example", f"evil.example:{port}", "10.0.0.1", "localhost.evil.example", "",
+                 "127.0.0.1@evil.example", "127.0.0.1.nip.example", "0.0.0.0", "[::2]"):  # fmt: skip
+        assert asked(server, f"Host: {host}") == 403, host
+    assert asked(server, "Host: localhost", "Host: evil.example") == 403
+    assert asked(server, version="1.0") == 200  # a client of old, which no browser is
+
+
+def test_a_server_for_the_network_answers_by_any_name() -> None:
+    server = MetricsServer(lambda: "x 1\n", "0.0.0.0:0")
+    assert asked(server, "Host: board.example:9100") == 200
+    server.close()
+
+
+def test_hosts_that_are_this_machine() -> None:
+    assert is_loopback("::1")
+    assert is_loopback("[::1]")
+    assert not is_loopback("::2")
+    assert not is_loopback("localhost:x:y")
+
+
+def test_more_clients_than_places_are_closed_at_once(server: MetricsServer) -> None:
+    address = ("127.0.0.1", port_of(server))
+    idle = []
+    for _ in range(metrics_server._MOST_CLIENTS):
+        client = socket.create_connection(address, timeout=60)
+        client.sendall(b"GET /metrics HTTP/1.0\r\n")  # and no more
+        idle.append(client)
+    with socket.create_connection(address, timeout=60) as late:
+        assert late.recv(100) == b""
+    for client in idle:
+        client.sendall(b"\r\n")
+        assert client.recv(100).startswith(b"HTTP/1.0 200")
+        client.close()
+    assert get(server)[0] == 200
+
+
+@pytest.mark.parametrize("limit", ["_CLIENT_S", "_IDLE_CLIENT_S"])
+def test_a_client_that_sends_no_end_is_cut_off(
+    server: MetricsServer, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    if limit == "_CLIENT_S":
+        monkeypatch.setattr(metrics_server, limit, 0.2)
+    else:
+        monkeypatch.setattr(metrics_server._Handler, "timeout", 0.2)
+    with socket.create_connection(("127.0.0.1", port_of(server)), timeout=60) as client:
+        client.sendall(b"GET /metrics HTTP/1.0\r\nX: ")
+        assert client.recv(100) == b""
 
 
 def test_a_port_in_use_is_one_line(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -185,7 +259,7 @@ def test_what_is_no_address(text: str) -> None:
 
 def test_a_host_that_is_not_ours_is_one_line() -> None:
     with pytest.raises(InputError, match="no metrics at 203.0.113.7, port 0: "):
-        MetricsServer(Metrics(Sampler()), "203.0.113.7:0")
+        MetricsServer(Metrics(Sampler()).text, "203.0.113.7:0")
 
 
 def test_chat_serves_while_it_runs(model: Path, tmp_path: Path) -> None:

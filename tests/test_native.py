@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -61,18 +62,21 @@ def test_native_unit_tests(kind: str, tmp_path: Path) -> None:
     configured = _run(
         "cmake", "-S", ROOT, "-B", build, "-G", "Ninja",
         "-DREMOE_EXTENSION=OFF", "-DREMOE_TESTS=ON", f"-DREMOE_SANITIZE={sanitizers}",
+        "-DREMOE_DEVICE_TESTS=ON", f"-DPython_EXECUTABLE={sys.executable}",
         "-DCMAKE_BUILD_TYPE=None", "-DCMAKE_CXX_FLAGS=-O1",
     )  # fmt: skip
     assert configured.returncode == 0, configured.stdout
     built = _run("cmake", "--build", build)
     assert built.returncode == 0, built.stdout[-8000:]
 
-    # The layers above need llama.cpp, and are tested through the extension.
-    sources = sorted((ROOT / "csrc").glob("*/*_test.cc"))
-    names = [path.stem for path in sources if path.parent.name not in ("device", "bindings")]
-    assert names
+    # The bindings are tested from Python.
+    programs = []
+    for source in sorted((ROOT / "csrc").glob("**/*_test.cc")):
+        room = "csrc/device" if "device" in source.parts else "csrc"
+        programs.append(build / room / source.stem)
+    assert programs
     failures = []
-    for program in (build / "csrc" / name for name in names):
+    for program in programs:
         ran = _run(program, cwd=tmp_path)
         last = ran.stdout.rstrip().rpartition("\n")[2]
         if ran.returncode != 0 or not last.endswith("passed, 0 failed"):

@@ -8,6 +8,7 @@ import math
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ import command_line
 import compare_pools as compare_pools_tool
 import small_moe
 import tiny_dense
-from remoe_edge import Engine
+from remoe_edge import Engine, EngineSettings
 from remoe_edge.engine import budget
 from remoe_edge.errors import BudgetError, InputError
 from remoe_edge.machine.storage import ProbePoint
@@ -418,7 +419,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_measuring_runs_the_engine(model: Path) -> None:
-    found = measure.measure_machine(model, memory_bytes=1 << 30, n_ctx=128).machine
+    found = measure.measure_machine(model, EngineSettings(n_ctx=128), memory_bytes=1 << 30).machine
     compute = found.compute
     assert compute.n_cold > 0
     assert 0 < compute.cold_misses <= 12
@@ -441,8 +442,9 @@ def test_a_measurement_is_kept_until_the_file_or_a_setting_changes(
     )
     monkeypatch.setattr(reading, "measure_reads", lambda *args, **settings: curve)
 
-    def measured(n_ctx: int = 128, **settings: object) -> measure.Measured:
-        return measure.measure_machine(model, memory_bytes=1, n_ctx=n_ctx, **settings)
+    def measured(n_ctx: int = 128, fresh: bool = False, **settings: Any) -> measure.Measured:
+        asked = EngineSettings(n_ctx=n_ctx, **settings)
+        return measure.measure_machine(model, asked, memory_bytes=1, fresh=fresh)
 
     first = measured()
     assert (len(runs), first.notes) == (1, ())

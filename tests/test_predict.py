@@ -178,7 +178,7 @@ def test_foreign_and_damaged_stores_are_refused(
                 file, version=2, fingerprint="", limit=5, summaries=np.zeros((2, 8), np.float16),
                 activations=np.full((2, 1, 4), wrong, np.float16),
             )  # fmt: skip
-        with pytest.raises(InputError, match="do not fit together"):
+        with pytest.raises(InputError, match="prompt 0, layer 0, is no share of every expert"):
             PromptStore.load(path)
     with pytest.raises(InputError, match="cannot read"):
         PromptStore.load(tmp_path / "none.npz")

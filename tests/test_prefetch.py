@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 import command_line
@@ -111,7 +113,7 @@ def test_failing_reads_ahead_harm_nobody(model: Path, backend: str) -> None:
     with Engine(model, cache="100%", prefetch="off") as engine:
         wanted = rows(engine, 40, 30)
     try:
-        opened = Engine(model, cache="30%", prefetch="on", io_backend=backend)
+        opened = Engine(model, cache="30%", prefetch="on", io=backend)
     except errors.UnsupportedError as error:
         pytest.skip(str(error))
     failures = []
@@ -145,11 +147,22 @@ def test_control_c_in_the_middle_of_it(model: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_closing_in_the_middle_of_it(model: Path) -> None:
+    with Engine(model, cache="60%", prefetch="on") as engine:
+        wanted = rows(engine, 40)
+    process = psutil.Process()
+    gc.collect()
+    before = (process.num_fds(), process.num_threads())
     for length in (1, 40):
         engine = Engine(model, cache="60%", prefetch="on")
+        assert engine.native is not None
         engine.native.set_faults(_core.FaultPlan(delay_us=2000))
         engine.evaluate(prompt(length))
+        counts = engine.counts()
+        assert counts["ahead_useful_bytes"] + counts["ahead_wasted_bytes"] > 0  # reading, ahead too
         engine.close()
+        assert (process.num_fds(), process.num_threads()) == before  # nobody reads on
+    with Engine(model, cache="60%", prefetch="on") as engine:
+        assert np.array_equal(rows(engine, 40), wanted)
 
 
 def test_a_model_that_cannot_be_foreseen_says_so(tmp_path: Path) -> None:
@@ -163,11 +176,27 @@ def test_a_model_that_cannot_be_foreseen_says_so(tmp_path: Path) -> None:
 
 
 def test_the_cli_takes_it(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    ask = ("chat", "-m", model, "-p", "hello", "-n", "8", "--raw", "--json", "--cache", "40%")
-    outcome = command_line.run(capsys, *ask, "--prefetch", "on")
-    prefetch = json.loads(outcome.out)["cache"]["prefetch"]
-    assert prefetch["state"] == "on"
-    assert prefetch["useful_bytes"] >= 0
+    ask = (
+        "chat",
+        "-m",
+        model,
+        "-p",
+        "hello " * 20,
+        "-n",
+        "24",
+        "--raw",
+        "--json",
+        "--cache",
+        "40%",
+    )
+    found = {}
+    for mode in ("on", "off"):
+        outcome = command_line.run(capsys, *ask, "--temp", "0", "--prefetch", mode)
+        found[mode] = json.loads(outcome.out)
+    on, off = (found[mode]["cache"]["prefetch"] for mode in ("on", "off"))
+    assert (on["state"], off["state"]) == ("on", "off")
+    assert on["useful_bytes"] + on["wasted_bytes"] > 0 == off["useful_bytes"] + off["wasted_bytes"]
+    assert found["on"]["text"] == found["off"]["text"]
 
 
 def test_an_unknown_mode_is_refused(model: Path) -> None:

@@ -148,7 +148,7 @@ def test_the_probe_prints_its_curve(path: str) -> None:
 
 
 def test_the_probe_prints_json(path: str) -> None:
-    done = CliRunner().invoke(cli, ["probe", path, "--seconds", "0.2", "--buffered", "--json"])
+    done = CliRunner().invoke(cli, ["probe", path, "--seconds", "0.2", "--no-direct", "--json"])
     assert done.exit_code == 0
     answer = json.loads(done.stdout)
     assert answer["direct"] is False

@@ -71,7 +71,7 @@ def test_an_engine_writes_what_it_did(model: Path, tmp_path: Path) -> None:
     assert header["engine"]["policy"] == "reuse-biased"
     assert header["engine"]["budget_bytes"] > 0
     assert header["engine"]["settings"]["cache"] == "30%"
-    assert header["machine"]["cores"] == os.cpu_count()
+    assert header["machine"]["cpus"] == len(os.sched_getaffinity(0))
     assert set(header["sampling"]) == {"hz", "sources", "power_source", "missing", "idle"}
     assert of(told, "sample")[0]["memory_bytes"]["rss"] > 0
 
@@ -170,16 +170,16 @@ class Failing:
         self.told.append("close")
 
 
-def test_a_watcher_that_fails_harms_nobody(model: Path) -> None:
+def test_an_observer_that_fails_harms_nobody(model: Path) -> None:
     failing, other = Failing(), Failing()
     with Engine(model, telemetry=[failing], publish=False) as engine:
         text = "".join(engine.generate("hello", temperature=0, max_tokens=5))
         assert engine.answer.n_generated == 5
         assert failing.told == ["load", "begin", "step", "step", "close"]
         assert engine.notes[-1] == "failing ended: the wall is in the way"
-        engine.watch(other)
+        engine.add_observer(other)
         "".join(engine.generate("hello", temperature=0, max_tokens=1))
-        engine.unwatch(other)
+        engine.remove_observer(other)
         assert "".join(engine.generate("hello", temperature=0, max_tokens=5)) == text
     assert other.told == ["load", "begin", "step", "answer"]
 

@@ -11,7 +11,8 @@ import pytest
 
 from recorded.trees import ORIN_NX, X86, change, plant
 from remoe_edge.errors import InputError
-from remoe_edge.telemetry import Sample, Sampler, machine
+from remoe_edge.machine import description
+from remoe_edge.telemetry import Sample, Sampler
 from remoe_edge.telemetry.chips import Chips
 from remoe_edge.telemetry.disk import Disk
 from remoe_edge.telemetry.pressure import Pressure
@@ -121,7 +122,7 @@ def test_a_sampler_on_a_jetson(orin: Path) -> None:
 
 
 def test_the_machine_is_named(orin: Path) -> None:
-    told = machine.describe(orin)
+    told = description.describe(orin)
     assert told["board"] == "NVIDIA Jetson Orin NX Engineering Reference Developer Kit"
     assert (told["l4t"], told["max_clock_mhz"]) == ("36.4.3", 1984.0)
     assert told["memory_bytes"] == 16_022_184 * 1024

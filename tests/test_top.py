@@ -63,7 +63,18 @@ def test_rates_are_those_of_the_last_tokens(folder: Path) -> None:
     made = Status(folder)
     for number in range(40):
         hits = 0 if number < 24 else 30  # of the last 16 tokens, three experts in four
-        made.on_step(Step("decode", 1, number, number + 0.5, hits, 10, 1 << 20, 125.0))
+        made.on_step(
+            Step(
+                "decode",
+                1,
+                number,
+                number + 0.5,
+                hits=hits,
+                misses=10,
+                bytes_read=1 << 20,
+                stall_ms=125.0,
+            )
+        )
     made._write()
     (seen,) = running([folder])
     assert seen["recent"] == {

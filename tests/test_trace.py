@@ -221,7 +221,7 @@ def test_files_that_are_no_traces(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="is no trace"):
         read_trace(tmp_path / "empty")
     (tmp_path / "zip").write_bytes(b"PK\x03\x04 not really")
-    with pytest.raises(InputError, match=r"cannot be read as \.npz"):
+    with pytest.raises(InputError, match="cannot read the trace .*zip"):
         read_trace(tmp_path / "zip")
     np.savez(tmp_path / "other.npz", tokens=np.arange(3))
     with pytest.raises(InputError, match="holds no array"):

@@ -854,7 +854,7 @@ def test_eval_reads_an_overlay_as_it_reads_its_routers(
     assert all(torch.equal(a, b) for a, b in zip(tuned, loaded, strict=True))
 
     report = tmp_path / "figures.json"
-    arguments = [str(base), "--data", str(data_dir), "--window", "24", "--json", str(report)]
+    arguments = [str(base), "--data", str(data_dir), "--window", "24", "-o", str(report)]
     for name in (f"a={routers}", f"b={overlay}", "default"):
         arguments += ["--routers", name]
     result = CliRunner().invoke(eval_command, arguments)

@@ -26,7 +26,8 @@ from typing import Any
 import numpy as np
 
 from remoe_edge import Engine
-from remoe_edge.telemetry import Sampler, machine
+from remoe_edge.machine.description import describe
+from remoe_edge.telemetry import Sampler
 from remoe_edge.telemetry.metrics import Metrics
 from remoe_edge.telemetry.recording import Recording
 from remoe_edge.telemetry.status import Status
@@ -138,7 +139,7 @@ def main() -> None:
     tpots = {arm: [run["tpot_ms"] for run in runs] for arm, runs in arms.items()}
     result = {
         "command": " ".join(["python", "tools/telemetry_overhead.py", *sys.argv[1:]]),
-        "machine": machine.describe(),
+        "machine": describe(),
         "model": options.model.name,
         "budget_bytes": cache["budget_bytes"] if cache else None,
         "tokens": options.tokens,

@@ -1,5 +1,8 @@
-// Arrays and results between C++ and Python, for the files of this folder. REQUIRES: the GIL is
-// held. The arrays that Moved() makes own their memory.
+// Arrays and results between C++ and Python, for the files of this folder.
+//
+// Array is what an argument is taken as: contiguous, converted where it has to be. The arrays that
+// Moved() makes own their memory. Failures are thrown as Python's.
+// REQUIRES: the GIL is held, which makes it safe in any thread.
 #ifndef REMOE_BINDINGS_ARRAYS_H_
 #define REMOE_BINDINGS_ARRAYS_H_
 

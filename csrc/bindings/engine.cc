@@ -6,7 +6,9 @@
 #include <cstring>
 
 #include "bindings/bindings.h"
+#include "device/loader.h"
 #include "device/streamed_model.h"
+#include "llama.h"
 
 namespace py = pybind11;
 
@@ -14,28 +16,36 @@ namespace remoe::bindings {
 
 namespace {
 
+// What the device counts beside the store.
+struct DeviceCounter {
+  const char* name;
+  const char* meaning;
+  uint64_t (*value)(const StreamedModel& model);
+};
+constexpr DeviceCounter kDeviceCounters[] = {
+    {"predict_ns", "predicting which experts come next",
+     [](const StreamedModel& model) { return model.planner().predict_ns(); }},
+    {"ffn_ns", "in the expert FFNs, stalls included",
+     [](const StreamedModel& model) -> uint64_t { return model.ffn_ns; }},
+    {"trace_ns", "those of ffn_ns that recording took",
+     [](const StreamedModel& model) -> uint64_t { return model.recorder().ns; }},
+};
+
+// Every name in counts(), and what it counts.
+py::dict CounterNames() {
+  py::dict dict;
+  ForEachCounter(StoreCounts(),
+                 [&](const char* name, const char* meaning, uint64_t) { dict[name] = meaning; });
+  for (const DeviceCounter& counter : kDeviceCounters) dict[counter.name] = counter.meaning;
+  return dict;
+}
+
 py::dict Counts(const StreamedModel& model) {
   py::dict dict;
   if (model.store() == nullptr) return dict;
-  const StoreCounts counts = model.store()->counts();
-  dict["hits"] = counts.hits;
-  dict["misses"] = counts.misses;
-  dict["bytes_read"] = counts.bytes_read;
-  dict["device_bytes"] = counts.device_bytes;
-  dict["stall_ns"] = counts.stall_ns;
-  dict["read_ns"] = counts.read_ns;
-  dict["events"] = counts.events;
-  dict["evictions"] = counts.evictions;
-  dict["warm_experts"] = counts.warm_experts;
-  dict["warm_bytes"] = counts.warm_bytes;
-  dict["begun_misses"] = counts.begun_misses;
-  dict["ahead_misses"] = counts.ahead_misses;
-  dict["ahead_useful_bytes"] = counts.ahead_useful_bytes;
-  dict["ahead_wasted_bytes"] = counts.ahead_wasted_bytes;
-  dict["ahead_given_up"] = counts.ahead_given_up;
-  dict["predict_ns"] = model.lookahead().predict_ns();
-  dict["ffn_ns"] = model.ffn_ns.load();
-  dict["trace_ns"] = model.trace_ns.load();
+  ForEachCounter(model.store()->counts(),
+                 [&](const char* name, const char*, uint64_t value) { dict[name] = value; });
+  for (const DeviceCounter& counter : kDeviceCounters) dict[counter.name] = counter.value(model);
   return dict;
 }
 
@@ -55,25 +65,27 @@ py::dict CountsByLayer(const StreamedModel& model) {
 
 py::dict Prefetch(const StreamedModel& model) {
   py::dict dict;
-  const Lookahead& lookahead = model.lookahead();
+  const PrefetchPlanner& planner = model.planner();
   if (model.store() == nullptr) return dict;
   const Cache& cache = model.store()->cache();
-  dict["state"] = lookahead.started() ? lookahead.governor().state() : "off";
+  dict["state"] = planner.started() ? planner.governor().state() : "off";
   dict["spare_slots"] = cache.total_slots() - cache.geometry().n_slots;
-  dict["why_not"] = lookahead.why_not();
-  if (!lookahead.started()) return dict;
-  dict["gain_ms"] = lookahead.governor().gain_ms();
-  dict["trials"] = lookahead.governor().trials();
-  dict["losses"] = lookahead.governor().losses();
-  dict["needed_certainty"] = lookahead.governor().NeededCertainty();
-  dict["first_rank_certainty"] = lookahead.first_rank_certainty();
+  dict["why_not"] = planner.why_not();
+  if (!planner.started()) return dict;
+  dict["gain_ms"] = planner.governor().gain_ms();
+  dict["trials"] = planner.governor().trials();
+  dict["losses"] = planner.governor().losses();
+  dict["needed_certainty"] = planner.governor().NeededCertainty();
+  dict["first_rank_certainty"] = planner.first_rank_certainty();
   return dict;
 }
 
 PrefetchMode ModeOf(const std::string& name) {
   if (name == "on") return PrefetchMode::kOn;
   if (name == "auto") return PrefetchMode::kAuto;
-  if (name != "off") throw py::value_error("prefetch is auto, on or off, not '" + name + "'");
+  if (name != "off") {
+    ThrowIfError(Status(Code::kInvalidArgument, "prefetch is auto, on or off, not '" + name + "'"));
+  }
   return PrefetchMode::kOff;
 }
 
@@ -83,7 +95,7 @@ StreamedModel* g_interruptible = nullptr;
 struct sigaction g_previous;
 
 void OnInterrupt(int signal, siginfo_t* info, void* context) {
-  if (g_interruptible != nullptr) g_interruptible->Interrupt();
+  if (g_interruptible != nullptr) g_interruptible->interruption().Raise();
   if (g_previous.sa_flags & SA_SIGINFO) {
     g_previous.sa_sigaction(signal, info, context);
   } else if (g_previous.sa_handler != SIG_DFL && g_previous.sa_handler != SIG_IGN) {
@@ -107,6 +119,7 @@ void UnwatchInterrupt() {
 }  // namespace
 
 void RegisterEngine(py::module_& module) {
+  module.def("counter_names", &CounterNames);
   module.def("check_abi", [] { ThrowIfError(RegisterDevice()); });
 
   py::class_<StreamedModel>(module, "StreamedModel")
@@ -151,7 +164,7 @@ void RegisterEngine(py::module_& module) {
             }
             Result<llama_model*> loaded = [&] {
               py::gil_scoped_release release;
-              return model.Load(*reinterpret_cast<const llama_model_params*>(params), report);
+              return Load(&model, *reinterpret_cast<const llama_model_params*>(params), report);
             }();
             if (PyErr_Occurred()) throw py::error_already_set();
             ThrowIfError(loaded.status());
@@ -182,13 +195,13 @@ void RegisterEngine(py::module_& module) {
       .def(
           "warm",
           [](StreamedModel& model, const std::vector<ExpertId>& experts) {
-            return model.store() ? model.store()->Warm(experts) : 0;
+            return model.PrefetchForStart(experts);
           },
           py::arg("experts"))
       .def("finish_warming",
            [](StreamedModel& model) {
              const py::gil_scoped_release release;
-             if (model.store()) model.store()->FinishWarming();
+             model.FinishStart();
            })
       .def("uses",
            [](const StreamedModel& model) {
@@ -207,26 +220,42 @@ void RegisterEngine(py::module_& module) {
           [](StreamedModel& model, const Bonus& bonus) {
             ExpertStore* store = model.store();
             if (store == nullptr) return false;
-            return store->Expect(CheckedBonus(bonus, store->cache().geometry().total()));
+            return model.Expect(CheckedBonus(bonus, store->cache().geometry().total()));
           },
           py::arg("bonus").none(true))
-      .def("stop_trace", [](StreamedModel& model) { ThrowIfError(model.StopTrace()); })
-      .def_property_readonly("tracing", &StreamedModel::tracing)
-      .def_property_readonly("trace_events", &StreamedModel::trace_events)
+      .def("stop_trace", [](StreamedModel& model) { ThrowIfError(model.recorder().Stop()); })
+      .def_property_readonly("tracing",
+                             [](const StreamedModel& model) { return model.recorder().on(); })
+      .def_property_readonly("trace_events",
+                             [](const StreamedModel& model) { return model.recorder().n_events(); })
       .def_property_readonly(
           "trace_failure",
-          [](const StreamedModel& model) { return Readable(model.trace_failure()); })
+          [](const StreamedModel& model) { return Readable(model.recorder().failure()); })
       .def_property_readonly("router_probabilities", &StreamedModel::router_probabilities)
-      .def("budget_for", &StreamedModel::BudgetFor, py::arg("n_slots"))
-      .def("slots_for", &StreamedModel::SlotsFor, py::arg("budget_bytes"))
-      .def("scratch_bytes", &StreamedModel::ScratchBytes, py::arg("n_tokens"))
-      .def_property_readonly("slot_bytes",
-                             [](const StreamedModel& model) { return model.layout().slot_bytes(); })
+      .def(
+          "budget_for",
+          [](const StreamedModel& model, int n) { return model.sizes().BudgetFor(n); },
+          py::arg("n_slots"))
+      .def(
+          "slots_for",
+          [](const StreamedModel& model, uint64_t n) { return model.sizes().SlotsFor(n); },
+          py::arg("budget_bytes"))
+      .def(
+          "scratch_bytes",
+          [](const StreamedModel& model, int n) { return model.sizes().ScratchBytes(n); },
+          py::arg("n_tokens"))
+      .def_property_readonly(
+          "slot_bytes",
+          [](const StreamedModel& model) { return model.sizes().layout().slot_bytes(); })
       .def_property_readonly("n_layers",
                              [](const StreamedModel& model) { return model.layers().size(); })
-      .def_property_readonly("n_experts", &StreamedModel::n_experts)
-      .def_property_readonly("n_experts_used", &StreamedModel::n_experts_used)
-      .def_property_readonly("total_experts", &StreamedModel::total_experts)
+      .def_property_readonly("n_experts",
+                             [](const StreamedModel& model) { return model.sizes().n_experts(); })
+      .def_property_readonly(
+          "n_experts_used",
+          [](const StreamedModel& model) { return model.file().n_experts_used(); })
+      .def_property_readonly(
+          "total_experts", [](const StreamedModel& model) { return model.sizes().total_experts(); })
       .def_property_readonly("expert_bytes",
                              [](const StreamedModel& model) { return model.file().expert_bytes(); })
       .def_property_readonly("dense_bytes",
@@ -252,7 +281,7 @@ void RegisterEngine(py::module_& module) {
                              [](const StreamedModel& model) {
                                py::dict dict;
                                if (model.store() == nullptr) return dict;
-                               const Reader& reader = model.store()->reader();
+                               const Reader& reader = *model.reader();
                                dict["backend"] = reader.backend();
                                dict["direct"] = reader.direct();
                                dict["depth"] = reader.depth();
@@ -271,17 +300,14 @@ void RegisterEngine(py::module_& module) {
       .def("counts", &Counts)
       .def("counts_by_layer", &CountsByLayer)
       .def("check_unchanged",
-           [](const StreamedModel& model) {
-             if (model.store() != nullptr) ThrowIfError(model.store()->reader().CheckUnchanged());
-           })
+           [](const StreamedModel& model) { ThrowIfError(model.reader()->CheckUnchanged()); })
       .def("set_faults",
-           [](StreamedModel& model, const FaultPlan& plan) {
-             if (model.store() != nullptr) model.store()->SetFaults(plan);
-           })
-      .def("raise_failure", [](StreamedModel& model) { ThrowIfError(model.TakeFailure()); })
-      .def("interrupt", &StreamedModel::Interrupt)
-      .def("clear_interrupt", &StreamedModel::ClearInterrupt)
-      .def_property_readonly("interrupted", &StreamedModel::interrupted)
+           [](StreamedModel& model, const FaultPlan& plan) { model.reader()->SetFaults(plan); })
+      .def("raise_failure", [](StreamedModel& model) { ThrowIfError(model.failure().Take()); })
+      .def("interrupt", [](StreamedModel& model) { model.interruption().Raise(); })
+      .def("clear_interrupt", [](StreamedModel& model) { model.interruption().Clear(); })
+      .def_property_readonly(
+          "interrupted", [](const StreamedModel& model) { return model.interruption().raised(); })
       .def("watch_interrupt", [](StreamedModel& model) { WatchInterrupt(&model); });
   module.def("unwatch_interrupt", &UnwatchInterrupt);
 }

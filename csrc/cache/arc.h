@@ -5,7 +5,7 @@
 // An event's experts enter together, in the event's order; pinned ones stand at the young end of
 // their list and are stepped over when a victim is looked for, at most one event's worth. Source:
 // Megiddo and Modha, "ARC: a self-tuning, low overhead replacement cache", FAST 2003; written from
-// the paper's description. Not synchronised.
+// the paper's description. Not thread-safe: as its cache, called from one thread.
 #ifndef REMOE_CACHE_ARC_H_
 #define REMOE_CACHE_ARC_H_
 

@@ -6,7 +6,7 @@
 // two experts with the same next event are both needed by it, so either choice costs the same. It
 // is no bound for policies that read ahead of demand in idle time, since those change what a miss
 // costs, nor for caches that split events. Source: Belady 1966, Mattson et al. 1970. Not
-// synchronised.
+// thread-safe: as its cache, called from one thread.
 #ifndef REMOE_CACHE_BELADY_H_
 #define REMOE_CACHE_BELADY_H_
 

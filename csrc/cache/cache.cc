@@ -6,14 +6,14 @@
 
 namespace remoe {
 
-Cache::Cache(const Geometry& geometry, std::unique_ptr<Policy> policy, int n_spare)
+Cache::Cache(const Geometry& geometry, std::unique_ptr<Policy> policy, int n_reserved)
     : geometry_(geometry),
-      n_spare_(n_spare),
+      n_reserved_(n_reserved),
       policy_(std::move(policy)),
       evictable_(geometry.total()),
-      spent_(geometry.total()),
+      expendable_(geometry.total()),
       slot_of_(geometry.total(), kNoSlot),
-      ahead_slot_of_(geometry.total(), kNoSlot) {
+      prefetch_slot_of_(geometry.total(), kNoSlot) {
   free_.reserve(total_slots());
   event_experts_.reserve(geometry.n_experts);
   event_next_use_.reserve(geometry.n_experts);
@@ -43,7 +43,7 @@ Status Cache::Begin(const Event& event, std::vector<Placement>* placements) {
     return Status(Code::kBudgetTooSmall,
                   Format("one step needs %d experts of layer %d at once and %d of the cache's %d "
                          "slots are being filled for others",
-                         event.n, event.layer, n_ahead_, total_slots()));
+                         event.n, event.layer, n_prefetched_, total_slots()));
   }
   event_ = event;
   event_experts_.assign(event.experts, event.experts + event.n);
@@ -54,8 +54,8 @@ Status Cache::Begin(const Event& event, std::vector<Placement>* placements) {
   }
   counts_.events++;
   if (!event.continued) policy_->OnEvent(event);
-  if (event.phase == Phase::kDecode && spent_by_policy_) {
-    while (!spent_.empty()) spent_.Remove(spent_.front());
+  if (event.phase == Phase::kDecode && expendable_by_policy_) {
+    while (!expendable_.empty()) expendable_.Remove(expendable_.front());
   }
 
   // Pin every hit before the first victim is named: an event never evicts what it uses.
@@ -64,7 +64,7 @@ Status Cache::Begin(const Event& event, std::vector<Placement>* placements) {
     const ExpertId id = Id(event.layer, event.experts[i]);
     Placement& placement = (*placements)[i];
     placement = {event.experts[i], slot_of_[id], slot_of_[id] != kNoSlot,
-                 ahead_slot_of_[id] != kNoSlot};
+                 prefetch_slot_of_[id] != kNoSlot};
     if (!placement.hit) continue;
     Unlist(id);
     policy_->OnHit(id);
@@ -75,11 +75,12 @@ Status Cache::Begin(const Event& event, std::vector<Placement>* placements) {
     counts_.misses++;
     const ExpertId id = Id(event.layer, placement.expert);
     policy_->OnMiss(id);
-    if (resident_ == most_resident() || (!placement.ahead && free_.empty())) Evict(NextVictim());
-    if (placement.ahead) {
-      placement.slot = ahead_slot_of_[id];
-      ahead_slot_of_[id] = kNoSlot;
-      n_ahead_--;
+    if (resident_ == most_resident() || (!placement.prefetched && free_.empty()))
+      Evict(NextVictim());
+    if (placement.prefetched) {
+      placement.slot = prefetch_slot_of_[id];
+      prefetch_slot_of_[id] = kNoSlot;
+      n_prefetched_--;
     } else {
       placement.slot = free_.back();
       free_.pop_back();
@@ -93,19 +94,54 @@ Status Cache::Begin(const Event& event, std::vector<Placement>* placements) {
   return Status::Ok();
 }
 
-SlotId Cache::TakeFree() {
-  // A prompt may read ahead into more slots than the spare ones: the first test alone would take
-  // from an empty list then.
-  if (free_.empty() || static_cast<int>(free_.size()) + n_ahead_ <= n_spare_) return kNoSlot;
+void Cache::LendReserved(bool lend) {
+  reserved_lent_ = lend;
+  while (resident_ > most_resident()) Evict(NextVictim());
+}
+
+ExpertId Cache::NextVictim() {
+  return expendable_.empty() ? policy_->Victim(evictable_) : expendable_.front();
+}
+
+bool Cache::Fits(const Event& event) const {
+  int prefetched_for_others = n_prefetched_;
+  for (int i = 0; i < event.n && n_prefetched_ > 0; i++) {
+    prefetched_for_others -= PrefetchSlotOf(event.layer, event.experts[i]) != kNoSlot ? 1 : 0;
+  }
+  return event.n + prefetched_for_others <= total_slots();
+}
+
+SlotId Cache::BeginPrefetch(int layer, int expert, const PrefetchSlots& from) {
+  if (!from.reserved && resident_ + n_prefetched_ >= geometry_.n_slots) return kNoSlot;
+  if (free_.empty() && from.expendable && !expendable_.empty()) {
+    for (ExpertId id = expendable_.front(); id != kNoExpert; id = expendable_.Next(id)) {
+      const int its_layer = static_cast<int>(id) / geometry_.n_experts;
+      if (from.first_layer <= its_layer && its_layer <= from.last_layer) continue;
+      Evict(id);
+      break;
+    }
+  }
+  if (free_.empty()) return kNoSlot;
   const SlotId slot = free_.back();
   free_.pop_back();
+  prefetch_slot_of_[Id(layer, expert)] = slot;
+  n_prefetched_++;
   return slot;
 }
 
-void Cache::Admit(int layer, uint16_t expert, SlotId slot) {
+void Cache::EndPrefetch(int layer, int expert) {
+  SlotId& slot = prefetch_slot_of_[Id(layer, expert)];
+  free_.push_back(slot);
+  slot = kNoSlot;
+  n_prefetched_--;
+}
+
+void Cache::Admit(int layer, uint16_t expert) {
   const ExpertId id = Id(layer, expert);
   policy_->OnMiss(id);
-  slot_of_[id] = slot;
+  slot_of_[id] = prefetch_slot_of_[id];
+  prefetch_slot_of_[id] = kNoSlot;
+  n_prefetched_--;
   resident_++;
   policy_->OnInsert(id);
   evictable_.PushFront(id);
@@ -117,50 +153,9 @@ void Cache::Admit(int layer, uint16_t expert, SlotId slot) {
   policy_->OnEventEnd(event);
 }
 
-void Cache::LendSpare(bool lend) {
-  lent_ = lend;
-  while (resident_ > most_resident()) Evict(NextVictim());
-}
-
-ExpertId Cache::NextVictim() {
-  return spent_.empty() ? policy_->Victim(evictable_) : spent_.front();
-}
-
-bool Cache::Fits(const Event& event) const {
-  int ahead_of_others = n_ahead_;
-  for (int i = 0; i < event.n && n_ahead_ > 0; i++) {
-    ahead_of_others -= AheadSlotOf(event.layer, event.experts[i]) != kNoSlot ? 1 : 0;
-  }
-  return event.n + ahead_of_others <= total_slots();
-}
-
-SlotId Cache::BeginAhead(int layer, int expert, bool from_spent, int first_layer, int last_layer) {
-  if (free_.empty() && from_spent && !spent_.empty()) {
-    for (ExpertId id = spent_.front(); id != kNoExpert; id = spent_.Next(id)) {
-      const int its_layer = static_cast<int>(id) / geometry_.n_experts;
-      if (first_layer <= its_layer && its_layer <= last_layer) continue;
-      Evict(id);
-      break;
-    }
-  }
-  if (free_.empty()) return kNoSlot;
-  const SlotId slot = free_.back();
-  free_.pop_back();
-  ahead_slot_of_[Id(layer, expert)] = slot;
-  n_ahead_++;
-  return slot;
-}
-
-void Cache::EndAhead(int layer, int expert) {
-  SlotId& slot = ahead_slot_of_[Id(layer, expert)];
-  free_.push_back(slot);
-  slot = kNoSlot;
-  n_ahead_--;
-}
-
 void Cache::Unlist(ExpertId id) {
   evictable_.Remove(id);
-  if (spent_.Contains(id)) spent_.Remove(id);
+  if (expendable_.Contains(id)) expendable_.Remove(id);
 }
 
 void Cache::Evict(ExpertId victim) {
@@ -182,20 +177,20 @@ void Cache::Failed(uint16_t expert) {
   if (event_.next_use != nullptr) {
     event_next_use_.erase(event_next_use_.begin() + (found - event_experts_.begin()));
   }
-  if (found - event_experts_.begin() < event_.n_spent) event_.n_spent--;
+  if (found - event_experts_.begin() < event_.n_expendable) event_.n_expendable--;
   event_experts_.erase(found);
   event_.n--;
   Release(Id(event_.layer, expert));
 }
 
 void Cache::End() {
-  if (event_.n_spent > 0) {
-    spent_by_policy_ = policy_->LeastFirst(event_.layer, event_experts_.data(), event_.n);
+  if (event_.n_expendable > 0) {
+    expendable_by_policy_ = policy_->LeastFirst(event_.layer, event_experts_.data(), event_.n);
   }
   for (size_t i = 0; i < event_experts_.size(); i++) {
     const ExpertId id = Id(event_.layer, event_experts_[i]);
     evictable_.PushBack(id);
-    if (static_cast<int>(i) < event_.n_spent) spent_.PushBack(id);
+    if (static_cast<int>(i) < event_.n_expendable) expendable_.PushBack(id);
   }
   policy_->OnEventEnd(event_);
 }

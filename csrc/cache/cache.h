@@ -6,12 +6,13 @@
 // the missing slots, says Failed() for each that could not be filled, and End() unpins. An expert
 // is on exactly one of two lists, pinned or evictable, so evicting one in use cannot be written.
 //
-// A cache may have spare slots beside those of its residents, for experts whose reading begins
-// before their event: BeginAhead() gives one a slot, the event that asks for it makes it a resident
-// (a miss like any other, only that its slot may be filled already), and EndAhead() gives the slot
-// back when no event did. The policy hears of the event alone, so that its residents are the same
-// whether anything is read ahead or not, as long as only spare and free slots are used for it.
-// While nothing is to be read ahead for long, LendSpare() lets residents have the spare slots too.
+// Prefetch: an expert may get a slot before its event. BeginPrefetch() gives it one, and from there
+// it goes one of three ways: the event that asks for it makes it a resident (a miss like any other,
+// only that its slot may be filled already), Admit() makes it a resident without an event, or
+// EndPrefetch() frees the slot. A cache may keep reserved slots for this beside those of its
+// residents. The policy hears of events alone, so that its residents are the same whether anything
+// is prefetched or not, as long as only reserved and free slots are used for it. While nothing is
+// going to be prefetched for long, LendReserved() lets residents have the reserved slots too.
 //
 // Not synchronised: one event at a time, calls from one thread.
 #ifndef REMOE_CACHE_CACHE_H_
@@ -32,8 +33,8 @@ constexpr SlotId kNoSlot = -1;
 struct Placement {
   uint16_t expert = 0;  // within the layer
   SlotId slot = kNoSlot;
-  bool hit = false;    // false: the caller must fill the slot
-  bool ahead = false;  // a miss whose slot was taken, and perhaps filled, by BeginAhead
+  bool hit = false;         // false: the caller must fill the slot
+  bool prefetched = false;  // a miss whose slot was taken, and perhaps filled, by BeginPrefetch
 };
 
 struct CacheCounts {
@@ -43,13 +44,20 @@ struct CacheCounts {
   uint64_t evictions = 0;
 };
 
+// Which slots a prefetch may have; free ones beyond the reserved always.
+struct PrefetchSlots {
+  bool reserved = true;     // the reserved ones too
+  bool expendable = false;  // with none free, that of an expendable expert outside these layers
+  int first_layer = 0, last_layer = -1;
+};
+
 class Cache {
  public:
-  // geometry.n_slots are for residents; n_spare come on top.
-  Cache(const Geometry& geometry, std::unique_ptr<Policy> policy, int n_spare = 0);
+  // geometry.n_slots are for residents; n_reserved come on top.
+  Cache(const Geometry& geometry, std::unique_ptr<Policy> policy, int n_reserved = 0);
 
   const Geometry& geometry() const { return geometry_; }
-  int total_slots() const { return geometry_.n_slots + n_spare_; }
+  int total_slots() const { return geometry_.n_slots + n_reserved_; }
   const CacheCounts& counts() const { return counts_; }
   Policy& policy() { return *policy_; }
   const Policy& policy() const { return *policy_; }
@@ -64,59 +72,57 @@ class Cache {
   // Closes the event: its experts may be evicted again, most recent last.
   void End();
 
-  // For experts read before anything asked for them: a free slot to read into, kNoSlot where there
-  // is none; Admit() then makes the expert a resident, the first to leave, GiveBack() does not.
-  // Neither is a hit or a miss. REQUIRES: no event is open; the expert is not resident.
-  SlotId TakeFree();
-  void GiveBack(SlotId slot) { free_.push_back(slot); }
-  void Admit(int layer, uint16_t expert, SlotId slot);
-
-  // Whether residents may fill the spare slots; taken back, the policy's victims leave them.
+  // Whether residents may fill the reserved slots; taken back, the policy's victims leave them.
   // REQUIRES: no event is open.
-  void LendSpare(bool lend);
+  void LendReserved(bool lend);
 
-  // Whether the experts held ahead that are not the event's leave it slots enough.
+  // Whether the prefetched experts that are not the event's leave it slots enough.
   bool Fits(const Event& event) const;
 
-  // Takes a slot for an expert that is neither resident nor ahead: a free one, or, where
-  // `from_spent`, that of a spent expert of another layer than first_layer up to last_layer.
-  // RETURNS: kNoSlot when there is none.
-  SlotId BeginAhead(int layer, int expert, bool from_spent, int first_layer, int last_layer);
-  // The slot is free again. REQUIRES: it has one ahead.
-  void EndAhead(int layer, int expert);
-  SlotId AheadSlotOf(int layer, int expert) const { return ahead_slot_of_[Id(layer, expert)]; }
-  int n_ahead() const { return n_ahead_; }
+  // Takes a slot for an expert that is neither resident nor prefetched. RETURNS: kNoSlot when there
+  // is none.
+  SlotId BeginPrefetch(int layer, int expert, const PrefetchSlots& from = {});
+  // The slot is free again. REQUIRES: the expert is prefetched.
+  void EndPrefetch(int layer, int expert);
+  // Makes a prefetched expert a resident that no event asked for, the first to leave: neither a hit
+  // nor a miss. REQUIRES: no event is open; the expert is prefetched; CanAdmit().
+  void Admit(int layer, uint16_t expert);
+  bool CanAdmit() const { return resident_ < most_resident(); }
+  SlotId PrefetchSlotOf(int layer, int expert) const {
+    return prefetch_slot_of_[Id(layer, expert)];
+  }
+  int n_prefetched() const { return n_prefetched_; }
 
   SlotId SlotOf(int layer, int expert) const { return slot_of_[Id(layer, expert)]; }
   int resident() const { return resident_; }
-  // Empties the cache. REQUIRES: no event is open, nothing is ahead.
+  // Empties the cache. REQUIRES: no event is open, nothing is prefetched.
   void Clear();
 
  private:
   ExpertId Id(int layer, int expert) const {
     return static_cast<ExpertId>(layer) * geometry_.n_experts + expert;
   }
-  int most_resident() const { return geometry_.n_slots + (lent_ ? n_spare_ : 0); }
+  int most_resident() const { return geometry_.n_slots + (reserved_lent_ ? n_reserved_ : 0); }
   ExpertId NextVictim();
   void Release(ExpertId id);
   void Evict(ExpertId victim);
   void Unlist(ExpertId id);
 
   Geometry geometry_;
-  int n_spare_;
-  bool lent_ = false;
+  int n_reserved_;
+  bool reserved_lent_ = false;
   std::unique_ptr<Policy> policy_;
   EvictableList evictable_;
-  EvictableList spent_;                // those of evictable_ that leave first
-  bool spent_by_policy_ = false;       // the policy chose them
-  std::vector<SlotId> slot_of_;        // by expert id; kNoSlot when not resident
-  std::vector<SlotId> ahead_slot_of_;  // by expert id; kNoSlot when nothing is read ahead
+  EvictableList expendable_;              // those of evictable_ that leave first
+  bool expendable_by_policy_ = false;     // the policy chose them
+  std::vector<SlotId> slot_of_;           // by expert id; kNoSlot when not resident
+  std::vector<SlotId> prefetch_slot_of_;  // by expert id; kNoSlot when not prefetched
   std::vector<SlotId> free_;
   std::vector<uint16_t> event_experts_;  // pinned by the open event
   std::vector<int64_t> event_next_use_;  // parallel to it, where the event has them
   Event event_;
   int resident_ = 0;
-  int n_ahead_ = 0;
+  int n_prefetched_ = 0;
   CacheCounts counts_;
 };
 

@@ -54,10 +54,10 @@ TEST(SpentExpertsLeaveFirstAndInTheirOrder) {
     const std::vector<uint16_t> first = {1, 2, 3, 4}, second = {2}, third = {0, 1, 2};
     Event event = MakeEvent(0, 0, first);
     event.phase = Phase::kPrefill;
-    event.n_spent = 2;
+    event.n_expendable = 2;
     CHECK_OK(cache.Begin(event, &placed));
     cache.End();
-    Event again = MakeEvent(0, 1, second);  // used again: spent no longer
+    Event again = MakeEvent(0, 1, second);  // used again: expendable no longer
     again.phase = Phase::kPrefill;
     CHECK_OK(cache.Begin(again, &placed));
     cache.End();
@@ -80,7 +80,7 @@ TEST(SpentExpertsThatThePolicyChoseAreLikeOthersOnceThePromptIsOver) {
     for (int layer = 0; layer < 2; layer++) {
       Event event = MakeEvent(layer, 0, experts[layer]);
       event.phase = Phase::kPrefill;
-      event.n_spent = cache == &spending && layer == 1 ? 2 : 0;
+      event.n_expendable = cache == &spending && layer == 1 ? 2 : 0;
       CHECK_OK(cache->Begin(event, &placed));
       cache->End();
     }
@@ -106,7 +106,7 @@ TEST(ReuseBiasedSpendsWhatItThinksLeastOf) {
   const std::vector<uint16_t> both = {1, 2}, others = {6, 7};
   Event event = MakeEvent(0, 4, both);
   event.phase = Phase::kPrefill;
-  event.n_spent = 1;
+  event.n_expendable = 1;
   CHECK_OK(cache.Begin(event, &placed));
   cache.End();
   Event next = MakeEvent(0, 5, others);
@@ -122,30 +122,30 @@ TEST(SpareSlotsAreNoResidents) {
   std::vector<Placement> placed;
   CHECK_OK(cache.Begin(MakeEvent(0, 0, {0, 1}), &placed));
   cache.End();
-  CHECK_EQ(cache.BeginAhead(0, 5, false, 0, 0), 2);
-  CHECK_EQ(cache.BeginAhead(0, 6, false, 0, 0), kNoSlot);
+  CHECK_EQ(cache.BeginPrefetch(0, 5), 2);
+  CHECK_EQ(cache.BeginPrefetch(0, 6), kNoSlot);
   CHECK_EQ(cache.resident(), 2);
   // The event takes over the slot, and the policy's victim leaves its own to the next guess.
   CHECK_OK(cache.Begin(MakeEvent(0, 1, {5}), &placed));
-  CHECK(placed[0].ahead && !placed[0].hit);
+  CHECK(placed[0].prefetched && !placed[0].hit);
   CHECK_EQ(placed[0].slot, 2);
   cache.End();
   CHECK_EQ(cache.SlotOf(0, 0), kNoSlot);
-  CHECK_EQ(cache.n_ahead(), 0);
-  CHECK_EQ(cache.BeginAhead(0, 6, false, 0, 0), 0);
-  cache.EndAhead(0, 6);
+  CHECK_EQ(cache.n_prefetched(), 0);
+  CHECK_EQ(cache.BeginPrefetch(0, 6), 0);
+  cache.EndPrefetch(0, 6);
   CHECK_EQ(cache.counts().misses, 3u);
 }
 
-TEST(WhatIsAheadNeverLeavesAnEventWithoutSlots) {
+TEST(WhatIsPrefetchedNeverLeavesAnEventWithoutSlots) {
   Cache cache(Shape(2, 8, 4), Make("lru", Shape(2, 8, 4)));
   std::vector<Placement> placed;
   for (int expert = 0; expert < 3; expert++)
-    CHECK(cache.BeginAhead(1, expert, true, 1, 1) != kNoSlot);
+    CHECK(cache.BeginPrefetch(1, expert, {true, true, 1, 1}) != kNoSlot);
   CHECK_EQ(cache.Fits(MakeEvent(0, 0, {0, 1})), false);
   CHECK_EQ(cache.Begin(MakeEvent(0, 0, {0, 1}), &placed).ok(), false);
   CHECK_EQ(cache.Fits(MakeEvent(1, 0, {0, 1, 2, 3})), true);
-  cache.EndAhead(1, 2);
+  cache.EndPrefetch(1, 2);
   CHECK_OK(cache.Begin(MakeEvent(0, 0, {0, 1}), &placed));
   cache.End();
 }
@@ -232,15 +232,15 @@ TEST(LentSlotsHoldResidentsUntilTheyAreTakenBack) {
       most[lent] = std::max(most[lent], cache.resident());
       if (random() % 8 != 0) continue;
       lent = random() % 2 == 0;
-      cache.LendSpare(lent);
+      cache.LendReserved(lent);
       CHECK(cache.resident() <= (lent ? 10 : 8));
-      // What was taken back can be read ahead into.
+      // What was taken back can be prefetched into.
       if (lent) continue;
       const auto gone = std::find_if(all.begin(), all.end(), [&](uint16_t expert) {
         return cache.SlotOf(0, expert) == kNoSlot;
       });
-      CHECK(cache.BeginAhead(0, *gone, false, 0, 0) != kNoSlot);
-      cache.EndAhead(0, *gone);
+      CHECK(cache.BeginPrefetch(0, *gone) != kNoSlot);
+      cache.EndPrefetch(0, *gone);
     }
     CHECK_EQ(most[false], 8);
     CHECK_EQ(most[true], 10);
@@ -282,27 +282,33 @@ TEST(NextUsesLookAheadInTheSameLayer) {
   CHECK(ValidateLog(log, Shape(1, 3, 4)).code() == Code::kInvalidArgument);
 }
 
-TEST(WhatWasReadBeforehandIsResidentAndLeavesFirst) {
+TEST(WhatWasAdmittedIsResidentAndLeavesFirst) {
   Geometry geometry;
   geometry.n_layers = 2;
   geometry.n_experts = 8;
   geometry.n_slots = 4;
   for (const std::string& name : LivePolicyNames()) {
     Cache cache(geometry, std::move(MakePolicy(name, geometry).value()));
-    const SlotId first = cache.TakeFree(), second = cache.TakeFree(), unused = cache.TakeFree();
+    const SlotId first = cache.BeginPrefetch(0, 3), second = cache.BeginPrefetch(1, 5);
+    const SlotId unused = cache.BeginPrefetch(1, 6);
     CHECK(first != second && second != unused && unused != kNoSlot);
-    cache.Admit(0, 3, first);
-    cache.Admit(1, 5, second);
-    cache.GiveBack(unused);
+    cache.Admit(0, 3);
+    cache.Admit(1, 5);
+    cache.EndPrefetch(1, 6);
     CHECK_EQ(cache.resident(), 2);
-    // Spare slots are not for residents.
-    Cache spared(geometry, std::move(MakePolicy(name, geometry).value()), 2);
-    for (int i = 0; i < 4; i++) CHECK(spared.TakeFree() != kNoSlot);
-    CHECK_EQ(spared.TakeFree(), kNoSlot);
-    // A prompt that reads ahead takes more slots than the spare ones, up to all.
-    Cache streaming(geometry, std::move(MakePolicy(name, geometry).value()), 2);
-    for (int e = 0; e < 6; e++) CHECK(streaming.BeginAhead(0, e, true, 0, 0) != kNoSlot);
-    CHECK_EQ(streaming.TakeFree(), kNoSlot);
+    CHECK_EQ(cache.n_prefetched(), 0);
+    // Reserved slots are not for what is to become resident.
+    PrefetchSlots unreserved;
+    unreserved.reserved = false;
+    Cache reserving(geometry, std::move(MakePolicy(name, geometry).value()), 2);
+    for (int e = 0; e < 4; e++) CHECK(reserving.BeginPrefetch(0, e, unreserved) != kNoSlot);
+    CHECK_EQ(reserving.BeginPrefetch(0, 4, unreserved), kNoSlot);
+    // A prompt prefetches into more slots than the reserved ones, up to all.
+    Cache prompt(geometry, std::move(MakePolicy(name, geometry).value()), 2);
+    for (int e = 0; e < 6; e++) CHECK(prompt.BeginPrefetch(0, e, {true, true, 0, 0}) != kNoSlot);
+    CHECK_EQ(prompt.BeginPrefetch(0, 6), kNoSlot);
+    CHECK_EQ(prompt.BeginPrefetch(0, 6, unreserved), kNoSlot);
+    CHECK_EQ(prompt.n_prefetched(), 6);
     CHECK_EQ(cache.counts().hits + cache.counts().misses, uint64_t{0});
     const uint16_t wanted[] = {3, 1};
     Event event;

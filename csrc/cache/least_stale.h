@@ -8,7 +8,8 @@
 //   3. experts used in this step, from the layer passed last, whose turn is farthest off: this keeps
 //      hits coming where the cache is smaller than one token's working set and LRU has none.
 // Source: the idea of "least stale" eviction in SpecMD (2026); the order inside each class is ours.
-// Heads of n_layers lists are compared per victim; no allocation. Not synchronised.
+// Heads of n_layers lists are compared per victim; no allocation. Not thread-safe: as its
+// cache, called from one thread.
 #ifndef REMOE_CACHE_LEAST_STALE_H_
 #define REMOE_CACHE_LEAST_STALE_H_
 

@@ -4,7 +4,8 @@
 // All counts fade alike, so their order only changes when an expert is used: the rank kept is
 // log2(count) + t · log2(1 / 0.95), t = events of the layer so far, which stands still between
 // uses. Source: LFU with exponential ageing, as in LFRU caches; 0.95 per token is what served best
-// on routing traces of a 48-layer, 128-expert model. Not synchronised.
+// on routing traces of a 48-layer, 128-expert model. Not thread-safe: as
+// its cache, called from one thread.
 #ifndef REMOE_CACHE_LFRU_H_
 #define REMOE_CACHE_LFRU_H_
 

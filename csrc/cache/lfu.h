@@ -2,7 +2,8 @@
 //
 // Counts are of the whole run and outlive eviction ("perfect" LFU), so that an expert that comes
 // back keeps its standing. Old favourites therefore stay long after their text has passed: see
-// lfru. Source: textbook; counts kept by an indexed heap. Not synchronised.
+// lfru. Source: textbook; counts kept by an indexed heap. Not thread-safe: as its
+// cache, called from one thread.
 #ifndef REMOE_CACHE_LFU_H_
 #define REMOE_CACHE_LFU_H_
 

@@ -6,7 +6,7 @@
 // another list, so a policy cannot name one. The same object code runs in the live engine and in
 // the trace simulator.
 //
-// Owned by one Cache and as little synchronised as that: one event at a time, calls from one thread.
+// Owned by one Cache and, like that, not thread-safe: one event at a time, from one thread.
 #ifndef REMOE_CACHE_POLICY_H_
 #define REMOE_CACHE_POLICY_H_
 
@@ -48,7 +48,7 @@ struct Event {
   // So many of `experts` are more than the cache can keep of a long prompt's layer: once the event
   // has ended they leave before any victim that the policy names. They are the first ones, or
   // those that Policy::LeastFirst() says; these are like all others once the prompt is over.
-  int n_spent = 0;
+  int n_expendable = 0;
   // [n_tokens][top_k] which token took what, of the whole step; null where it is not known. One
   // token's are its experts.
   const uint16_t* ids = nullptr;

@@ -41,7 +41,7 @@ void Append(std::vector<uint8_t>* bytes, const std::vector<T>& values) {
 template <typename T>
 const uint8_t* Take(const uint8_t* at, size_t n, std::vector<T>* values) {
   values->resize(n);
-  std::memcpy(values->data(), at, n * sizeof(T));
+  if (n > 0) std::memcpy(values->data(), at, n * sizeof(T));
   return at + n * sizeof(T);
 }
 

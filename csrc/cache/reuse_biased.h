@@ -1,8 +1,7 @@
-// ReuseBiasedPolicy: evicts the resident expert whose layer is least likely to route to it again
-// soon.
+// ReuseBiasedPolicy: evicts the resident expert whose layer is least likely to use it again soon.
 //
-// After every event each expert of its layer gets a score, a logit for being used within the next
-// few steps: a linear function of the columns in reuse_columns.def.
+// After an event each expert of its layer gets a score, a logit for being used within the next few
+// steps: a weighted sum of the columns in reuse_columns.def, by weights and links of a profile.
 //
 //   use       now, moving averages at six time scales and their logarithms, events since the last;
 //             that times the layer's locality (the share of its experts kept from step to step)
@@ -12,14 +11,10 @@
 //   router    probability now and lately, where the event carries it; also of the experts not
 //             chosen, since a near miss often comes next
 //
-// A prompt's step is taken in token by token, its last kRecentTokens, so that it ends as if they
-// had been decoded. Weights and links come from a profile; without one weights are the defaults.
-// They are interpolated to the cache's size, since a large cache looks further ahead. An expert just
-// read that scores worse than all others is the next victim: that is how admission is decided, the
-// slot being needed anyway.
-//
-// Cost per event: one layer is rescored (n_experts columns, vectorised), victims are found through
-// one minimum per layer. No allocation after construction. Not synchronised.
+// A prompt's step is taken in token by token, its last kRecentTokens, so that it ends as if they had
+// been decoded. An expert just read that scores worst is the next victim: that is how admission is
+// decided. An event costs one layer's scores and one minimum per layer for a victim, and allocates
+// nothing. Not thread-safe: as its cache, called from one thread.
 #ifndef REMOE_CACHE_REUSE_BIASED_H_
 #define REMOE_CACHE_REUSE_BIASED_H_
 

@@ -1,6 +1,8 @@
 // kReuseColumns: the columns of the reuse-biased policy by name, and what they weigh for a model
-// that has no profile. The list itself is reuse_columns.def, a row per column. Constant data; safe
-// to share between threads.
+// that has no profile.
+//
+// The list itself is reuse_columns.def, a row per column; nothing else repeats it. Constant data;
+// safe to share between threads.
 #ifndef REMOE_CACHE_REUSE_COLUMNS_H_
 #define REMOE_CACHE_REUSE_COLUMNS_H_
 

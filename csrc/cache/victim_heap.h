@@ -2,7 +2,7 @@
 //
 // An indexed binary heap over expert ids: push, remove and top without allocation after
 // construction. For policies whose ranks stand still while an expert is not used, so that nothing
-// is re-sorted. Not synchronised.
+// is re-sorted. Not thread-safe: as the policy that owns it, called from one thread.
 #ifndef REMOE_CACHE_VICTIM_HEAP_H_
 #define REMOE_CACHE_VICTIM_HEAP_H_
 

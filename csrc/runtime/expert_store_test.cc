@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cstring>
 #include <random>
+#include <set>
 #include <thread>
 
 #include "testing/check.h"
@@ -22,7 +23,7 @@ constexpr int kLayers = 4, kExperts = 16;
 // A store over a small model whose experts are read in place, or staged, where a matrix is no
 // multiple of a page.
 struct Fixture {
-  explicit Fixture(bool staged, int n_slots, int n_spare, const std::string& backend = "pread",
+  explicit Fixture(bool staged, int n_slots, int n_reserved, const std::string& backend = "pread",
                    const std::string& policy = "lru", int depth = 0) {
     GgufWriter writer;
     writer.String("general.architecture", "olmoe");
@@ -49,24 +50,26 @@ struct Fixture {
     Result<std::unique_ptr<Reader>> reader = OpenReader(model->paths(), reader_options);
     missing = !reader.ok();
     if (missing) return;
-    storage = reader.value().get();
+    storage = std::move(reader.value());
     StoreOptions options;
     options.n_slots = n_slots;
-    options.n_spare = n_spare;
+    options.n_reserved = n_reserved;
     options.event_slots = n_slots / 2;
     options.policy = policy;
     options.staging_buffers = 3;
     const SlotLayout layout(layers,
                             std::vector<std::vector<bool>>(kLayers, std::vector<bool>(3, false)));
-    Result<std::unique_ptr<ExpertStore>> made = ExpertStore::Make(
-        model.get(), &layers, layout, std::move(reader.value()), Transform(), options);
+    Result<std::unique_ptr<ExpertStore>> made =
+        ExpertStore::Make(model.get(), &layers, layout, storage.get(), Transform(), options);
     CHECK_OK(made.status());
     store = std::move(made.value());
   }
 
   uint64_t expert_bytes() const { return layers[0].expert_bytes(); }
 
-  Status Run(int layer, const std::vector<uint16_t>& experts, int n_tokens = 1, int n_spent = 0) {
+  // Runs an event as a step does, and checks that what arrives is there.
+  Status Run(int layer, const std::vector<uint16_t>& experts, int n_tokens = 1,
+             int n_expendable = 0) {
     Event event;
     event.layer = layer;
     event.step = step++;
@@ -74,19 +77,28 @@ struct Fixture {
     event.phase = n_tokens > 1 ? Phase::kPrefill : Phase::kDecode;
     event.experts = experts.data();
     event.n = static_cast<int>(experts.size());
-    event.n_spent = n_spent;
-    Status status = store->BeginEvent(event);
-    if (!status.ok()) return status;
-    std::vector<int> arrived, partly;
-    while (status.ok() && store->missing_to_come() > 0) {
-      const size_t n_arrived = arrived.size(), n_partly = partly.size();
-      status = store->WaitArrived(&arrived, &partly);
-      if (!status.ok()) break;
-      CHECK((arrived.size() > n_arrived) != (partly.size() > n_partly));
-      for (size_t i = n_partly; i < partly.size(); i++) {
-        CHECK_EQ(std::count(arrived.begin(), arrived.end(), partly[i]), 0);
-        CHECK_EQ(std::count(partly.begin(), partly.end(), partly[i]), 1);
-        CheckBytes(layer, store->placements()[partly[i]], layers[layer].matrices.size() - 1);
+    event.n_expendable = n_expendable;
+    store->BeginStep();
+    REMOE_RETURN_IF_ERROR(store->BeginEvent(event));
+    std::set<uint16_t> whole, begun;
+    Status status;
+    at_once.clear();
+    while (status.ok() && whole.size() < experts.size()) {
+      std::vector<Arrival> arrived;
+      store->Wait(true, &arrived);
+      CHECK(!arrived.empty());
+      for (const Arrival& arrival : arrived) {
+        const size_t n_matrices = layers[layer].matrices.size();
+        if (arrival.kind == Arrival::Kind::kFailed) {
+          status = arrival.status;
+        } else if (arrival.kind == Arrival::Kind::kAllButDown) {
+          CHECK(begun.insert(arrival.expert).second && whole.count(arrival.expert) == 0);
+          CheckBytes(layer, PlacementOf(arrival.expert), n_matrices - 1);
+        } else {
+          CHECK(whole.insert(arrival.expert).second);
+          CheckBytes(layer, PlacementOf(arrival.expert), n_matrices);
+          if (begun.empty() && whole.size() <= arrived.size()) at_once.insert(arrival.expert);
+        }
       }
     }
     if (status.ok()) {
@@ -94,7 +106,17 @@ struct Fixture {
         CheckBytes(layer, placement, layers[layer].matrices.size());
     }
     const Status ended = store->EndEvent();
+    CHECK_EQ(ended.ok(), status.ok());
+    store->EndStep();
     return status.ok() ? ended : status;
+  }
+
+  const Placement& PlacementOf(uint16_t expert) const {
+    for (const Placement& placement : store->placements()) {
+      if (placement.expert == expert) return placement;
+    }
+    CHECK(!"an expert that was not asked for");
+    return store->placements().front();
   }
 
   // The slot holds what the file holds, of the first n matrices.
@@ -107,17 +129,17 @@ struct Fixture {
     }
   }
 
-  void Plan(int layer, const std::vector<uint16_t>& experts, bool stream) {
-    AheadPlan plan;
+  int Plan(int layer, const std::vector<uint16_t>& experts, PrefetchPriority priority) {
+    PrefetchPlan plan;
     for (const uint16_t expert : experts) plan.wanted.push_back({layer, expert});
-    plan.stream = stream;
-    store->PlanAhead(plan);
+    plan.priority = priority;
+    return store->Prefetch(plan);
   }
 
   // Until that many reads have ended, whatever became of them.
   void AwaitReads(uint64_t n) {
     for (int i = 0; i < 5000; i++) {
-      const ReaderCounts counts = store->reader().counts();
+      const ReaderCounts counts = storage->counts();
       if (counts.reads + counts.errors >= n) {
         storage->Drain();  // counted before the store is told
         return;
@@ -131,10 +153,11 @@ struct Fixture {
   std::string bytes;
   std::unique_ptr<ModelFile> model;
   std::vector<ExpertLayer> layers;
+  std::unique_ptr<Reader> storage;
   std::unique_ptr<ExpertStore> store;
-  Reader* storage = nullptr;  // the store's
-  bool missing = false;       // the backend, on this machine
+  bool missing = false;  // the backend, on this machine
   int64_t step = 0;
+  std::set<uint16_t> at_once;  // of the last event, what the first wait gave
 };
 
 TEST(AnExpertThatLacksDownAloneIsHandedOutOnce) {
@@ -142,7 +165,7 @@ TEST(AnExpertThatLacksDownAloneIsHandedOutOnce) {
     Fixture fixture(staged, 8, 0, "pread", "lru", 1);
     FaultPlan slow;
     slow.delay_us = 50000;  // one read after the other, and time to be heard between them
-    fixture.store->SetFaults(slow);
+    fixture.storage->SetFaults(slow);
     CHECK_OK(fixture.Run(1, {3, 5}));
     CHECK_EQ(fixture.store->counts().begun_misses, 2u);
     CHECK_OK(fixture.Run(1, {3, 5}));
@@ -153,55 +176,54 @@ TEST(AnExpertThatLacksDownAloneIsHandedOutOnce) {
     broken.range_file = 0;
     broken.range_offset = down.offset + 7 * down.expert_bytes;
     broken.range_bytes = down.expert_bytes;
-    fixture.store->SetFaults(broken);
+    fixture.storage->SetFaults(broken);
     CHECK(!fixture.Run(2, {7}).ok());
     CHECK_EQ(fixture.store->counts().begun_misses, 3u);
-    fixture.store->SetFaults(FaultPlan());
+    fixture.storage->SetFaults(FaultPlan());
     CHECK_OK(fixture.Run(2, {7}));
   }
 }
 
-TEST(WhatIsReadAheadIsAMissThatNeedsNoReading) {
+TEST(WhatIsPrefetchedIsAMissThatNeedsNoReading) {
   for (const bool staged : {false, true}) {
     Fixture fixture(staged, 8, 2);
-    fixture.Plan(1, {3, 5}, false);
+    fixture.Plan(1, {3, 5}, PrefetchPriority::kToken);
     fixture.AwaitReads(6);
     CHECK_OK(fixture.Run(1, {5, 3, 7}));
-    CHECK_EQ(fixture.store->ready(0) && fixture.store->ready(1), true);
-    CHECK_EQ(fixture.store->ready(2), false);
+    CHECK(fixture.at_once.count(5) == 1 && fixture.at_once.count(3) == 1);
     const StoreCounts counts = fixture.store->counts();
     CHECK_EQ(counts.misses, 3u);
-    CHECK_EQ(counts.ahead_misses, 2u);
+    CHECK_EQ(counts.prefetched_misses, 2u);
     CHECK_EQ(counts.bytes_read, 3 * fixture.expert_bytes());
-    CHECK_EQ(counts.ahead_useful_bytes, 2 * fixture.expert_bytes());
-    CHECK_EQ(counts.ahead_wasted_bytes, 0u);
+    CHECK_EQ(counts.prefetch_useful_bytes, 2 * fixture.expert_bytes());
+    CHECK_EQ(counts.prefetch_wasted_bytes, 0u);
     CHECK_OK(fixture.Run(1, {3, 5, 7}));
     CHECK_EQ(fixture.store->counts().hits, 3u);
   }
 }
 
-TEST(NothingIsReadWithoutSpareSlotsWhileDecoding) {
+TEST(NothingIsReadWithoutReservedSlotsWhileDecoding) {
   Fixture fixture(false, 8, 0);
-  fixture.Plan(1, {3, 5}, false);
-  CHECK_EQ(fixture.store->cache().n_ahead(), 0);
+  fixture.Plan(1, {3, 5}, PrefetchPriority::kToken);
+  CHECK_EQ(fixture.store->cache().n_prefetched(), 0);
   CHECK_OK(fixture.Run(1, {3}));
-  CHECK_EQ(fixture.store->counts().ahead_misses, 0u);
+  CHECK_EQ(fixture.store->counts().prefetched_misses, 0u);
 }
 
 TEST(WhatNobodyAskedForIsWastedAndItsSlotFree) {
   Fixture fixture(false, 4, 1);
   CHECK_OK(fixture.Run(0, {0, 1, 2}));
-  fixture.Plan(1, {3}, false);
+  fixture.Plan(1, {3}, PrefetchPriority::kToken);
   fixture.AwaitReads(4 * 3);
-  CHECK_EQ(fixture.store->cache().n_ahead(), 1);
+  CHECK_EQ(fixture.store->cache().n_prefetched(), 1);
   CHECK_OK(fixture.Run(1, {4}));
-  fixture.Plan(2, {6}, false);
+  fixture.Plan(2, {6}, PrefetchPriority::kToken);
   StoreCounts counts = fixture.store->counts();
-  CHECK_EQ(counts.ahead_wasted_bytes, fixture.expert_bytes());
-  CHECK_EQ(counts.ahead_given_up, 1u);
+  CHECK_EQ(counts.prefetch_wasted_bytes, fixture.expert_bytes());
+  CHECK_EQ(counts.prefetch_given_up, 1u);
   CHECK_EQ(counts.bytes_read, 4 * fixture.expert_bytes());
-  CHECK_EQ(fixture.store->cache().n_ahead(), 1);  // the slot serves the next guess
-  // LRU over three slots, as if nothing had been read ahead: 0 left, 1 and 2 are there.
+  CHECK_EQ(fixture.store->cache().n_prefetched(), 1);  // the slot serves the next guess
+  // LRU over three slots, as if nothing had been prefetched: 0 left, 1 and 2 are there.
   CHECK_OK(fixture.Run(0, {1, 2}));
   CHECK_EQ(fixture.store->counts().hits, 2u);
 }
@@ -211,10 +233,10 @@ TEST(AFailedGuessIsReadAgainWhenItIsWanted) {
     Fixture fixture(staged, 8, 2);
     FaultPlan faults;
     faults.fail_operation = 0;
-    fixture.store->SetFaults(faults);
-    fixture.Plan(1, {3}, false);
+    fixture.storage->SetFaults(faults);
+    fixture.Plan(1, {3}, PrefetchPriority::kToken);
     fixture.AwaitReads(1);
-    CHECK_EQ(fixture.store->reader().counts().errors, 1u);
+    CHECK_EQ(fixture.storage->counts().errors, 1u);
     CHECK_OK(fixture.Run(1, {3}));
     CHECK_EQ(fixture.store->counts().bytes_read, fixture.expert_bytes());
     CHECK_OK(fixture.Run(1, {3}));
@@ -228,17 +250,71 @@ TEST(AGuessThatFailsForeverFailsItsEventAndNoOther) {
   faults.range_file = 0;
   faults.range_offset = fixture.layers[1].matrices[0].offset;
   faults.range_bytes = 1 << 20;
-  fixture.store->SetFaults(faults);
-  fixture.Plan(1, {3}, false);
+  fixture.storage->SetFaults(faults);
+  fixture.Plan(1, {3}, PrefetchPriority::kToken);
   fixture.AwaitReads(1);
   CHECK_OK(fixture.Run(0, {1, 2}));
   const Status status = fixture.Run(1, {3});
   CHECK_EQ(status.ok(), false);
   CHECK(status.message().find("layer 1, expert 3") != std::string::npos);
-  fixture.store->SetFaults(FaultPlan());
+  fixture.storage->SetFaults(FaultPlan());
   CHECK_OK(fixture.Run(1, {3}));
   CHECK_OK(fixture.Run(0, {1, 2}));
   CHECK_EQ(fixture.store->counts().hits, 2u);
+}
+
+TEST(APlanForTheStartMakesResidents) {
+  for (const bool staged : {false, true}) {
+    Fixture fixture(staged, 8, 2);
+    // Twice the same expert, one that does not exist, and no more than residents may have.
+    CHECK_EQ(fixture.Plan(1, {3, 5, 3, 99, 6, 7, 8, 9, 10, 11}, PrefetchPriority::kStart), 6);
+    fixture.store->FinishStart();
+    StoreCounts counts = fixture.store->counts();
+    CHECK_EQ(counts.start_experts, 6u);
+    CHECK_EQ(counts.start_bytes, 6 * fixture.expert_bytes());
+    CHECK_EQ(fixture.store->cache().resident(), 6);
+    CHECK_EQ(fixture.store->cache().n_prefetched(), 0);
+    CHECK_EQ(fixture.Plan(1, {3, 5}, PrefetchPriority::kStart), 0);
+    CHECK_OK(fixture.Run(1, {3, 5, 6}));
+    counts = fixture.store->counts();
+    CHECK_EQ(counts.hits, 3u);
+    CHECK_EQ(counts.bytes_read, 0u);
+  }
+}
+
+TEST(AnEventEndsAPlanForTheStartAndGoesOnWithItsOwn) {
+  for (const bool staged : {false, true}) {
+    Fixture fixture(staged, 8, 0);
+    FaultPlan slow;
+    slow.delay_us = 3000;
+    fixture.storage->SetFaults(slow);
+    fixture.Plan(1, {3, 5, 6, 7}, PrefetchPriority::kStart);
+    CHECK_OK(fixture.Run(1, {7, 6}));
+    CHECK_EQ(fixture.store->cache().n_prefetched(), 0);
+    const StoreCounts counts = fixture.store->counts();
+    CHECK_EQ(counts.hits + counts.misses, 2u);
+    CHECK_EQ(counts.bytes_read, counts.misses * fixture.expert_bytes());
+    CHECK_EQ(fixture.storage->counts().bytes,
+             counts.bytes_read + counts.start_bytes + counts.start_dropped_bytes);
+  }
+}
+
+TEST(AStoreThatCannotBeMadeLeavesNothingBehind) {
+  Fixture fixture(true, 8, 0);
+  StoreOptions options;
+  options.n_slots = 8;
+  options.staging_buffers = 1 << 30;
+  options.policy = "lru";
+  const SlotLayout layout(fixture.layers,
+                          std::vector<std::vector<bool>>(kLayers, std::vector<bool>(3, false)));
+  const auto made = ExpertStore::Make(fixture.model.get(), &fixture.layers, layout,
+                                      fixture.storage.get(), Transform(), options);
+  CHECK(made.status().code() == Code::kOutOfMemory);
+  options.policy = "no such policy";
+  CHECK(!ExpertStore::Make(fixture.model.get(), &fixture.layers, layout, fixture.storage.get(),
+                           Transform(), options)
+             .ok());
+  CHECK_OK(fixture.Run(0, {1, 2}));  // the reader is as good as before
 }
 
 // Waits until of the pages of `data` exactly the first n_present are there.
@@ -275,13 +351,13 @@ TEST(PagesArePresentALittleAheadOfTheirUse) {
   CHECK_EQ(data[5], 7);
 }
 
-TEST(AStreamTakesSpentSlotsAndLeavesAnEventItsRoom) {
+TEST(APromptTakesExpendableSlotsAndLeavesAnEventItsRoom) {
   Fixture fixture(false, 12, 0);
   CHECK_OK(fixture.Run(0, {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11}, 32, 8));
   std::vector<uint16_t> all;
   for (uint16_t e = 0; e < kExperts; e++) all.push_back(e);
-  fixture.Plan(1, all, true);
-  CHECK_EQ(fixture.store->cache().n_ahead(), 6);  // of 12, half are an event's
+  fixture.Plan(1, all, PrefetchPriority::kPrompt);
+  CHECK_EQ(fixture.store->cache().n_prefetched(), 6);  // of 12, half are an event's
   CHECK_EQ(fixture.store->cache().resident(), 6);
   for (uint16_t e = 8; e < 12; e++) CHECK(fixture.store->cache().SlotOf(0, e) != kNoSlot);
   // Of another layer, and more than what is free: the stream gives way.
@@ -290,23 +366,23 @@ TEST(AStreamTakesSpentSlotsAndLeavesAnEventItsRoom) {
   CHECK_EQ(fixture.store->counts().bytes_read, 22 * fixture.expert_bytes());
 }
 
-TEST(AStreamIsPromotedWhereItStands) {
+TEST(APromptsPrefetchIsPromotedWhereItStands) {
   for (const bool staged : {false, true}) {
     Fixture fixture(staged, 32, 0);
     FaultPlan slow;
     slow.delay_us = 300;
-    fixture.store->SetFaults(slow);
+    fixture.storage->SetFaults(slow);
     std::vector<uint16_t> all;
     for (uint16_t e = 0; e < kExperts; e++) all.push_back(e);
     for (int layer = 0; layer < kLayers; layer++) {
-      fixture.Plan(layer, all, true);
+      fixture.Plan(layer, all, PrefetchPriority::kPrompt);
       CHECK_OK(fixture.Run(layer, all, 64, 16));
     }
     const StoreCounts counts = fixture.store->counts();
     CHECK_EQ(counts.misses, 4u * kExperts);
     CHECK_EQ(counts.bytes_read, counts.misses * fixture.expert_bytes());
-    CHECK_EQ(counts.ahead_wasted_bytes, 0u);
-    CHECK_EQ(fixture.store->reader().counts().bytes, counts.bytes_read);
+    CHECK_EQ(counts.prefetch_wasted_bytes, 0u);
+    CHECK_EQ(fixture.storage->counts().bytes, counts.bytes_read);
   }
 }
 
@@ -314,13 +390,13 @@ TEST(AStreamIsPromotedWhereItStands) {
 // slots are the file's, the residents are those of a cache that knows nothing of guesses, and every
 // byte that was read is accounted for.
 void Stress(bool staged, const std::string& backend, const std::string& policy, bool stream) {
-  constexpr int kSlots = 20, kSpare = 3;
-  Fixture fixture(staged, kSlots, kSpare, backend, policy);
+  constexpr int kSlots = 20, kReserved = 3;
+  Fixture fixture(staged, kSlots, kReserved, backend, policy);
   if (fixture.missing) return;
   Geometry geometry;
   geometry.n_layers = kLayers;
   geometry.n_experts = kExperts;
-  geometry.n_slots = kSlots - kSpare;
+  geometry.n_slots = kSlots - kReserved;
   Cache plain(geometry, std::move(MakePolicy(policy, geometry).value()));
   std::mt19937 random(7);
   const auto some = [&random](int n) {
@@ -341,7 +417,7 @@ void Stress(bool staged, const std::string& backend, const std::string& policy, 
     faults.interruptions = random() % 3;
     faults.delay_us = random() % 8 == 0 ? 200 : 0;
     if (stream && random() % 8 == 0) faults.fail_operation = random() % 6;
-    fixture.store->SetFaults(faults);
+    fixture.storage->SetFaults(faults);
     const Status status = fixture.Run(layer, experts, stream ? 8 : 1, stream ? 1 : 0);
     if (!status.ok()) failed++;
     if (!stream) {
@@ -362,20 +438,21 @@ void Stress(bool staged, const std::string& backend, const std::string& policy, 
       if (random() % 2 == 0 && std::find(guess.begin(), guess.end(), experts[g]) == guess.end())
         guess[g] = experts[g];
     }
-    fixture.Plan((i + 1) % kLayers, guess, stream);
+    fixture.Plan((i + 1) % kLayers, guess,
+                 stream ? PrefetchPriority::kPrompt : PrefetchPriority::kToken);
     if (random() % 3 == 0) std::this_thread::sleep_for(std::chrono::microseconds(300));
-    if (random() % 50 == 0) fixture.store->CancelAhead();
+    if (random() % 50 == 0) fixture.store->CancelPrefetch();
   }
-  fixture.store->SetFaults(FaultPlan());
-  fixture.store->CancelAhead();
-  for (int i = 0; i < 5000 && fixture.store->cache().n_ahead() > 0; i++) {
+  fixture.storage->SetFaults(FaultPlan());
+  fixture.store->CancelPrefetch();
+  for (int i = 0; i < 5000 && fixture.store->cache().n_prefetched() > 0; i++) {
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
-    fixture.store->PlanAhead(AheadPlan());
+    fixture.store->Prefetch(PrefetchPlan());
   }
-  CHECK_EQ(fixture.store->cache().n_ahead(), 0);
+  CHECK_EQ(fixture.store->cache().n_prefetched(), 0);
   const StoreCounts counts = fixture.store->counts();
-  CHECK(counts.ahead_useful_bytes > 0 && counts.ahead_wasted_bytes > 0);
-  CHECK_EQ(fixture.store->reader().counts().bytes, counts.bytes_read + counts.ahead_wasted_bytes);
+  CHECK(counts.prefetch_useful_bytes > 0 && counts.prefetch_wasted_bytes > 0);
+  CHECK_EQ(fixture.storage->counts().bytes, counts.bytes_read + counts.prefetch_wasted_bytes);
   if (failed == 0) CHECK_EQ(counts.bytes_read, counts.misses * fixture.expert_bytes());
   CHECK_EQ(failed > 0, stream);
 }

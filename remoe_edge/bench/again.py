@@ -11,13 +11,17 @@ from typing import Any
 from remoe_edge.bench.arms import FILES
 from remoe_edge.errors import InputError
 
-# Results of another run are not overwritten by this one.
-_OUTPUTS = ("--json", "--csv", "--html")
+# Results of another run are not overwritten by this one. Records of version 0.1 have `--json FILE`,
+# where `--json` is a flag now.
+_OUTPUTS = ("-o", "--output", "--csv", "--html")
+_JSON = "--json"
 # Options that name files, and where in their values.
 _NAMED = {
     "--text": re.compile(r"(?P<file>.+)"),
     "--prompts": re.compile(r"(?P<file>.+)"),
-    "--routers": re.compile(r"(?<![^,])(?!(?:on|off)(?:,|$))(?P<file>[^,]+)"),
+    "-m": re.compile(r"(?P<file>.+)"),
+    "--model": re.compile(r"(?P<file>.+)"),
+    "--routers": re.compile(r"(?<![^,])(?!(?:on|off|default)(?:,|$))(?P<file>[^,]+)"),
     "--arms": re.compile(rf"(?<=\+)(?:{'|'.join(sorted(FILES))})=(?P<file>[^,+]+)"),
 }
 
@@ -37,6 +41,9 @@ def arguments(record: dict[str, Any], path: Path, folders: Sequence[Path]) -> li
         option, equals, value = word.partition("=")
         if option in _OUTPUTS:
             if not equals:
+                words.pop(0)
+        elif option == _JSON:
+            if not equals and words and words[0].endswith(".json"):
                 words.pop(0)
         elif option in _NAMED:
             value = value if equals else words.pop(0)

@@ -18,9 +18,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from remoe_edge.bench.disk import Disk
 from remoe_edge.errors import InputError, UnsupportedError
 from remoe_edge.machine import kernel_files
+from remoe_edge.machine.disk import Disk
 from remoe_edge.units import mib
 
 CGROUPS = Path("/sys/fs/cgroup")

@@ -9,10 +9,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from remoe_edge.bench import machine, summary
+from remoe_edge.bench import conditions, summary
 from remoe_edge.bench.arms import Arm
 from remoe_edge.bench.box import boxed, sweep
-from remoe_edge.bench.disk import disk_of, drop_page_cache, read_ahead
 from remoe_edge.bench.disturbances import DisturbanceMeter
 from remoe_edge.bench.host_memory import bring_back
 from remoe_edge.bench.power import PowerMeter
@@ -23,6 +22,8 @@ from remoe_edge.engine.interrupt import held_back
 from remoe_edge.engine.kv_cache import kv_bytes
 from remoe_edge.errors import InputError
 from remoe_edge.machine import memory
+from remoe_edge.machine.description import describe
+from remoe_edge.machine.disk import disk_of, drop_page_cache, read_ahead
 from remoe_edge.native import _core
 from remoe_edge.units import MIB, mib
 
@@ -192,10 +193,10 @@ class Session:
             "finished": None,
             "complete": False,
             "ended": "running",
-            "machine": machine.machine(),
-            "software": machine.software(),
-            "storage": machine.storage(self.path, disk, self.settings.probe_seconds),
-            "model": machine.model(self.path),
+            "machine": describe(),
+            "software": conditions.software(),
+            "storage": conditions.storage(self.path, disk, self.settings.probe_seconds),
+            "model": conditions.model(self.path),
             "settings": self.settings.as_json(),
             "box": "none",
             "page_cache": "",

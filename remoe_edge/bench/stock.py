@@ -13,8 +13,8 @@ import llama_cpp as low
 import numpy as np
 import numpy.typing as npt
 
+from remoe_edge import amx
 from remoe_edge.engine.llama_log import log_to
-from remoe_edge.machine import amx
 
 
 class StockModel:
@@ -34,6 +34,7 @@ class StockModel:
         n_batch: int,
         n_ubatch: int,
     ) -> None:
+        amx.avoid()
         if repack:
             amx.refuse_broken()
         self._said: list[str] = []

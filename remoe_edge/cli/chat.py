@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from remoe_edge.cli import options
 from remoe_edge.cli.conversation import Conversation
 from remoe_edge.cli.engine_options import engine_options, open_engine
+from remoe_edge.cli.old_spellings import option
 from remoe_edge.cli.prompt import questions
+from remoe_edge.cli.stats_lines import stats_lines
 from remoe_edge.cli.telemetry_options import telemetry_options, watching
 from remoe_edge.cli.terminal import as_text, say, tolerate_any_text, write
 from remoe_edge.errors import RemoeError
@@ -29,54 +32,44 @@ Ctrl-C stops an answer. A line that ends in a backslash goes on in the next."""
 
 
 @click.command(name="chat")
-@click.option(
-    "-p", "--prompt", metavar="TEXT", help="Answer this and end; `-` reads it from stdin."
-)
-@click.option("--system", metavar="TEXT", help="What the model is told before the conversation.")
-@click.option("--raw", is_flag=True, help="Continue the text as it is, without a chat template.")
-@click.option(
-    "-n",
-    "--max-tokens",
-    type=click.IntRange(min=1),
-    default=512,
-    show_default=True,
-    metavar="N",
-    help="Tokens of an answer, at most.",
-)
-@click.option(
+@option("-p", "--prompt", metavar="TEXT", help="Answer this and end; `-` reads it from stdin.")
+@option("--system", metavar="TEXT", help="Instructions for the model, before the conversation.")
+@options.raw()
+@options.max_tokens(default=512)
+@option(
     "--temp",
     "temperature",
     type=click.FloatRange(min=0),
     default=0.7,
     show_default=True,
     metavar="T",
-    help="0 always takes the likeliest token.",
+    help="Sampling temperature; 0 always takes the likeliest token.",
 )
-@click.option(
+@option(
     "--top-k",
     type=click.IntRange(min=0),
     default=40,
     show_default=True,
     metavar="K",
-    help="Choose among the K likeliest tokens; 0: all.",
+    help="Choose among the K likeliest tokens; 0 means all.",
 )
-@click.option(
+@option(
     "--top-p",
     type=click.FloatRange(0, 1),
     default=0.95,
     show_default=True,
     metavar="P",
-    help="Choose among the likeliest that make up P.",
+    help="Choose among the likeliest tokens that together have the probability P.",
 )
-@click.option(
+@option(
     "--min-p",
     type=click.FloatRange(0, 1),
     default=0.05,
     show_default=True,
     metavar="P",
-    help="Drop tokens below P times the likeliest.",
+    help="Drop tokens less likely than P times the likeliest.",
 )
-@click.option(
+@option(
     "--repeat-penalty",
     type=click.FloatRange(min=0, min_open=True),
     default=1.0,
@@ -84,12 +77,10 @@ Ctrl-C stops an answer. A line that ends in a backslash goes on in the next."""
     metavar="X",
     help="Above 1 makes repetition less likely.",
 )
-@click.option(
-    "--seed", type=click.IntRange(0, 2**32 - 2), metavar="N", help="Same seed, same answer."
-)
+@options.seed(default=None)
 @engine_options
 @telemetry_options
-@click.option("--json", "as_json", is_flag=True, help="With -p: print one JSON object.")
+@options.json_flag("Needs -p.")
 @click.pass_context
 def command(
     context: click.Context,
@@ -105,15 +96,16 @@ def command(
     min_p: float,
     repeat_penalty: float,
     seed: int | None,
-    model: Path | None,
+    model: Path,
     telemetry: Path | None,
     telemetry_hz: float,
     metrics: str | None,
     **engine_settings: Any,
 ) -> None:
-    """Talk to a model whose experts stream from storage inside a memory budget.
+    """Talk to MODEL, while its experts stream from storage within a budget of memory.
 
-    Answers go to stdout, everything else to stderr.
+    Without -p it is a conversation; /help lists its commands. Answers go to stdout, everything else
+    to stderr.
     """
     if as_json and prompt is None:
         raise click.UsageError("--json needs a prompt: -p TEXT, or -p - for stdin")
@@ -201,7 +193,8 @@ def _obey(chat: Conversation, line: str) -> None:
         chat.clear()
         say("the conversation is forgotten")
     elif line == "/stats":
-        _show_stats(chat.engine)
+        for each in stats_lines(chat.engine.path.name, chat.engine.stats().to_dict()):
+            say(each)
     elif line == "/help":
         click.echo(HELP, err=True)
     else:
@@ -215,20 +208,3 @@ def _report(engine: Engine) -> None:
         say(f"the answer ended at the context of {engine.n_ctx} tokens: raise --ctx")
     elif engine.answer.stop == "length":
         say(f"the answer ended at {engine.answer.n_generated} tokens: raise -n for more")
-
-
-def _show_stats(engine: Engine) -> None:
-    stats = engine.stats()
-    for name, value in stats.items():
-        if isinstance(value, dict):
-            value = ", ".join(f"{key} {_short(each)}" for key, each in value.items())
-        elif isinstance(value, list):
-            value = "; ".join(value)
-        if value not in (None, ""):
-            say(f"{name}: {_short(value)}")
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, dict):
-        return "(" + ", ".join(f"{key} {_short(each)}" for key, each in value.items()) + ")"
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

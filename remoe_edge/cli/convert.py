@@ -11,9 +11,10 @@ from types import FrameType
 
 import click
 
+from remoe_edge.cli import options
+from remoe_edge.cli.old_spellings import option
+from remoe_edge.cli.options import FILE, FOLDER
 from remoe_edge.cli.terminal import escape
-
-FILE = click.Path(dir_okay=False, path_type=Path)
 
 
 @click.group()
@@ -25,14 +26,16 @@ def command() -> None:
 
 @command.command()
 @click.argument("tuned", type=FILE)
-@click.option("--base", required=True, type=FILE, help="The GGUF the routers were tuned for.")
-@click.option("-o", "--output", required=True, type=FILE, help="The overlay to write.")
-@click.option(
+@options.base(required=True)
+@options.output("An overlay of the base model.", required=True)
+@option(
     "--strength",
     type=float,
     default=1.0,
     show_default=True,
-    help="How far from the base's routers to the tuned ones: less reuse at less cost below 1.",
+    metavar="X",
+    help="How far to go from the base's routers to the tuned ones. Below 1 costs less quality "
+    "and gains less reuse.",
 )
 def routers(tuned: Path, base: Path, output: Path, strength: float) -> None:
     """Turn tuned routers (safetensors) into an overlay for BASE."""
@@ -45,7 +48,7 @@ def routers(tuned: Path, base: Path, output: Path, strength: float) -> None:
 @command.command()
 @click.argument("base", type=FILE)
 @click.argument("overlay", type=FILE)
-@click.option("-o", "--output", required=True, type=FILE, help="The GGUF to write.")
+@options.output("A GGUF, whole.", required=True)
 def merge(base: Path, overlay: Path, output: Path) -> None:
     """Write BASE with the overlay's routers: a full GGUF for llama.cpp, Ollama and others."""
     from remoe_edge.convert.merge import merge as merge_files
@@ -58,12 +61,12 @@ def merge(base: Path, overlay: Path, output: Path) -> None:
 
 @command.command()
 @click.argument("tuned", type=FILE)
-@click.option("-o", "--output", required=True, type=FILE, help="The overlay to write.")
-@click.option("--base", type=FILE, help="Verify that the overlay fits this base.")
-@click.option(
+@options.output("An overlay of the base model.", required=True)
+@options.base(required=False)
+@option(
     "--rebase",
     is_flag=True,
-    help="Fit the routers to --base even where it is another quantisation of the model.",
+    help="Accept a --base that is another quantisation of the model, and fit the overlay to it.",
 )
 def extract(tuned: Path, output: Path, base: Path | None, rebase: bool) -> None:
     """Take the routers out of a tuned GGUF, as an overlay for its base."""
@@ -74,11 +77,9 @@ def extract(tuned: Path, output: Path, base: Path | None, rebase: bool) -> None:
 
 
 @command.command("export-hf")
-@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@click.argument("folder", type=FOLDER)
 @click.argument("tuned", type=FILE)
-@click.option(
-    "-o", "--output", required=True, type=click.Path(path_type=Path), help="A new folder."
-)
+@options.output_folder("It must not exist yet.", required=True)
 def export_hf(folder: Path, tuned: Path, output: Path) -> None:
     """Write a Hugging Face FOLDER again with tuned routers, for transformers and vLLM."""
     from remoe_edge.convert.export_hf import export_hf as export

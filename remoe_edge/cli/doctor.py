@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 
 import click
 
+from remoe_edge.cli import options
+from remoe_edge.cli.results import print_json
 from remoe_edge.cli.terminal import escape, tolerate_any_text
 
 
 @click.command(name="doctor")
-@click.argument("path", type=click.Path(path_type=Path), required=False)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.argument("path", type=options.PATH, required=False, metavar="[PATH]")
+@options.json_flag()
 @click.pass_context
 def command(ctx: click.Context, /, path: Path | None, as_json: bool) -> None:
     """Check the installation, and the storage that PATH (a model or a folder) lies on.
 
-    Without PATH: the model that comes along, or else the working folder. Each line says ok, off
-    (it runs without, and why) or info. Ends with status 1 only if the engine cannot run.
+    Without PATH it looks at the model that comes with remoe-edge, or else at the working folder. Each
+    line says ok, off (it works without; the line says why) or info. The exit status is 1 only if the
+    engine cannot run.
     """
     from remoe_edge.inspect.doctor import can_run, examine
 
@@ -28,7 +30,7 @@ def command(ctx: click.Context, /, path: Path | None, as_json: bool) -> None:
     runs = can_run(checks)
     if as_json:
         findings = {"can_run": runs, "checks": [asdict(check) for check in checks]}
-        click.echo(json.dumps(findings, indent=1, ensure_ascii=False))
+        print_json(findings)
     else:
         width = max(len(check.name) for check in checks)
         for check in checks:

@@ -2,87 +2,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from remoe_edge.cli import options
+from remoe_edge.cli.old_spellings import Decorator, Function, Old, option
 from remoe_edge.cli.terminal import loading_bar, say
 
 if TYPE_CHECKING:
     from remoe_edge.api import Engine
     from remoe_edge.engine.observers import Observer
 
-Function = TypeVar("Function", bound=Callable[..., Any])
 
-_OPTIONS = (
-    click.option(
-        "-m", "--model", "model", type=click.Path(path_type=Path), metavar="GGUF",
-        help="The model, or the first of its shards; without it, the one that comes along.",
+def _chosen_routers(ctx: click.Context, param: click.Parameter, value: str) -> str | None:
+    """Give None for `off`, `default` for those beside the model, or a file's path."""
+    return {"off": None, "on": "default"}.get(value, value)
+
+
+_OPTIONS: tuple[Decorator, ...] = (
+    options.model,
+    options.cache(default="auto"),
+    options.policy(),
+    options.profile(),
+    option(
+        "--past-prompts", type=options.FILE, metavar="FILE",
+        help="Predict a prompt's experts from similar prompts that were asked before, and keep "
+        "those in the cache longer. The file grows with each prompt.",
     ),
-    click.option(
-        "--cache", default="auto", show_default=True, metavar="SIZE",
-        help="Memory for experts: auto, 1500MiB, 30% of them, or plan:250ms for a time per token.",
-    ),
-    click.option(
-        "--policy", default="reuse-biased", show_default=True, metavar="NAME",
-        help="Which expert leaves the cache.",
-    ),
-    click.option(
-        "--profile", type=click.Path(path_type=Path), metavar="FILE",
-        help="Keep what is learned of this model between runs: fitted weights, hot experts.",
-    ),
-    click.option(
-        "--past-prompts", type=click.Path(path_type=Path), metavar="FILE",
-        help="Keep what past prompts activated, and expect the same of similar ones.",
-    ),
-    click.option(
+    option(
         "--prefetch", type=click.Choice(["auto", "off", "on"]), default="auto", show_default=True,
-        help="Read ahead what the next layers will want; auto keeps what proves faster.",
+        help="Prefetch the experts that the next layers will probably need; auto does so while it "
+        "makes tokens faster.",
     ),
-    click.option(
-        "--routers", metavar="GGUF",
-        help="Tuned routers made for this model; `default`: those beside it.",
-    ),
-    click.option("--no-stream", is_flag=True, help="Load everything whole, as llama.cpp does."),
-    click.option(
-        "--ctx", "n_ctx", type=click.IntRange(min=0), default=0, metavar="N",
-        help="Tokens of context; 0: the model's, up to 4096.",
-    ),
-    click.option(
-        "-t", "--threads", type=click.IntRange(min=1), metavar="N",
-        help="Compute threads; without it, one for each core.",
-    ),
-    click.option(
-        "--ubatch", "n_ubatch", type=click.IntRange(min=1), default=512, show_default=True,
-        metavar="N", help="Tokens of a prompt computed at once, at most.",
-    ),
-    click.option(
+    options.routers(callback=_chosen_routers),
+    option("--no-stream", is_flag=True, help="Load the whole model, as llama.cpp does."),
+    options.context(),
+    options.threads(),
+    options.ubatch(),
+    option(
         "--flash-attention", type=click.Choice(["auto", "on", "off"]), default="auto",
-        show_default=True,
+        show_default=True, help="Compute attention in one fused operation.",
     ),
-    click.option(
+    option(
         "--repack/--no-repack", default=None,
-        help="Rearrange weights for other kernels; by default only with --no-stream.",
+        help="Rearrange quantised weights for faster kernels. Each expert is rearranged whenever "
+        "it is read, so it pays where nearly all fit; on by default only with --no-stream.",
     ),
-    click.option(
-        "--io-backend", type=click.Choice(["auto", "io_uring", "pread"]), default="auto",
-        show_default=True, help="How experts are read.",
+    options.io(old=[Old("--io-backend")]),
+    options.direct(),
+    option(
+        "--depth", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
+        help="Reads in flight; 0 lets the engine choose.",
     ),
-    click.option("--no-direct", is_flag=True, help="Read through the page cache."),
-    click.option(
-        "--depth", type=click.IntRange(min=0), default=0, metavar="N",
-        help="Reads in flight; 0 chooses.",
-    ),
-    click.option("--verbose", is_flag=True, help="Show llama.cpp's log."),
+    option("--verbose", is_flag=True, help="Show the log of llama.cpp."),
 )  # fmt: skip
 
 
 def engine_options(function: Function) -> Function:
     """Add the options of `open_engine` to a command."""
-    for option in reversed(_OPTIONS):
-        function = option(function)
+    for each in reversed(_OPTIONS):
+        function = each(function)
     return function
 
 
@@ -92,8 +74,6 @@ def open_engine(
     routers: str | None,
     no_stream: bool,
     repack: bool | None,
-    no_direct: bool,
-    io_backend: str,
     profile: Path | None = None,
     past_prompts: Path | None = None,
     trace: Path | None = None,
@@ -114,8 +94,6 @@ def open_engine(
         stream=not no_stream,
         # Whole models as llama.cpp has them; streamed ones pay again for every miss.
         repack=no_stream if repack is None else repack,
-        direct=not no_direct,
-        io=io_backend,
         **settings,
     )
     with loading_bar(path.name, shown=not asked.verbose) as progress:

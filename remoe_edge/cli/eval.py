@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from remoe_edge.cli import options
+from remoe_edge.cli.old_spellings import JsonPathCommand, Old
+from remoe_edge.cli.results import print_json, write_json
 from remoe_edge.cli.tune import load_decoder, require_torch
 from remoe_edge.errors import InputError
 from remoe_edge.files.models import shipped_routers
@@ -26,72 +28,60 @@ def _named(value: str) -> tuple[str, Path]:
 def _load_routers(path: Path, model: Path, decoder: Decoder, fingerprint: str) -> list[Tensor]:
     from remoe_edge.tune.record import load_overlay_routers, load_routers
 
-    if path == Path("default"):
+    if path in (Path("default"), Path("on")):
         path = shipped_routers(model)
     if path.suffix == ".gguf":
         return load_overlay_routers(path, model, decoder.shape)
     return load_routers(path, decoder.shape, fingerprint)
 
 
-@click.command()
-@click.argument("model", type=click.Path(path_type=Path))
-@click.option(
-    "--routers",
+@click.command(cls=JsonPathCommand)
+@options.model
+@options.routers(
     multiple=True,
-    metavar="[NAME=]FILE",
-    help="tuned routers to compare with the model's own: .safetensors, an overlay (.gguf), or "
-    "'default' for the overlay beside MODEL; may be repeated",
+    default=None,
+    show_default=False,
+    metavar="[NAME=]off|default|FILE",
+    more="They are compared with the model's own; may be repeated, and named.",
 )
-@click.option(
-    "--data",
-    multiple=True,
-    required=True,
-    type=click.Path(path_type=Path),
-    help="held-out text (.txt), chat (.jsonl) or token (.npy) files, or a folder",
-)
-@click.option("--window", default=512, show_default=True, help="tokens the model reads at a time")
-@click.option("--batch", default=8, show_default=True, help="windows per forward pass")
-@click.option(
-    "--tokens", default=20000, show_default=True, help="tokens of each domain to read; 0: all"
-)
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N")
-@click.option(
-    "--dtype",
-    type=click.Choice(["auto", "float32", "bfloat16"]),
-    default="auto",
-    show_default=True,
-    help="precision of the weights: bfloat16 on cuda, float32 on cpu",
-)
-@click.option("--seed", default=0, show_default=True, help="seed of the bootstrap")
-@click.option("--json", "json_path", type=click.Path(path_type=Path), help="write all figures here")
-@click.option(
-    "--png",
-    type=click.Path(path_type=Path),
-    help="draw misses against perplexity, a point for each --routers",
-)
+@options.data()
+@options.window(default=512)
+@options.batch(default=8)
+@options.data_tokens(default=20000, old=[Old("--tokens")])
+@options.device()
+@options.dtype()
+@options.seed(default=0)
+@options.output("It holds what --json prints.")
+@options.json_flag()
+@options.plot("It shows misses against perplexity, a point for each --routers.", old=[Old("--png")])
 def command(
     model: Path,
     routers: tuple[str, ...],
     data: tuple[Path, ...],
     window: int,
     batch: int,
-    tokens: int,
+    data_tokens: int,
     device: str,
     dtype: str,
     seed: int,
-    json_path: Path | None,
-    png: Path | None,
+    output: Path | None,
+    as_json: bool,
+    plot: Path | None,
 ) -> None:
-    """Compare MODEL's own routers and tuned ones: perplexity, reuse, misses, spread."""
+    """Compare MODEL's own routers with tuned ones: perplexity, reuse, misses, spread.
+
+    MODEL may also be a Hugging Face folder.
+    """
     require_torch()
+    from remoe_edge.files.atomic import check_output
     from remoe_edge.tune.data import load_domains
     from remoe_edge.tune.measure import DomainMeasure, measure_domain, summarise
     from remoe_edge.tune.record import base_fingerprint, describe_data, versions
 
-    if window < 2 or batch < 1 or tokens < 0:
-        raise InputError("--window must be at least 2, --batch 1 and --tokens 0")
-    if png is not None and not routers:
-        raise InputError("--png draws points of tuned routers: give --routers")
+    if plot is not None and not routers:
+        raise InputError("--plot draws points of tuned routers: give --routers")
+    for path in filter(None, (output, plot)):
+        check_output(path, [model])
     decoder = load_decoder(model, device, dtype)
     if window > decoder.shape.context:
         raise InputError(f"--window {window} is beyond the model's {decoder.shape.context} tokens")
@@ -99,10 +89,12 @@ def command(
     variants = {"base": decoder.routers}
     for value in routers:
         name, path = _named(value)
+        if path == Path("off"):
+            continue  # the model's own are always measured
         if name in variants:
             raise InputError(f"two sets of routers are named {name!r}; write --routers NAME=FILE")
         variants[name] = _load_routers(path, model, decoder, fingerprint)
-    domains = load_domains(data, model, window, decoder.n_vocab, tokens)
+    domains = load_domains(data, model, window, decoder.n_vocab, data_tokens)
     measured: dict[str, dict[str, DomainMeasure]] = {}
     for name, values in variants.items():
         measured[name] = {}
@@ -127,13 +119,16 @@ def command(
         "versions": versions(),
         "routers": summaries,
     }
-    if json_path is not None:
-        json_path.write_text(json.dumps(report, indent=1))
-    if png is not None:
+    if output is not None:
+        write_json(report, output)
+    if plot is not None:
         from remoe_edge.tune.plots import draw_pareto
 
-        draw_pareto({n: s for n, s in summaries.items() if n != "base"}, png)
-    _print_table(summaries)
+        draw_pareto({n: s for n, s in summaries.items() if n != "base"}, plot)
+    if as_json:
+        print_json(report)
+    else:
+        _print_table(summaries)
 
 
 def _print_table(summaries: dict[str, Any]) -> None:

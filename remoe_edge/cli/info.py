@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
+from remoe_edge.cli import options
+from remoe_edge.cli.results import print_json
 from remoe_edge.cli.terminal import escape, tolerate_any_text
 
 
 @click.command(name="info")
-@click.argument("model", metavar="[GGUF]", type=click.Path(path_type=Path), required=False)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def command(model: Path | None, as_json: bool) -> None:
-    """Show what GGUF holds and how much of it fits here; without it, the model that comes along.
+@options.model
+@options.json_flag()
+def command(model: Path, as_json: bool) -> None:
+    """Show what MODEL holds, and how much of it fits into this machine's memory.
 
-    Nothing is loaded. Shards are found from the first; a router overlay is described too.
+    Nothing is loaded. MODEL may also be a router overlay.
     """
-    from remoe_edge.files.models import shipped_model
     from remoe_edge.inspect.info import describe
 
     tolerate_any_text()
-    about = describe(model or shipped_model())
+    about = describe(model)
     if as_json:
-        click.echo(json.dumps(about, indent=1, ensure_ascii=False, allow_nan=False))
+        print_json(about)
         return
     rows = _overlay_rows(about) if about["kind"] == "routers" else _model_rows(about)
     width = max(len(name) for name, _ in rows)

@@ -2,38 +2,57 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from remoe_edge.cli import options
+from remoe_edge.cli.old_spellings import Old, option
+from remoe_edge.cli.results import print_json
+from remoe_edge.cli.terminal import show_progress
 
 if TYPE_CHECKING:
     from remoe_edge.plan.planner import Plan, Point
 
 
 @click.command(name="plan")
-@click.argument("model", metavar="GGUF", type=click.Path(path_type=Path))
-@click.option("--memory", metavar="SIZE", help="For the whole process; without it, what is free.")
-@click.option("--tpot", metavar="TIME", help="Target for a token: 250ms, 0.25s.")
-@click.option("--ttft", metavar="TIME", help="Target for the first token of a prompt: 3s.")
-@click.option("--trace", "trace_path", type=click.Path(path_type=Path), help="The model's routing.")
-@click.option("--prompt-tokens", default=128, show_default=True, type=click.IntRange(min=1))
-@click.option("--answer-tokens", default=256, show_default=True, type=click.IntRange(min=1))
-@click.option("--policy", metavar="NAME", help="Which expert leaves the cache.")
-@click.option("--profile", type=click.Path(path_type=Path), help="Fitted by `remoe-edge profile`.")
-@click.option(
-    "--ctx", "n_ctx", default=0, type=click.IntRange(min=0), metavar="N",
-    help="Tokens of context; 0: the model's, up to 4096.",
-)  # fmt: skip
-@click.option("-t", "--threads", type=click.IntRange(min=1), help="Compute threads.")
-@click.option(
-    "--pools/--no-pools", default=True,
-    help="With a trace, try a pool for each layer too (slow with many layers).",
-)  # fmt: skip
-@click.option("--fresh", is_flag=True, help="Measure this machine again.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@options.model
+@option(
+    "--memory",
+    metavar="SIZE",
+    help="Memory for the whole process, as 6GiB; without it, what is free.",
+)
+@option("--tpot", metavar="TIME", help="Target for the time of a token: 250ms, 0.25s.")
+@option("--ttft", metavar="TIME", help="Target for the time to a prompt's first token: 3s.")
+@option(
+    "--trace",
+    "trace_path",
+    type=options.FILE,
+    metavar="FILE",
+    help="The model's routing, recorded with `remoe-edge trace`.",
+)
+@option(
+    "--prompt-tokens",
+    type=click.IntRange(min=1),
+    default=128,
+    show_default=True,
+    metavar="N",
+    help="Tokens of a prompt.",
+)
+@options.max_tokens(default=256, old=[Old("--answer-tokens")])
+@options.policy()
+@options.profile()
+@options.context()
+@options.threads()
+@option(
+    "--pools/--no-pools",
+    default=True,
+    show_default=True,
+    help="With --trace, also try a pool for each layer; slow if there are many.",
+)
+@options.fresh("Measures this machine again.")
+@options.json_flag()
 def command(
     model: Path,
     memory: str | None,
@@ -41,8 +60,8 @@ def command(
     ttft: str | None,
     trace_path: Path | None,
     prompt_tokens: int,
-    answer_tokens: int,
-    policy: str | None,
+    max_tokens: int,
+    policy: str,
     profile: Path | None,
     n_ctx: int,
     threads: int | None,
@@ -50,11 +69,11 @@ def command(
     fresh: bool,
     as_json: bool,
 ) -> None:
-    """Predict the time of a token of GGUF at every cache size, and the least that meets a target.
+    """Predict MODEL's time per token at every cache size, and find the least that meets a target.
 
-    Computing and storage are measured here, in a few seconds; misses are those of the trace in a
-    replay, or published figures of another model where there is none. The worst case assumes
-    routing without any reuse.
+    The command measures computing and storage here, which takes a few seconds. It counts misses by
+    replaying the trace; without one it takes published figures of another model. The worst case
+    assumes that no token reuses an expert.
     """
     from remoe_edge.engine.settings import EngineSettings
     from remoe_edge.errors import InputError
@@ -70,31 +89,26 @@ def command(
         None if tpot is None else parse_ms(tpot),
         None if ttft is None else parse_ms(ttft),
         prompt_tokens,
-        answer_tokens,
+        max_tokens,
     )
     plan = run_plan(
         model,
-        EngineSettings(policy=policy or EngineSettings.policy, n_ctx=n_ctx, threads=threads),
+        EngineSettings(policy=policy, n_ctx=n_ctx, threads=threads),
         memory_bytes=available().available_bytes if memory is None else parse_bytes(memory),
         targets=targets,
         trace_path=trace_path,
         profile_path=profile,
         pools=pools,
         fresh=fresh,
-        progress=_progress,
+        progress=show_progress,
     )
-    _progress("")
+    show_progress("")
     for note in plan.notes:
         click.echo(f"note: {note}", err=True)
     if as_json:
-        click.echo(json.dumps(report(plan), indent=1))
+        print_json(report(plan))
         return
     _table(plan)
-
-
-def _progress(text: str) -> None:
-    if sys.stderr.isatty():
-        click.echo(f"\r\033[K{text}", nl=False, err=True)
 
 
 def _table(plan: Plan) -> None:

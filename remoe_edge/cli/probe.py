@@ -2,45 +2,48 @@
 
 from __future__ import annotations
 
-import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
+from remoe_edge.cli import options
+from remoe_edge.cli.old_spellings import Old, option
+from remoe_edge.cli.results import print_json
 
 if TYPE_CHECKING:
     from remoe_edge.machine.storage import StorageProbe
 
 
 @click.command(name="probe")
-@click.argument("path", metavar="FILE", type=click.Path())
-@click.option(
+@click.argument("path", metavar="[FILE]", type=options.PATH, required=False)
+@option(
     "--seconds",
     type=click.FloatRange(min=0, min_open=True),
     default=2.0,
     show_default=True,
-    help="Time for the whole curve.",
+    metavar="S",
+    help="Time for the whole measurement.",
 )
-@click.option(
-    "--backend",
-    type=click.Choice(["auto", "io_uring", "pread"]),
-    default="auto",
-    show_default=True,
-    help="How to read.",
-)
-@click.option("--buffered", is_flag=True, help="Read through the page cache, not with O_DIRECT.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def command(path: str, seconds: float, backend: str, buffered: bool, as_json: bool) -> None:
-    """Measure random reads of FILE and show what the engine would pick.
+@options.io(old=[Old("--backend")])
+@options.direct(old=[Old("--buffered", means=False)])
+@options.json_flag()
+def command(
+    path: Path | None, seconds: float, io: str, direct: bool, as_json: bool
+) -> None:  # fmt: skip
+    """Measure random reads of FILE, and show how the engine would read it.
 
-    Any regular file of 64 KiB or more will do; a large one on the same storage measures best.
+    Any file of 64 KiB or more will do; a large one measures best. Without FILE it reads the model
+    that comes with remoe-edge.
     """
+    from remoe_edge.files.models import shipped_model
     from remoe_edge.machine import storage
 
-    result = storage.probe(path, seconds, backend=backend, direct=not buffered)
+    result = storage.probe(path or shipped_model(), seconds, backend=io, direct=direct)
     for note in result.notes:
         click.echo(f"note: {note}", err=True)
     if as_json:
-        click.echo(json.dumps(result.as_json(), indent=1))
+        print_json(result.as_json())
     else:
         _table(result)
 

@@ -2,28 +2,41 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
 
+from remoe_edge.cli import options
+from remoe_edge.cli.old_spellings import option
+from remoe_edge.cli.results import print_json
+from remoe_edge.cli.terminal import show_progress
+
 
 @click.command(name="profile")
-@click.argument("traces", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option(
-    "-o", "--output", required=True, type=click.Path(path_type=Path), help="The profile to write."
+@click.argument("traces", nargs=-1, required=True, type=options.FILE)
+@options.output("It is a profile.", required=True)
+@option(
+    "--links/--no-links",
+    default=True,
+    show_default=True,
+    help="Also fit which experts follow which; without, a profile takes 2 KB.",
 )
-@click.option("--links/--no-links", default=True, help="Fit links, or weights only (2 KB).")
-@click.option("--epochs", default=4, show_default=True, type=click.IntRange(1, 100))
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@option(
+    "--epochs",
+    type=click.IntRange(1, 100),
+    default=4,
+    show_default=True,
+    metavar="N",
+    help="Passes over the traces.",
+)
+@options.json_flag()
 def command(
     traces: tuple[Path, ...], output: Path, links: bool, epochs: int, as_json: bool
 ) -> None:
-    """Fit the reuse-biased policy to TRACES (recorded, or .npz) of one model.
+    """Fit the reuse-biased policy to TRACES of one model: recorded ones, or .npz files.
 
-    Give traces of different kinds of text: each is judged by what the others taught.
+    Give traces of different kinds of text. Each is used to judge what was learned from the others.
     """
-    import json
     import os
 
     # The products are small: a second thread spends more on waiting than it saves. Set before numpy
@@ -32,14 +45,10 @@ def command(
     from remoe_edge.profile import fit_profile, save_profile
     from remoe_edge.routing.trace import read_trace
 
-    def progress(text: str) -> None:
-        if sys.stderr.isatty():
-            click.echo(f"\r\033[K{text}", nl=False, err=True)
-
     fitted = fit_profile(
-        [read_trace(path) for path in traces], links=links, epochs=epochs, progress=progress
+        [read_trace(path) for path in traces], links=links, epochs=epochs, progress=show_progress
     )
-    progress("")
+    show_progress("")
     save_profile(fitted.data, output)
     if as_json:
         report = {
@@ -48,7 +57,7 @@ def command(
             "judged": fitted.gap_shares,
             "searched": fitted.searched,
         }
-        click.echo(json.dumps(report, indent=1))
+        print_json(report)
         return
     for row in fitted.gap_shares:
         click.echo(

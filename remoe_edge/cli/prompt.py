@@ -11,14 +11,21 @@ from pathlib import Path
 import click
 
 from remoe_edge.cli.terminal import say
+from remoe_edge.files.user_folder import home
 
 PROMPT, MORE = "> ", "| "
 _HISTORY_LINES = 1000
 
 
-def _history_path() -> Path:
-    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(state) / "remoe-edge" / "chat_history"
+def _history_path() -> Path | None:
+    """Say where what was typed is kept: in XDG_STATE_HOME, or at home; None without either."""
+    state = Path(os.environ.get("XDG_STATE_HOME", ""))
+    if not state.is_absolute():  # unset, empty, or not to be heeded
+        own = home()
+        if own is None:
+            return None
+        state = own / ".local" / "state"
+    return state / "remoe-edge" / "chat_history"
 
 
 @contextlib.contextmanager
@@ -31,6 +38,10 @@ def line_editing() -> Iterator[None]:
         yield
         return
     path = _history_path()
+    if path is None:
+        say("what you type is not kept for the next session: there is no home folder")
+        yield
+        return
     try:
         if path.exists():
             readline.read_history_file(path)

@@ -2,71 +2,94 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
+from remoe_edge.cli import options
+from remoe_edge.cli.old_spellings import Old, option
+from remoe_edge.cli.results import print_json, write_json
 
 if TYPE_CHECKING:
     from remoe_edge.routing.simulate import Outcome
 
 
 @click.command(name="simulate")
-@click.argument("trace_path", metavar="TRACE", type=click.Path(path_type=Path))
-@click.option("--policy", default="all", show_default=True, help="`all`, or names: lru,arc,...")
-@click.option(
-    "--cache", default="10%,25%,50%", show_default=True,
-    help="Cache sizes: shares of all experts, or slots.",
-)  # fmt: skip
-@click.option("--profile", type=click.Path(path_type=Path), help="Fitted by `remoe-edge profile`.")
-@click.option("--warm", default=0, metavar="STEPS", help="Steps that fill the cache uncounted.")
-@click.option("--steps", metavar="FROM:TO", help="Replay only these steps of the trace.")
-@click.option("--expert-bytes", type=click.IntRange(min=1), help="Bytes of one expert.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.option("--plot", "plot_path", metavar="FILE.png", help="Draw misses against cache size.")
+@click.argument("trace_path", metavar="TRACE", type=options.FILE)
+@options.policy(default="all", several=True, more="`all` replays every one.")
+@options.cache(
+    default="10%,25%,50%",
+    several=True,
+    more="Here it is a share, a size or a number of experts; several may be given, as in 10%,25%.",
+)
+@options.profile()
+@options.warm(default=0)
+@option(
+    "--range",
+    "span",
+    metavar="FROM:TO",
+    old=[Old("--steps")],
+    help="Replay only these tokens of the trace.",
+)
+@option(
+    "--expert-bytes",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Bytes of one expert, if the trace does not say.",
+)
+@options.output("It holds what --json prints.")
+@options.json_flag()
+@options.plot("It shows misses against the cache's size.")
 def command(
     trace_path: Path,
-    policy: str,
-    cache: str,
+    policy: tuple[str, ...],
+    cache: tuple[str, ...],
     profile: Path | None,
     warm: int,
-    steps: str | None,
+    span: str | None,
     expert_bytes: int | None,
+    output: Path | None,
     as_json: bool,
-    plot_path: str | None,
+    plot: Path | None,
 ) -> None:
-    """Replay TRACE (recorded, or .npz) through the engine's own eviction code.
+    """Replay TRACE, a recorded one or an .npz file, through the engine's own eviction code.
 
-    Misses are counted with all experts of a step's layer pinned together, from an empty cache.
-    `gap` is the share of the misses between LRU and the optimum that a policy saves.
+    The cache is empty at first. While a layer computes, all experts of its step stay in the cache
+    together. `gap` is the share of the misses between LRU and the optimum that a policy saves.
     """
     from remoe_edge.errors import InputError
+    from remoe_edge.files.atomic import check_output
     from remoe_edge.profile import read_profile
     from remoe_edge.routing import simulate as simulation
     from remoe_edge.routing.trace import read_trace
 
+    for path in filter(None, (output, plot)):
+        check_output(path, [trace_path])
     trace = read_trace(trace_path)
-    if steps is not None:
-        begin, colon, end = steps.partition(":")
+    if span is not None:
+        begin, colon, end = span.partition(":")
         if not (colon and begin.isdigit() and end.isdigit()):
-            raise InputError(f"--steps {steps}: give FROM:TO, such as 4000:5500")
+            raise InputError(f"--range {span}: give FROM:TO, such as 4000:5500")
         trace = trace.tokens(int(begin), int(end))
     total = trace.n_layers * trace.n_experts
     outcomes = simulation.simulate(
         trace,
-        simulation.parse_policies(policy),
-        [simulation.parse_cache(text.strip(), total) for text in cache.split(",")],
+        simulation.parse_policies(",".join(policy)),
+        [simulation.parse_cache(text, total, expert_bytes or trace.expert_bytes) for text in cache],
         profile=read_profile(profile) if profile else None,
         warm_tokens=warm,
         expert_bytes=expert_bytes,
     )
-    if plot_path:
-        simulation.plot(outcomes, plot_path, str(trace.meta.get("model") or trace_path.name))
+    if plot is not None:
+        simulation.plot(outcomes, str(plot), str(trace.meta.get("model") or trace_path.name))
+    result = simulation.as_json(trace, outcomes)
+    if output is not None:
+        write_json(result, output)
     if as_json:
-        click.echo(json.dumps(simulation.as_json(trace, outcomes), indent=1))
-        return
-    _table(outcomes)
+        print_json(result)
+    else:
+        _table(outcomes)
 
 
 def _table(outcomes: list[Outcome]) -> None:

@@ -4,45 +4,45 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from remoe_edge.cli import options
+from remoe_edge.cli.old_spellings import Decorator, Function, option
 from remoe_edge.cli.terminal import say
 
 if TYPE_CHECKING:
     from remoe_edge.engine.observers import Observer
 
-Function = TypeVar("Function", bound=Callable[..., Any])
-
-_OPTIONS = (
-    click.option(
-        "--telemetry", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+_OPTIONS: tuple[Decorator, ...] = (
+    option(
+        "--telemetry", type=options.OutputFile(), metavar="FILE",
         help="Record each token and the machine (power, temperatures, memory) as JSON lines.",
     ),
-    click.option(
+    option(
         "--telemetry-hz", type=click.FloatRange(1, 10), default=2, show_default=True, metavar="HZ",
-        help="Looks at the machine in a second.",
+        help="How often in a second to look at the machine.",
     ),
-    click.option(
+    option(
         "--metrics", metavar="[HOST:]PORT",
-        help="Serve /metrics for Prometheus; on the loopback without a HOST.",
+        help="Serve /metrics for Prometheus; without HOST, to this machine alone.",
     ),
 )  # fmt: skip
 
 
 def telemetry_options(function: Function) -> Function:
     """Add the options of `watching` to a command."""
-    for option in reversed(_OPTIONS):
-        function = option(function)
+    for each in reversed(_OPTIONS):
+        function = each(function)
     return function
 
 
 @contextlib.contextmanager
 def watching(
-    model: Path | None, telemetry: Path | None, hz: float, metrics: str | None
+    model: Path, telemetry: Path | None, hz: float, metrics: str | None
 ) -> Iterator[dict[str, Any]]:
     """Give the settings that make an engine be watched; what was started ends with the block."""
     from remoe_edge.telemetry.status import default_folder
@@ -52,21 +52,20 @@ def watching(
         yield settings
         return
     from remoe_edge.errors import InputError
-    from remoe_edge.files.models import shipped_model
     from remoe_edge.telemetry import Sampler
-    from remoe_edge.telemetry.metrics import Metrics, MetricsServer
+    from remoe_edge.telemetry.metrics import Metrics
+    from remoe_edge.telemetry.metrics_server import MetricsServer
     from remoe_edge.telemetry.recording import Recording
 
-    path = model or shipped_model()
-    if not path.is_file():  # before a file is made and idle power is measured for nothing
-        raise InputError(f"no model at {path}")
+    if not model.is_file():  # before a file is made and idle power is measured for nothing
+        raise InputError(f"no model at {model}")
     observers: list[Observer] = []
     with contextlib.ExitStack() as stack:
-        sampler = Sampler(path, hz=hz, keep=2)
+        sampler = Sampler(model, hz=hz, keep=2)
         stack.callback(sampler.stop)
         if metrics is not None:
             figures = Metrics(sampler)
-            server = MetricsServer(figures, metrics)
+            server = MetricsServer(figures.text, metrics)
             stack.callback(server.close)
             say(f"metrics at {server.url}")
             observers.append(figures)

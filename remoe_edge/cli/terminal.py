@@ -60,6 +60,12 @@ def _end_line(written: list[str]) -> None:
         click.echo()
 
 
+def show_progress(text: str) -> None:
+    """Write over the last line of stderr, if that is a terminal; an empty text clears it."""
+    if sys.stderr.isatty():
+        click.echo(f"\r\033[K{escape(text)}", nl=False, err=True)
+
+
 @contextlib.contextmanager
 def loading_bar(name: str, *, shown: bool = True) -> Iterator[Callable[[float], bool]]:
     """Give a callback that draws a fraction on stderr, if that is a terminal."""

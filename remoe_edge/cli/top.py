@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from remoe_edge.cli import options
+from remoe_edge.cli.old_spellings import option
 from remoe_edge.cli.terminal import escape, tolerate_any_text
 
 if TYPE_CHECKING:
@@ -21,15 +23,15 @@ _HEAD = ("PID", "MODEL", "STATE", "TOK/S", "HITS", "READ", "STALL", "CACHE", "ME
 
 
 @click.command(name="top")
-@click.option("--once", is_flag=True, help="Look once and end.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each look.")
-@click.option(
+@option("--once", is_flag=True, help="Look once and end.")
+@options.json_flag("Each look is an object in a line of its own.")
+@option(
     "--interval",
     type=click.FloatRange(0.2, 60),
     default=1,
     show_default=True,
-    metavar="SECONDS",
-    help="Time between two looks.",
+    metavar="S",
+    help="Seconds between two looks.",
 )
 def command(once: bool, as_json: bool, interval: float) -> None:
     """Show the running engines of this user: tokens/s, hit rate, bytes read, memory; and power.

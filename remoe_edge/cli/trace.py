@@ -2,56 +2,36 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
+from remoe_edge.cli import options
 from remoe_edge.cli.engine_options import engine_options, open_engine
-from remoe_edge.cli.terminal import say
+from remoe_edge.cli.old_spellings import Old
+from remoe_edge.cli.terminal import say, show_progress
 
 
 @click.command(name="trace")
-@click.option(
-    "--prompts",
-    "prompts_path",
-    required=True,
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help='What to run: .jsonl with a "prompt" a line, or texts with a line `---` between them.',
+@options.prompts(required=True)
+@options.output("It is a trace.", required=True)
+@options.max_tokens(
+    default=64, at_least=0, more="0 reads the prompts alone.", old=[Old("--answer")]
 )
-@click.option(
-    "-o",
-    "--output",
-    required=True,
-    type=click.Path(path_type=Path),
-    metavar="TRACE",
-    help="The trace to write.",
-)
-@click.option(
-    "-n",
-    "--answer",
-    "n_answer",
-    type=click.IntRange(min=0),
-    default=64,
-    show_default=True,
-    metavar="N",
-    help="Tokens of an answer, at most; 0 reads the prompts alone.",
-)
-@click.option("--raw", is_flag=True, help="Continue the prompts, without a chat template.")
+@options.raw()
 @engine_options
 @click.pass_context
 def command(
     context: click.Context,
     /,
-    prompts_path: Path,
+    prompts: Path,
     output: Path,
-    n_answer: int,
+    max_tokens: int,
     raw: bool,
     **engine_settings: Any,
-) -> None:  # fmt: skip
-    """Record every layer's routed experts and router probabilities while a model reads and answers.
+) -> None:
+    """Record which experts MODEL's routers choose, and how probable they found each.
 
     Answers are greedy and not shown. Ctrl-C ends the recording early and keeps what there is.
     """
@@ -59,31 +39,28 @@ def command(
     from remoe_edge.files.prompts import read_prompts
     from remoe_edge.routing.record_prompts import Recorded, record
 
-    check_output(output, [prompts_path, *filter(None, [engine_settings["model"]])])
-    texts = read_prompts(prompts_path)
+    check_output(output, [prompts, engine_settings["model"]])
+    texts = read_prompts(prompts)
     done = Recorded()
     finished = True
     with open_engine(trace=output, **engine_settings) as engine:
         plain = raw or engine.chat_template is None
-        prompts = []
+        asked = []
         for text in texts:
             bos = True
             if not plain:
                 text, _, bos = engine.render([{"role": "user", "content": text}])
-            prompts.append(engine.tokenize(text, special=not plain, bos=bos))
+            asked.append(engine.tokenize(text, special=not plain, bos=bos))
 
         def progress(so_far: Recorded) -> None:
-            if sys.stderr.isatty():
-                tokens = so_far.prompt_tokens + so_far.answer_tokens
-                bar = f"\r\033[K{so_far.prompts}/{len(prompts)} prompts, {tokens} tokens"
-                click.echo(bar, nl=False, err=True)
+            tokens = so_far.prompt_tokens + so_far.answer_tokens
+            show_progress(f"{so_far.prompts}/{len(asked)} prompts, {tokens} tokens")
 
         try:
-            record(engine, prompts, n_answer, progress, done)
+            record(engine, asked, max_tokens, progress, done)
         except KeyboardInterrupt:
             finished = False
-        if sys.stderr.isatty():
-            click.echo("\r\033[K", nl=False, err=True)
+        show_progress("")
         if not engine.router_probabilities:
             say("this model's graph does not show its router's probabilities: recorded without")
     if done.cut:

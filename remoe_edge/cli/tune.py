@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from remoe_edge.cli import options
+from remoe_edge.cli.old_spellings import Old, option
 from remoe_edge.errors import InputError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -20,92 +22,91 @@ if TYPE_CHECKING:
     from remoe_edge.tune.decoder import Decoder
     from remoe_edge.tune.trainer import Report, Trainer
 
+# What each knob of a run does. Those that `eval` has too are declared in options.py.
 _HELP = {
-    "steps": "optimiser steps",
-    "batch": "sequences per step",
-    "window": "tokens per sequence",
-    "lr": "AdamW learning rate",
-    "lr_warmup": "steps until the full learning rate",
-    "loc_warmup": "steps until the locality terms have their full weight (T_warm)",
-    "clip": "gradient norm limit",
-    "ema": "share that the average of the routers, the result, keeps in a step; 0: no average",
-    "seed": "seed of the order of the data",
-    "ce": "weight of the cross entropy",
-    "distill": "weight of KL(base || tuned) of the next-token distributions",
-    "ppl_budget": "share of perplexity that no domain shall lose (0.01: 1 %); 0: no such limit",
-    "kl": "weight of the trust KL to the reference router",
-    "miss": "weight of the soft misses of an LRU cache of --cache-slots",
-    "overlap": "weight of the soft overlap of neighbours' choices, 1 - EOR",
-    "reuse": "weight of the reuse mass, -log(rho)",
-    "smooth": "weight of the symmetric KL of neighbours",
-    "lag": "weight of the symmetric KL at lags 1, 2, 4, 8, 16",
-    "ws": "weight of the entropy of each window's mean distribution",
-    "ws_window": "tokens of such a window (W)",
-    "cache_slots": "experts the cache holds, over all layers; 0: a quarter of all",
-    "miss_temperature": "softness of the choice in the soft misses and overlap, in logits",
-    "miss_softness": "softness of the cache's edge in the soft misses, as a share of its slots",
-    "miss_through_past": "let the soft misses credit a choice for the tokens after it",
-    "dtype": "precision of the frozen weights: auto (bfloat16 on cuda, float32 on cpu)",
-    "recompute": "recompute activations in the backward pass: less memory, a third slower",
+    "steps": "Steps of the optimiser.",
+    "lr": "Learning rate of AdamW.",
+    "lr_warmup": "Steps until the learning rate is full.",
+    "loc_warmup": "Steps until the locality terms have their full weight (T_warm).",
+    "clip": "Limit of the gradient's norm.",
+    "ema": "Share that the average of the routers, the result, keeps in a step; 0: no average.",
+    "ce": "Weight of the cross entropy.",
+    "distill": "Weight of KL(base || tuned) of the next token's distribution.",
+    "ppl_budget": "Perplexity that no domain shall lose more of, as 0.01 for 1 %; 0: no limit.",
+    "kl": "Weight of the trust KL to the reference router.",
+    "miss": "Weight of the soft misses of an LRU cache of --cache-slots.",
+    "overlap": "Weight of the soft overlap of neighbours' choices, 1 - EOR.",
+    "reuse": "Weight of the reuse mass, -log(rho).",
+    "smooth": "Weight of the symmetric KL of neighbours.",
+    "lag": "Weight of the symmetric KL at lags 1, 2, 4, 8, 16.",
+    "ws": "Weight of the entropy of each window's mean distribution.",
+    "ws_window": "Tokens of such a window (W).",
+    "cache_slots": "Experts that the cache holds, over all layers; 0: a quarter of all.",
+    "miss_temperature": "Softness of the choice in the soft misses and overlap, in logits.",
+    "miss_softness": "Softness of the cache's edge in the soft misses, as a share of its slots.",
+    "miss_through_past": "Let the soft misses credit a choice for the tokens after it.",
+    "recompute": "Recompute activations in the backward pass: less memory, a third slower.",
 }
 
 
 def _settings_options(function: Any) -> Any:
     from remoe_edge.tune.settings import Settings
 
+    shared: dict[str, Any] = {
+        "batch": options.batch(default=Settings.batch),
+        "window": options.window(default=Settings.window),
+        "seed": options.seed(default=Settings.seed),
+        "dtype": options.dtype(),
+    }
     for f in reversed(fields(Settings)):
+        if f.name in shared:
+            function = shared[f.name](function)
+            continue
         name = f"--{f.name.replace('_', '-')}"
         extra: dict[str, Any] = {"help": _HELP[f.name], "default": f.default, "show_default": True}
         if isinstance(f.default, bool):
             name, extra["is_flag"] = f"{name}/--no-{f.name.replace('_', '-')}", True
-        elif f.name == "dtype":
-            extra["type"] = click.Choice(["auto", "float32", "bfloat16"])
         else:
             extra["type"] = type(f.default)
-        function = click.option(name, f.name, **extra)(function)
+            extra["metavar"] = "N" if isinstance(f.default, int) else "X"
+        function = option(name, f.name, **extra)(function)
     return function
 
 
 @click.command()
-@click.argument("model", type=click.Path(path_type=Path))
-@click.option(
-    "--data",
-    multiple=True,
+@options.model
+@options.data()
+@options.output(
+    "It is a .safetensors file; a record and curves go beside it.",
     required=True,
-    type=click.Path(path_type=Path),
-    help="text (.txt), chat (.jsonl) or token (.npy) files, or a folder; one domain each",
+    old=[Old("--out")],
 )
-@click.option(
-    "-o",
-    "--out",
-    required=True,
-    type=click.Path(path_type=Path),
-    help="safetensors to write; record and curves go beside it",
-)
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N")
-@click.option(
-    "--data-tokens",
-    default=0,
+@options.device()
+@options.data_tokens(default=0)
+@option(
+    "--checkpoint-every",
+    type=click.IntRange(min=1),
+    default=50,
     show_default=True,
-    help="read at most so many tokens of each file; 0: all",
+    metavar="N",
+    help="Steps between two checkpoints.",
 )
-@click.option("--checkpoint-every", default=50, show_default=True, help="steps between checkpoints")
-@click.option("--fresh", is_flag=True, help="start over even if a checkpoint is there")
+@options.fresh("Ignores a checkpoint.")
 @_settings_options
 def command(
     model: Path,
     data: tuple[Path, ...],
-    out: Path,
+    output: Path,
     device: str,
     data_tokens: int,
     checkpoint_every: int,
     fresh: bool,
     **values: Any,
 ) -> None:
-    """Fine-tune MODEL's routers (a GGUF or a Hugging Face folder) to reuse experts.
+    """Fine-tune MODEL's routers, and nothing else, to reuse experts.
 
-    Everything else stays frozen. An interrupted run goes on from its checkpoint when the same
-    command is given again.
+    MODEL may also be a Hugging Face folder. An interrupted run goes on from its checkpoint when the
+    same command is given again.
     """
     require_torch()
     from remoe_edge.tune.data import load_domains
@@ -114,27 +115,27 @@ def command(
     from remoe_edge.tune.trainer import Trainer
 
     settings = Settings(**values)
-    if out.suffix != ".safetensors":
-        raise InputError(f"{out}: the output's name must end in .safetensors")
+    if output.suffix != ".safetensors":
+        raise InputError(f"{output}: the output's name must end in .safetensors")
     decoder = load_decoder(model, device, settings.dtype)
     domains = load_domains(data, model, settings.window, decoder.n_vocab, data_tokens)
     trainer = Trainer(decoder, domains, settings)
-    state = out.with_suffix(".checkpoint")
+    state = output.with_suffix(".checkpoint")
     if fresh:
         state.unlink(missing_ok=True)
     elif state.exists():
         trainer.resume(state)
         click.echo(f"going on from step {trainer.step} ({state})", err=True)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    output.parent.mkdir(parents=True, exist_ok=True)
     _train(trainer, state, checkpoint_every)
     record = trainer.run_record()
     brief = {key: value for key, value in record.items() if key != "history"}
     fingerprint = base_fingerprint(model)
     if not fingerprint and not model.is_dir():
         click.echo("no fingerprint: the extension is not built; routers name no base", err=True)
-    save_routers(out, trainer.averaged, decoder.shape, fingerprint, brief)
-    write_whole(out.with_suffix(".json"), json.dumps(record, indent=1).encode())
-    curves = out.with_suffix(".png")
+    save_routers(output, trainer.averaged, decoder.shape, fingerprint, brief)
+    write_whole(output.with_suffix(".json"), json.dumps(record, indent=1).encode())
+    curves = output.with_suffix(".png")
     try:
         from remoe_edge.tune.plots import draw_curves
 
@@ -142,7 +143,7 @@ def command(
         click.echo(f"curves: {curves}", err=True)
     except UnsupportedError as error:
         click.echo(f"no curves: {error}", err=True)
-    click.echo(str(out))
+    click.echo(str(output))
 
 
 def _train(trainer: Trainer, state: Path, every: int) -> None:

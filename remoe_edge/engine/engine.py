@@ -372,6 +372,9 @@ class Engine:
         """Tell `observer` no more."""
         self._loaded.observers.remove(observer)
 
+    # Their names until version 0.3.
+    watch, unwatch = add_observer, remove_observer
+
     # --- its end ---
 
     def close(self) -> None:

@@ -17,7 +17,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Any
 
 from remoe_edge.errors import InputError, UnsupportedError
 
@@ -171,14 +171,7 @@ class Lifecycle:
 # --- forks ---
 
 
-class Native(Protocol):
-    """Who holds native objects that a forked child must never destroy."""
-
-    def keep_forever(self) -> None:
-        """Keep them; see the function of that name."""
-
-
-_living: weakref.WeakSet[Native] = weakref.WeakSet()
+_threaded: weakref.WeakSet[Any] = weakref.WeakSet()
 _parallel_pid: int | None = None
 
 
@@ -187,9 +180,9 @@ def keep_forever(held: object) -> None:
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(held))
 
 
-def watch_forks(native: Native) -> None:
-    """Have `native` keep what it holds in every child that is forked from now on."""
-    _living.add(native)
+def keep_in_children(held: object) -> None:
+    """Keep an object forever in every child forked from now on: its threads are not there to end."""
+    _threaded.add(held)
 
 
 def check_threads(n_threads: int) -> None:
@@ -211,8 +204,8 @@ def check_threads(n_threads: int) -> None:
 
 
 def _in_child() -> None:
-    for native in list(_living):
-        native.keep_forever()
+    for held in list(_threaded):
+        keep_forever(held)
 
 
 os.register_at_fork(after_in_child=_in_child)

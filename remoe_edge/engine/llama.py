@@ -21,8 +21,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
+from remoe_edge import amx
 from remoe_edge.engine.llama_log import log_of_this_thread_to
-from remoe_edge.machine import amx
 from remoe_edge.native import llama_cpp
 
 _low = llama_cpp.llama_cpp
@@ -93,7 +93,7 @@ class _StreamedModel(_internals.LlamaModel):  # type: ignore[name-defined, misc]
         self._exit_stack = ExitStack()
         self.sampler = None
         self.custom_samplers: list[Any] = []
-        self._native = native
+        self._native: NativeLoad | None = native
         self.model: int | None = native.load(params)
         self.vocab = _low.llama_model_get_vocab(self.model)
         self._exit_stack.callback(self._free)
@@ -102,6 +102,7 @@ class _StreamedModel(_internals.LlamaModel):  # type: ignore[name-defined, misc]
         if self.model is not None:
             _low.llama_model_free(self.model)
             self.model = None
+        self._native = None
 
 
 def make_llama(

@@ -14,7 +14,7 @@ from typing import Any
 
 Listener = Callable[[int, str], None]
 
-_log: Any = None  # the callback that llama.cpp points to
+_log: Any = None  # the callback that llama.cpp points to; None is the package's own
 
 
 def log_to(on_line: Listener | None) -> None:
@@ -23,16 +23,23 @@ def log_to(on_line: Listener | None) -> None:
     llama.cpp has one log in a process and keeps a bare pointer to its callback, so the callback is kept
     here: had it gone with whoever set it, the next line would have ended the process.
     """
-    global _log
     import llama_cpp
 
     if on_line is None:
-        callback = llama_cpp._logger.llama_log_callback
+        _set(None)
     else:
-        callback = llama_cpp.llama_log_callback(
-            lambda level, text, _: on_line(level, text.decode("utf-8", "replace"))
+        _set(
+            llama_cpp.llama_log_callback(
+                lambda level, text, _: on_line(level, text.decode("utf-8", "replace"))
+            )
         )
-    llama_cpp.llama_log_set(callback, ctypes.c_void_p(0))
+
+
+def _set(callback: Any) -> None:
+    global _log
+    import llama_cpp
+
+    llama_cpp.llama_log_set(callback or llama_cpp._logger.llama_log_callback, ctypes.c_void_p(0))
     _log = callback
 
 
@@ -40,11 +47,12 @@ def log_to(on_line: Listener | None) -> None:
 def log_of_this_thread_to(on_line: Listener) -> Iterator[None]:
     """Send what this thread's calls log to a function; other threads' lines go to the package's logger.
 
-    Somebody may load a model of their own meanwhile: its figures are not this one's. One at a time.
+    Somebody may load a model of their own meanwhile: its figures are not this one's. Blocks may lie in
+    each other, but not in two threads at once.
     """
     import llama_cpp
 
-    mine = threading.get_ident()
+    mine, before = threading.get_ident(), _log
 
     def dispatch(level: int, line: str) -> None:
         if threading.get_ident() == mine:
@@ -56,4 +64,4 @@ def log_of_this_thread_to(on_line: Listener) -> Iterator[None]:
     try:
         yield
     finally:
-        log_to(None)
+        _set(before)

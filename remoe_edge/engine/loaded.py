@@ -55,7 +55,6 @@ class Loaded:
         self.trace: TraceRecording | None = None
         self.answer: Callable[[], Answer | None] = lambda: None  # the last one that was begun
         self.last = AnswerStats()  # its stats
-        lifecycle.watch_forks(self)
 
     # --- what it is ---
 
@@ -204,12 +203,6 @@ class Loaded:
         if uses.any():
             steps = self.counts()["events"] / native.n_layers
             self.profile.save(uses, steps, native.n_layers, native.n_experts)
-
-    def keep_forever(self) -> None:
-        """Never destroy the native objects: this is a forked child, and their threads are elsewhere."""
-        for each in (self.native, self.llama, self.observers, self.past_prompts, self.trace):
-            if each is not None:
-                lifecycle.keep_forever(each)
 
 
 def abandon(loaded: Loaded) -> None:

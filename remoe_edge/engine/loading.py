@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,12 @@ from remoe_edge.engine.extensions import (
 )
 from remoe_edge.engine.interrupt import held_back
 from remoe_edge.engine.kv_cache import kv_bytes
-from remoe_edge.engine.lifecycle import check_threads
+from remoe_edge.engine.lifecycle import check_threads, keep_in_children
 from remoe_edge.engine.llama import NativeLoad, make_llama
 from remoe_edge.engine.loaded import Loaded
 from remoe_edge.engine.settings import EngineSettings
-from remoe_edge.errors import BudgetError, InputError, ModelError
+from remoe_edge.errors import BudgetError, InputError, ModelError, RemoeError
 from remoe_edge.files.atomic import cut_short
-from remoe_edge.files.overlay import load_overlay
 from remoe_edge.machine import memory
 from remoe_edge.native import _core
 from remoe_edge.units import mib
@@ -68,12 +68,9 @@ def load(
     observers = (extensions.start_observers or _nobody)(loaded.notes.append)
     started += time.perf_counter() - before  # the idle window is no loading
     try:
-        with held_back() as pressed:
-
-            def go_on(fraction: float) -> bool:
-                return not pressed() and (progress is None or progress(fraction))
-
-            loaded.llama = _load_llama(loaded, go_on)
+        with held_back() as pressed, _raising_later(progress) as report:
+            loaded.llama = _load_llama(loaded, lambda fraction: not pressed() and report(fraction))
+            keep_in_children(loaded.llama)
             loaded.n_ctx = min(loaded.n_ctx, int(loaded.llama.n_ctx()))
             _attach(loaded, cache)
             _begin_features(loaded, extensions)
@@ -86,6 +83,31 @@ def load(
     for observer in observers:
         loaded.observers.add(observer, loaded.facts())
     return loaded
+
+
+@contextlib.contextmanager
+def _raising_later(progress: Progress | None) -> Iterator[Progress]:
+    """Give a callback that cancels where `progress` raises; what it raised ends the block.
+
+    An exception would be lost in llama.cpp, or worse, be met by the next line of its log.
+    """
+    raised: list[BaseException] = []
+
+    def report(fraction: float) -> bool:
+        if raised or progress is None:
+            return not raised
+        try:
+            return bool(progress(fraction))
+        except BaseException as error:
+            raised.append(error)
+            return False
+
+    try:
+        yield report
+    except RemoeError:
+        if raised:
+            raise raised[0] from None
+        raise
 
 
 def _nobody(note: Callable[[str], None]) -> Sequence[Any]:
@@ -104,8 +126,12 @@ def _open_native(loaded: Loaded, file: _core.ModelFile) -> _core.StreamedModel |
         if settings.routers is not None:
             raise InputError(f"{loaded.path} has no routers for {settings.routers} to replace")
         return None
-    overlay = {} if settings.routers is None else load_overlay(Path(settings.routers), file)
-    return _core.StreamedModel.open(
+    overlay: dict[str, bytes] = {}
+    if settings.routers is not None:
+        from remoe_edge.files.overlay import load_overlay  # brings the gguf package in
+
+        overlay = load_overlay(settings.routers, file)
+    native = _core.StreamedModel.open(
         str(loaded.path),
         backend=settings.io,
         direct=settings.direct,
@@ -113,6 +139,8 @@ def _open_native(loaded: Loaded, file: _core.ModelFile) -> _core.StreamedModel |
         repack=settings.repack,
         overlay=overlay,
     )
+    keep_in_children(native)
+    return native
 
 
 def _open_files(loaded: Loaded, extensions: Extensions) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 DEFAULT_CONTEXT = 4096
 MAX_CONTEXT = 1 << 24  # far above what any model was trained with
 MAX_THREADS = 512  # ggml's
-MAX_DEPTH = 1024
+MAX_DEPTH = 256  # the core's
 PREFETCH = ("auto", "off", "on")
 FLASH_ATTENTION = ("auto", "on", "off")
 IO = ("auto", "io_uring", "pread")
@@ -136,7 +136,7 @@ class EngineSettings:
                 )
         if not 0 <= self.depth <= MAX_DEPTH:
             raise InputError(
-                f"depth is 0 (chooses) to {MAX_DEPTH} reads in flight, not {self.depth}"
+                f"depth {self.depth} is not within 0 (chooses) and {MAX_DEPTH} reads in flight"
             )
 
     @classmethod

@@ -7,7 +7,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from remoe_edge.errors import InputError, ReadError
@@ -44,19 +44,20 @@ def check_space(folder: Path, n_bytes: int) -> None:
 def replacing(outputs: Sequence[Path]) -> Iterator[list[Path]]:
     """Yield a temporary path beside each output; rename all when the block ends well.
 
-    After an error, Ctrl-C included, the temporary files are gone and the outputs are as before. Of
-    several outputs the first is the one by which the others are found. It is the first to go and the
+    After an error, Ctrl-C included, the temporary files are gone and the outputs are as before. What
+    a symbolic link points to is replaced, and the link stays. Files keep the permissions they have;
+    new ones get those of a plain open().
+
+    Of several outputs the first is the one by which the others are found. It is the first to go and the
     last to come: after a crash in between there is no file of its name, so that nobody takes old and
     new for one set, and `cut_short` finds what was there.
     """
+    outputs = [Path(os.path.realpath(output)) for output in outputs]
     partial: list[Path] = []
     try:
         with errors_naming(outputs[0]):
             for output in outputs:
-                path = _beside(output, "partial")
-                # As any new file: the kernel takes what the user's mask leaves of these rights.
-                os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666))
-                partial.append(path)
+                partial.append(_create_beside(output))
             yield partial
             for path in partial:
                 _sync(path)
@@ -71,9 +72,10 @@ def replacing(outputs: Sequence[Path]) -> Iterator[list[Path]]:
 
 def cut_short(path: Path) -> str:
     """Return what to say of a file that is missing since its set was being replaced; "" of others."""
-    stem = os.fsdecode(os.fsencode(path.name)[:_STEM_BYTES])
+    real = Path(os.path.realpath(path))
+    stem = os.fsdecode(os.fsencode(real.name)[:_STEM_BYTES])
     try:
-        names = sorted(each for each in os.listdir(path.absolute().parent) if _is_of(each, stem))
+        names = sorted(each for each in os.listdir(real.parent) if _is_of(each, stem))
     except OSError:
         return ""
     if not names:
@@ -167,3 +169,21 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _create_beside(output: Path) -> Path:
+    """Make an empty file in the output's folder, with the permissions that writing into it would keep.
+
+    The kernel applies the umask. To ask for it, one has to change it, for other threads' files too.
+    """
+    while True:
+        path = _beside(output, "partial")
+        with suppress(FileExistsError):
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            break
+    try:
+        with suppress(OSError):  # nothing there yet, or a file system without permissions
+            os.fchmod(descriptor, output.stat().st_mode & 0o777)
+    finally:
+        os.close(descriptor)
+    return path

@@ -27,7 +27,8 @@ class Choice:
 
 def without_trace(sizes: ModelSizes, policy: str) -> MissModel:
     """Take the misses that an earlier plan kept for this model, else the published figures."""
-    kept = recall(records_folder(), sizes, policy)
+    folder = records_folder()
+    kept = None if folder is None else recall(folder, sizes, policy)
     return kept or Published(sizes.n_layers, sizes.top_k, sizes.total_experts)
 
 

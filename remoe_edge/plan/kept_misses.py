@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from remoe_edge.errors import InputError, RemoeError
 from remoe_edge.files.atomic import replacing
+from remoe_edge.files.reading import json_object, open_regular
 from remoe_edge.plan.misses import Chances, Replayed
 from remoe_edge.plan.sizes import ModelSizes
 
@@ -66,12 +67,14 @@ def keep(folder: Path, sizes: ModelSizes, misses: Replayed) -> None:
 def recall(folder: Path, sizes: ModelSizes, policy: str) -> KeptMisses | None:
     """Read what `keep` wrote for this model and policy; None where there is none, or it is damaged."""
     try:
-        held = json.loads(_path(folder, sizes, policy).read_text())
+        with open_regular(_path(folder, sizes, policy), "misses") as file:
+            held = json_object(file.read())
         slots = np.asarray(held["slots"], np.int64)
         table = np.asarray(held["chances"], np.float64)
         if table.shape != (len(slots), sizes.n_layers, sizes.top_k + 1) or len(slots) < 2:
             raise InputError("not a table of misses")
-        if (np.diff(slots) <= 0).any() or not np.isfinite(table).all():
+        # A NaN fails the comparisons.
+        if (np.diff(slots) <= 0).any() or not ((table >= 0) & (table <= 1)).all():
             raise InputError("not a table of misses")
         return KeptMisses(str(held["source"]), slots, table)
     except (OSError, ValueError, KeyError, TypeError, RemoeError):

@@ -18,6 +18,7 @@ from pathlib import Path
 from remoe_edge.engine.settings import EngineSettings
 from remoe_edge.errors import RemoeError
 from remoe_edge.files.atomic import replacing
+from remoe_edge.files.user_folder import home
 from remoe_edge.native import _core
 from remoe_edge.plan import compute as computing
 from remoe_edge.plan import reads as reading
@@ -28,6 +29,8 @@ _FORMAT = 1
 # Settings of the engine that a token's time depends on.
 _TIMED = ("routers", "n_ubatch", "repack", "flash_attention", "io", "direct", "depth")
 
+NO_FOLDER = "there is no home folder"
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -37,9 +40,10 @@ class Measured:
     notes: tuple[str, ...]
 
 
-def records_folder() -> Path:
-    """Say where measurements are kept: ~/.cache/remoe-edge/plan."""
-    return Path.home() / ".cache" / "remoe-edge" / "plan"
+def records_folder() -> Path | None:
+    """Say where measurements are kept: ~/.cache/remoe-edge/plan; None for a user without a home."""
+    own = home()
+    return None if own is None else own / ".cache" / "remoe-edge" / "plan"
 
 
 def measure_machine(
@@ -71,8 +75,14 @@ def measure_machine(
     return Measured(machine, _save(record, machine))
 
 
-def record_path(path: str | os.PathLike[str], settings: EngineSettings) -> Path:
-    """Name the record of a file as it is now, on its device, under these settings."""
+def record_path(path: str | os.PathLike[str], settings: EngineSettings) -> Path | None:
+    """Name the record of a file as it is now, on its device, under these settings.
+
+    None where no records are kept.
+    """
+    folder = records_folder()
+    if folder is None:
+        return None
     stat, core = os.stat(path), os.stat(_core.__file__)
     asked = {name: getattr(settings, name) for name in _TIMED}
     asked["threads"] = settings.n_cores  # left alone, and given as it is anyway, it is the same
@@ -82,11 +92,13 @@ def record_path(path: str | os.PathLike[str], settings: EngineSettings) -> Path:
         sorted((name, str(value)) for name, value in asked.items()),
     ]  # fmt: skip
     digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-    return records_folder() / f"{digest[:32]}.json"
+    return folder / f"{digest[:32]}.json"
 
 
-def _load(record: Path, sizes: ModelSizes) -> Machine | None:
+def _load(record: Path | None, sizes: ModelSizes) -> Machine | None:
     """Read a record; one that is not there or not whole counts as none, and is written anew."""
+    if record is None:
+        return None
     try:
         held = json.loads(record.read_text())
         return Machine(
@@ -96,7 +108,9 @@ def _load(record: Path, sizes: ModelSizes) -> Machine | None:
         return None
 
 
-def _save(record: Path, machine: Machine) -> tuple[str, ...]:
+def _save(record: Path | None, machine: Machine) -> tuple[str, ...]:
+    if record is None:
+        return (f"the measurement is not kept: {NO_FOLDER}",)
     held = {
         "model": machine.sizes.path,
         "compute": computing.as_dict(machine.compute),

@@ -66,9 +66,10 @@ def run_plan(
         measured.machine, misses, memory_bytes, targets, pools=pools, notes=(*notes, *measured.notes),
         progress=progress,
     )  # fmt: skip
-    if isinstance(misses, Replayed) and profile is None:
+    folder = records_folder()
+    if isinstance(misses, Replayed) and profile is None and folder is not None:
         try:
-            keep(records_folder(), sizes, misses)
+            keep(folder, sizes, misses)
         except (OSError, RemoeError) as error:
             return replace(plan, notes=(*plan.notes, f"the misses are not kept: {error}"))
     return plan

@@ -38,7 +38,7 @@ class TokenEmbeddings:
     def unit(self, tokens: Sequence[int]) -> Floats:
         """Return the unit vectors of tokens, [n, width]; a row of zeros stays zeros.
 
-        Raises InputError for a token outside the vocabulary.
+        Raises InputError for a token outside the vocabulary, ModelError for one whose row is no numbers.
         """
         if not tokens:
             return np.zeros((0, self.width), np.float32)
@@ -58,6 +58,8 @@ class TokenEmbeddings:
         raw = read_range(self._path, self._offset + token * self._row_bytes, self._row_bytes)
         row = self._decode(raw)
         length = float(np.linalg.norm(row))
+        if not np.isfinite(length):
+            raise ModelError(f"{TENSOR}: the embedding of token {token} holds what is no number")
         return row / np.float32(length) if length > 0 else row
 
     def _decode(self, raw: bytes) -> Floats:

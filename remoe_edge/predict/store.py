@@ -4,20 +4,25 @@ Of a prompt's text only its summary is kept, the sum of its tokens' embeddings."
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from remoe_edge.errors import InputError
 from remoe_edge.files.atomic import replacing
+from remoe_edge.files.npz import Arrays, read_npz
 from remoe_edge.predict.embeddings import Floats
 from remoe_edge.routing.trace import Trace
 
+Halves = npt.NDArray[np.float16]
+
 _VERSION = 2
 MOST_PROMPTS = 1024  # 16 MiB at 48 layers of 128 experts and a width of 2048
+_MOST_LIMIT = 1 << 16  # of a store: what is searched whole, and written whole at every close
+_ROUNDING = 0.02  # of a layer's shares, in half precision, from adding up to 1
 
 
 def activation(routed: npt.NDArray[np.integer], n_experts: int) -> Floats:
@@ -60,8 +65,8 @@ class PromptStore:
         self.n_layers, self.n_experts = n_layers, n_experts
         self.fingerprint = fingerprint
         self.limit = limit
-        self.summaries: list[npt.NDArray[np.float16]] = []
-        self.activations: list[npt.NDArray[np.float16]] = []
+        self.summaries: list[Halves] = []
+        self.activations: list[Halves] = []
 
     def __len__(self) -> int:
         return len(self.summaries)
@@ -74,7 +79,7 @@ class PromptStore:
     def add(self, summary: Floats, shares: Floats) -> None:
         """Add a prompt's summary [width] and activation [layers, experts].
 
-        Raises InputError for another shape than the store's.
+        Raises InputError for another shape than the store's, or what is no number in half precision.
         """
         if shares.shape != (self.n_layers, self.n_experts):
             raise InputError(
@@ -85,8 +90,12 @@ class PromptStore:
             raise InputError(
                 f"a summary of {summary.shape} beside others of {self.summaries[0].shape}"
             )
-        self.summaries.append(summary.astype(np.float16))
-        self.activations.append(shares.astype(np.float16))
+        with np.errstate(over="ignore"):
+            kept, kept_shares = summary.astype(np.float16), shares.astype(np.float16)
+        if fault := _fault(kept[None], kept_shares[None]):
+            raise InputError(f"a prompt cannot be kept: {fault}")
+        self.summaries.append(kept)
+        self.activations.append(kept_shares)
         del self.summaries[: -self.limit], self.activations[: -self.limit]
 
     def add_trace(self, summaries: Sequence[Floats], trace: Trace) -> None:
@@ -126,33 +135,52 @@ class PromptStore:
 
         Raises InputError for no store, a damaged one, or one of another model.
         """
-        try:
-            with np.load(path, allow_pickle=False) as held:
-                version = int(held["version"])
-                made_for, limit = str(held["fingerprint"]), int(held["limit"])
-                summaries = held["summaries"]
-                activations = held["activations"]
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise InputError(f"cannot read the prompts in {path}: {error}") from error
+        held = read_npz(
+            path, "prompts in", ["version", "fingerprint", "limit", "summaries", "activations"]
+        )
+        version, limit = _scalar(path, held, "version", "iu"), _scalar(path, held, "limit", "iu")
+        made_for = str(_scalar(path, held, "fingerprint", "U"))
         if version != _VERSION:
             raise InputError(f"{path}: prompts of version {version}, this reads {_VERSION}")
+        summaries, activations = held["summaries"], held["activations"]
         whole = (
             activations.ndim == 3
             and summaries.ndim == 2
-            and len(summaries) == len(activations)
-            and np.isfinite(summaries).all()
-            and np.isfinite(activations).all()
-            and (activations >= 0).all()
-            and limit > 0
+            and activations.dtype.kind == summaries.dtype.kind == "f"
+            and len(summaries) == len(activations) <= limit <= _MOST_LIMIT
+            and min(activations.shape[1:]) > 0
         )
         if not whole:
             raise InputError(f"{path}: its prompts and activations do not fit together")
+        with np.errstate(over="ignore"):
+            summaries, activations = (a.astype(np.float16) for a in (summaries, activations))
+        if fault := _fault(summaries, activations):
+            raise InputError(f"{path}: {fault}")
         if fingerprint and made_for and fingerprint != made_for:
             raise InputError(
                 f"{path}: prompts of another model, or of other routers (fingerprint "
                 f"{made_for[:12]}, not {fingerprint[:12]})"
             )
-        store = cls(activations.shape[1], activations.shape[2], made_for, limit)
-        store.summaries = list(summaries.astype(np.float16))
-        store.activations = list(activations.astype(np.float16))
+        store = cls(activations.shape[1], activations.shape[2], made_for, int(limit))
+        store.summaries = list(summaries)
+        store.activations = list(activations)
         return store
+
+
+def _scalar(path: str | Path, held: Arrays, name: str, kinds: str) -> Any:
+    value = held[name]
+    if value.shape != () or value.dtype.kind not in kinds:
+        raise InputError(f"{path}: its `{name}` is no such thing")
+    return value[()]
+
+
+def _fault(summaries: Halves, activations: Halves) -> str | None:
+    """Say which prompt's summary [n, width] or activation [n, layers, experts] is none, if one is."""
+    for prompt in np.flatnonzero(~np.isfinite(summaries).all(axis=1)):
+        return f"the summary of prompt {prompt} holds what is no number"
+    # A NaN fails both comparisons.
+    sums = activations.sum(axis=2, dtype=np.float32)
+    sound = (activations >= 0).all(axis=2) & (np.abs(sums - 1) <= _ROUNDING)
+    for prompt, layer in np.argwhere(~sound):
+        return f"the activation of prompt {prompt}, layer {layer}, is no share of every expert"
+    return None

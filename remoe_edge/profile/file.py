@@ -2,40 +2,39 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 
 from remoe_edge import _core
-from remoe_edge.errors import InputError
+from remoe_edge.errors import InputError, ModelError, ReadError
+from remoe_edge.files.atomic import replacing
+from remoe_edge.files.reading import json_object, open_regular
 
 
 def read_profile(path: str | Path) -> bytes:
     """Read a profile and check it. Raises InputError if unreadable, ModelError if damaged."""
+    with open_regular(path, "profile") as file:
+        try:
+            data = file.read()
+        except OSError as error:
+            raise InputError(f"cannot read the profile {path}: {error.strerror}") from error
+    parts = _core.parse_profile(data, str(path))
     try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read the profile {path}: {error.strerror}") from error
-    _core.parse_profile(data, str(path))
+        json_object(parts["meta"])
+    except ValueError as error:
+        raise ModelError(
+            f"{path}: what it says of itself cannot be read ({error}); fit it again with "
+            "`remoe-edge profile`"
+        ) from error
     return data
 
 
 def save_profile(data: bytes, path: str | Path) -> None:
-    """Write a profile so that a reader finds the old file or the whole new one, never a part."""
-    path = Path(path)
+    """Write a profile so that a reader finds the old file or the whole new one, never a part.
+
+    Raises InputError where it cannot be written.
+    """
     try:
-        handle, part = tempfile.mkstemp(dir=path.parent or ".", prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            umask = os.umask(0)
-            os.umask(umask)
-            os.chmod(part, 0o666 & ~umask)
-            os.replace(part, path)
-        except BaseException:
-            os.unlink(part)
-            raise
-    except OSError as error:
-        raise InputError(f"cannot write the profile {path}: {error.strerror}") from error
+        with replacing([Path(path)]) as (part,):
+            part.write_bytes(data)
+    except ReadError as error:
+        raise InputError(str(error)) from error

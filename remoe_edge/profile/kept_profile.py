@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from remoe_edge.errors import InputError, ModelError
+from remoe_edge.files.reading import json_object
 from remoe_edge.native import _core
 from remoe_edge.profile import read_profile, save_profile
 
@@ -44,7 +45,10 @@ class KeptProfile:
         self.path = path
         self.data: bytes | None = None
         self._parts: dict[str, Any] = {}
-        self._fingerprint = fingerprint(_core.ModelFile.open(str(model)))
+        file = _core.ModelFile.open(str(model))
+        layers = file.expert_layers
+        self._shape = len(layers), max((layer.n_experts for layer in layers), default=0)
+        self._fingerprint = fingerprint(file)
         self._model = model.name
         if path.is_dir() or not path.absolute().parent.is_dir():
             raise InputError(f"{path} cannot be a profile: give the path of a file")
@@ -54,14 +58,20 @@ class KeptProfile:
             self._check()
 
     def _check(self) -> None:
-        own = self._parts["fingerprint"]
+        own, shape = self._parts["fingerprint"], (self._parts["n_layers"], self._parts["n_experts"])
         # Weights alone serve any model.
-        if not own or own == self._fingerprint or not self._parts["n_layers"]:
+        if shape == (0, 0):
             return
-        name = _meta(self._parts).get("model") or "another model"
-        raise ModelError(
-            f"{self.path} is a profile of {name}, not of {self._model}: give each model its own"
-        )
+        if own and own != self._fingerprint:
+            name = _meta(self._parts).get("model") or "another model"
+            raise ModelError(
+                f"{self.path} is a profile of {name}, not of {self._model}: give each model its own"
+            )
+        if shape != self._shape:
+            raise ModelError(
+                f"{self.path} is a profile of a model with {shape[0]} layers of {shape[1]} experts, and "
+                f"{self._model} has {self._shape[0]} of {self._shape[1]}: give each model its own"
+            )
 
     def hot(self) -> npt.NDArray[np.int64]:
         """List the experts that were used in past runs, the most used first."""
@@ -70,7 +80,11 @@ class KeptProfile:
         return order[: int(np.count_nonzero(uses))].astype(np.int64)
 
     def save(self, uses: npt.NDArray[Any], n_steps: float, n_layers: int, n_experts: int) -> None:
-        """Add a run's uses, [n_layers * n_experts], and write the file anew, whole or not at all."""
+        """Add a run's uses, [n_layers * n_experts], and write the file anew, whole or not at all.
+
+        Raises ModelError where one is no number, and InputError where the file cannot be written;
+        the file is then as it was.
+        """
         parts = self._parts
         before = parts.get("uses", np.zeros(0, np.float32))
         total = uses.astype(np.float32)
@@ -87,8 +101,4 @@ class KeptProfile:
 
 
 def _meta(parts: dict[str, Any]) -> dict[str, Any]:
-    try:
-        meta = json.loads(parts.get("meta", "{}"))
-    except ValueError:
-        return {}
-    return meta if isinstance(meta, dict) else {}
+    return json_object(parts.get("meta", "{}"))

@@ -5,9 +5,41 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-from remoe_edge.engine.engine import Engine
+import numpy as np
+import numpy.typing as npt
+
 from remoe_edge.errors import InputError
+
+
+class RecordingEngine(Protocol):
+    """What of an engine is used here."""
+
+    @property
+    def n_ctx(self) -> int:
+        """Give the context in tokens."""
+        ...
+
+    @property
+    def trace_failure(self) -> str | None:
+        """Say what cut the recording short."""
+        ...
+
+    @property
+    def recording_ns(self) -> int:
+        """Count the time spent on recording."""
+        ...
+
+    def evaluate(
+        self, tokens: Sequence[int], *, reset: bool = True, every: bool = False
+    ) -> npt.NDArray[np.float32]:
+        """Run tokens and give the logits after the last one."""
+        ...
+
+    def is_end(self, token: int) -> bool:
+        """Say whether a token ends an answer."""
+        ...
 
 
 @dataclass
@@ -28,7 +60,7 @@ class Recorded:
 
 
 def record(
-    engine: Engine,
+    engine: RecordingEngine,
     prompts: Sequence[Sequence[int]],
     n_answer: int,
     progress: Callable[[Recorded], None] = lambda recorded: None,
@@ -61,7 +93,11 @@ def record(
 
 
 def _answer(
-    engine: Engine, token: int, n_answer: int, done: Recorded, progress: Callable[[Recorded], None]
+    engine: RecordingEngine,
+    token: int,
+    n_answer: int,
+    done: Recorded,
+    progress: Callable[[Recorded], None],
 ) -> None:
     for _ in range(n_answer):
         if engine.is_end(token):

@@ -11,6 +11,7 @@ from remoe_edge import _core
 from remoe_edge.errors import InputError
 from remoe_edge.routing.replay import check_slots
 from remoe_edge.routing.trace import Trace
+from remoe_edge.units import parse_bytes
 
 ORACLE = "belady"
 BASELINE = "lru"
@@ -35,13 +36,22 @@ class Outcome:
     gap_share: float | None  # of the misses between LRU and the optimum, how many are saved
 
 
-def parse_cache(text: str, total: int) -> int:
-    """Turn `25%` of all experts, or a number of slots, into slots.
+def parse_cache(text: str, total: int, expert_bytes: float | None = None) -> int:
+    """Turn `25%` of all experts, a size such as `1500MiB`, or a number of slots, into slots.
 
-    Raises InputError where it is neither or leaves no slot.
+    Raises InputError where it is none of them, leaves no slot, or is a size and an expert's is not
+    known.
     """
     try:
-        slots = round(float(text[:-1]) / 100 * total) if text.endswith("%") else int(text)
+        if text.endswith("%"):
+            slots = round(float(text[:-1]) / 100 * total)
+        elif text.isdigit():
+            slots = int(text)
+        elif expert_bytes:
+            slots = min(total, int(parse_bytes(text) / expert_bytes))
+        else:
+            raise InputError(f"--cache {text}: the trace does not say how large an expert is: give "
+                             "--expert-bytes, a share such as 25% or a number of slots")  # fmt: skip
     except (ValueError, OverflowError):
         raise InputError(f"--cache {text}: give a share such as 25% or a number of slots") from None
     if not 1 <= slots <= total:

@@ -8,6 +8,7 @@ memory, the router's probabilities stay in the file until they are asked for.
 from __future__ import annotations
 
 import json
+import math
 import mmap
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,8 +19,10 @@ import numpy.typing as npt
 
 from remoe_edge import _core
 from remoe_edge.errors import InputError
+from remoe_edge.files.npz import read_npz
+from remoe_edge.files.reading import json_object, open_regular
 
-MAGIC = b"REMOETRC"
+MOST_LAYERS, MOST_EXPERTS = 4096, 16384  # as in the core
 _NO_PROBS = np.zeros(0, np.uint8)
 
 
@@ -73,7 +76,9 @@ class Trace:
     def expert_bytes(self) -> int | None:
         """Say how many bytes one expert has, mean over the layers, where the recording knows it."""
         value = self.meta.get("expert_bytes")
-        return int(value) if isinstance(value, int | float) and value > 0 else None
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return None
+        return int(value) if math.isfinite(value) and value > 0 else None
 
     def has_probs(self) -> bool:
         """Say whether any event carries the router's probabilities."""
@@ -214,15 +219,15 @@ def read_trace(path: str | Path) -> Trace:
     damaged.
     """
     path = Path(path)
-    try:
-        with path.open("rb") as file:
-            head = file.read(8)
-            if head[:4] == b"PK\x03\x04":
-                return _from_npz(path)
+    with open_regular(path, "trace") as file:
+        try:
+            head = file.read(4)
             size = file.seek(0, 2)
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
-    except OSError as error:
-        raise InputError(f"cannot read the trace {path}: {error.strerror}") from error
+        except (OSError, ValueError) as error:
+            raise InputError(f"cannot read the trace {path}: {error}") from error
+    if head == b"PK\x03\x04":
+        return _from_npz(path)
     columns = _core.parse_trace(mapped, str(path))
     fingerprint = columns.pop("fingerprint").decode("utf-8", "replace")
     meta = _meta(columns.pop("meta"), path)
@@ -242,11 +247,17 @@ def from_routed(
 ) -> Trace:
     """Make a trace of one token per step from `experts[layer, token, k]`.
 
-    Raises InputError for experts outside `[0, n_experts)` or named twice by one token.
+    Raises InputError for experts outside `[0, n_experts)` or named twice by one token, or more of
+    them, or of layers, than a trace can name.
     """
     if routed.ndim != 3 or routed.dtype.kind not in "iu" or min(routed.shape) == 0:
         raise InputError(
             f"{path}: `experts` must be integers [layer, token, k], not {routed.shape}"
+        )
+    if not 1 <= n_experts <= MOST_EXPERTS or len(routed) > MOST_LAYERS:
+        raise InputError(
+            f"{path}: {len(routed)} layers of {n_experts} experts; a trace names up to {MOST_LAYERS} "
+            f"of {MOST_EXPERTS}"
         )
     if routed.min() < 0 or routed.max() >= n_experts:
         raise InputError(
@@ -273,31 +284,21 @@ def from_routed(
 
 
 def _from_npz(path: Path) -> Trace:
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            if "experts" not in arrays.files:
-                raise InputError(f"{path}: holds no array `experts[layer, token, k]`")
-            routed = arrays["experts"]
-            meta = _meta(str(arrays["meta"]), path) if "meta" in arrays.files else {}
-    except (OSError, ValueError, EOFError, KeyError, NotImplementedError) as error:
-        raise InputError(f"{path}: cannot be read as .npz: {error}") from error
-    except Exception as error:  # zipfile's and zlib's own kinds, which numpy lets through
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path}: cannot be read as .npz: {error}") from error
+    arrays = read_npz(path, "trace", ["experts"], ["meta"])
+    routed = arrays["experts"]
+    meta = _meta(str(arrays["meta"]), path) if "meta" in arrays else {}
     n_experts = meta.get("num_experts", meta.get("n_experts"))
-    if not isinstance(n_experts, int):
+    if n_experts is None:
         if routed.size == 0 or routed.dtype.kind not in "iu":
             raise InputError(f"{path}: `experts` must be integers [layer, token, k]")
         n_experts = int(routed.max()) + 1
+    if isinstance(n_experts, bool) or not isinstance(n_experts, int):
+        raise InputError(f"{path}: its meta says {n_experts!r} experts, which is no count")
     return from_routed(routed, n_experts, path=str(path), meta=meta)
 
 
 def _meta(text: str | bytes, path: Path) -> dict[str, Any]:
     try:
-        meta = json.loads(text)
+        return json_object(text)
     except ValueError as error:
-        raise InputError(f"{path}: its meta is no JSON: {error}") from error
-    if not isinstance(meta, dict):
-        raise InputError(f"{path}: its meta is no JSON object")
-    return meta
+        raise InputError(f"{path}: its meta is no JSON object: {error}") from error

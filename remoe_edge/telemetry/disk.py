@@ -16,8 +16,10 @@ class Disk:
 
     name = "diskstats"
 
-    def __init__(self, root: Path, device: int) -> None:
-        """Take `device` as `os.stat` gives it (`st_dev`)."""
+    def __init__(self, root: Path, device: int | None) -> None:
+        """Take `device` as `remoe_edge.machine.disk.device_of` finds it."""
+        if device is None:
+            raise Missing("the model lies on no block device")
         self._key = [str(os.major(device)), str(os.minor(device))]
         try:
             self._file = Attribute(root / "proc/diskstats")

@@ -1,10 +1,7 @@
-"""An engine's and the machine's figures for Prometheus, served over HTTP while the engine lives."""
+"""An engine's and the machine's figures for Prometheus."""
 
 from __future__ import annotations
 
-import http.server
-import socket
-import socketserver
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -13,14 +10,12 @@ import remoe_edge
 from remoe_edge.engine.counters import METRICS
 from remoe_edge.engine.observers import Step
 from remoe_edge.engine.stats import AnswerStats
-from remoe_edge.errors import InputError
-from remoe_edge.telemetry.exposition import CONTENT_TYPE, Family, Histogram
+from remoe_edge.telemetry.exposition import Family, Histogram
 from remoe_edge.telemetry.sample import Sample
 from remoe_edge.telemetry.sampler import Sampler
 
 _TPOT_BOUNDS_S = (0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1, 2, 5, 10)
 _TTFT_BOUNDS_S = (0.1, 0.25, 0.5, 1, 2, 3, 5, 10, 20, 30, 60, 120)
-_IDLE_CLIENT_S = 5.0
 
 
 class Metrics:
@@ -174,84 +169,3 @@ def machine_families(sample: Sample) -> list[Family]:
         ),
         grouped("fan_ratio", "Speed set for a fan, 0 to 1.", "fan", sample.fans_percent, 0.01),
     ]  # fmt: skip
-
-
-class MetricsServer:
-    """Serve `/metrics` in a thread of its own until `close`.
-
-    address: "9100" (loopback only), "HOST:9100" or "[::1]:9100"; port 0 takes a free one.
-    Raises InputError for an address that makes no sense or cannot be had.
-    """
-
-    def __init__(self, metrics: Metrics, address: str) -> None:
-        host, port = parse_address(address)
-        try:
-            self._server = _Server(metrics, host, port)
-        except OSError as error:
-            raise InputError(
-                f"no metrics at {host}, port {port}: {error.strerror or error}; choose another "
-                "--metrics [HOST:]PORT"
-            ) from error
-        port = self._server.server_address[1]
-        self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}/metrics"
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, name="remoe-edge-metrics", daemon=True
-        )
-        self._thread.start()
-
-    def close(self) -> None:
-        """End the serving and free the port. Idempotent."""
-        self._server.shutdown()
-        self._server.server_close()
-
-
-def parse_address(text: str) -> tuple[str, int]:
-    """Split "[HOST:]PORT"; without a host it is the loopback. Raises InputError."""
-    host, _, port = text.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]") or "127.0.0.1"
-    if not (port.isascii() and port.isdigit() and int(port) < 1 << 16):
-        raise InputError(f"'{text}' is no [HOST:]PORT with a port up to 65535")
-    return host, int(port)
-
-
-class _Server(http.server.ThreadingHTTPServer):
-    daemon_threads = True
-
-    def __init__(self, metrics: Metrics, host: str, port: int) -> None:
-        self.metrics = metrics
-        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        super().__init__((host, port), _Handler)
-
-    def server_bind(self) -> None:
-        # HTTPServer's own asks the name service for this host's name, which may take long.
-        socketserver.TCPServer.server_bind(self)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Leave it to the client that went away: nothing of it belongs on stderr."""
-
-
-class _Handler(http.server.BaseHTTPRequestHandler):
-    server: _Server
-    server_version, sys_version = "remoe-edge", ""
-    timeout = _IDLE_CLIENT_S
-
-    def do_GET(self) -> None:
-        self._answer(body=True)
-
-    def do_HEAD(self) -> None:
-        self._answer(body=False)
-
-    def _answer(self, *, body: bool) -> None:
-        if self.path.partition("?")[0] != "/metrics":
-            self.send_error(404, "only /metrics is here")
-            return
-        text = self.server.metrics.text().encode()
-        self.send_response(200)
-        self.send_header("Content-Type", CONTENT_TYPE)
-        self.send_header("Content-Length", str(len(text)))
-        self.end_headers()
-        if body:
-            self.wfile.write(text)
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing: stderr is the chat's."""

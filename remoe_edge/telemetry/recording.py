@@ -19,7 +19,7 @@ import remoe_edge
 from remoe_edge.engine.observers import Step
 from remoe_edge.engine.stats import AnswerStats
 from remoe_edge.errors import InputError
-from remoe_edge.telemetry import machine
+from remoe_edge.machine.description import describe
 from remoe_edge.telemetry.sample import Sample
 from remoe_edge.telemetry.sampler import Sampler
 
@@ -213,7 +213,7 @@ class Recording:
             "version": VERSION,
             "remoe_edge": remoe_edge.__version__,
             "clock": {"t_s": round(time.perf_counter(), 6), "unix_s": round(time.time(), 6)},
-            "machine": machine.describe(),
+            "machine": describe(),
             "engine": dict(facts),
             "sampling": {
                 "hz": round(1 / sampler.interval_s, 3),

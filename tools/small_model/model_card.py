@@ -75,7 +75,7 @@ COMMANDS = """
 ## Commands
 
 ```sh
-pip install '.[tune,plot]' reasoning-gym==0.1.25
+pip install '.[tune,plot]' -r tools/small_model/requirements.txt
 python tools/small_model/ask_teacher.py --work build/data --seconds {teacher_seconds}
 python tools/small_model/build_data.py --work build/data --gsm8k gsm8k_train.jsonl {data_arguments}
 python tools/small_model/train_moe.py --data build/data --out build/run --device cpu \\

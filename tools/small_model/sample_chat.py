@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from remoe_edge.machine import amx
+from remoe_edge import amx
 
 PROMPTS = (
     "Hello! How are you today?",

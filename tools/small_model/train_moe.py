@@ -384,12 +384,13 @@ def _train(
 
 
 def _draw(history: list[dict[str, float]], path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(7, 4))
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        say("no picture of the losses: it needs matplotlib (pip install matplotlib)")
+        return
+    figure = Figure(figsize=(7, 4))
+    axes = figure.subplots()
     for stage in ("base", "chat"):
         rows = [h for h in history if h["stage"] == stage]
         if rows:
@@ -401,7 +402,6 @@ def _draw(history: list[dict[str, float]], path: Path) -> None:
     axes.legend()
     figure.tight_layout()
     figure.savefig(path, dpi=140)
-    plt.close(figure)
 
 
 if __name__ == "__main__":

@@ -15,9 +15,9 @@ import llama_cpp
 import numpy as np
 import numpy.typing as npt
 
+from remoe_edge import amx
 from remoe_edge.engine.llama_log import log_to
 from remoe_edge.errors import ModelError
-from remoe_edge.machine import amx
 from widen.source import Source
 
 Tokens = npt.NDArray[np.int32]

@@ -1,0 +1,352 @@
+#include "device/compute/executor.h"
+
+#include <algorithm>
+
+#include "base/format.h"
+#include "cache/waves.h"
+#include "device/graph/ffn_ops.h"
+#include "device/graph/router_scores.h"
+#include "device/stopwatch.h"
+#include "device/streamed_model.h"
+
+namespace remoe {
+
+namespace {
+
+constexpr int kMaxNodes = 128;
+
+Status Failed(ggml_status status) {
+  if (status == GGML_STATUS_SUCCESS) return Status::Ok();
+  if (status == GGML_STATUS_ABORTED) return Status(Code::kCancelled, "computing was aborted");
+  return Status(Code::kIo, Format("computing experts failed (ggml status %d)", status));
+}
+
+// The rows of a step that PairRunner has prepared.
+class StepRows : public ExpertRows {
+ public:
+  StepRows(LayerStep* step, const PairRunner* pairs) : step_(step), pairs_(pairs) {}
+  int n_rows(uint16_t expert) const override {
+    return static_cast<int>(step_->PairsOf(expert).size());
+  }
+  int64_t n_in() const override { return pairs_->n_in(); }
+  int64_t n_out() const override { return pairs_->n_out(); }
+  void Gather(uint16_t expert, float* rows) const override {
+    for (const Pair& pair : step_->PairsOf(expert)) {
+      pairs_->CopyInput(pair.token, rows);
+      rows += n_in();
+    }
+  }
+
+ private:
+  LayerStep* step_;
+  const PairRunner* pairs_;
+};
+
+}  // namespace
+
+ggml_status Executor::Run(ggml_cgraph* graph) {
+  CutByLayer(graph, &pieces_);
+  if (pieces_.empty()) return ggml_backend_graph_compute(cpu_, graph);
+  for (const Piece& piece : pieces_) {
+    const ggml_status status = RunPiece({graph, &piece, piece.origin().model});
+    if (status != GGML_STATUS_SUCCESS) return status;
+  }
+  return GGML_STATUS_SUCCESS;
+}
+
+ggml_status Executor::Refuse(StreamedModel* model, const Status& status, bool recorded) {
+  model->AbandonStep(recorded);
+  if (status.code() == Code::kCancelled) return GGML_STATUS_ABORTED;
+  model->failure().Keep(status);
+  return GGML_STATUS_FAILED;
+}
+
+ggml_status Executor::RunPiece(const Job& job) {
+  StreamedModel* model = job.model;
+  const TensorOrigin& origin = job.piece->origin();
+  const std::lock_guard<std::mutex> lock(model->step_mutex());
+  const Stopwatch stopwatch(&model->ffn_ns);
+  // Of a step of which no layer has come yet, nothing is in a trace.
+  const bool in_step = model->InStep(origin);
+  if (model->interruption().raised()) {
+    return Refuse(model, Status(Code::kCancelled, "interrupted"), in_step);
+  }
+  if (model->store() == nullptr) {
+    return Refuse(model, Status(Code::kInvalidArgument, "the model has no expert cache yet"),
+                  in_step);
+  }
+  // The last layer of a batch that asks for no output is run for no token.
+  if (job.piece->ids()->ne[1] == 0) return GGML_STATUS_SUCCESS;
+  fit_ = Fit::kUnknown;
+  const ExpertLayer& layer = model->layers()[origin.layer];
+  if (!step_.Route(origin.layer, layer.n_experts, job.piece->products.front())) {
+    return Refuse(
+        model,
+        Status(Code::kCorrupt,
+               Format("the router of layer %d chose an expert that does not exist", layer.block)),
+        in_step);
+  }
+  Status status;
+  if (model->Continues(origin, this)) {
+    status = RunOn(job);
+  } else {
+    Event event = step_.Describe();
+    Complete(job, &event);
+    status = RunLayer(job, event);
+  }
+  if (!status.ok()) return Refuse(model, status, true);
+  model->EndIfComplete(origin.layer);
+  return GGML_STATUS_SUCCESS;
+}
+
+// A later piece of the open event: what was missing when it began has come for an earlier piece.
+Status Executor::RunOn(const Job& job) {
+  ExpertStore* store = job.model->store();
+  MarkUsed(job);
+  step_.Place(store->placements());
+  wave_.clear();
+  for (const Placement& placement : store->placements()) wave_.push_back(placement.expert);
+  store->arrivals()->PostWeights(store->BeginStep(), wave_);
+  return Compute(job);
+}
+
+void Executor::MarkUsed(const Job& job) {
+  for (const ggml_tensor* product : job.piece->products) {
+    job.model->MarkUsed(*OriginOf(product->src[0]));
+  }
+}
+
+// Completes the event: probabilities, where the graph has them and someone wants them, and its place
+// in the job.
+void Executor::Complete(const Job& job, Event* event) {
+  StreamedModel* model = job.model;
+  const ggml_tensor* scores = RouterScores(job.piece->products.front());
+  model->SawScores(scores != nullptr);
+  event->n_prob_tokens = scores != nullptr ? model->WantedProbabilities(event->n_tokens) : 0;
+  if (event->n_prob_tokens > 0) {
+    const Stopwatch stopwatch(model->recorder().on() ? &model->recorder().ns : nullptr);
+    probs_.resize(static_cast<size_t>(event->n_prob_tokens) * scores->ne[0]);
+    ReadProbabilities(scores, event->n_tokens - event->n_prob_tokens, event->n_tokens,
+                      probs_.data());
+    event->probs = probs_.data();
+  }
+  model->Routed(job.piece->origin(), event);
+}
+
+Status Executor::RunLayer(const Job& job, const Event& event) {
+  StreamedModel* model = job.model;
+  PrefetchPlanner& planner = model->planner();
+  if (planner.started()) {
+    if (!event.continued) planner.BeginLayer(step_);
+    if (step_.n_tokens() > 1) step_.OrderByLastUse(model->store()->cache().geometry());
+  }
+  (void)model->EndEvent();
+  model->store()->BeginStep();
+  SendElsewhere(job);
+  here_.clear();
+  step_.Unplaced(&here_);
+  Status status;
+  bool continued = event.continued;
+  if (!here_.empty()) {
+    status = RunExperts(job, event, &here_);
+    continued = true;
+  }
+  if (status.ok() && step_.n_sent() > 0) status = AwaitElsewhere(job);
+  here_.clear();
+  if (status.ok() && !model->elsewhere().empty()) step_.Unplaced(&here_);
+  if (!here_.empty()) {
+    Event rest = event;
+    rest.continued = continued;
+    status = RunExperts(job, rest, &here_);
+    // The next piece of the FFN, if there is one, begins an event of its own.
+    if (status.ok()) (void)model->EndEvent();
+  }
+  EndElsewhere(job);
+  if (planner.started()) planner.EndLayer();
+  return status;
+}
+
+void Executor::SendElsewhere(const Job& job) {
+  const auto& sources = job.model->elsewhere();
+  if (sources.empty() || !ByPairs(job) || !pairs_.can_be_sent()) return;
+  std::vector<Placement> experts;
+  for (const uint16_t expert : step_.experts()) {
+    experts.emplace_back();
+    experts.back().expert = expert;
+  }
+  const StepRows rows(&step_, &pairs_);
+  std::vector<bool> taken(experts.size());
+  Demand demand;
+  demand.layer = step_.layer();
+  demand.n_tokens = step_.n_tokens();
+  demand.experts = &experts;
+  demand.rows = &rows;
+  demand.arrivals = job.model->store()->arrivals();
+  demand.ticket = demand.arrivals->ticket();
+  for (const auto& source : sources) source->Begin(demand, &taken);
+  for (size_t i = 0; i < experts.size(); i++) {
+    if (taken[i]) step_.Send(experts[i].expert);
+  }
+  if (step_.n_sent() > 0) MarkUsed(job);
+}
+
+void Executor::EndElsewhere(const Job& job) {
+  for (const auto& source : job.model->elsewhere()) source->End();
+}
+
+Status Executor::AwaitElsewhere(const Job& job) {
+  Status status;
+  while (status.ok() && step_.n_sent() > 0) status = TakeArrivals(job, true, false);
+  return status;
+}
+
+Status Executor::TakeArrivals(const Job& job, bool wait, bool all_but_down) {
+  ExpertStore* store = job.model->store();
+  arrived_.clear();
+  if (wait) {
+    store->Wait(all_but_down, &arrived_);
+  } else {
+    store->arrivals()->TakeNow(&arrived_);
+  }
+  for (const Arrival& arrival : arrived_) {
+    if (arrival.kind != Arrival::Kind::kRows || fit_ != Fit::kYes || !pairs_.can_be_sent())
+      continue;
+    if (!step_.Wants(arrival, pairs_.n_out())) continue;
+    const float* row = arrival.rows.data();
+    for (const Pair& pair : step_.PairsOf(arrival.expert)) {
+      pairs_.TakeResult(pair, row);
+      row += pairs_.n_out();
+    }
+    step_.MarkComputed(arrival.expert);
+  }
+  return step_.Take(arrived_);
+}
+
+Status Executor::RunExperts(const Job& job, const Event& event, std::vector<uint16_t>* experts) {
+  StreamedModel* model = job.model;
+  const ExpertStore* store = model->store();
+  size_t n_slots = static_cast<size_t>(store->cache().geometry().n_slots);
+  const bool batch_reads = model->planner().batch_reads();
+  if (experts->size() <= n_slots) {
+    // Smaller waves where the next one can be read while the present one computes.
+    const bool split = batch_reads && experts->size() > static_cast<size_t>(store->event_slots());
+    if (!split || !ByPairs(job)) {
+      wave_ = *experts;
+      return RunEvent(job, event, &wave_, nullptr, 0);
+    }
+  }
+  // More experts than slots: in waves. Lowering the batch instead would change how the dense
+  // products round, and with them the output.
+  if (!ByPairs(job)) {
+    return Status(Code::kBudgetTooSmall,
+                  Format("layer %d needs %zu experts at once for this batch and the cache has %zu "
+                         "slots: lower --ubatch or raise --cache",
+                         model->layers()[event.layer].block, experts->size(), n_slots));
+  }
+  if (batch_reads) n_slots = std::min(n_slots, static_cast<size_t>(store->event_slots()));
+  OrderForWaves(store->cache(), event.layer, experts);
+  Event wave = event;
+  for (size_t begin = 0; begin < experts->size(); begin += n_slots) {
+    const size_t end = std::min(experts->size(), begin + n_slots);
+    wave_.assign(experts->begin() + begin, experts->begin() + end);
+    wave.continued = event.continued || begin > 0;
+    REMOE_RETURN_IF_ERROR(
+        RunEvent(job, wave, &wave_, experts->data() + end, experts->size() - end));
+  }
+  // Where other operations cut an FFN in pieces, the next piece begins its own event: the last
+  // wave's experts are not all of the step's.
+  (void)model->EndEvent();
+  return Status::Ok();
+}
+
+Status Executor::RunEvent(const Job& job, Event event, std::vector<uint16_t>* wave,
+                          const uint16_t* rest, size_t n_rest) {
+  StreamedModel* model = job.model;
+  event.n_expendable = step_.ExpendableFirst(wave);
+  event.experts = wave->data();
+  event.n = static_cast<int>(wave->size());
+  REMOE_RETURN_IF_ERROR(model->BeginEvent(event, this));
+  step_.Place(model->store()->placements());
+  if (model->planner().started()) model->planner().Plan(step_, rest, n_rest, cpu_);
+  MarkUsed(job);
+  return Compute(job);
+}
+
+Status Executor::Compute(const Job& job) {
+  REMOE_RETURN_IF_ERROR(TakeArrivals(job, false, false));
+  const bool whole = step_.all_there();
+  // A whole batch is not prepared for nothing.
+  if ((!whole || step_.n_tokens() == 1) && ByPairs(job) && (!whole || pairs_.by_rows())) {
+    return ComputePairs(job);
+  }
+  while (step_.n_awaited() > 0) REMOE_RETURN_IF_ERROR(TakeArrivals(job, true, false));
+  return ComputeWhole(job);
+}
+
+// Residents at once, then each group of experts as it arrives, begun when only down is to come.
+Status Executor::ComputePairs(const Job& job) {
+  while (true) {
+    const std::vector<Pair>& ready = step_.Ready();
+    if (!ready.empty()) {
+      REMOE_RETURN_IF_ERROR(Failed(pairs_.Run(ready.data(), static_cast<int>(ready.size()))));
+    }
+    if (step_.n_awaited() == 0) return Status::Ok();
+    REMOE_RETURN_IF_ERROR(TakeArrivals(job, true, pairs_.can_begin()));
+    const std::vector<Pair>& begun = step_.Begun();
+    if (!begun.empty()) {
+      REMOE_RETURN_IF_ERROR(Failed(pairs_.Begin(begun.data(), static_cast<int>(begun.size()))));
+    }
+  }
+}
+
+Status Executor::ComputeWhole(const Job& job) {
+  const Piece& piece = *job.piece;
+  const ggml_tensor* ids = piece.ids();
+  ggml_tensor slot_ids = *ids;
+  slot_ids.op = GGML_OP_NONE;
+  slot_ids.view_src = nullptr;
+  std::fill(std::begin(slot_ids.src), std::end(slot_ids.src), nullptr);
+  slot_ids.nb[0] = sizeof(int32_t);
+  slot_ids.nb[1] = slot_ids.nb[0] * ids->ne[0];
+  slot_ids.nb[2] = slot_ids.nb[3] = slot_ids.nb[1] * ids->ne[1];
+  slot_ids.data = const_cast<int32_t*>(step_.slots().data());
+
+  std::vector<ggml_tensor> views;
+  views.reserve(piece.products.size());
+  std::vector<std::pair<ggml_tensor*, ggml_tensor*>> saved;  // (weights, ids) of each product
+  for (ggml_tensor* product : piece.products) {
+    views.push_back(job.model->view(*OriginOf(product->src[0])));
+    saved.emplace_back(product->src[0], product->src[2]);
+    product->src[0] = &views.back();
+    product->src[2] = &slot_ids;
+  }
+  ggml_status status;
+  if (pieces_.size() == 1) {
+    status = ggml_backend_graph_compute(cpu_, job.graph);
+  } else {
+    graph_memory_.resize(ggml_graph_overhead_custom(kMaxNodes, false) + 1024);
+    ggml_context* context = ggml_init({graph_memory_.size(), graph_memory_.data(), true});
+    ggml_cgraph* part = ggml_new_graph_custom(context, kMaxNodes, false);
+    for (int i = piece.begin; i < piece.end; i++) {
+      ggml_graph_add_node(part, ggml_graph_node(job.graph, i));
+    }
+    status = ggml_backend_graph_compute(cpu_, part);
+    ggml_free(context);
+  }
+  for (size_t i = 0; i < piece.products.size(); i++) {
+    piece.products[i]->src[0] = saved[i].first;
+    piece.products[i]->src[2] = saved[i].second;
+  }
+  return Failed(status);
+}
+
+bool Executor::ByPairs(const Job& job) {
+  if (fit_ == Fit::kUnknown) {
+    const Piece& piece = *job.piece;
+    const bool fits = pairs_.Prepare(ggml_graph_nodes(job.graph), piece.begin, piece.end);
+    fit_ = fits ? Fit::kYes : Fit::kNo;
+  }
+  return fit_ == Fit::kYes;
+}
+
+}  // namespace remoe

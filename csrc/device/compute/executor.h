@@ -1,0 +1,73 @@
+// Executor: runs pieces of a graph whose weights are on storage.
+//
+// Each piece becomes a LayerStep, which goes through routing, placing and computing once. With every
+// expert resident, a batch's piece runs as llama.cpp built it, its weight tensors replaced by views
+// of the slab and its expert ids by slots. With some missing, or where one token is faster so, it
+// runs expert by expert, as they arrive (see PairRunner): the same products row by row, hence the
+// same bits. The graph is as it was when Run returns.
+//
+// Owned by one backend; one thread. Steps of several backends over one model take turns.
+#ifndef REMOE_DEVICE_COMPUTE_EXECUTOR_H_
+#define REMOE_DEVICE_COMPUTE_EXECUTOR_H_
+
+#include <vector>
+
+#include "device/compute/layer_step.h"
+#include "device/compute/pair_runner.h"
+#include "device/compute/piece.h"
+#include "device/graph/device.h"
+
+namespace remoe {
+
+class Executor {
+ public:
+  // `cpu` outlives this.
+  explicit Executor(ggml_backend_t cpu) : cpu_(cpu), pairs_(cpu) {}
+  ggml_status Run(ggml_cgraph* graph);
+
+ private:
+  // The piece that runs.
+  struct Job {
+    ggml_cgraph* graph;
+    const Piece* piece;
+    StreamedModel* model;
+  };
+  ggml_status RunPiece(const Job& job);
+  void Complete(const Job& job, Event* event);
+  Status RunOn(const Job& job);
+  void MarkUsed(const Job& job);
+  Status RunLayer(const Job& job, const Event& event);
+  // Offers the step's experts to sources that compute them elsewhere.
+  void SendElsewhere(const Job& job);
+  void EndElsewhere(const Job& job);
+  // Waits for what is computed elsewhere. What failed there is unplaced afterwards.
+  Status AwaitElsewhere(const Job& job);
+  // Runs these experts of the step: in one event, or, where they are too many, in waves.
+  Status RunExperts(const Job& job, const Event& event, std::vector<uint16_t>* experts);
+  Status RunEvent(const Job& job, Event event, std::vector<uint16_t>* wave, const uint16_t* rest,
+                  size_t n_rest);
+  // Computes what the open event has placed.
+  Status Compute(const Job& job);
+  Status ComputePairs(const Job& job);
+  Status ComputeWhole(const Job& job);
+  // Waits if need be, takes in what has arrived; rows from elsewhere go where the graph wants them.
+  Status TakeArrivals(const Job& job, bool wait, bool all_but_down);
+  // Whether the piece can be run by pairs; asked of the runner once, before anything is computed.
+  bool ByPairs(const Job& job);
+  ggml_status Refuse(StreamedModel* model, const Status& status, bool recorded);
+
+  ggml_backend_t cpu_;
+  PairRunner pairs_;
+  std::vector<Piece> pieces_;
+  LayerStep step_;  // of the piece that runs
+  enum class Fit { kUnknown, kYes, kNo } fit_ = Fit::kUnknown;
+  // Memory that is kept from one piece to the next.
+  std::vector<Arrival> arrived_;
+  std::vector<uint16_t> here_, wave_;
+  std::vector<float> probs_;  // [n_prob_tokens, n_experts]
+  std::vector<uint8_t> graph_memory_;
+};
+
+}  // namespace remoe
+
+#endif  // REMOE_DEVICE_COMPUTE_EXECUTOR_H_

@@ -1,0 +1,49 @@
+// ExpertWeights: how a model's streamed weights look to ggml: which tensor is which matrix, how it
+// is rearranged on arrival, and, once there is a slab, the slab seen as that tensor.
+//
+// Immutable but for Attach(). Tensors of the model point at its origins, so it outlives them.
+#ifndef REMOE_DEVICE_EXPERT_WEIGHTS_H_
+#define REMOE_DEVICE_EXPERT_WEIGHTS_H_
+
+#include <string>
+#include <vector>
+
+#include "device/compute/repack.h"
+#include "device/graph/device.h"
+#include "gguf/model_file.h"
+#include "runtime/expert_store.h"
+
+namespace remoe {
+
+class ExpertWeights {
+ public:
+  // `repack`: rearrange weights as stock llama.cpp does by default. All pointers outlive this.
+  ExpertWeights(StreamedModel* model, const ModelFile* file, const std::vector<ExpertLayer>* layers,
+                bool repack);
+
+  bool repacked() const { return repacked_; }
+  // Which matrices are rewritten on arrival, as SlotLayout takes it.
+  std::vector<std::vector<bool>> transformed() const;
+  // What rewrites them; empty where none is.
+  Transform transform() const;
+  // The origin of the tensor of that name; null for any other.
+  TensorOrigin* Find(const std::string& tensor_name);
+
+  // From now on the store's slab stands in for the weights: expert index = slot.
+  void Attach(const ExpertStore& store, const SlotLayout& layout);
+  const ggml_tensor& view(const TensorOrigin& origin) const {
+    return views_[origin.layer][origin.matrix];
+  }
+
+ private:
+  const ModelFile* file_;
+  const std::vector<ExpertLayer>* layers_;
+  std::vector<std::vector<Repack>> repacks_;  // inactive where nothing is rearranged
+  std::vector<std::vector<TensorOrigin>> origins_;
+  std::vector<std::vector<ggml_tensor>> views_;
+  bool repacked_ = false;
+};
+
+}  // namespace remoe
+
+#endif  // REMOE_DEVICE_EXPERT_WEIGHTS_H_

@@ -1,0 +1,91 @@
+#include "device/graph/backend.h"
+
+#include <cstring>
+#include <memory>
+
+#include "device/compute/executor.h"
+#include "device/graph/ffn_ops.h"
+#include "device/graph/router_scores.h"
+#include "ggml-cpu.h"
+
+namespace remoe {
+
+namespace {
+
+struct Context {
+  explicit Context(ggml_backend_t cpu) : cpu(cpu), executor(cpu) {}
+  ~Context() { ggml_backend_free(cpu); }
+  ggml_backend_t cpu;
+  Executor executor;
+};
+
+Context* ContextOf(ggml_backend_t backend) {
+  return static_cast<Context*>(backend->context);
+}
+
+const char* Name(ggml_backend_t) {
+  return "Storage";
+}
+
+void Free(ggml_backend_t backend) {
+  delete ContextOf(backend);
+  delete backend;
+}
+
+ggml_status Compute(ggml_backend_t backend, ggml_cgraph* graph) {
+  return ContextOf(backend)->executor.Run(graph);
+}
+
+// The scheduler's allocator would reuse the router's scores before the FFN runs, for the weights of
+// the experts' sum: each FFN says that it still needs them.
+void Optimize(ggml_backend_t, ggml_cgraph* graph, ggml_backend_graph_optimize_params* params) {
+  const int n = ggml_graph_n_nodes(graph);
+  const ggml_tensor* last = nullptr;
+  for (int i = 0; i < n; i++) {
+    ggml_tensor* node = ggml_graph_node(graph, i);
+    if (ExpertProduct(node) == nullptr) continue;
+    ggml_tensor* scores = RouterScores(node);
+    if (scores == nullptr || scores == last) continue;
+    params->add_alloc_dep(params->user_data, scores, node);
+    last = scores;
+  }
+}
+
+void SetThreads(ggml_backend_t backend, int n_threads) {
+  ggml_backend_cpu_set_n_threads(ContextOf(backend)->cpu, n_threads);
+}
+
+void SetAbort(ggml_backend_t backend, ggml_abort_callback callback, void* data) {
+  ggml_backend_cpu_set_abort_callback(ContextOf(backend)->cpu, callback, data);
+}
+
+ggml_guid_t Guid() {
+  static ggml_guid guid = {0x72, 0x65, 0x6d, 0x6f, 0x65, 0x2d, 0x65, 0x64,
+                           0x67, 0x65, 0x2d, 0x73, 0x74, 0x6f, 0x72, 0x65};
+  return &guid;
+}
+
+}  // namespace
+
+ggml_backend_t MakeBackend(ggml_backend_dev_t device) {
+  ggml_backend_t cpu = ggml_backend_cpu_init();
+  if (cpu == nullptr) return nullptr;
+  ggml_backend_i functions{};
+  functions.get_name = Name;
+  functions.free = Free;
+  functions.graph_compute = Compute;
+  functions.graph_optimize = Optimize;
+  return new ggml_backend{Guid(), functions, device, new Context(cpu)};
+}
+
+void* BackendProcAddress(const char* name) {
+  if (std::strcmp(name, "ggml_backend_set_n_threads") == 0) {
+    return reinterpret_cast<void*>(SetThreads);
+  }
+  if (std::strcmp(name, "ggml_backend_set_abort_callback") == 0) {
+    return reinterpret_cast<void*>(SetAbort);
+  }
+  return nullptr;
+}
+
+}  // namespace remoe

@@ -1,0 +1,20 @@
+// The backend (stream) of the storage device: one per llama_context.
+//
+// It runs its pieces of the graph on a private CPU backend, with weights taken from the slab.
+// Nothing throws out of it; failures are kept in the model they belong to and told to llama.cpp as
+// a status.
+#ifndef REMOE_DEVICE_GRAPH_BACKEND_H_
+#define REMOE_DEVICE_GRAPH_BACKEND_H_
+
+#include "device/graph/ggml_abi.h"
+
+namespace remoe {
+
+ggml_backend_t MakeBackend(ggml_backend_dev_t device);
+
+// The functions that llama.cpp looks for by name; null for those we lack.
+void* BackendProcAddress(const char* name);
+
+}  // namespace remoe
+
+#endif  // REMOE_DEVICE_GRAPH_BACKEND_H_

@@ -1,0 +1,57 @@
+// StepClock: tells, from the layers as they come, where one step ends and the next begins.
+//
+// llama.cpp does not say so; layers come in order within a step, so one that does not follow starts
+// the next. An expert FFN that other operations cut in pieces comes more than once, each time with
+// matrices that were not used before. A plain value; not synchronised.
+#ifndef REMOE_DEVICE_STEP_CLOCK_H_
+#define REMOE_DEVICE_STEP_CLOCK_H_
+
+#include <cstdint>
+
+#include "cache/policy.h"
+
+namespace remoe {
+
+class StepClock {
+ public:
+  // Whether that matrix of that layer belongs to the step under way.
+  bool InStep(int layer, int matrix) const {
+    return last_layer_ >= 0 && (layer > last_layer_ || AnotherPiece(layer, matrix));
+  }
+  // Whether it is a later piece of the FFN that was run last.
+  bool AnotherPiece(int layer, int matrix) const {
+    return layer == last_layer_ && (used_matrices_ & 1u << matrix) == 0;
+  }
+  // The layer comes: completes the event with its place in the run.
+  void Advance(int matrix, Event* event) {
+    event->continued = AnotherPiece(event->layer, matrix);
+    if (!event->continued) {
+      if (!InStep(event->layer, matrix)) {
+        step_++;
+        // A prompt's last layer is run for its last token alone, and is prefill all the same.
+        phase_ = event->n_tokens > 1 ? Phase::kPrefill : Phase::kDecode;
+      }
+      last_layer_ = event->layer;
+      used_matrices_ = 0;
+    }
+    event->step = step_;
+    event->phase = phase_;
+  }
+  void MarkUsed(int matrix) { used_matrices_ |= 1u << matrix; }
+  bool UsedAll(int n_matrices) const { return used_matrices_ == (1u << n_matrices) - 1; }
+  // The step goes no further.
+  void Abandon() {
+    last_layer_ = -1;
+    used_matrices_ = 0;
+  }
+
+ private:
+  int64_t step_ = -1;
+  Phase phase_ = Phase::kPrefill;
+  int last_layer_ = -1;
+  unsigned used_matrices_ = 0;
+};
+
+}  // namespace remoe
+
+#endif  // REMOE_DEVICE_STEP_CLOCK_H_

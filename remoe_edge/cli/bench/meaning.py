@@ -1,0 +1,88 @@
+"""What the options of a bench mean: its settings, its arms and its questions."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from remoe_edge.errors import InputError
+
+if TYPE_CHECKING:
+    from remoe_edge.bench.arms import Arm
+    from remoe_edge.bench.process import Question
+    from remoe_edge.bench.settings import Settings
+
+
+def settings(asked: dict[str, Any]) -> Settings:
+    """Give what all arms share. Raises InputError."""
+    from remoe_edge.bench.box import Limits
+    from remoe_edge.bench.settings import Settings
+    from remoe_edge.units import parse_bytes
+
+    read_ahead = asked["read_ahead"]
+    if read_ahead != "keep" and not read_ahead.isdigit():
+        raise InputError(f"--read-ahead {read_ahead}: give KiB, or keep")
+    sizes = [
+        parse_bytes(asked[name]) if asked[name] else None
+        for name in ("memory_limit", "read_bandwidth")
+    ]
+    names = ("rounds", "warm", "n_ctx", "n_ubatch", "probe_seconds")
+    return Settings(
+        **{name: asked[name] for name in names},
+        tokens=asked["max_tokens"],
+        limits=Limits(*sizes),
+        read_ahead_kib=None if read_ahead == "keep" else int(read_ahead),
+    )
+
+
+def arms(path: Path, asked: dict[str, Any]) -> list[Arm]:
+    """Give every combination of the arms, caches, routers and threads. Raises InputError."""
+    from remoe_edge.bench import arms as made
+    from remoe_edge.engine.budget import check
+
+    for cache in asked["cache"]:
+        check(cache)
+    return made.arms(
+        _list(asked["arms"]),
+        caches=asked["cache"],
+        threads=asked["threads"] or (len(os.sched_getaffinity(0)),),
+        routers=_routers(path, asked["routers"]),
+    )
+
+
+def _routers(path: Path, names: tuple[str, ...]) -> dict[str, str | None]:
+    """Name each set of routers, and give its overlay; `off` has none."""
+    from remoe_edge.files.models import shipped_routers
+
+    found: dict[str, str | None] = {}
+    for name in names:
+        if name == "off":
+            found[name] = None
+        elif name in ("default", "on"):
+            found[name] = str(shipped_routers(path).absolute())
+        elif Path(name).is_file():
+            found[Path(name).name] = str(Path(name).absolute())
+        else:
+            raise InputError(f"no routers at {name}; write off, default or an overlay's path")
+    return found
+
+
+def questions(path: Path, asked: dict[str, Any], settings: Settings) -> list[Question]:
+    """Give what every arm is asked. Raises InputError."""
+    from remoe_edge.bench.questions import Vocabulary
+    from remoe_edge.bench.workloads import prompts_file, workload
+
+    vocabulary = Vocabulary(path)
+    if asked["text"] is not None:
+        n_tokens = settings.warm + settings.tokens
+        return vocabulary.follow(asked["text"], asked["text_prompt"], n_tokens)
+    if asked["prompts"] is not None:
+        prompts = prompts_file(asked["prompts"], asked["limit"])
+    else:
+        prompts = [each for name in asked["workload"] for each in workload(name, asked["limit"])]
+    return vocabulary.ask(prompts, raw=asked["raw"])
+
+
+def _list(text: str) -> list[str]:
+    return [each.strip() for each in text.split(",") if each.strip()]

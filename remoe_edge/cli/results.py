@@ -1,0 +1,38 @@
+"""Results as JSON: on stdout, or in a file that is there whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+def print_json(result: Any) -> None:
+    """Print one object on stdout."""
+    click.echo(_as_text(result))
+
+
+def write_json(result: Any, path: Path) -> None:
+    """Write one object into a file. Raises ReadError, which names the path."""
+    from remoe_edge.files.atomic import replacing
+
+    with replacing([path]) as (part,):
+        part.write_text(_as_text(result) + "\n", encoding="utf-8")
+
+
+def _as_text(result: Any) -> str:
+    return json.dumps(_plain(result), indent=1, ensure_ascii=False, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    """Write null for what is no number: JSON has no NaN, and readers refuse it."""
+    if isinstance(value, dict):
+        return {name: _plain(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

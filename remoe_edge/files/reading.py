@@ -1,0 +1,38 @@
+"""Open and read small files that anybody may have written: no pipes, no devices, no surprises."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from remoe_edge.errors import InputError
+
+
+def open_regular(path: str | Path, what: str) -> BinaryIO:
+    """Open a regular file to read; `what` it should be goes into the message.
+
+    A pipe would block and a device never end. Raises InputError where it cannot be opened or is none.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"cannot read the {what} {path}: {reason}") from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise InputError(f"cannot read the {what} {path}: it is no regular file")
+    return open(descriptor, "rb")
+
+
+def json_object(text: str | bytes) -> dict[str, Any]:
+    """Parse a JSON object. Raises ValueError where it is none, however it is damaged."""
+    try:
+        found = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    if not isinstance(found, dict):
+        raise ValueError("it is no JSON object")
+    return found
