@@ -73,6 +73,12 @@ class ModelFile:
         order that cannot be read, InputError for something that is no file, ReadError from storage.
         """
 
+    def check(self) -> None:
+        """Refuse, by key or tensor, what would have llama.cpp abort the process.
+
+        For models, not router overlays. Raises ModelError or UnsupportedError.
+        """
+
     @property
     def paths(self) -> list[str]: ...
     @property

@@ -12,6 +12,7 @@ import pytest
 import remoe_edge
 import tiny_moe
 from remoe_edge import Answer, Engine, InputError
+from remoe_edge.engine.channels import PLAIN
 from remoe_edge.engine.stop_strings import StopStrings
 from remoe_edge.native import llama_cpp
 
@@ -174,17 +175,17 @@ def test_stop_is_one_string_or_several(engine: Engine) -> None:
 
 
 def test_stop_strings_over_pieces_and_half_characters() -> None:
-    text = StopStrings(["END", "§§"])
-    given = [text.take(each) for each in (b"one E", b"N", b"x \xc2", b"\xa7", b"!E", b"ND more")]
+    text = StopStrings(["END", "§§"], PLAIN.reader())
+    given = [text.take(5, each) for each in (b"one E", b"N", b"x \xc2", b"\xa7", b"!E", b"ND more")]
     assert "".join(given) == "one ENx §!"
     assert text.found
     assert text.rest() == ""
-    held = StopStrings(["END"])
-    assert held.take(b"stop EN") == "stop "
+    held = StopStrings(["END"], PLAIN.reader())
+    assert held.take(5, b"stop EN") == "stop "
     assert held.rest() == "EN"
-    assert StopStrings([]).take("é".encode()) == "é"
-    half = StopStrings([])
-    assert half.take(b"\xc3") == ""
+    assert StopStrings([], PLAIN.reader()).take(5, "é".encode()) == "é"
+    half = StopStrings([], PLAIN.reader())
+    assert half.take(5, b"\xc3") == ""
     assert half.rest() == "\ufffd"
 
 

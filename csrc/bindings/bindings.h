@@ -14,6 +14,8 @@
 
 #include <memory>
 #include <optional>
+#include <string>
+#include <vector>
 
 #include "base/status.h"
 #include "cache/cache.h"
@@ -28,6 +30,16 @@ void RegisterProfile(pybind11::module_& module);
 void RegisterReplay(pybind11::module_& module);
 void RegisterTrace(pybind11::module_& module);
 void RegisterEngine(pybind11::module_& module);
+
+// Words for a person, which may hold a path that is no UTF-8.
+pybind11::str Readable(const std::string& text);
+std::vector<pybind11::str> Readable(const std::vector<std::string>& texts);
+
+// A path as Python gives it (str, bytes, os.PathLike), in the bytes that the kernel is given: what is no
+// UTF-8 goes through Python as surrogates.
+struct Path {
+  std::string bytes;
+};
 
 // Throws the remoe_edge.errors exception that fits the code. Returns when the status is ok.
 // REQUIRES: the GIL is held.
@@ -46,5 +58,30 @@ using Bonus =
 const float* CheckedBonus(const Bonus& bonus, int total);
 
 }  // namespace remoe::bindings
+
+namespace pybind11::detail {
+
+template <>
+struct type_caster<remoe::bindings::Path> {
+  PYBIND11_TYPE_CASTER(remoe::bindings::Path, const_name("str | bytes | os.PathLike"));
+
+  bool load(handle source, bool) {
+    PyObject* encoded = nullptr;
+    if (!source || !PyUnicode_FSConverter(source.ptr(), &encoded)) {
+      PyErr_Clear();
+      return false;
+    }
+    value.bytes.assign(PyBytes_AS_STRING(encoded), static_cast<size_t>(PyBytes_GET_SIZE(encoded)));
+    Py_DECREF(encoded);
+    return true;
+  }
+
+  static handle cast(const remoe::bindings::Path& path, return_value_policy, handle) {
+    return PyUnicode_DecodeFSDefaultAndSize(path.bytes.data(),
+                                            static_cast<Py_ssize_t>(path.bytes.size()));
+  }
+};
+
+}  // namespace pybind11::detail
 
 #endif  // REMOE_BINDINGS_BINDINGS_H_

@@ -124,8 +124,8 @@ void RegisterEngine(py::module_& module) {
   py::class_<StreamedModel>(module, "StreamedModel")
       .def_static(
           "open",
-          [](const std::string& path, const std::string& backend, bool direct, int depth,
-             bool repack, const std::map<std::string, py::bytes>& overlay) {
+          [](const Path& path, const std::string& backend, bool direct, int depth, bool repack,
+             const std::map<std::string, py::bytes>& overlay) {
             LoadOptions options;
             options.reader.backend = backend;
             options.reader.direct = direct;
@@ -137,7 +137,7 @@ void RegisterEngine(py::module_& module) {
             }
             Result<std::unique_ptr<StreamedModel>> model = [&] {
               py::gil_scoped_release release;
-              return StreamedModel::Open(path, options);
+              return StreamedModel::Open(path.bytes, options);
             }();
             ThrowIfError(model.status());
             return std::move(model.value());
@@ -186,8 +186,10 @@ void RegisterEngine(py::module_& module) {
           py::arg("lock") = false, py::arg("profile") = py::none(), py::arg("prefetch") = "off")
       .def(
           "start_trace",
-          [](StreamedModel& model, const std::string& path, const std::string& fingerprint,
-             const std::string& meta) { ThrowIfError(model.StartTrace(path, fingerprint, meta)); },
+          [](StreamedModel& model, const Path& path, const std::string& fingerprint,
+             const std::string& meta) {
+            ThrowIfError(model.StartTrace(path.bytes, fingerprint, meta));
+          },
           py::arg("path"), py::arg("fingerprint") = "", py::arg("meta") = "{}")
       .def(
           "warm",
@@ -225,8 +227,9 @@ void RegisterEngine(py::module_& module) {
                              [](const StreamedModel& model) { return model.recorder().on(); })
       .def_property_readonly("trace_events",
                              [](const StreamedModel& model) { return model.recorder().n_events(); })
-      .def_property_readonly("trace_failure",
-                             [](const StreamedModel& model) { return model.recorder().failure(); })
+      .def_property_readonly(
+          "trace_failure",
+          [](const StreamedModel& model) { return Readable(model.recorder().failure()); })
       .def_property_readonly("router_probabilities", &StreamedModel::router_probabilities)
       .def(
           "budget_for",
@@ -259,7 +262,8 @@ void RegisterEngine(py::module_& module) {
       .def_property_readonly("dense_bytes_read", &StreamedModel::dense_bytes_read)
       .def_property_readonly("load_seconds", &StreamedModel::load_seconds)
       .def_property_readonly("repacked", &StreamedModel::repacked)
-      .def_property_readonly("notes", &StreamedModel::notes)
+      .def_property_readonly("notes",
+                             [](const StreamedModel& model) { return Readable(model.notes()); })
       .def_property_readonly("budget_bytes",
                              [](const StreamedModel& model) -> uint64_t {
                                return model.store() ? model.store()->budget_bytes() : 0;

@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "bindings/bindings.h"
+#include "gguf/loadable.h"
 #include "gguf/model_file.h"
 #include "gguf/types.h"
 #include "gguf/virtual_file.h"
@@ -27,9 +28,9 @@ T Unwrap(Result<T> result) {
   return std::move(result.value());
 }
 
-std::vector<py::str> Paths(const ModelFile& model) {
-  std::vector<py::str> paths;
-  for (const std::string& path : model.paths()) paths.push_back(Text(path, "surrogateescape"));
+std::vector<Path> Paths(const ModelFile& model) {
+  std::vector<Path> paths;
+  for (const std::string& path : model.paths()) paths.push_back({path});
   return paths;
 }
 
@@ -116,17 +117,16 @@ void RegisterGguf(py::module_& module) {
   py::class_<ModelFile, std::shared_ptr<ModelFile>>(module, "ModelFile")
       .def_static(
           "open",
-          [](const py::object& path) {
-            const py::bytes encoded = py::module_::import("os").attr("fsencode")(path);
-            const std::string name = encoded;
+          [](const Path& path) {
             std::optional<Result<ModelFile>> model;
             {
               const py::gil_scoped_release released;
-              model.emplace(ModelFile::Open(name));
+              model.emplace(ModelFile::Open(path.bytes));
             }
             return std::make_shared<ModelFile>(Unwrap(std::move(*model)));
           },
           py::arg("path"))
+      .def("check", [](const ModelFile& m) { ThrowIfError(CheckLoadable(m)); })
       .def_property_readonly("paths", &Paths)
       .def_property_readonly("file_bytes", &ModelFile::file_bytes)
       .def_property_readonly("tensors", &ModelFile::tensors)

@@ -1,8 +1,21 @@
 #include "bindings/bindings.h"
 
+#include <pybind11/stl.h>
+
 namespace py = pybind11;
 
 namespace remoe::bindings {
+
+py::str Readable(const std::string& text) {
+  return py::reinterpret_steal<py::str>(
+      PyUnicode_DecodeUTF8(text.data(), static_cast<Py_ssize_t>(text.size()), "backslashreplace"));
+}
+
+std::vector<py::str> Readable(const std::vector<std::string>& texts) {
+  std::vector<py::str> readable;
+  for (const std::string& text : texts) readable.push_back(Readable(text));
+  return readable;
+}
 
 void ThrowIfError(const Status& status) {
   const char* name = "RemoeError";
@@ -29,10 +42,7 @@ void ThrowIfError(const Status& status) {
       break;
   }
   const py::object type = py::module_::import("remoe_edge.errors").attr(name);
-  // Paths are bytes: one that is no UTF-8 must not replace the error by another.
-  const std::string& text = status.message();
-  const py::object message = py::reinterpret_steal<py::object>(
-      PyUnicode_DecodeUTF8(text.data(), static_cast<Py_ssize_t>(text.size()), "backslashreplace"));
+  const py::str message = Readable(status.message());
   PyErr_SetObject(type.ptr(), message.ptr());
   throw py::error_already_set();
 }

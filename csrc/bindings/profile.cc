@@ -50,10 +50,10 @@ py::bytes MakeProfile(int n_layers, int n_experts, const std::string& fingerprin
   return py::bytes(reinterpret_cast<const char*>(bytes.data()), bytes.size());
 }
 
-py::dict ParseProfileBytes(const py::bytes& bytes, const std::string& name) {
+py::dict ParseProfileBytes(const py::bytes& bytes, const Path& name) {
   const std::string_view view = bytes;
-  Profile profile =
-      Unwrap(Profile::Parse(reinterpret_cast<const uint8_t*>(view.data()), view.size(), name));
+  Profile profile = Unwrap(
+      Profile::Parse(reinterpret_cast<const uint8_t*>(view.data()), view.size(), name.bytes));
   py::dict dict;
   dict["n_layers"] = profile.n_layers;
   dict["n_experts"] = profile.n_experts;

@@ -156,7 +156,7 @@ py::dict RunProbe(const std::string& path, const ProbeOptions& options) {
   py::dict answer;
   answer["backend"] = result.value().backend;
   answer["direct"] = result.value().direct;
-  answer["notes"] = result.value().notes;
+  answer["notes"] = Readable(result.value().notes);
   answer["points"] = points;
   answer["pick"] = PointOf(result.value().pick);
   return answer;
@@ -196,9 +196,9 @@ void RegisterStorage(py::module_& module) {
           py::arg("refuse_uring") = false);
 
   py::class_<BufferedReader>(module, "Reader")
-      .def(py::init([](const std::vector<std::string>& paths, const std::string& backend,
-                       bool direct, int depth, int background_depth, uint64_t piece_bytes,
-                       uint64_t proof_offset, const FaultPlan& faults) {
+      .def(py::init([](const std::vector<Path>& paths, const std::string& backend, bool direct,
+                       int depth, int background_depth, uint64_t piece_bytes, uint64_t proof_offset,
+                       const FaultPlan& faults) {
              ReaderOptions options;
              options.backend = backend;
              options.direct = direct;
@@ -207,7 +207,9 @@ void RegisterStorage(py::module_& module) {
              options.piece_bytes = piece_bytes;
              options.proof_offset = proof_offset;
              options.faults = faults;
-             return std::make_unique<BufferedReader>(paths, options);
+             std::vector<std::string> names;
+             for (const Path& path : paths) names.push_back(path.bytes);
+             return std::make_unique<BufferedReader>(names, options);
            }),
            py::arg("paths"), py::kw_only(), py::arg("backend") = "auto", py::arg("direct") = true,
            py::arg("depth") = 0, py::arg("background_depth") = 2,
@@ -238,14 +240,14 @@ void RegisterStorage(py::module_& module) {
                              [](const BufferedReader& self) { return self.reader().direct(); })
       .def_property_readonly("depth",
                              [](const BufferedReader& self) { return self.reader().depth(); })
-      .def_property_readonly("notes",
-                             [](const BufferedReader& self) { return self.reader().notes(); })
+      .def_property_readonly(
+          "notes", [](const BufferedReader& self) { return Readable(self.reader().notes()); })
       .def("close", &BufferedReader::Close);
 
   const ProbeOptions standard;
   module.def(
       "probe",
-      [](const std::string& path, const std::vector<std::pair<uint64_t, uint64_t>>& ranges,
+      [](const Path& path, const std::vector<std::pair<uint64_t, uint64_t>>& ranges,
          const std::vector<uint64_t>& block_bytes, const std::vector<int>& depths, double seconds,
          uint64_t wanted_bytes, const std::string& backend, bool direct, const FaultPlan& faults) {
         ProbeOptions options;
@@ -257,7 +259,7 @@ void RegisterStorage(py::module_& module) {
         options.backend = backend;
         options.direct = direct;
         options.faults = faults;
-        return RunProbe(path, options);
+        return RunProbe(path.bytes, options);
       },
       py::arg("path"), py::kw_only(),
       py::arg("ranges") = std::vector<std::pair<uint64_t, uint64_t>>(),

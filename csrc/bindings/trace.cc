@@ -13,13 +13,13 @@ namespace remoe::bindings {
 
 namespace {
 
-py::dict ParseTraceBytes(const py::buffer& buffer, const std::string& path) {
+py::dict ParseTraceBytes(const py::buffer& buffer, const Path& path) {
   const py::buffer_info info = buffer.request();
   Result<TraceIndex> result = TraceIndex();
   {
     const py::gil_scoped_release release;
     result = ParseTrace(static_cast<const uint8_t*>(info.ptr),
-                        static_cast<size_t>(info.size * info.itemsize), path);
+                        static_cast<size_t>(info.size * info.itemsize), path.bytes);
   }
   TraceIndex index = Unwrap(std::move(result));
   py::dict dict;
@@ -42,10 +42,10 @@ py::dict ParseTraceBytes(const py::buffer& buffer, const std::string& path) {
 
 class PyTraceWriter {
  public:
-  PyTraceWriter(const std::string& path, uint32_t n_layers, uint32_t n_experts, uint32_t top_k,
+  PyTraceWriter(const Path& path, uint32_t n_layers, uint32_t n_experts, uint32_t top_k,
                 const std::string& fingerprint, const std::string& meta)
-      : writer_(
-            Unwrap(TraceWriter::Create(path, {n_layers, n_experts, top_k, fingerprint, meta}))) {}
+      : writer_(Unwrap(
+            TraceWriter::Create(path.bytes, {n_layers, n_experts, top_k, fingerprint, meta}))) {}
 
   void Append(int layer, int64_t step, bool decode, const Array<uint16_t>& experts, int n_tokens,
               std::optional<Array<uint16_t>> ids, std::optional<Array<float>> probs) {
@@ -93,7 +93,7 @@ void RegisterTrace(py::module_& module) {
              py::arg("code"));
 
   py::class_<PyTraceWriter>(module, "TraceWriter")
-      .def(py::init<const std::string&, uint32_t, uint32_t, uint32_t, const std::string&,
+      .def(py::init<const Path&, uint32_t, uint32_t, uint32_t, const std::string&,
                     const std::string&>(),
            py::arg("path"), py::arg("n_layers"), py::arg("n_experts"), py::arg("top_k"),
            py::arg("fingerprint") = "", py::arg("meta") = "{}")

@@ -187,4 +187,4 @@ def _check_options(spec: str, options: dict[str, Option]) -> None:
         if name in FILES:
             if not Path(str(value)).is_file():
                 raise InputError(f"arm '{spec}': no file {value}")
-            options[name] = str(Path(str(value)).resolve())  # workers run in another folder
+            options[name] = str(Path(str(value)).absolute())  # workers run in another folder

@@ -9,7 +9,7 @@ from remoe_edge.bench.process import Question
 from remoe_edge.bench.workloads import Prompt
 from remoe_edge.engine import chat_template, metadata
 from remoe_edge.engine.chat_template import ChatTemplate
-from remoe_edge.engine.llama import Buffers, listening
+from remoe_edge.engine.llama import Buffers, FilePath, listening
 from remoe_edge.engine.tokenizer import Tokenizer
 from remoe_edge.errors import InputError, ModelError
 
@@ -20,7 +20,7 @@ class Vocabulary:
     def __init__(self, path: Path) -> None:
         try:
             with listening(Buffers(), verbose=False):
-                self._llama = metadata.Llama(str(path), vocab_only=True, verbose=False)
+                self._llama = metadata.Llama(FilePath(path), vocab_only=True, verbose=False)
         except (ValueError, RuntimeError) as error:
             raise ModelError(f"llama.cpp refused {path}: {error}") from error
         self._tokenizer = Tokenizer(self._llama)

@@ -126,7 +126,7 @@ class Session:
                 self.progress(arm.name, number, prompt, n_tokens)
 
             meter.start()
-            path = str(self.path.resolve())
+            path = str(self.path.absolute())  # shards are found beside the link, not its target
             result = run(arm, path, self.questions, self.settings, box, progress)
         windows = [prompt.pop("decoding") for prompt in result["prompts"]]
         n_tokens = sum(len(prompt["tokens"]["token_ms"]) for prompt in result["prompts"])

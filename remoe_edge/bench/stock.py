@@ -5,6 +5,7 @@ Nothing of the engine may be imported here: it would register a device with llam
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,7 +46,7 @@ class StockModel:
         params.load_mode = (
             low.LLAMA_LOAD_MODE_MMAP if kind == "stock-mmap" else low.LLAMA_LOAD_MODE_NONE
         )
-        self._model = low.llama_model_load_from_file(path.encode(), params)
+        self._model = low.llama_model_load_from_file(os.fsencode(path), params)
         if not self._model:
             raise RuntimeError(self._refusal("llama.cpp refused the model"))
         settings = low.llama_context_default_params()

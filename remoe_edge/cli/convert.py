@@ -14,6 +14,7 @@ import click
 from remoe_edge.cli import options
 from remoe_edge.cli.old_spellings import option
 from remoe_edge.cli.options import FILE, FOLDER
+from remoe_edge.cli.terminal import escape
 
 
 @click.group()
@@ -84,7 +85,10 @@ def export_hf(folder: Path, tuned: Path, output: Path) -> None:
     from remoe_edge.convert.export_hf import export_hf as export
 
     with _progress() as report:
-        export(folder, tuned, output, report)
+        left_out = export(folder, tuned, output, report)
+    if left_out:
+        names = escape(", ".join(left_out))
+        click.echo(f"left out, as the model does not use it: {names}", err=True)
     click.echo(output)
 
 

@@ -7,21 +7,26 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from remoe_edge.convert.names import CheckpointNames
+from remoe_edge.convert.hf_folder import HfFolder
+from remoe_edge.convert.names import CheckpointNames, is_untrained_copy
 from remoe_edge.convert.routers import check_metadata, checked_values, keys_by_router
-from remoe_edge.errors import InputError, UnsupportedError
+from remoe_edge.errors import InputError
 from remoe_edge.files.atomic import Progress, copy_bytes, errors_naming, overwrite
-from remoe_edge.files.overlay import require_all
-from remoe_edge.files.safetensors_file import Entry, SafetensorsFile, encode
+from remoe_edge.files.overlay import require_all, require_finite
+from remoe_edge.files.safetensors_file import Entry, SafetensorsFile, decode, encode
 
 
-def export_hf(source: Path, tuned: Path, output: Path, progress: Progress | None = None) -> None:
+def export_hf(
+    source: Path, tuned: Path, output: Path, progress: Progress | None = None
+) -> list[str]:
     """Write the folder `source` again with the routers of the safetensors file `tuned`.
 
     Shards without routers become hard links where the file system allows, copies elsewhere; shards
     with routers are copied by range and patched in place, in their own dtypes; everything else is
-    copied. The folder appears whole or not at all. Raises InputError for an output that exists, a
-    folder without safetensors, and routers that do not fit, by name.
+    copied. Safetensors files that the folder's index does not name are left out, as they would hold
+    the routers from before; their names are returned. The folder appears whole or not at all. Raises
+    InputError for an output that exists, a folder without safetensors, and routers that do not fit,
+    by name.
     """
     if not source.is_dir():
         raise InputError(f"{source} is not a folder")
@@ -31,12 +36,13 @@ def export_hf(source: Path, tuned: Path, output: Path, progress: Progress | None
         raise InputError(f"{output.absolute().parent} does not exist; create it first")
     if output.resolve().is_relative_to(source.resolve()):
         raise InputError(f"{output} lies inside the input {source}; give another output")
-    shards = {path: SafetensorsFile.open(path) for path in sorted(source.glob("*.safetensors"))}
-    if not shards:
-        raise UnsupportedError(f"{source} holds no safetensors files; convert its weights first")
-    patches = _patches(shards, SafetensorsFile.open(tuned))
+    folder = HfFolder.open(source)
+    shards = folder.shards
+    patches = _patches(folder, SafetensorsFile.open(tuned))
 
-    files = sorted(path for path in source.rglob("*") if path.is_file())
+    files = sorted(
+        path for path in source.rglob("*") if path.is_file() and path not in folder.left_out
+    )
     total = sum(path.stat().st_size for path in files)
     done = 0
     output = output.absolute()
@@ -62,28 +68,28 @@ def export_hf(source: Path, tuned: Path, output: Path, progress: Progress | None
             os.rename(partial, output)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+    return sorted(path.name for path in folder.left_out)
 
 
-def _patches(
-    shards: dict[Path, SafetensorsFile], tuned: SafetensorsFile
-) -> dict[Path, list[tuple[Entry, bytes]]]:
+def _patches(folder: HfFolder, tuned: SafetensorsFile) -> dict[Path, list[tuple[Entry, bytes]]]:
     """Return, for each shard with routers, the places to overwrite and the bytes to put there."""
     architecture = tuned.metadata.get("architecture", "")
     if not architecture:
         raise InputError(f"{tuned.path}: its metadata does not name the architecture")
     check_metadata(tuned, architecture)
-    names = CheckpointNames.covering(
-        architecture, (key for s in shards.values() for key in s.entries)
-    )
+    names = CheckpointNames.covering(architecture, folder.places)
     places: dict[str, tuple[SafetensorsFile, str]] = {}
-    for shard in shards.values():
-        for key in shard.entries:
-            name = names.to_gguf(key)
-            if name is not None:
-                places[name] = (shard, key)
+    for key, path in folder.places.items():
+        name = None if is_untrained_copy(key) else names.to_gguf(key)
+        if name is None:
+            continue
+        if name in places:
+            raise InputError(f"{folder.path}: {places[name][1]!r} and {key!r} are the same router")
+        places[name] = (folder.shards[path], key)
     if not places:
-        folder = next(iter(shards)).parent
-        raise InputError(f"{folder} holds no routers by the names of architecture '{architecture}'")
+        raise InputError(
+            f"{folder.path} holds no routers by the names of architecture '{architecture}'"
+        )
     keys = keys_by_router(tuned, architecture)
     optional = {name for name in places if not name.endswith(".weight")}
     require_all(f"{tuned.path}", set(places), set(keys) | optional)
@@ -92,7 +98,9 @@ def _patches(
         shard, place = places[name]
         entry = shard.entries[place]
         values = checked_values(tuned, key, entry.shape)
-        patches.setdefault(shard.path, []).append((entry, encode(values, entry.dtype)))
+        raw = encode(values, entry.dtype)
+        require_finite(f"{tuned.path}: {key!r} as {entry.dtype}", decode(raw, entry))
+        patches.setdefault(shard.path, []).append((entry, raw))
     return patches
 
 

@@ -50,7 +50,10 @@ def extract(
         raw = read_tensor(tuned, found[name])
         values = to_float32(raw, found[name])
         require_finite(f"{tuned_path}: '{name}'", values)
-        tensors[name] = raw if found[name].type == router.type else from_float32(values, router)
+        if found[name].type != router.type:
+            raw = from_float32(values, router)
+            require_finite(f"{tuned_path}: '{name}' as {router.type_name}", to_float32(raw, router))
+        tensors[name] = raw
     run = json.dumps({"extracted_from": name_of(tuned), "rebased": rebase})
     write_overlay(output, base, tensors, base_fingerprint, run)
 

@@ -36,6 +36,34 @@ def tensor_name_map(architecture: MODEL_ARCH, n_blocks: int) -> TensorNameMap:
         TensorNameMap.block_mappings_cfg.update(shared)
 
 
+# What wrappers put before a language model's own names: compilers, distributed training, adapters, and
+# models of several kinds of input, whose other parts (`visual`, `vision_tower`) are not among them.
+_WRAPPERS = frozenset(
+    ("_fsdp_wrapped_module", "_orig_mod", "base_model", "language_model", "llm", "model", "module",
+     "text_model")
+)  # fmt: skip
+# What adapters put inside: the layer that an adapter sits on, and the trained copy of a whole module.
+_INSIDE = re.compile(
+    r"\.(?:base_layer|modules_to_save(?:\.(?!weight\Z|bias\Z)[^.]+)?|_checkpoint_wrapped_module)(?=\.)"
+)
+_UNTRAINED_COPY = ".original_module."
+
+
+def is_untrained_copy(key: str) -> bool:
+    """Tell whether an adapter kept this tensor only to remember what was there before training."""
+    return _UNTRAINED_COPY in key
+
+
+def _unwrapped(key: str) -> list[str]:
+    """Return a checkpoint's key and the plainer ones that it may stand for."""
+    inner = _INSIDE.sub("", key)
+    parts = inner.split(".")
+    while parts and parts[0] in _WRAPPERS:
+        parts = parts[1:]
+    bare = ".".join(parts)
+    return list(dict.fromkeys((key, inner, f"model.{bare}", bare, f"transformer.{bare}")))
+
+
 class CheckpointNames:
     """Hugging Face names of one architecture's routers, to GGUF and back."""
 
@@ -61,7 +89,10 @@ class CheckpointNames:
         """Return the canonical GGUF name of a checkpoint's router tensor; None for others."""
         # Checkpoints write `e_score_correction_bias` for what the table calls a bias of
         # `e_score_correction`; others write `expert_bias` for an entry of that very name.
-        for candidate in (key, re.sub(r"_bias$", ".bias", key)):
+        candidates = [
+            form for plain in _unwrapped(key) for form in (plain, re.sub(r"_bias$", ".bias", plain))
+        ]
+        for candidate in candidates:
             found = self._map.get_type_and_name(candidate, try_suffixes=(".weight", ".bias"))
             if found is None or found[0] not in (ROUTER, SELECTION_BIAS):
                 continue

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from remoe_edge.convert.names import CheckpointNames
+from remoe_edge.convert.names import CheckpointNames, is_untrained_copy
 from remoe_edge.errors import InputError, UnsupportedError
 from remoe_edge.files.atomic import check_output
 from remoe_edge.files.fingerprint import fingerprint
@@ -21,6 +21,8 @@ from remoe_edge.native import _core
 FORMAT = "remoe-edge-routers"
 FORMAT_VERSION = "1"
 MOST_STRENGTH = 2.0
+# What the libraries that save tensors call themselves.
+_LIBRARIES = ("pt", "tf", "flax", "np", "mlx")
 
 
 def convert_routers(tuned: Path, base_path: Path, output: Path, strength: float = 1.0) -> None:
@@ -61,7 +63,11 @@ def fit(file: SafetensorsFile, base: _core.ModelFile, strength: float = 1.0) -> 
                 own = to_float32(read_tensor(base, router), router)
                 values = own + np.float32(strength) * (values - own)
                 require_finite(f"{file.path}: {keys[name]!r} at strength {strength}", values)
-            tensors[router.name] = from_float32(values, router)
+            raw = from_float32(values, router)
+            require_finite(
+                f"{file.path}: {keys[name]!r} as {router.type_name}", to_float32(raw, router)
+            )
+            tensors[router.name] = raw
         else:
             tensors[router.name] = read_tensor(base, router)
     return tensors
@@ -69,11 +75,11 @@ def fit(file: SafetensorsFile, base: _core.ModelFile, strength: float = 1.0) -> 
 
 def check_metadata(file: SafetensorsFile, architecture: str) -> None:
     """Refuse routers of another format, version or architecture, where the file says so."""
-    kind = file.metadata.get("format", FORMAT)
-    if kind not in (FORMAT, "pt"):
+    kind = file.metadata.get("format", "")
+    if kind not in (FORMAT, "", *_LIBRARIES):
         raise InputError(f"{file.path}: its format is '{kind}', not '{FORMAT}'")
     version = file.metadata.get("version", FORMAT_VERSION)
-    if kind == FORMAT and version != FORMAT_VERSION:
+    if kind == FORMAT and version != FORMAT_VERSION:  # of others it is a version of something else
         raise UnsupportedError(f"{file.path}: format version {version}, not {FORMAT_VERSION}")
     told = file.metadata.get("architecture", "")
     if told and told != architecture:
@@ -88,6 +94,8 @@ def keys_by_router(file: SafetensorsFile, architecture: str) -> dict[str, str]:
     found: dict[str, str] = {}
     checkpoint: CheckpointNames | None = None
     for key in file.entries:
+        if is_untrained_copy(key):
+            continue
         if is_router(key):
             name: str | None = canonical(key)
         else:

@@ -262,6 +262,7 @@ class Engine:
             if loaded.observers:
                 phase = "prefill" if reset or len(ids) > 1 else "decode"
                 loaded.tell(phase, len(ids), clock, time.perf_counter(), before)
+            loaded.check_finite()
             return loaded.logits()
 
     def generate(

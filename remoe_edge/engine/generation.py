@@ -109,6 +109,7 @@ class _Tokens:
             token = next(self._stream, None)
         if token is None:
             return None
+        loaded.check_finite()
         clock, now = self._clock, time.perf_counter()
         if stats.n_generated == 0:
             stats.ttft_ms = (now - clock) * 1000

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import re
 import sys
 import threading
@@ -32,6 +33,16 @@ _loading = threading.RLock()  # llama.cpp's log has one listener, and the core's
 _FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}
 
 _BUFFER = re.compile(r"(\S+) +(KV|compute|output|model|RS) buffer size *= *([\d.]+) MiB")
+
+
+class FilePath(str):
+    """A path for `Llama`, which asks for its UTF-8 and gets the bytes that the kernel has."""
+
+    __slots__ = ()
+
+    def encode(self, encoding: str = "utf-8", errors: str = "strict") -> bytes:
+        """Return the path as the file system spells it."""
+        return os.fsencode(str(self))  # fsencode itself asks a str for its encode()
 
 
 @dataclass
@@ -110,6 +121,7 @@ def make_llama(
     progress: for a whole file; called with a fraction, and returning False cancels. settings: those of
     `Llama` itself. Raises what loading raises: ValueError or RuntimeError from llama_cpp, RemoeError.
     """
+    settings["model_path"] = FilePath(settings["model_path"])
     if repack:
         amx.refuse_broken()
     report = _low.llama_progress_callback(lambda fraction, _: progress(fraction))

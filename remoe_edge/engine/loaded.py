@@ -12,11 +12,12 @@ import numpy.typing as npt
 
 from remoe_edge.engine import lifecycle
 from remoe_edge.engine.budget import Budget
+from remoe_edge.engine.finite import require_finite
 from remoe_edge.engine.interrupt import interruptible
 from remoe_edge.engine.llama import Buffers
 from remoe_edge.engine.observers import Observers, Step
 from remoe_edge.engine.stats import AnswerStats
-from remoe_edge.errors import InputError, RemoeError
+from remoe_edge.errors import InputError, ModelError, RemoeError
 from remoe_edge.native import WAIT_POLICY, llama_cpp
 
 if TYPE_CHECKING:
@@ -86,6 +87,16 @@ class Loaded:
         row = _low.llama_get_logits_ith(self.llama.ctx, -1)
         logits: npt.NDArray[np.float32] = np.ctypeslib.as_array(row, (self.llama.n_vocab(),)).copy()
         return logits
+
+    def check_finite(self) -> None:
+        """Raise ModelError where what was computed last is no number; forget the context then."""
+        row = _low.llama_get_logits_ith(self.llama.ctx, -1)
+        logits = np.ctypeslib.as_array(row, (self.llama.n_vocab(),))
+        try:
+            require_finite(logits, self.llama.n_tokens, self.path)
+        except ModelError:
+            self.empty()  # what follows must not be computed from it
+            raise
 
     def facts(self) -> dict[str, Any]:
         """Tell what holds as long as this model is loaded. Times in ms, sizes in bytes."""

@@ -28,6 +28,7 @@ from remoe_edge.engine.loaded import Loaded
 from remoe_edge.engine.settings import EngineSettings
 from remoe_edge.engine.tokenizer import Tokenizer
 from remoe_edge.errors import BudgetError, InputError, ModelError, RemoeError
+from remoe_edge.files.atomic import cut_short
 from remoe_edge.machine import memory
 from remoe_edge.native import _core
 from remoe_edge.units import mib
@@ -52,9 +53,10 @@ def load(
     """Load a model. Raises RemoeError of the kind that says what to do; then nothing is left over."""
     started = time.perf_counter()
     if not path.is_file():
-        raise InputError(f"no model at {path}")
+        raise InputError(f"no model at {path}{cut_short(path)}")
     check_threads(settings.n_cores)
     file = _core.ModelFile.open(str(path))
+    file.check()
     loaded = Loaded(path, settings)
     loaded.native = _open_native(loaded, file)
     loaded.streamed = loaded.native is not None

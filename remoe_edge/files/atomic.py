@@ -16,6 +16,7 @@ from remoe_edge.errors import InputError, ReadError
 Progress = Callable[[int, int], None]
 
 _PIECE_BYTES = 16 << 20
+_STEM_BYTES = 200  # of an output's name in that of its temporary file: names have up to 255
 # Between file systems, and on old kernels, copy_file_range fails; plain reads and writes do.
 _NOT_IN_KERNEL = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
@@ -46,6 +47,10 @@ def replacing(outputs: Sequence[Path]) -> Iterator[list[Path]]:
     After an error, Ctrl-C included, the temporary files are gone and the outputs are as before. What
     a symbolic link points to is replaced, and the link stays. Files keep the permissions they have;
     new ones get those of a plain open().
+
+    Of several outputs the first is the one by which the others are found. It is the first to go and the
+    last to come: after a crash in between there is no file of its name, so that nobody takes old and
+    new for one set, and `cut_short` finds what was there.
     """
     outputs = [Path(os.path.realpath(output)) for output in outputs]
     partial: list[Path] = []
@@ -56,11 +61,58 @@ def replacing(outputs: Sequence[Path]) -> Iterator[list[Path]]:
             yield partial
             for path in partial:
                 _sync(path)
-            for path, output in zip(partial, outputs, strict=True):
-                os.replace(path, output)
+            if len(outputs) == 1:
+                os.replace(partial[0], outputs[0])
+            else:
+                _replace_set(partial, outputs)
     finally:
         for path in partial:
             path.unlink(missing_ok=True)
+
+
+def cut_short(path: Path) -> str:
+    """Return what to say of a file that is missing since its set was being replaced; "" of others."""
+    real = Path(os.path.realpath(path))
+    stem = os.fsdecode(os.fsencode(real.name)[:_STEM_BYTES])
+    try:
+        names = sorted(each for each in os.listdir(real.parent) if _is_of(each, stem))
+    except OSError:
+        return ""
+    if not names:
+        return ""
+    return f"; replacing it was cut short, and what was there lies beside it as {', '.join(names)}"
+
+
+def _is_of(name: str, stem: str) -> bool:
+    return name.startswith(f".{stem}.") and name.endswith(".old")
+
+
+def _beside(output: Path, what: str) -> Path:
+    """Return a new hidden name in an output's folder, short enough for any file system."""
+    stem = os.fsdecode(os.fsencode(output.name)[:_STEM_BYTES])
+    return output.absolute().parent / f".{stem}.{secrets.token_hex(4)}.{what}"
+
+
+def _replace_set(partial: Sequence[Path], outputs: Sequence[Path]) -> None:
+    old: list[tuple[Path, Path]] = []
+    placed: list[Path] = []
+    try:
+        for output in outputs:
+            if os.path.lexists(output):
+                kept = _beside(output, "old")
+                os.rename(output, kept)
+                old.append((kept, output))
+        for path, output in reversed(list(zip(partial, outputs, strict=True))):
+            os.rename(path, output)
+            placed.append(output)
+    except BaseException:
+        for output in placed:
+            output.unlink(missing_ok=True)
+        for kept, output in reversed(old):
+            os.rename(kept, output)
+        raise
+    for kept, _ in reversed(old):
+        kept.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -124,9 +176,8 @@ def _create_beside(output: Path) -> Path:
 
     The kernel applies the umask. To ask for it, one has to change it, for other threads' files too.
     """
-    stem = os.fsdecode(os.fsencode(output.name)[:128])
     while True:
-        path = output.absolute().parent / f".{stem}.{secrets.token_hex(4)}.partial"
+        path = _beside(output, "partial")
         with suppress(FileExistsError):
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
             break

@@ -126,8 +126,9 @@ def write_overlay(
 
 
 def name_of(model: _core.ModelFile) -> str:
-    """Return a model's own name, or its file's."""
-    return model.string("general.name") or Path(model.paths[0]).stem
+    """Return a model's own name, or its file's, as UTF-8 can hold it."""
+    name = model.string("general.name") or Path(model.paths[0]).stem
+    return name.encode("utf-8", "replace").decode()
 
 
 def run_record(text: str, source: str) -> str:

@@ -10,6 +10,7 @@ import json
 import math
 import os
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ _DTYPE_BYTES = {
     "U32": 4, "I32": 4, "F32": 4,
     "U64": 8, "I64": 8, "F64": 8, "C64": 8,
 }  # fmt: skip
+_FLOATS = {"F32": "<f4", "F16": "<f2", "F64": "<f8", "BF16": "<u2"}
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,10 @@ class SafetensorsFile:
         if not 2 <= header_bytes <= min(n_bytes - 8, _MAX_HEADER_BYTES):
             raise InputError(f"{path} is not a safetensors file: no header at its start")
         try:
-            header = json.loads(read_range(os.fspath(path), 8, header_bytes))
+            raw = read_range(os.fspath(path), 8, header_bytes)
+            header = json.loads(raw, object_pairs_hook=_unique)
+        except _DuplicateKeyError as error:
+            raise InputError(f"{path}: its header has {error} twice") from error
         except (ValueError, RecursionError) as error:
             raise InputError(f"{path} is not a safetensors file: its header is not JSON") from error
         if not isinstance(header, dict):
@@ -70,23 +75,27 @@ class SafetensorsFile:
         entries = {
             name: _entry(path, name, described, data, n_bytes) for name, described in header.items()
         }
+        _check_apart(path, entries)
         return cls(path, entries, metadata)
 
     def float32(self, name: str) -> npt.NDArray[np.float32]:
         """Return a tensor of dtype F32, F16, BF16 or F64 as float32."""
         entry = self.entries[name]
-        raw = read_range(os.fspath(self.path), entry.offset, entry.n_bytes)
-        if entry.dtype == "BF16":
-            bits = np.frombuffer(raw, dtype="<u2").astype(np.uint32) << 16
-            return bits.view(np.float32).reshape(entry.shape)
-        kinds = {"F32": "<f4", "F16": "<f2", "F64": "<f8"}
-        if entry.dtype not in kinds:
+        if entry.dtype not in _FLOATS:
             raise InputError(
                 f"{self.path}: {name!r} is {entry.dtype}, routers are F32, F16 or BF16"
             )
-        values = np.frombuffer(raw, dtype=kinds[entry.dtype]).reshape(entry.shape)
-        with np.errstate(over="ignore"):  # becomes infinite, which the caller refuses by name
-            return values.astype(np.float32)
+        return decode(read_range(os.fspath(self.path), entry.offset, entry.n_bytes), entry)
+
+
+def decode(raw: bytes, entry: Entry) -> npt.NDArray[np.float32]:
+    """Return a float tensor's bytes as float32; what is too large for it becomes infinite."""
+    if entry.dtype == "BF16":
+        bits = np.frombuffer(raw, dtype="<u2").astype(np.uint32) << 16
+        return bits.view(np.float32).reshape(entry.shape)
+    values = np.frombuffer(raw, dtype=_FLOATS[entry.dtype]).reshape(entry.shape)
+    with np.errstate(over="ignore"):
+        return values.astype(np.float32)
 
 
 def encode(values: npt.NDArray[np.float32], dtype: str) -> bytes:
@@ -94,10 +103,10 @@ def encode(values: npt.NDArray[np.float32], dtype: str) -> bytes:
     if dtype == "BF16":
         encoded = quants.quantize(np.ascontiguousarray(values), GGMLQuantizationType.BF16)
         return np.asarray(encoded).tobytes()
-    kinds = {"F32": "<f4", "F16": "<f2", "F64": "<f8"}
-    if dtype not in kinds:
+    if dtype not in _FLOATS:
         raise InputError(f"routers cannot be written as {dtype}")
-    return np.ascontiguousarray(values).astype(kinds[dtype]).tobytes()
+    with np.errstate(over="ignore"):
+        return np.ascontiguousarray(values).astype(_FLOATS[dtype]).tobytes()
 
 
 def _entry(path: Path, name: str, described: object, data: int, file_bytes: int) -> Entry:
@@ -116,6 +125,28 @@ def _entry(path: Path, name: str, described: object, data: int, file_bytes: int)
     if math.prod(shape) * _DTYPE_BYTES[dtype] != span[1] - span[0]:
         raise problem
     return Entry(dtype, tuple(shape), data + span[0], span[1] - span[0])
+
+
+class _DuplicateKeyError(Exception):
+    pass
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Make a table of a JSON object's pairs: of two entries of one name either could be meant."""
+    table = dict(pairs)
+    if len(table) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise _DuplicateKeyError(repr(next(name for name in names if names.count(name) > 1)))
+    return table
+
+
+def _check_apart(path: Path, entries: dict[str, Entry]) -> None:
+    """Refuse tensors that share bytes: writing one would change the other."""
+    filled = [item for item in entries.items() if item[1].n_bytes]
+    filled.sort(key=lambda item: item[1].offset)
+    for (name, entry), (other, after) in pairwise(filled):
+        if entry.offset + entry.n_bytes > after.offset:
+            raise InputError(f"{path}: {name!r} and {other!r} overlap")
 
 
 def _whole_numbers(value: object) -> bool:

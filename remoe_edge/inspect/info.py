@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from remoe_edge.engine.budget import floor_bytes
 from remoe_edge.engine.kv_cache import kv_bytes
 from remoe_edge.errors import InputError
+from remoe_edge.files.atomic import cut_short
 from remoe_edge.machine import memory
 from remoe_edge.native import _core
 
@@ -26,10 +27,11 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     Reads headers, and a few KiB a tensor for the fingerprint. Raises RemoeError for no model.
     """
     if not Path(path).is_file():
-        raise InputError(f"no model at {os.fspath(path)}")
+        raise InputError(f"no model at {os.fspath(path)}{cut_short(Path(path))}")
     file = _core.ModelFile.open(os.fspath(path))
     if file.unsigned("remoe_edge.overlay.version") is not None:
         return _describe_overlay(path)
+    file.check()
     layers = file.expert_layers
     about: dict[str, Any] = {
         "kind": "experts" if layers else "dense",

@@ -49,19 +49,16 @@ GETENV: frozenset[str] = frozenset(
 LONG_FILES: dict[str, float] = {
     "csrc/gguf/model_file.cc": 539,
     "tests/test_convert.py": 836,
-    "tests/test_lifecycle.py": 681,
     "tests/test_tune.py": 868,
     "tools/small_model/train_moe.py": 408,
 }
 # --- pages with lines of more than 120 characters, and how many: to be emptied
 LONG_LINES: dict[str, float] = {
     "CHANGELOG.md": 6,
-    "README.md": 12,
-    "docs/architecture.md": 6,
     "models/README.md": 11,
 }
 # --- pages whose sentences have more than 20 words on the average: to be emptied
-LONG_SENTENCES: dict[str, float] = {"README.md": 20.7, "docs/architecture.md": 21.4}
+LONG_SENTENCES: dict[str, float] = {}
 
 # --- words that docs/glossary.md bans and an area still has, by area: to be emptied
 BANNED_NAMES: dict[str, frozenset[str]] = {
@@ -93,10 +90,4 @@ BANNED_NAMES: dict[str, frozenset[str]] = {
         }
     ),
 }
-BANNED_PHRASES: dict[str, frozenset[str]] = {
-    "README.md": frozenset(
-        {
-            "rearranged weights",
-        }
-    ),
-}
+BANNED_PHRASES: dict[str, frozenset[str]] = {}

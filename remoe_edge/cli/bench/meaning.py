@@ -60,9 +60,9 @@ def _routers(path: Path, names: tuple[str, ...]) -> dict[str, str | None]:
         if name == "off":
             found[name] = None
         elif name in ("default", "on"):
-            found[name] = str(shipped_routers(path).resolve())
+            found[name] = str(shipped_routers(path).absolute())
         elif Path(name).is_file():
-            found[Path(name).name] = str(Path(name).resolve())
+            found[Path(name).name] = str(Path(name).absolute())
         else:
             raise InputError(f"no routers at {name}; write off, default or an overlay's path")
     return found
