@@ -12,7 +12,9 @@ import pytest
 import remoe_edge
 import tiny_moe
 from remoe_edge import Answer, Engine, InputError
+from remoe_edge.engine.channels import PLAIN
 from remoe_edge.engine.stop_strings import StopStrings
+from remoe_edge.native import llama_cpp
 
 PROMPT = [11, 48, 85, 122, 159, 196, 38]
 GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 12}
@@ -124,6 +126,7 @@ def test_the_seed_is_the_answers_own(engine: Engine) -> None:
         ("stop", ""), ("stop", [""]), ("stop", ["a", ""]), ("stop", [3]), ("stop", 3),
         ("stop", b"END"), ("stop", [None]),
         ("logprobs", -1), ("logprobs", True), ("logprobs", 1.5),
+        ("grammar", 'root ::= "a"'),
     ],
 )  # fmt: skip
 def test_an_argument_that_makes_no_sense_is_refused_by_name(
@@ -131,6 +134,15 @@ def test_an_argument_that_makes_no_sense_is_refused_by_name(
 ) -> None:
     with pytest.raises(InputError, match=name):
         engine.generate(PROMPT, **{name: value})
+
+
+@pytest.mark.parametrize("text", ["root ::= (", "", "nonsense", "root ::= missing"])
+def test_a_grammar_that_does_not_parse_is_refused(engine: Engine, text: str) -> None:
+    grammar = llama_cpp.LlamaGrammar.from_string(text, verbose=False)
+    with pytest.raises(InputError, match="grammar"):
+        engine.generate(PROMPT, grammar=grammar)
+    grammar = llama_cpp.LlamaGrammar.from_string('root ::= "ab" "c"', verbose=False)
+    assert engine.generate(PROMPT, grammar=grammar, **GREEDY).read() == "abc"
 
 
 @pytest.mark.parametrize("prompt", ["", [], [-1], [10**9], [1.5], ["a"], b"text", [None], [2**70]])
@@ -163,17 +175,17 @@ def test_stop_is_one_string_or_several(engine: Engine) -> None:
 
 
 def test_stop_strings_over_pieces_and_half_characters() -> None:
-    text = StopStrings(["END", "§§"])
-    given = [text.take(each) for each in (b"one E", b"N", b"x \xc2", b"\xa7", b"!E", b"ND more")]
+    text = StopStrings(["END", "§§"], PLAIN.reader())
+    given = [text.take(5, each) for each in (b"one E", b"N", b"x \xc2", b"\xa7", b"!E", b"ND more")]
     assert "".join(given) == "one ENx §!"
     assert text.found
     assert text.rest() == ""
-    held = StopStrings(["END"])
-    assert held.take(b"stop EN") == "stop "
+    held = StopStrings(["END"], PLAIN.reader())
+    assert held.take(5, b"stop EN") == "stop "
     assert held.rest() == "EN"
-    assert StopStrings([]).take("é".encode()) == "é"
-    half = StopStrings([])
-    assert half.take(b"\xc3") == ""
+    assert StopStrings([], PLAIN.reader()).take(5, "é".encode()) == "é"
+    half = StopStrings([], PLAIN.reader())
+    assert half.take(5, b"\xc3") == ""
     assert half.rest() == "\ufffd"
 
 

@@ -159,7 +159,8 @@ def test_a_dense_model_has_no_cache_to_count(
     assert outcome.code == 0, outcome
     assert record["model"]["expert_layers"] == 0
     assert "hits" not in record["runs"][1]["prompts"][0]["tokens"]
-    assert "No arm has an expert cache." in page_path.read_text()
+    if charts.available():
+        assert "No arm has an expert cache." in page_path.read_text()
 
 
 def test_a_limit_that_cannot_be_set_is_said_before_anything_runs(

@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from remoe_edge.profile.warm_start import KeptProfile
 
 import tiny_moe
 from remoe_edge import _core
@@ -28,6 +27,7 @@ from remoe_edge.errors import InputError, ModelError, RemoeError
 from remoe_edge.files.npz import read_npz
 from remoe_edge.predict import PromptStore
 from remoe_edge.profile import read_profile
+from remoe_edge.profile.kept_profile import KeptProfile
 from remoe_edge.routing.simulate import simulate
 from remoe_edge.routing.trace import from_routed, read_trace
 from test_profile import resealed

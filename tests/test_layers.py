@@ -125,6 +125,8 @@ def test_a_forbidden_include_is_found(tmp_path: Path) -> None:
             "csrc/trace/e.cc": '#include "testing/check.h"\n',
             "csrc/trace/e_test.cc": '#include "testing/check.h"\n#  include "gguf/g.h"\n',
             "csrc/device/f.cc": '#include "pybind11/pybind11.h"\n#include "d.h"\n',
+            "csrc/storage/test_reads.h": '#include "testing/check.h"\n',
+            "csrc/device/testing/t.h": '#include "testing/check.h"\n#include "bindings/b.h"\n',
             "csrc/attic/g.h": "",
         },
     )
@@ -134,6 +136,7 @@ def test_a_forbidden_include_is_found(tmp_path: Path) -> None:
         "csrc/cache/a.cc:2: cache may not include storage/reader.h",
         "csrc/device/f.cc:1: only bindings may see pybind11/pybind11.h",
         "csrc/device/f.cc:2: d.h names no layer: write layer/file.h",
+        "csrc/device/testing/t.h:2: device may not include bindings/b.h",
         "csrc/runtime/c.cc:1: only device may see ggml-cpu.h",
         "csrc/trace/e.cc:1: trace may not include testing/check.h",
         "csrc/trace/e_test.cc:2: trace may not include gguf/g.h",

@@ -13,6 +13,7 @@ import tiny_moe
 from remoe_edge import Engine
 from remoe_edge.errors import InputError, ModelError
 from remoe_edge.native import _core
+from remoe_edge.profile.kept_profile import KeptProfile
 
 NAMES = _core.feature_names()
 PROMPT = [(37 * i + 11) % 200 + 5 for i in range(23)]
@@ -175,6 +176,8 @@ def test_warming_between_short_answers_that_read_ahead_keeps_every_answer_right(
     prompts = [[(seed * 7 + 3 * i) % 300 + 5 for i in range(8 + 13 * seed)] for seed in range(7)]
     with Engine(path, cache="100%", n_ctx=256, publish=False) as whole:
         expected = [whole.evaluate(prompt) for prompt in prompts]
+    hot = KeptProfile(profile, path).hot()
+    assert hot.size
     with Engine(
         path, cache="50%", profile=profile, prefetch="on", n_ctx=256, publish=False
     ) as engine:
@@ -182,7 +185,7 @@ def test_warming_between_short_answers_that_read_ahead_keeps_every_answer_right(
             for prompt, logits in zip(prompts, expected, strict=True):
                 list(engine.generate(prompt, max_tokens=1, temperature=0.0))
                 np.testing.assert_array_equal(engine.evaluate(prompt), logits)
-                engine._warm()
+                engine.native.warm(hot)
 
 
 def test_an_expert_named_twice_is_warmed_once(model: Path) -> None:

@@ -1,10 +1,11 @@
-"""Write the README's table of numbers from the records in docs/results.
+"""Write the tables of numbers in README.md and docs/benchmarking.md from the records in docs/results.
 
-    python tools/readme_numbers.py            # rewrite it
-    python tools/readme_numbers.py --check    # fail if it is not what the records say
+    python tools/readme_numbers.py            # rewrite them
+    python tools/readme_numbers.py --check    # fail if they are not what the records say
 
-One row for each streamed arm of each record named bench-*.json, in the order of these names. A star
-marks arms of which a run, or one of stock's, was disturbed. The records say how they were made.
+docs/benchmarking.md has one row for each streamed arm of each record named bench-*.json, in the order of
+these names, and the commands. README.md has the rows of `SHOWN`, in words. A star marks arms of which a
+run, or one of stock's, was disturbed.
 """
 
 from __future__ import annotations
@@ -16,8 +17,31 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "docs" / "results"
 BEGIN = "<!-- numbers: tools/readme_numbers.py writes what follows, from docs/results -->"
 END = "<!-- end of numbers -->"
+# The README's rows: record, arm, and what they are in words.
+SHOWN = (
+    ("bench-6-twin-q4_k-profile", "stream:reuse-biased", "twin, 3.1 GB", "the defaults"),
+    (
+        "bench-6-twin-q4_k-profile", "stream:reuse-biased+profile=twin.profile", "twin, 3.1 GB",
+        "with a profile of the model",
+    ),
+    (
+        "bench-5-twin-q4_k-1180MiB", "stream:reuse-biased routers=twin-q4_k.routers.gguf",
+        "twin, 3.1 GB", "with tuned routers (other text)",
+    ),
+    (
+        "bench-4-olmoe-shape-1500MiB", "stream:reuse-biased", "OLMoE shape, 3.9 GB",
+        "the defaults; random routing",
+    ),
+    ("bench-3-twin-resident", "stream:lru", "twin, 3.1 GB", "every expert in the cache"),
+    ("bench-1-small-resident", "stream:lru", "shipped model, 0.03 GB", "every expert in the cache"),
+)  # fmt: skip
+SHORT_HEAD = (
+    "| model | memory limit | remoe-edge with | stock llama.cpp | remoe-edge | faster [95 %] |\n"
+    "|---|---|---|---|---|---|"
+)
 HEAD = (
     "| model | box | arm | stock, ms/token | ms/token | ratio [95 %] | start to first token |\n"
     "|---|---|---|---|---|---|---|"
@@ -28,41 +52,76 @@ def section(folder: Path) -> str:
     """Make the table, and the list of commands, of all records in a folder."""
     rows, commands = [], []
     for path in sorted(folder.glob("bench-*.json")):
-        record = json.loads(path.read_text())
+        record = _complete(path)
         rows += _rows(record)
         commands.append(f"{record['command']}   # {path.name}")
     table, code = "\n".join([HEAD, *rows]), "\n".join(["```sh", *commands, "```"])
     return f"{table}\n\n{code}\n"
 
 
-def replaced(readme: str, table: str) -> str:
-    """Put a table between the marks of a README."""
-    before, _, rest = readme.partition(BEGIN)
+def short_section(folder: Path) -> str:
+    """Make the README's table. Raises SystemExit where a record lacks a row that it shows."""
+    rows = []
+    for name, arm, model, setting in SHOWN:
+        record = _complete(folder / f"{name}.json")
+        figures = record["summary"].get(arm, {})
+        if "against" not in figures:
+            raise SystemExit(f"{name} has no comparison of {arm} with stock")
+        stock, ratio = _stock(record, figures), figures["against"]["tpot_ratio"]
+        rows.append(
+            _row(
+                model,
+                _box(record["settings"]["limits"]["memory_bytes"]),
+                setting + _star(figures, stock),
+                f"{stock['tpot_ms']['median']:.1f} ms",
+                f"{figures['tpot_ms']['median']:.1f} ms",
+                f"{ratio['median']:.2f} × [{ratio['low']:.2f}–{ratio['high']:.2f}]",
+            )
+        )
+    return "\n".join([SHORT_HEAD, *rows]) + "\n"
+
+
+def replaced(page: str, table: str) -> str:
+    """Put a table between the marks of a page."""
+    before, _, rest = page.partition(BEGIN)
     _, mark, after = rest.partition(END)
     if not mark:
-        raise SystemExit(f"README.md has no section between '{BEGIN}' and '{END}'")
+        raise SystemExit(f"the page has no section between '{BEGIN}' and '{END}'")
     return f"{before}{BEGIN}\n{table}{END}{after}"
 
 
-def _rows(record: dict[str, Any]) -> list[str]:
+def _complete(path: Path) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads(path.read_text())
     if not record["complete"]:
         raise SystemExit(f"not complete: {record['command']}")
+    return record
+
+
+def _stock(record: dict[str, Any], figures: dict[str, Any]) -> dict[str, Any]:
+    stock: dict[str, Any] = record["summary"][figures["against"]["arm"]]
+    return stock
+
+
+def _star(figures: dict[str, Any], stock: dict[str, Any]) -> str:
+    return " \\*" if figures["disturbed_rounds"] or stock["disturbed_rounds"] else ""
+
+
+def _rows(record: dict[str, Any]) -> list[str]:
     model = record["model"]
     rows = []
     for name, figures in record["summary"].items():
         against = figures.get("against")
         if against is None or record["arms"][name]["kind"] != "stream":
             continue
-        stock = record["summary"][against["arm"]]
+        stock = _stock(record, figures)
         cache = record["arms"][name]["cache"]
-        star = " \\*" if figures["disturbed_rounds"] or stock["disturbed_rounds"] else ""
         ratio = against["tpot_ratio"]
         rows.append(
             _row(
                 f"{model['name'] or model['file']}, {'/'.join(model['types'])}, "
                 f"{model['file_bytes'] / 1e9:.2f} GB",
                 _box(record["settings"]["limits"]["memory_bytes"]),
-                f"`{name}`, {cache} cache{star}",
+                f"`{name}`, {cache} cache{_star(figures, stock)}",
                 f"{stock['tpot_ms']['median']:.1f} ({against['arm']})",
                 f"{figures['tpot_ms']['median']:.1f}",
                 f"{ratio['median']:.2f} × [{ratio['low']:.2f}–{ratio['high']:.2f}]",
@@ -88,13 +147,18 @@ def main() -> None:
     )
     parser.add_argument("--check", action="store_true")
     arguments = parser.parse_args()
-    readme = ROOT / "README.md"
-    text = readme.read_text()
-    wanted = replaced(text, section(ROOT / "docs" / "results"))
-    if arguments.check and wanted != text:
-        sys.exit("README.md: its numbers are not those of docs/results: run this without --check")
-    if not arguments.check:
-        readme.write_text(wanted)
+    for page, table in (
+        (ROOT / "README.md", short_section(RESULTS)),
+        (ROOT / "docs" / "benchmarking.md", section(RESULTS)),
+    ):
+        text = page.read_text()
+        wanted = replaced(text, table)
+        if arguments.check and wanted != text:
+            sys.exit(
+                f"{page.name}: its numbers are not those of docs/results: run this without --check"
+            )
+        if not arguments.check:
+            page.write_text(wanted)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@
 #include "bindings/bindings.h"
 #include "device/loader.h"
 #include "device/streamed_model.h"
-#include "llama.h"
 
 namespace py = pybind11;
 

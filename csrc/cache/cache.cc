@@ -94,8 +94,8 @@ Status Cache::Begin(const Event& event, std::vector<Placement>* placements) {
   return Status::Ok();
 }
 
-void Cache::LendReserved(bool lend) {
-  reserved_lent_ = lend;
+void Cache::ShareReserved(bool share) {
+  reserved_shared_ = share;
   while (resident_ > most_resident()) Evict(NextVictim());
 }
 

@@ -1,18 +1,17 @@
 // Cache: which experts are resident, in which slot, and which of them are pinned. Bookkeeping only:
 // no memory is touched and nothing is read here, so that the simulator runs what the engine runs.
 //
-// Begin() makes one event's experts resident all at once: residents are hits and get pinned, the
-// missing get slots, taken from the free ones and then from the policy's victims. The caller fills
-// the missing slots, says Failed() for each that could not be filled, and End() unpins. An expert
-// is on exactly one of two lists, pinned or evictable, so evicting one in use cannot be written.
+//     Begin()          pins an event's residents (hits) and gives the missing slots: free ones, then
+//                      those of the policy's victims. The caller fills them.
+//     Failed(), End()  a slot could not be filled; the event is over and unpinned
+//     BeginPrefetch()  a slot before the event. The event that asks makes it a resident (a miss
+//                      whose slot may be filled already), Admit() does without an event, and
+//                      EndPrefetch() frees it.
 //
-// Prefetch: an expert may get a slot before its event. BeginPrefetch() gives it one, and from there
-// it goes one of three ways: the event that asks for it makes it a resident (a miss like any other,
-// only that its slot may be filled already), Admit() makes it a resident without an event, or
-// EndPrefetch() frees the slot. A cache may keep reserved slots for this beside those of its
-// residents. The policy hears of events alone, so that its residents are the same whether anything
-// is prefetched or not, as long as only reserved and free slots are used for it. While nothing is
-// going to be prefetched for long, LendReserved() lets residents have the reserved slots too.
+// An expert is on exactly one of two lists, pinned or evictable, so evicting one in use cannot be
+// written. The policy hears of events alone: its residents are the same whether anything is
+// prefetched or not, as long as only reserved and free slots are used for it. While nothing is
+// going to be prefetched for long, ShareReserved() lets residents have the reserved slots too.
 //
 // Not synchronised: one event at a time, calls from one thread.
 #ifndef REMOE_CACHE_CACHE_H_
@@ -74,7 +73,7 @@ class Cache {
 
   // Whether residents may fill the reserved slots; taken back, the policy's victims leave them.
   // REQUIRES: no event is open.
-  void LendReserved(bool lend);
+  void ShareReserved(bool share);
 
   // Whether the prefetched experts that are not the event's leave it slots enough.
   bool Fits(const Event& event) const;
@@ -102,7 +101,7 @@ class Cache {
   ExpertId Id(int layer, int expert) const {
     return static_cast<ExpertId>(layer) * geometry_.n_experts + expert;
   }
-  int most_resident() const { return geometry_.n_slots + (reserved_lent_ ? n_reserved_ : 0); }
+  int most_resident() const { return geometry_.n_slots + (reserved_shared_ ? n_reserved_ : 0); }
   ExpertId NextVictim();
   void Release(ExpertId id);
   void Evict(ExpertId victim);
@@ -110,7 +109,7 @@ class Cache {
 
   Geometry geometry_;
   int n_reserved_;
-  bool reserved_lent_ = false;
+  bool reserved_shared_ = false;
   std::unique_ptr<Policy> policy_;
   EvictableList evictable_;
   EvictableList expendable_;              // those of evictable_ that leave first

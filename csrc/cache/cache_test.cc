@@ -47,7 +47,7 @@ TEST(NamesMatch) {
   CHECK_EQ(LivePolicyNames().size() + 1, PolicyNames().size());
 }
 
-TEST(SpentExpertsLeaveFirstAndInTheirOrder) {
+TEST(ExpendableExpertsLeaveFirstAndInTheirOrder) {
   for (const std::string& policy : LivePolicyNames()) {
     Cache cache(Shape(2, 8, 6), Make(policy, Shape(2, 8, 6)));
     std::vector<Placement> placed;
@@ -73,14 +73,14 @@ TEST(SpentExpertsLeaveFirstAndInTheirOrder) {
 
 TEST(SpentExpertsThatThePolicyChoseAreLikeOthersOnceThePromptIsOver) {
   const Geometry shape = Shape(2, 8, 6);
-  Cache spending(shape, Make("reuse-biased", shape)), keeping(shape, Make("reuse-biased", shape));
+  Cache expending(shape, Make("reuse-biased", shape)), keeping(shape, Make("reuse-biased", shape));
   std::vector<Placement> placed;
   const std::vector<uint16_t> experts[2] = {{1, 2, 3, 4}, {0, 1}};
-  for (Cache* cache : {&spending, &keeping}) {
+  for (Cache* cache : {&expending, &keeping}) {
     for (int layer = 0; layer < 2; layer++) {
       Event event = MakeEvent(layer, 0, experts[layer]);
       event.phase = Phase::kPrefill;
-      event.n_expendable = cache == &spending && layer == 1 ? 2 : 0;
+      event.n_expendable = cache == &expending && layer == 1 ? 2 : 0;
       CHECK_OK(cache->Begin(event, &placed));
       cache->End();
     }
@@ -91,7 +91,7 @@ TEST(SpentExpertsThatThePolicyChoseAreLikeOthersOnceThePromptIsOver) {
   }
   for (int layer = 0; layer < 2; layer++) {
     for (int expert = 0; expert < 8; expert++) {
-      CHECK_EQ(spending.SlotOf(layer, expert), keeping.SlotOf(layer, expert));
+      CHECK_EQ(expending.SlotOf(layer, expert), keeping.SlotOf(layer, expert));
     }
   }
 }
@@ -116,7 +116,7 @@ TEST(ReuseBiasedSpendsWhatItThinksLeastOf) {
   CHECK_EQ(cache.SlotOf(0, 2), kNoSlot);
 }
 
-TEST(SpareSlotsAreNoResidents) {
+TEST(ReservedSlotsAreNoResidents) {
   Cache cache(Shape(1, 8, 2), Make("lru", Shape(1, 8, 2)), 1);
   CHECK_EQ(cache.total_slots(), 3);
   std::vector<Placement> placed;
@@ -221,7 +221,7 @@ TEST(LentSlotsHoldResidentsUntilTheyAreTakenBack) {
     std::vector<uint16_t> all(16);
     for (int i = 0; i < 16; i++) all[i] = static_cast<uint16_t>(i);
     std::vector<Placement> placed;
-    bool lent = false;
+    bool shared = false;
     int most[2] = {0, 0};
     for (int step = 0; step < 3000; step++) {
       std::shuffle(all.begin(), all.end(), random);
@@ -229,13 +229,13 @@ TEST(LentSlotsHoldResidentsUntilTheyAreTakenBack) {
       const int layer = static_cast<int>(random() % 3);
       CHECK_OK(cache.Begin(MakeEvent(layer, step, some), &placed));
       cache.End();
-      most[lent] = std::max(most[lent], cache.resident());
+      most[shared] = std::max(most[shared], cache.resident());
       if (random() % 8 != 0) continue;
-      lent = random() % 2 == 0;
-      cache.LendReserved(lent);
-      CHECK(cache.resident() <= (lent ? 10 : 8));
+      shared = random() % 2 == 0;
+      cache.ShareReserved(shared);
+      CHECK(cache.resident() <= (shared ? 10 : 8));
       // What was taken back can be prefetched into.
-      if (lent) continue;
+      if (shared) continue;
       const auto gone = std::find_if(all.begin(), all.end(), [&](uint16_t expert) {
         return cache.SlotOf(0, expert) == kNoSlot;
       });
@@ -259,7 +259,7 @@ TEST(FailedAsksForAnExpertOfTheEvent) {
   CHECK_EQ(cache.SlotOf(0, 2), 1);
 }
 
-TEST(NextUsesLookAheadInTheSameLayer) {
+TEST(NextUsesAreOfTheSameLayer) {
   const int64_t step[] = {0, 0, 1, 1};
   const uint16_t layer[] = {0, 1, 0, 1};
   const uint8_t phase[] = {1, 1, 1, 1};

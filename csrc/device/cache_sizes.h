@@ -1,5 +1,10 @@
-// CacheSizes: what an expert cache of so many slots takes, and how its slots are shared out. Pure
-// arithmetic over a model's layers; immutable.
+// CacheSizes: what an expert cache of so many slots takes, and how its slots are shared out.
+//
+// Arithmetic over a model's layers, in bytes and slots: the budget that a number of slots needs,
+// staging included, and the other way round; how many slots are reserved for prefetch; the smallest
+// cache that works. Nothing is allocated here.
+//
+// Immutable, so safe to share between threads. The file and the layers outlive it.
 #ifndef REMOE_DEVICE_CACHE_SIZES_H_
 #define REMOE_DEVICE_CACHE_SIZES_H_
 

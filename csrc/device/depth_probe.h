@@ -1,5 +1,8 @@
 // How many reads to keep in flight, measured on a model's dense weights, since no expert is read
-// before it is wanted. A function of the file and its device; reads, and keeps nothing.
+// before it is wanted.
+//
+// A function of the file and its device: it reads for a moment, with threads of its own that have
+// ended when it returns, and keeps nothing. Small models are not measured.
 #ifndef REMOE_DEVICE_DEPTH_PROBE_H_
 #define REMOE_DEVICE_DEPTH_PROBE_H_
 

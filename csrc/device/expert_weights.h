@@ -1,7 +1,8 @@
 // ExpertWeights: how a model's streamed weights look to ggml: which tensor is which matrix, how it
 // is rearranged on arrival, and, once there is a slab, the slab seen as that tensor.
 //
-// Immutable but for Attach(). Tensors of the model point at its origins, so it outlives them.
+// Immutable but for Attach(), which no step may run beside; otherwise any thread. Tensors of the
+// model point at its origins, so it outlives them.
 #ifndef REMOE_DEVICE_EXPERT_WEIGHTS_H_
 #define REMOE_DEVICE_EXPERT_WEIGHTS_H_
 

@@ -1,5 +1,8 @@
-// Interruption: a wish, from any thread or a signal handler, that the step ends at its next layer.
-// FirstFailure: what went wrong first since it was last asked. Both thread-safe.
+// Interruption: a wish that the step under way ends at its next layer.
+// FirstFailure: what went wrong first since it was last asked.
+//
+// A step ends with a bare "failed" or "aborted" for llama.cpp; these two tell the caller why. Both
+// are thread-safe; raising an interruption is also safe in a signal handler.
 #ifndef REMOE_DEVICE_INTERRUPTION_H_
 #define REMOE_DEVICE_INTERRUPTION_H_
 

@@ -2,7 +2,7 @@
 // only dense bytes are read, and its expert tensors into the model's own buffer type. The one place
 // that knows libllama.
 //
-// One load at a time in a process: llama.cpp's log callback, of which errors are taken, is global.
+// One load at a time in a process, whatever thread: llama.cpp's log callback, of which errors are taken, is global.
 #ifndef REMOE_DEVICE_LOADER_H_
 #define REMOE_DEVICE_LOADER_H_
 

@@ -1,7 +1,9 @@
 // Recorder: writes what steps are routed to into a trace file, while one is wanted.
 //
 // A write that fails is kept and nothing more is taken: a full disk does not end the conversation,
-// and Stop() says so. Start, Stop and recording from one thread at a time; ns() from any.
+// and Stop() says so. A step that was cut short is taken out again.
+//
+// Start, Stop and recording from one thread at a time; ns from any.
 #ifndef REMOE_DEVICE_RECORDER_H_
 #define REMOE_DEVICE_RECORDER_H_
 

@@ -2,7 +2,8 @@
 //
 // llama.cpp does not say so; layers come in order within a step, so one that does not follow starts
 // the next. An expert FFN that other operations cut in pieces comes more than once, each time with
-// matrices that were not used before. A plain value; not synchronised.
+// matrices that were not used before. A plain value; the thread that runs
+// steps has it.
 #ifndef REMOE_DEVICE_STEP_CLOCK_H_
 #define REMOE_DEVICE_STEP_CLOCK_H_
 

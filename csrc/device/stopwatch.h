@@ -1,4 +1,9 @@
-// Stopwatch: adds the nanoseconds of its life to a total. One thread; the total may be shared.
+// Stopwatch: adds the nanoseconds of its life to a total.
+//
+// For the sums that counts() gives: time in expert FFNs, time for recording. Reading the clock twice
+// is all it costs.
+//
+// Lives in one thread; the total may be shared.
 #ifndef REMOE_DEVICE_STOPWATCH_H_
 #define REMOE_DEVICE_STOPWATCH_H_
 

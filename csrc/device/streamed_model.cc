@@ -1,6 +1,7 @@
 #include "device/streamed_model.h"
 
 #include <algorithm>
+#include <new>
 
 #include "base/format.h"
 #include "device/depth_probe.h"
@@ -56,6 +57,14 @@ StreamedModel::~StreamedModel() {
 }
 
 Status StreamedModel::Attach(const AttachOptions& options) {
+  try {
+    return MakeStore(options);
+  } catch (const std::bad_alloc&) {
+    return Status(Code::kOutOfMemory, "no memory for the tables of the expert cache");
+  }
+}
+
+Status StreamedModel::MakeStore(const AttachOptions& options) {
   if (store_ != nullptr) return Status(Code::kInvalidArgument, "the model has its cache already");
   REMOE_RETURN_IF_ERROR(sizes_->Check(options.n_slots));
   const PrefetchMode prefetch = sizes_->Settled(options.prefetch);

@@ -145,6 +145,7 @@ class StreamedModel {
 
  private:
   StreamedModel() = default;
+  Status MakeStore(const AttachOptions& options);
 
   ModelFile file_;
   std::vector<ExpertLayer> layers_;

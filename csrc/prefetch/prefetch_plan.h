@@ -1,6 +1,9 @@
 // PrefetchPlan: which experts are worth reading before anybody asks for them, and how urgently.
 //
-// Plain values; made by who predicts, carried out by the expert store. One plan holds at a time.
+// Made by who predicts, carried out by the expert store. One plan holds at a time: a new one
+// replaces it, and what has begun of the old one and may still be asked for goes on.
+//
+// Plain values, copied between threads as such.
 #ifndef REMOE_PREFETCH_PREFETCH_PLAN_H_
 #define REMOE_PREFETCH_PREFETCH_PLAN_H_
 

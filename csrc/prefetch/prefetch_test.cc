@@ -88,7 +88,7 @@ TEST(ALossTurnsItOffAndTrialsGetRare) {
   CHECK_EQ(std::string(governor.state()), "learning");
 }
 
-TEST(ReadsThatReadingAheadSlowsDownAreItsCost) {
+TEST(ReadsThatPrefetchSlowsDownAreItsCost) {
   Governor governor = Made();
   for (int i = 0; i < Governor::kLearnSteps + kTrialSteps; i++) {
     const bool on = governor.decode_reads();

@@ -72,7 +72,7 @@ void ExpertStore::CountUses(const Event& event) {
 Status ExpertStore::BeginEvent(const Event& event) {
   if (open_) return Status(Code::kInvalidArgument, "an event of the expert cache is open already");
   prefetcher_->MakeRoom(event);
-  cache_->LendReserved(lend_reserved_);
+  cache_->ShareReserved(share_reserved_);
   REMOE_RETURN_IF_ERROR(cache_->Begin(event, &placements_));
   if (!event.continued) CountUses(event);
   open_ = true;
@@ -109,7 +109,7 @@ void ExpertStore::Wait(bool all_but_down, std::vector<Arrival>* arrived) {
         std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now() - start).count();
   }
   for (size_t i = before; i < arrived->size(); i++) {
-    tallies_.begun_misses += (*arrived)[i].kind == Arrival::Kind::kAllButDown ? 1 : 0;
+    tallies_.partial_misses += (*arrived)[i].kind == Arrival::Kind::kAllButDown ? 1 : 0;
   }
 }
 

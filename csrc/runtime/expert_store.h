@@ -1,20 +1,16 @@
 // ExpertStore: makes the experts of an event resident. It joins the cache (which expert, which
 // slot) with the sources that fill slots (residents, storage) and the prefetcher, and is what a
-// device executes from.
+// device executes from. A failed read comes as an arrival whose Status names file, layer, expert
+// and offset; the expert stays out of the cache and the store goes on working.
 //
-// BeginStep() opens the arrivals of a layer's step. BeginEvent() places the step's experts, or a
-// wave of them, and has each source begin; Wait() hands out what has come, if need be an expert
-// without its last matrix, so that the caller can compute with what is there already; EndEvent()
-// waits for stragglers and unpins. A failed read comes as an arrival with a Status that names file,
-// layer, expert and offset; EndEvent() says it too. The expert stays out of the cache and the store
-// goes on working.
+//     BeginStep()  opens the arrivals of a layer's step
+//     BeginEvent() places the step's experts, or a wave of them; each source begins
+//     Wait()       hands out what has come, if need be an expert without its last matrix
+//     EndEvent()   waits for stragglers, unpins, says the first failure
+//     Prefetch()   says what later events will want; a failed read of it is forgotten
 //
-// Prefetch() says which experts later events will probably want (see PrefetchPlan). What an event
-// then asks for goes on as its own, however far it got. A failed read of it is forgotten: the event
-// that wants the expert reads it again.
-//
-// One event at a time, and every call, from one thread. counts() and layer_counts() from any
-// thread. The reader, the model and its layers outlive the store; the store owns all else.
+// One event at a time, and every call, from one thread; counts() and layer_counts() from any. The
+// reader, the model and its layers outlive the store; the store owns all else.
 #ifndef REMOE_RUNTIME_EXPERT_STORE_H_
 #define REMOE_RUNTIME_EXPERT_STORE_H_
 
@@ -92,7 +88,7 @@ class ExpertStore {
   int prefetch_room() const { return prefetcher_->room(); }
   // From the next event on, whether residents may have the reserved slots: for as long as nothing
   // is going to be prefetched for decode events.
-  void LendReserved(bool lend) { lend_reserved_ = lend; }
+  void ShareReserved(bool share) { share_reserved_ = share; }
   // What prefetch leaves of the slots, whatever is planned: events up to this size never wait for
   // it.
   int event_slots() const { return prefetcher_->event_slots(); }
@@ -138,7 +134,7 @@ class ExpertStore {
   const std::unique_ptr<Prefetcher> prefetcher_;
 
   bool open_ = false;
-  bool lend_reserved_ = false;
+  bool share_reserved_ = false;
   int layer_ = 0;
   std::vector<Placement> placements_;
   std::vector<bool> taken_;

@@ -80,7 +80,7 @@ struct Fixture {
     event.n_expendable = n_expendable;
     store->BeginStep();
     REMOE_RETURN_IF_ERROR(store->BeginEvent(event));
-    std::set<uint16_t> whole, begun;
+    std::set<uint16_t> whole, partial;
     Status status;
     at_once.clear();
     while (status.ok() && whole.size() < experts.size()) {
@@ -92,12 +92,12 @@ struct Fixture {
         if (arrival.kind == Arrival::Kind::kFailed) {
           status = arrival.status;
         } else if (arrival.kind == Arrival::Kind::kAllButDown) {
-          CHECK(begun.insert(arrival.expert).second && whole.count(arrival.expert) == 0);
+          CHECK(partial.insert(arrival.expert).second && whole.count(arrival.expert) == 0);
           CheckBytes(layer, PlacementOf(arrival.expert), n_matrices - 1);
         } else {
           CHECK(whole.insert(arrival.expert).second);
           CheckBytes(layer, PlacementOf(arrival.expert), n_matrices);
-          if (begun.empty() && whole.size() <= arrived.size()) at_once.insert(arrival.expert);
+          if (partial.empty() && whole.size() <= arrived.size()) at_once.insert(arrival.expert);
         }
       }
     }
@@ -167,9 +167,9 @@ TEST(AnExpertThatLacksDownAloneIsHandedOutOnce) {
     slow.delay_us = 50000;  // one read after the other, and time to be heard between them
     fixture.storage->SetFaults(slow);
     CHECK_OK(fixture.Run(1, {3, 5}));
-    CHECK_EQ(fixture.store->counts().begun_misses, 2u);
+    CHECK_EQ(fixture.store->counts().partial_misses, 2u);
     CHECK_OK(fixture.Run(1, {3, 5}));
-    CHECK_EQ(fixture.store->counts().begun_misses, 2u);
+    CHECK_EQ(fixture.store->counts().partial_misses, 2u);
     // Down of one fails: its expert was begun all the same, and is read again by the next event.
     FaultPlan broken = slow;
     const ExpertMatrix& down = fixture.layers[2].matrices[2];
@@ -178,7 +178,7 @@ TEST(AnExpertThatLacksDownAloneIsHandedOutOnce) {
     broken.range_bytes = down.expert_bytes;
     fixture.storage->SetFaults(broken);
     CHECK(!fixture.Run(2, {7}).ok());
-    CHECK_EQ(fixture.store->counts().begun_misses, 3u);
+    CHECK_EQ(fixture.store->counts().partial_misses, 3u);
     fixture.storage->SetFaults(FaultPlan());
     CHECK_OK(fixture.Run(2, {7}));
   }
@@ -332,7 +332,7 @@ bool FirstPresent(uint8_t* data, size_t n_pages, size_t n_present) {
   return false;
 }
 
-TEST(PagesArePresentALittleAheadOfTheirUse) {
+TEST(PagesArePresentBeforeTheirUse) {
   constexpr size_t kPages = 64;
   Result<std::unique_ptr<Slab>> slab = Slab::Make(kPages * kPage, false);
   CHECK_OK(slab.status());

@@ -1,4 +1,9 @@
-// ResidentSource: experts that have their slot, filled, from earlier events. One thread.
+// ResidentSource: experts that have their slot, filled, from earlier events.
+//
+// The simplest source: a hit is there at once, so all of them are posted when the event begins. It
+// owns no memory; the slots are the storage source's.
+//
+// One thread, that which runs events.
 #ifndef REMOE_RUNTIME_RESIDENT_SOURCE_H_
 #define REMOE_RUNTIME_RESIDENT_SOURCE_H_
 

@@ -11,7 +11,8 @@
 //       │           kIdle
 //       └──────────────── event asks ─────────────► kDemand
 //
-// A plain value, kept by the StorageSource under its mutex.
+// Reads set bits: a matrix is waiting, in flight, or there. A plain value, kept by the StorageSource
+// under its mutex; threads see copies.
 #ifndef REMOE_RUNTIME_SLOT_LOAD_H_
 #define REMOE_RUNTIME_SLOT_LOAD_H_
 
@@ -22,8 +23,8 @@ namespace remoe {
 struct SlotLoad {
   enum class State : uint8_t { kIdle, kPrefetch, kCancelled, kDemand };
   State state = State::kIdle;
-  bool failed = false;  // prefetch: read no further; demand: the event fails
-  bool begun = false;   // demand: all but down was announced
+  bool failed = false;     // prefetch: read no further; demand: the event fails
+  bool announced = false;  // demand: all but down was announced
   int layer = 0;
   uint16_t expert = 0;
   uint32_t waiting = 0;  // matrices that no read was submitted for, by bit

@@ -82,7 +82,7 @@ void StorageSource::Begin(const Demand& demand, std::vector<bool>* taken) {
         load.waiting = all;
       }
       load.state = SlotLoad::State::kDemand;
-      load.failed = load.begun = false;
+      load.failed = load.announced = false;
       if (load.complete()) {
         there_.push_back(placement.expert);
         continue;
@@ -90,7 +90,7 @@ void StorageSource::Begin(const Demand& demand, std::vector<bool>* taken) {
       unfinished_++;
       event_read_bytes_ += its_layer.expert_bytes() - load.bytes;
       SubmitDemandLocked(slot, load.waiting, &reads);
-      AnnounceBegunLocked(&load);
+      AnnounceLocked(&load);
     }
     if (unfinished_ == 0) idle_since_ = began_;
     TakeStagedLocked(&reads);
@@ -217,7 +217,7 @@ void StorageSource::OnRead(const Read& read, const Status& status) {
       }
       load.failed = true;
     }
-    if (demand) AnnounceBegunLocked(&load);
+    if (demand) AnnounceLocked(&load);
     if (demand && load.complete()) FinishLocked(load);
     TakeStagedLocked(&next);
     TakePrefetchLocked(&next);
@@ -236,9 +236,9 @@ void StorageSource::PostLocked(Arrival::Kind kind, uint16_t expert, Status statu
 }
 
 // Once for an event's expert, also where its down has to be read again.
-void StorageSource::AnnounceBegunLocked(SlotLoad* load) {
-  if (load->begun || load->failed || !load->lacks_only(last_matrix_)) return;
-  load->begun = true;
+void StorageSource::AnnounceLocked(SlotLoad* load) {
+  if (load->announced || load->failed || !load->lacks_only(last_matrix_)) return;
+  load->announced = true;
   PostLocked(Arrival::Kind::kAllButDown, load->expert);
 }
 

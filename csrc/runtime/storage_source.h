@@ -116,7 +116,7 @@ class StorageSource : public ExpertSource {
   void StartPrefetch();
   void Fill(const Read& read, const Status& status, int layer, int matrix, SlotId slot);
   void OnRead(const Read& read, const Status& status);
-  void AnnounceBegunLocked(SlotLoad* load);
+  void AnnounceLocked(SlotLoad* load);
   void FinishLocked(const SlotLoad& load);
   void PostLocked(Arrival::Kind kind, uint16_t expert, Status status = Status::Ok());
   Status Describe(const Read& read, const SlotLoad& load, const Status& status) const;

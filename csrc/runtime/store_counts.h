@@ -26,7 +26,7 @@ namespace remoe {
   REMOE_COUNTER(start_experts, "warm_experts", "made resident before any event asked for them")    \
   REMOE_COUNTER(start_bytes, "warm_bytes", "theirs, not in bytes_read")                            \
   REMOE_COUNTER(start_dropped_bytes, "warm_dropped_bytes", "read for experts that came too late")  \
-  REMOE_COUNTER(begun_misses, "begun_misses", "misses that were begun before down had come")       \
+  REMOE_COUNTER(partial_misses, "begun_misses", "misses that were begun before down had come")     \
   REMOE_COUNTER(prefetched_misses, "ahead_misses", "misses whose reading began before the event")  \
   REMOE_COUNTER(prefetch_useful_bytes, "ahead_useful_bytes", "those of bytes_read that did")       \
   REMOE_COUNTER(prefetch_wasted_bytes, "ahead_wasted_bytes", "read for nobody, not in bytes_read") \

@@ -144,7 +144,7 @@ class Fuzz {
         store_->FinishStart();
         break;
       case 4:
-        store_->LendReserved(Chance(2));
+        store_->ShareReserved(Chance(2));
         break;
       case 5:
         std::this_thread::sleep_for(std::chrono::microseconds(Draw(500)));
@@ -218,9 +218,9 @@ class Fuzz {
     event.n = n;
     event.n_expendable = prompt ? Draw(n + 1) : 0;
     store_->BeginStep();
-    const Status begun = store_->BeginEvent(event);
-    CHECK_OK(begun);
-    if (!begun.ok()) return;
+    const Status placed = store_->BeginEvent(event);
+    CHECK_OK(placed);
+    if (!placed.ok()) return;
     figures_->events++;
     const bool abandoned = Chance(12);
     Status failure;

@@ -6,7 +6,7 @@
 #include <thread>
 #include <vector>
 
-#include "storage/test_reads.h"
+#include "storage/testing/reads.h"
 #include "testing/check.h"
 
 namespace remoe {

@@ -7,34 +7,35 @@ from pathlib import Path
 
 from remoe_edge.bench.process import Question
 from remoe_edge.bench.workloads import Prompt
-from remoe_edge.engine import chat_template
+from remoe_edge.engine import chat_template, metadata
+from remoe_edge.engine.chat_template import ChatTemplate
 from remoe_edge.engine.llama import Buffers, FilePath, listening
+from remoe_edge.engine.tokenizer import Tokenizer
 from remoe_edge.errors import InputError, ModelError
-from remoe_edge.native import llama_cpp
 
 
 class Vocabulary:
     """Hold a model's tokens and chat template, none of its weights. Raises ModelError."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
         try:
             with listening(Buffers(), verbose=False):
-                self._llama = llama_cpp.Llama(FilePath(path), vocab_only=True, verbose=False)
+                self._llama = metadata.Llama(FilePath(path), vocab_only=True, verbose=False)
         except (ValueError, RuntimeError) as error:
             raise ModelError(f"llama.cpp refused {path}: {error}") from error
+        self._tokenizer = Tokenizer(self._llama)
+        self._template = ChatTemplate(self._llama, self._tokenizer, path)
 
     def ask(self, prompts: Sequence[Prompt], *, raw: bool) -> list[Question]:
         """Turn prompts into tokens, through the chat template unless `raw` or there is none."""
         plain = raw or chat_template.of(self._llama) is None
         questions = []
         for prompt in prompts:
-            text, bos = prompt.text, True
+            text = prompt.text
             if not plain:
-                messages = [{"role": "user", "content": prompt.text}]
-                text, _, bos = chat_template.render(self._llama, messages, self._path)
-            tokens = self._llama.tokenize(text.encode(), add_bos=bos, special=not plain)
-            questions.append(Question(prompt.name, list(tokens)))
+                text = self._template.render([{"role": "user", "content": prompt.text}])
+            tokens = self._tokenizer.encode(text, special=not plain)
+            questions.append(Question(prompt.name, tokens))
         return questions
 
     def follow(self, text_path: Path, n_prompt: int, n_tokens: int) -> list[Question]:
@@ -43,7 +44,7 @@ class Vocabulary:
             text = text_path.read_bytes()
         except OSError as error:
             raise InputError(f"cannot read the text {text_path}: {error.strerror}") from error
-        tokens = list(self._llama.tokenize(text, special=True))
+        tokens = self._tokenizer.encode(text, special=True)
         if len(tokens) < n_prompt + n_tokens:
             raise InputError(
                 f"{text_path} has {len(tokens)} tokens, and {n_prompt} + {n_tokens} are to be read"

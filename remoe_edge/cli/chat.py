@@ -15,12 +15,14 @@ from remoe_edge.cli.conversation import Conversation
 from remoe_edge.cli.engine_options import engine_options, open_engine
 from remoe_edge.cli.old_spellings import option
 from remoe_edge.cli.prompt import questions
+from remoe_edge.cli.reasoning import ShownReasoning
 from remoe_edge.cli.stats_lines import stats_lines
 from remoe_edge.cli.telemetry_options import telemetry_options, watching
 from remoe_edge.cli.terminal import as_text, say, tolerate_any_text, write
 from remoe_edge.errors import RemoeError
 
 if TYPE_CHECKING:
+    from remoe_edge.engine.answer import Answer
     from remoe_edge.engine.engine import Engine
 
 HELP = """\
@@ -137,7 +139,8 @@ def command(
 
 def _answer_once(chat: Conversation, prompt: str, sampling: dict[str, Any], as_json: bool) -> bool:
     """Answer one prompt; return whether the answer was left to end."""
-    pieces, _ = chat.ask(prompt, **sampling)
+    shown = ShownReasoning()
+    pieces, _ = chat.ask(prompt, on_reasoning=None if as_json else shown, **sampling)
     text: list[str] = []
     finished = True
     with contextlib.closing(pieces):
@@ -145,12 +148,12 @@ def _answer_once(chat: Conversation, prompt: str, sampling: dict[str, Any], as_j
             if as_json:
                 text.extend(pieces)
             else:
-                write(pieces, text)
+                write(shown.before(pieces), text)
         except KeyboardInterrupt:
             finished = False
     engine = chat.engine
     if as_json:
-        result = {"text": "".join(text), **engine.stats()}
+        result = {"text": "".join(text), **_reasoning(pieces), **engine.stats()}
         click.echo(json.dumps(result, ensure_ascii=False, allow_nan=False))
     _report(engine)
     return finished
@@ -173,18 +176,19 @@ def _turn(chat: Conversation, text: str, sampling: dict[str, Any]) -> None:
     """Answer, and go on with the conversation whatever happens."""
     answer: list[str] = []
     try:
-        pieces, forgotten = chat.ask(text, **sampling)
+        shown = ShownReasoning()
+        pieces, forgotten = chat.ask(text, on_reasoning=shown, **sampling)
         if forgotten:
             turns = "turn" if forgotten == 1 else f"{forgotten} turns"
             say(f"the context is full: the oldest {turns} forgotten")
         with contextlib.closing(pieces):
-            write(pieces, answer)
+            write(shown.before(pieces), answer)
     except KeyboardInterrupt:
         say("stopped")
     except RemoeError as error:
         say(f"Error: {error}")
         return
-    chat.keep(text, "".join(answer))
+    chat.keep(text, "".join(answer), pieces.reasoning)
     _report(chat.engine)
 
 
@@ -199,6 +203,10 @@ def _obey(chat: Conversation, line: str) -> None:
         click.echo(HELP, err=True)
     else:
         say(f"no command {line}; /help lists them")
+
+
+def _reasoning(answer: Answer) -> dict[str, str]:
+    return {"reasoning": answer.reasoning} if answer.reasoning else {}
 
 
 def _report(engine: Engine) -> None:

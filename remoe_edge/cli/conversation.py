@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from remoe_edge.errors import InputError
 
 if TYPE_CHECKING:
+    from remoe_edge.engine.answer import Answer
+    from remoe_edge.engine.chat_template import Message
     from remoe_edge.engine.engine import Engine
+
+REASONING = "reasoning_content"  # the name that templates know
 
 
 @dataclass(frozen=True)
 class Turn:
-    """Hold what was asked and what was answered."""
+    """Hold what was asked and what was answered, after what reasoning."""
 
     asked: str
     answered: str
+    reasoning: str = ""
 
 
 @dataclass
@@ -32,9 +36,7 @@ class Conversation:
     raw: bool = False
     turns: list[Turn] = field(default_factory=list)
 
-    def ask(
-        self, text: str, *, max_tokens: int, **settings: Any
-    ) -> tuple[Generator[str, None, None], int]:
+    def ask(self, text: str, *, max_tokens: int, **settings: Any) -> tuple[Answer, int]:
         """Return the answer's pieces, to be read once, and how many turns had to be forgotten.
 
         The turn is kept once `keep` is told of its answer. Raises InputError when even the question
@@ -45,31 +47,41 @@ class Conversation:
         # Room for a whole answer, unless that asks for most of the context.
         room = max(1, min(max_tokens, self.engine.n_ctx // 4))
         kept = list(self.turns)
-        tokens, stop = self._tokens(kept, text)
+        tokens, how = self._tokens(kept, text)
         while kept and len(tokens) + room > self.engine.n_ctx:
             del kept[0]
-            tokens, stop = self._tokens(kept, text)
-        pieces = self.engine.generate(tokens, max_tokens=max_tokens, stop=stop, **settings)
+            tokens, how = self._tokens(kept, text)
+        pieces = self.engine.generate(tokens, max_tokens=max_tokens, **how, **settings)
         forgotten = len(self.turns) - len(kept)
         self.turns = kept
         return pieces, forgotten
 
-    def keep(self, asked: str, answered: str) -> None:
-        """Add a turn."""
-        self.turns.append(Turn(asked, answered))
+    def keep(self, asked: str, answered: str, reasoning: str = "") -> None:
+        """Add a turn. Reasoning goes back to the model only where its template has a place for it."""
+        self.turns.append(Turn(asked, answered, reasoning))
 
     def clear(self) -> None:
         """Forget all turns; the system text stays."""
         self.turns.clear()
         self.engine.reset()
 
-    def _tokens(self, turns: list[Turn], text: str) -> tuple[list[int], list[str]]:
+    def _tokens(self, turns: list[Turn], text: str) -> tuple[list[int], dict[str, Any]]:
+        """Return the prompt, and what `generate` is told of how the answer will be written."""
         if self.raw:
             whole = [self.system or "", *(turn.asked + turn.answered for turn in turns), text]
-            return self.engine.tokenize("".join(whole)), []
-        messages = [{"role": "system", "content": self.system}] if self.system else []
+            return self.engine.tokenize("".join(whole), special=True), {}
+        messages: list[Message] = []
+        if self.system:
+            messages.append({"role": "system", "content": self.system})
         for turn in turns:
             messages.append({"role": "user", "content": turn.asked})
-            messages.append({"role": "assistant", "content": turn.answered})
+            messages.append(self._answer(turn))
         prompt, stop, bos = self.engine.render([*messages, {"role": "user", "content": text}])
-        return self.engine.tokenize(prompt, special=True, bos=bos), stop
+        tokens = self.engine.tokenize(prompt, special=True, bos=bos)
+        return tokens, {"stop": stop, "form": prompt.form}
+
+    def _answer(self, turn: Turn) -> Message:
+        answer = {"role": "assistant", "content": turn.answered}
+        if turn.reasoning and REASONING in (self.engine.chat_template or ""):
+            answer[REASONING] = turn.reasoning  # the template drops it where the model wants none
+        return answer

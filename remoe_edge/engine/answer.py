@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from remoe_edge.engine.channels import PLAIN, AnswerReader
 from remoe_edge.engine.stats import AnswerStats
 from remoe_edge.errors import InputError
 
 if TYPE_CHECKING:
     from remoe_edge.engine.lifecycle import Lifecycle
+    from remoe_edge.engine.request import Request
 
 _FINISH = {
     "end": "stop",
@@ -56,7 +58,17 @@ class Produced:
     texts: list[str] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] | None = None
+    reader: AnswerReader = field(default_factory=PLAIN.reader)  # has the reasoning
     answer: Callable[[], Answer | None] = lambda: None  # not kept: an answer that is dropped ends
+
+    @classmethod
+    def of(cls, asked: Request, on_reasoning: Callable[[str], object] | None) -> Produced:
+        """Begin with nothing but what is asked for."""
+        return cls(
+            AnswerStats(n_prompt=len(asked.tokens)),
+            logprobs=None if asked.logprobs is None else [],
+            reader=asked.form.reader(on_reasoning),
+        )
 
 
 class Answer(Generator[str, None, None]):
@@ -93,6 +105,11 @@ class Answer(Generator[str, None, None]):
     def text(self) -> str:
         """Give the text that has been read so far: all of it after the last piece."""
         return "".join(self._produced.texts)
+
+    @property
+    def reasoning(self) -> str:
+        """Give what the model has written so far before its answer, on a channel of its own."""
+        return self._produced.reader.reasoning
 
     @property
     def token_ids(self) -> list[int]:

@@ -50,6 +50,7 @@ class Counts:
     evictions: int = _counter("Experts that left the cache.")
     warm_experts: int = _counter("Experts read before anything asked for them.")
     warm_bytes: int = _counter("Bytes of those experts.", "bytes")
+    warm_dropped_bytes: int = _counter("Bytes read for such experts that came too late.", "bytes")
     begun_misses: int = _counter("Misses whose gate and up were computed before down had come.")
     ahead_misses: int = _counter("Misses whose reading had begun before they were asked for.")
     ahead_useful_bytes: int = _counter(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -16,6 +16,8 @@ import numpy.typing as npt
 from remoe_edge.engine import chat_template, generation, request
 from remoe_edge.engine.answer import Answer, Produced
 from remoe_edge.engine.budget import Budget
+from remoe_edge.engine.channels import PLAIN, AnswerForm
+from remoe_edge.engine.chat_template import Message
 from remoe_edge.engine.extensions import (
     FeatureFile,
     Planner,
@@ -27,6 +29,7 @@ from remoe_edge.engine.extensions import (
 from remoe_edge.engine.loaded import abandon
 from remoe_edge.engine.loading import Extensions, load
 from remoe_edge.engine.observers import Observer
+from remoe_edge.engine.prompt import Prompt
 from remoe_edge.engine.settings import EngineSettings
 from remoe_edge.engine.stats import AnswerStats, CacheStats, EngineStats
 from remoe_edge.errors import InputError
@@ -38,10 +41,6 @@ if TYPE_CHECKING:
 
     from remoe_edge._core import StreamedModel
     from remoe_edge.engine.settings import SettingsKeywords
-
-ROUTED_STEP = 64  # tokens that outputs are computed for at once: each takes a row of the vocabulary
-
-Message = Mapping[str, str]
 
 
 class Engine:
@@ -219,12 +218,13 @@ class Engine:
     # --- running it ---
 
     def tokenize(self, text: str, *, special: bool = False, bos: bool = True) -> list[int]:
-        """Turn text into token ids."""
+        """Turn text into token ids.
+
+        special: control tokens may be written in it; in what `render` returns, only by the template.
+        bos: begin with BOS, and end a plain text with EOS, if the model wants them; never twice.
+        """
         with self._life.reading():
-            tokens: list[int] = self._loaded.llama.tokenize(
-                text.encode(), add_bos=bos, special=special
-            )
-            return tokens
+            return self._loaded.words().encode(text, special=special, bos=bos)
 
     def evaluate(
         self, tokens: Sequence[int], *, reset: bool = True, every: bool = False
@@ -256,7 +256,7 @@ class Engine:
             clock = time.perf_counter()
             with loaded.computing():
                 if every:
-                    self._evaluate_every(ids)
+                    loaded.evaluate_every(ids)
                 else:
                     loaded.llama.eval(ids)
             if loaded.observers:
@@ -264,17 +264,6 @@ class Engine:
                 loaded.tell(phase, len(ids), clock, time.perf_counter(), before)
             loaded.check_finite()
             return loaded.logits()
-
-    def _evaluate_every(self, tokens: list[int]) -> None:
-        llama = self._loaded.llama
-        step = min(ROUTED_STEP, llama.n_batch)
-        for begin in range(0, len(tokens), step):
-            some = tokens[begin : begin + step]
-            at = llama.n_tokens
-            llama._batch.set_batch(batch=some, n_past=at, logits_all=True)
-            llama._ctx.decode(llama._batch)
-            llama.input_ids[at : at + len(some)] = some
-            llama.n_tokens = at + len(some)
 
     def generate(
         self,
@@ -292,6 +281,8 @@ class Engine:
         grammar: Any = None,
         special: bool = False,
         bos: bool = True,
+        form: AnswerForm | None = None,
+        on_reasoning: Callable[[str], object] | None = None,
     ) -> Answer:
         """Return the continuation of a prompt, which is computed as its pieces are read.
 
@@ -299,14 +290,18 @@ class Engine:
         is greedy. top_k: 0 chooses among all. stop: a string or several, at the first of which the
         answer ends, before it. logprobs: keep each token's log probability, and of so many of the
         likeliest in its place. grammar: a `llama_cpp.LlamaGrammar`. special: special tokens may be
-        written in the prompt.
+        written in the prompt. form: how the model writes an answer, `form` of what `render` returned.
+        on_reasoning: called with the reasoning, which is not in the pieces but in `Answer.reasoning`.
 
         Raises InputError for an argument that makes no sense, a prompt that does not fit the context,
         and while another answer runs.
         """
         self._life.check_free()
+        if form is None and isinstance(prompt, Prompt):
+            form = prompt.form
         with self._life.reading():
             llama = self._loaded.llama
+            request.check_grammar(grammar, llama._model.vocab)
             tokens = (
                 self.tokenize(prompt, special=special, bos=bos)
                 if isinstance(prompt, str)
@@ -318,31 +313,31 @@ class Engine:
             asked = request.checked(
                 tokens, max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
                 min_p=min_p, repeat_penalty=repeat_penalty, seed=seed, stop=stop, logprobs=logprobs,
-                grammar=grammar,
+                grammar=grammar, form=PLAIN if form is None else form,
             )  # fmt: skip
-            return self._answer(asked)
-
-    def _answer(self, asked: request.Request) -> Answer:
-        produced = Produced(
-            AnswerStats(n_prompt=len(asked.tokens)), logprobs=None if asked.logprobs is None else []
-        )
-        pieces = generation.pieces(self._loaded, asked, produced)
-        return Answer(produced, pieces, self._life, self)
+            produced = Produced.of(asked, on_reasoning)
+            pieces = generation.pieces(self._loaded, asked, produced)
+            return Answer(produced, pieces, self._life, self)
 
     def chat(self, messages: Sequence[Message], **settings: Any) -> Answer:
         """Return the answer to a conversation of {"role", "content"} messages.
 
         Settings are those of `generate`. Raises as `generate`, and UnsupportedError when the model has
-        no chat template.
+        no chat template, ModelError when that fails.
         """
         prompt, stop, bos = self.render(messages)
         settings.setdefault("stop", stop)
         return self.generate(prompt, special=True, bos=bos, **settings)
 
-    def render(self, messages: Sequence[Message]) -> tuple[str, list[str], bool]:
-        """Write a conversation as the model's template does: (text, stop strings, add a BOS token?)."""
+    def render(
+        self, messages: Sequence[Message], **settings: Any
+    ) -> tuple[Prompt, list[str], bool]:
+        """Write a conversation as the model's template does: (text, stop strings, add a BOS token?).
+
+        Settings are those of `ChatTemplate.render`. Give the text whole to `tokenize` or `generate`.
+        """
         with self._life.reading():
-            return chat_template.render(self._loaded.llama, messages, self.path)
+            return self._loaded.templates().write(messages, **settings)
 
     def reset(self) -> None:
         """Forget the conversation so far; the experts stay resident."""

@@ -12,6 +12,7 @@ from remoe_edge.engine import lifecycle
 from remoe_edge.engine.answer import Produced, TokenLogprob
 from remoe_edge.engine.loaded import Loaded
 from remoe_edge.engine.request import Request
+from remoe_edge.engine.stats import AnswerStats
 from remoe_edge.engine.stop_strings import StopStrings
 from remoe_edge.native import llama_cpp
 
@@ -23,11 +24,11 @@ def pieces(loaded: Loaded, request: Request, produced: Produced) -> Generator[st
     and free again however this ends.
     """
     life, stats = loaded.life, produced.stats
-    life.begin(produced)
-    loaded.answer, loaded.last = produced.answer, stats
     tokens = _Tokens(loaded, request, produced)
-    loaded.observers.begin(len(request.tokens))
     try:
+        life.begin(produced)
+        loaded.answer, loaded.last = produced.answer, stats
+        loaded.observers.begin(len(request.tokens))
         if loaded.native is not None:
             loaded.native.check_unchanged()
         with _remembered(loaded, request):
@@ -39,25 +40,31 @@ def pieces(loaded: Loaded, request: Request, produced: Produced) -> Generator[st
         stats.stop = "error"
         raise
     finally:
-        if not life.forked:
-            stats.count(tokens.start, tokens.first, loaded.counts())
-            if not life.closing:
-                loaded.warm()
-            loaded.observers.answer(stats)
-            life.end(produced)
+        try:
+            if not life.forked:
+                _account(loaded, tokens, stats)
+        finally:
+            life.end(produced)  # whatever an observer or Ctrl-C does: the engine is free
+
+
+def _account(loaded: Loaded, tokens: _Tokens, stats: AnswerStats) -> None:
+    stats.count(tokens.start, tokens.first, loaded.counts())
+    if not loaded.life.closing:
+        loaded.warm()
+    loaded.observers.answer(stats)
 
 
 def _texts(tokens: _Tokens, request: Request, produced: Produced) -> Generator[str, None, None]:
-    text = StopStrings(request.stop)
+    text = StopStrings(request.stop, produced.reader)
     stats = produced.stats
     while not stats.stop:
         token = tokens.next()
         if token is None:
             stats.stop = "length"
-        elif tokens.loaded.is_end(token):
+        elif tokens.loaded.is_end(token) or token in request.form.ends:
             stats.stop = "end"
         else:
-            given = text.take(tokens.bytes_of(token))
+            given = text.take(token, tokens.loaded.words().piece(token))
             stats.stop = _stop(tokens, text, request, produced)
             if given:
                 produced.texts.append(given)
@@ -126,12 +133,6 @@ class _Tokens:
         yield
         self._clock += time.perf_counter() - begun
 
-    def bytes_of(self, token: int) -> bytes:
-        """Give the text that a token, the last one, adds; maybe half a character."""
-        before = self._request.tokens + self._produced.token_ids[:-1]
-        found: bytes = self.loaded.llama.detokenize([token], prev_tokens=before)
-        return found
-
     def _logprob(self, token: int) -> TokenLogprob:
         logits = self.loaded.logits().astype(np.float64)
         logits -= logits.max()
@@ -140,15 +141,10 @@ class _Tokens:
         top = np.argsort(-found, kind="stable")[:n_top]
         return TokenLogprob(
             int(token),
-            self.bytes_of_one(token).decode("utf-8", "replace"),
+            self.loaded.words().piece(token, special=True).decode("utf-8", "replace"),
             float(found[token]),
             tuple((int(each), float(found[each])) for each in top),
         )
-
-    def bytes_of_one(self, token: int) -> bytes:
-        """Give a token's own bytes."""
-        found: bytes = self.loaded.llama.detokenize([token], special=True)
-        return found
 
 
 @contextlib.contextmanager

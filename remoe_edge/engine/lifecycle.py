@@ -67,13 +67,16 @@ class Lifecycle:
     def reading(self) -> Iterator[None]:
         """Be inside without computing. Raises as `check`."""
         self.check()
-        with self._changed:
-            self.check()
-            self._inside.append(threading.get_ident())
-        try:
+        entered = False
+        try:  # from here on, so that Ctrl-C at any moment leaves nobody inside
+            with self._changed:
+                self.check()
+                self._inside.append(threading.get_ident())
+                entered = True
             yield
         finally:
-            self._leave()
+            if entered:
+                self._leave()
 
     @contextlib.contextmanager
     def running(self, answer: object | None = None) -> Iterator[None]:
@@ -82,21 +85,23 @@ class Lifecycle:
         Raises as `check`, and InputError while another answer runs or another thread computes.
         """
         self.check()
-        with self._changed:
-            self.check()
-            if self._answer is not None and self._answer is not answer:
-                raise InputError(BUSY)
-            if self._computing:
-                raise InputError(
-                    "this engine is at work, in another thread or in the call that led here: one "
-                    "answer at a time"
-                )
-            self._computing = True
-            self._inside.append(threading.get_ident())
+        entered = False
         try:
+            with self._changed:
+                self.check()
+                if self._answer is not None and self._answer is not answer:
+                    raise InputError(BUSY)
+                if self._computing:
+                    raise InputError(
+                        "this engine is at work, in another thread or in the call that led here: one "
+                        "answer at a time"
+                    )
+                self._inside.append(threading.get_ident())
+                self._computing = entered = True
             yield
         finally:
-            self._leave(computing=True)
+            if entered:
+                self._leave(computing=True)
 
     def begin(self, answer: object) -> None:
         """Let `answer` have the engine until `end`; called by who is inside."""

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from remoe_edge import amx
+from remoe_edge.engine import metadata
 from remoe_edge.engine.llama_log import log_of_this_thread_to
 from remoe_edge.native import llama_cpp
 
@@ -137,7 +138,7 @@ def make_llama(
         return _internals.LlamaContext(model=model, params=params, verbose=verbose)
 
     names = {**vars(_internals), "LlamaModel": model, "LlamaContext": context}
-    made = llama_cpp.Llama.__new__(llama_cpp.Llama)
+    made = metadata.Llama.__new__(metadata.Llama)
     with listening(buffers, verbose):
         _constructor(types.SimpleNamespace(**names))(made, verbose=verbose, **settings)
     return made

@@ -23,10 +23,14 @@ from remoe_edge.native import WAIT_POLICY, llama_cpp
 if TYPE_CHECKING:
     from remoe_edge._core import StreamedModel
     from remoe_edge.engine.answer import Answer
+    from remoe_edge.engine.chat_template import ChatTemplate
     from remoe_edge.engine.extensions import Profile, PromptMemory, TraceRecording
     from remoe_edge.engine.settings import EngineSettings
+    from remoe_edge.engine.tokenizer import Tokenizer
 
 _low = llama_cpp.llama_cpp
+
+ROUTED_STEP = 64  # tokens that outputs are computed for at once: each takes a row of the vocabulary
 
 
 class Loaded:
@@ -45,6 +49,8 @@ class Loaded:
         self.buffers = Buffers()
         self.native: StreamedModel | None = None
         self.llama: Any = None
+        self.tokenizer: Tokenizer | None = None  # with `llama`
+        self.template: ChatTemplate | None = None
         self.streamed = False  # experts come from storage; holds after `free` too
         self.n_ctx = 0
         self.budget: Budget | None = None
@@ -64,7 +70,17 @@ class Loaded:
 
     def is_end(self, token: int) -> bool:
         """Say whether a token ends an answer."""
-        return bool(_low.llama_vocab_is_eog(self.llama._model.vocab, token))
+        return self.words().is_end(token)
+
+    def words(self) -> Tokenizer:
+        """Give the vocabulary of the model, which is loaded."""
+        assert self.tokenizer is not None
+        return self.tokenizer
+
+    def templates(self) -> ChatTemplate:
+        """Give the chat templates of the model, which is loaded."""
+        assert self.template is not None
+        return self.template
 
     def logits(self) -> npt.NDArray[np.float32]:
         """Copy the logits [n_vocab] of the last token that was computed."""
@@ -147,6 +163,18 @@ class Loaded:
         self.llama._ctx.kv_cache_clear()
         self.lost = False
 
+    def evaluate_every(self, tokens: list[int]) -> None:
+        """Go on in the context, with outputs for every token, so that the last layer runs them all."""
+        llama = self.llama
+        step = min(ROUTED_STEP, llama.n_batch)
+        for begin in range(0, len(tokens), step):
+            some = tokens[begin : begin + step]
+            at = llama.n_tokens
+            llama._batch.set_batch(batch=some, n_past=at, logits_all=True)
+            llama._ctx.decode(llama._batch)
+            llama.input_ids[at : at + len(some)] = some
+            llama.n_tokens = at + len(some)
+
     def warm(self) -> None:
         """Begin to read hot experts into what is free of the cache; the next step ends it."""
         if self.profile is not None and self.native is not None:
@@ -184,7 +212,7 @@ class Loaded:
             if self.llama is not None:
                 self.llama.close()
             # After the llama_model: its buffers lead back to this.
-            self.llama = self.native = None
+            self.llama = self.native = self.tokenizer = self.template = None
 
     def _save(self) -> None:
         try:

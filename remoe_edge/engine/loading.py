@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from remoe_edge.engine import budget as budgets
+from remoe_edge.engine.chat_template import ChatTemplate
 from remoe_edge.engine.extensions import (
     FeatureFile,
     Planner,
@@ -25,6 +26,7 @@ from remoe_edge.engine.lifecycle import check_threads, keep_in_children
 from remoe_edge.engine.llama import NativeLoad, make_llama
 from remoe_edge.engine.loaded import Loaded
 from remoe_edge.engine.settings import EngineSettings
+from remoe_edge.engine.tokenizer import Tokenizer
 from remoe_edge.errors import BudgetError, InputError, ModelError, RemoeError
 from remoe_edge.files.atomic import cut_short
 from remoe_edge.machine import memory
@@ -71,6 +73,8 @@ def load(
         with held_back() as pressed, _raising_later(progress) as report:
             loaded.llama = _load_llama(loaded, lambda fraction: not pressed() and report(fraction))
             keep_in_children(loaded.llama)
+            loaded.tokenizer = Tokenizer(loaded.llama)
+            loaded.template = ChatTemplate(loaded.llama, loaded.tokenizer, path)
             loaded.n_ctx = min(loaded.n_ctx, int(loaded.llama.n_ctx()))
             _attach(loaded, cache)
             _begin_features(loaded, extensions)

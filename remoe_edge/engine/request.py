@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from remoe_edge.engine.channels import AnswerForm
 from remoe_edge.errors import InputError
+from remoe_edge.native import llama_cpp
 
 _INT32_MAX = 2**31 - 1
 _SEED_END = 2**32 - 1  # llama.cpp takes this one for "any"
@@ -25,6 +27,7 @@ class Request:
     stop: tuple[str, ...]
     seed: int | None
     logprobs: int | None
+    form: AnswerForm
 
 
 def checked(
@@ -40,6 +43,7 @@ def checked(
     stop: str | Sequence[str] | None,
     logprobs: int | None,
     grammar: Any,
+    form: AnswerForm,
 ) -> Request:
     """Check every argument of an answer. Raises InputError, which names it and what it may be."""
     sampling = {
@@ -59,7 +63,21 @@ def checked(
         stop_strings(stop),
         None if seed is None else whole("seed", seed, 0, _SEED_END - 1),
         None if logprobs is None else whole("logprobs", logprobs, 0, MAX_LOGPROBS),
+        form,
     )
+
+
+def check_grammar(grammar: Any, vocab: Any) -> None:
+    """Raise InputError for what is no grammar or does not parse: llama.cpp would sample from nothing."""
+    if grammar is None:
+        return
+    if not isinstance(grammar, llama_cpp.LlamaGrammar):
+        raise InputError(f"grammar is a llama_cpp.LlamaGrammar, not {type(grammar).__name__}")
+    low, text = llama_cpp.llama_cpp, grammar._grammar
+    made = low.llama_sampler_init_grammar(vocab, text.encode(), grammar._root.encode())
+    if not made or not text.strip():
+        raise InputError("the grammar does not parse; it is GBNF with a rule named root")
+    low.llama_sampler_free(made)
 
 
 def token_ids(tokens: Sequence[int], n_vocab: int) -> list[int]:

@@ -5,24 +5,27 @@ from __future__ import annotations
 import codecs
 from collections.abc import Sequence
 
+from remoe_edge.engine.channels import AnswerReader, partial
+
 
 class StopStrings:
     """Hold back what may be the beginning of a stop string, or of a character."""
 
-    def __init__(self, stop: Sequence[str]) -> None:
+    def __init__(self, stop: Sequence[str], reader: AnswerReader) -> None:
         self._stop = stop
+        self._reader = reader  # leaves out the reasoning
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._held = ""
         self.found = False
 
-    def take(self, piece: bytes) -> str:
-        """Take a token's bytes; return what is certain to be text of the answer."""
-        self._held += self._decoder.decode(piece)
+    def take(self, token: int, piece: bytes) -> str:
+        """Take a token and its bytes; return what is certain to be text of the answer."""
+        self._held += self._reader.feed(token, self._decoder.decode(piece))
         cut = min((at for each in self._stop if (at := self._held.find(each)) >= 0), default=-1)
         if cut >= 0:
             self.found = True
             self._held = self._held[:cut]
-        ready = len(self._held) if self.found else len(self._held) - self._begun()
+        ready = len(self._held) if self.found else len(self._held) - partial(self._held, self._stop)
         given, self._held = self._held[:ready], self._held[ready:]
         return given
 
@@ -30,15 +33,5 @@ class StopStrings:
         """Return what was held back, once no more comes."""
         if self.found:
             return ""
-        given, self._held = self._held + self._decoder.decode(b"", final=True), ""
-        return given
-
-    def _begun(self) -> int:
-        """Count the characters at the end that a stop string could begin with."""
-        longest = 0
-        for each in self._stop:
-            for n in range(min(len(each) - 1, len(self._held)), longest, -1):
-                if self._held.endswith(each[:n]):
-                    longest = n
-                    break
-        return longest
+        given, self._held = self._held, ""
+        return given + self._reader.end(self._decoder.decode(b"", final=True))

@@ -57,13 +57,14 @@ class GgufTokenizer:
     """A GGUF's own vocabulary, through llama.cpp."""
 
     def __init__(self, path: str) -> None:
-        from llama_cpp import Llama
+        from remoe_edge.engine import chat_template, metadata, tokenizer
 
-        self._path = path
         try:
-            self._llama = Llama(model_path=path, vocab_only=True, verbose=False)
+            self._llama = metadata.Llama(model_path=path, vocab_only=True, verbose=False)
         except (ValueError, RuntimeError) as error:
             raise ModelError(f"{path}: llama.cpp cannot read its vocabulary: {error}") from error
+        self._tokenizer = tokenizer.Tokenizer(self._llama)
+        self._template = chat_template.ChatTemplate(self._llama, self._tokenizer, Path(path))
 
     def encode(self, text: str) -> list[int]:
         """Encode plain text; see `Tokenizer`."""
@@ -80,17 +81,10 @@ class GgufTokenizer:
 
     def chat(self, messages: list[dict[str, str]]) -> list[int]:
         """Encode a conversation; see `Tokenizer`."""
-        from llama_cpp.llama_chat_format import Jinja2ChatFormatter
-
-        template = self._llama.metadata.get("tokenizer.chat_template")
-        if template is None:
-            raise InputError(f"{self._path} has no chat template: give it text, not messages")
-        formatter = Jinja2ChatFormatter(
-            template=template, eos_token="", bos_token="", add_generation_prompt=False
-        )
-        prompt = formatter(messages=messages).prompt
-        ids: list[int] = self._llama.tokenize(prompt.encode(), add_bos=False, special=True)
-        return ids
+        # Whole turns, and no marks of a document's ends: those are put between documents.
+        whole = {"add_generation_prompt": False, "bos_token": "", "eos_token": ""}
+        prompt = self._template.render(messages, variables=whole)
+        return self._tokenizer.encode(prompt, special=True, bos=False)
 
 
 class HfTokenizer:

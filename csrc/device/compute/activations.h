@@ -1,4 +1,8 @@
-// What ggml's CPU products bring activations to before they meet quantised weights. Pure functions.
+// What ggml's CPU products bring activations to before they meet quantised weights.
+//
+// A product converts each row of its input to the format of the weights' dot product. Whoever
+// multiplies one row by several experts converts it once, here, with the same function and so with
+// the same bits. Pure functions; any thread.
 #ifndef REMOE_DEVICE_COMPUTE_ACTIVATIONS_H_
 #define REMOE_DEVICE_COMPUTE_ACTIVATIONS_H_
 

@@ -1,6 +1,7 @@
 #include "device/compute/executor.h"
 
 #include <algorithm>
+#include <new>
 
 #include "base/format.h"
 #include "cache/waves.h"
@@ -48,7 +49,17 @@ ggml_status Executor::Run(ggml_cgraph* graph) {
   CutByLayer(graph, &pieces_);
   if (pieces_.empty()) return ggml_backend_graph_compute(cpu_, graph);
   for (const Piece& piece : pieces_) {
-    const ggml_status status = RunPiece({graph, &piece, piece.origin().model});
+    const Job job{graph, &piece, piece.origin().model};
+    const std::lock_guard<std::mutex> lock(job.model->step_mutex());
+    ggml_status status;
+    try {
+      status = RunPiece(job);
+    } catch (const std::bad_alloc&) {
+      // Nothing may unwind through ggml.
+      EndElsewhere(job);
+      status =
+          Refuse(job.model, Status(Code::kOutOfMemory, "no memory to compute experts in"), true);
+    }
     if (status != GGML_STATUS_SUCCESS) return status;
   }
   return GGML_STATUS_SUCCESS;
@@ -64,7 +75,6 @@ ggml_status Executor::Refuse(StreamedModel* model, const Status& status, bool re
 ggml_status Executor::RunPiece(const Job& job) {
   StreamedModel* model = job.model;
   const TensorOrigin& origin = job.piece->origin();
-  const std::lock_guard<std::mutex> lock(model->step_mutex());
   const Stopwatch stopwatch(&model->ffn_ns);
   // Of a step of which no layer has come yet, nothing is in a trace.
   const bool in_step = model->InStep(origin);
@@ -291,10 +301,10 @@ Status Executor::ComputePairs(const Job& job) {
       REMOE_RETURN_IF_ERROR(Failed(pairs_.Run(ready.data(), static_cast<int>(ready.size()))));
     }
     if (step_.n_awaited() == 0) return Status::Ok();
-    REMOE_RETURN_IF_ERROR(TakeArrivals(job, true, pairs_.can_begin()));
-    const std::vector<Pair>& begun = step_.Begun();
-    if (!begun.empty()) {
-      REMOE_RETURN_IF_ERROR(Failed(pairs_.Begin(begun.data(), static_cast<int>(begun.size()))));
+    REMOE_RETURN_IF_ERROR(TakeArrivals(job, true, pairs_.can_start()));
+    const std::vector<Pair>& started = step_.AllButDown();
+    if (!started.empty()) {
+      REMOE_RETURN_IF_ERROR(Failed(pairs_.Start(started.data(), static_cast<int>(started.size()))));
     }
   }
 }

@@ -242,6 +242,8 @@ class Elsewhere : public ExpertSource {
   void Compute() {
     for (const Work& work : work_) {
       if (mode_ != Mode::kAnswers && mode_ != Mode::kShort) Fail(work.expert);
+    }
+    for (const Work& work : work_) {
       if (mode_ == Mode::kFails) continue;
       if (mode_ == Mode::kLate) {
         while (!ended_) std::this_thread::sleep_for(std::chrono::milliseconds(1));
@@ -328,7 +330,7 @@ TEST(AStepKnowsWhichPairsCanBeRun) {
   CHECK_EQ(step.Ready().size(), 2u);
   CHECK_EQ(step.Ready().size(), 0u);
   CHECK_OK(step.Take({arrival(Kind::kAllButDown, 1)}));
-  CHECK_EQ(step.Begun().size(), 2u);
+  CHECK_EQ(step.AllButDown().size(), 2u);
   CHECK_OK(step.Take({arrival(Kind::kFailed, 2)}));  // of who computes elsewhere
   CHECK_EQ(step.n_sent(), 0);
   std::vector<uint16_t> unplaced;

@@ -13,7 +13,7 @@ bool LayerStep::Route(int layer, int n_experts, const ggml_tensor* product) {
   n_awaited_ = n_sent_ = n_there_ = 0;
   ids_.resize(static_cast<size_t>(k_) * n_tokens_);
   experts_.clear();
-  begun_.clear();
+  new_all_but_down_.clear();
   state_.assign(n_experts, State::kUnused);
   slot_of_.assign(n_experts, kNoSlot);
   expendable_.assign(n_experts, false);
@@ -98,7 +98,7 @@ Status LayerStep::Take(const std::vector<Arrival>& arrivals) {
   for (const Arrival& arrival : arrivals) {
     if (arrival.expert >= state_.size()) continue;
     State& state = state_[arrival.expert];
-    const bool awaited = state == State::kAwaited || state == State::kBegun;
+    const bool awaited = state == State::kAwaited || state == State::kAllButDown;
     switch (arrival.kind) {
       case Arrival::Kind::kWeights:
         if (slot_of_[arrival.expert] != kNoSlot) n_there_++;
@@ -108,8 +108,8 @@ Status LayerStep::Take(const std::vector<Arrival>& arrivals) {
         break;
       case Arrival::Kind::kAllButDown:
         if (state != State::kAwaited) break;
-        state = State::kBegun;
-        begun_.push_back(arrival.expert);
+        state = State::kAllButDown;
+        new_all_but_down_.push_back(arrival.expert);
         break;
       case Arrival::Kind::kRows:
         // Whoever takes the rows marks them; what nobody could take has failed.
@@ -140,7 +140,7 @@ bool LayerStep::Wants(const Arrival& arrival, int64_t n_out) const {
 
 void LayerStep::MarkComputed(uint16_t expert) {
   State& state = state_[expert];
-  if (state == State::kAwaited || state == State::kBegun) n_awaited_--;
+  if (state == State::kAwaited || state == State::kAllButDown) n_awaited_--;
   if (state == State::kSent) n_sent_--;
   state = State::kComputed;
 }
@@ -165,13 +165,14 @@ const std::vector<Pair>& LayerStep::Ready() {
   return pairs_;
 }
 
-const std::vector<Pair>& LayerStep::Begun() {
+const std::vector<Pair>& LayerStep::AllButDown() {
   // Weights that came in the same breath need no beginning.
   Collect([this](uint16_t expert) {
-    return state_[expert] == State::kBegun &&
-           std::find(begun_.begin(), begun_.end(), expert) != begun_.end();
+    return state_[expert] == State::kAllButDown &&
+           std::find(new_all_but_down_.begin(), new_all_but_down_.end(), expert) !=
+               new_all_but_down_.end();
   });
-  begun_.clear();
+  new_all_but_down_.clear();
   return pairs_;
 }
 

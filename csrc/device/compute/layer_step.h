@@ -3,9 +3,9 @@
 //     routed    Route(): which token takes which experts
 //     placed    Place(): the experts of an event, or of one wave of it, have their slots;
 //               Send(): others are computed elsewhere
-//     computed  Take(): what has arrived; Ready()/Begun(): the pairs that can be run for it
+//     computed  Take(): what has arrived; Ready()/AllButDown(): the pairs that can be run for it
 //
-// An expert goes kUnused -> kRouted -> kAwaited -> (kBegun) -> kThere -> kComputed, or
+// An expert goes kUnused -> kRouted -> kAwaited -> (kAllButDown) -> kThere -> kComputed, or
 // kRouted -> kSent -> kComputed; one that does not come from elsewhere goes back to kRouted. Knows
 // ids and slots only: no memory of weights, no graph. Its vectors are kept from one layer to the
 // next, so that a token allocates nothing. One thread.
@@ -68,12 +68,12 @@ class LayerStep {
   // count as computed from here on.
   const std::vector<Pair>& Ready();
   // The same of those that lack down alone.
-  const std::vector<Pair>& Begun();
+  const std::vector<Pair>& AllButDown();
   // An expert's pairs, in the order of the tokens.
   const std::vector<Pair>& PairsOf(uint16_t expert);
 
  private:
-  enum class State : uint8_t { kUnused, kRouted, kSent, kAwaited, kBegun, kThere, kComputed };
+  enum class State : uint8_t { kUnused, kRouted, kSent, kAwaited, kAllButDown, kThere, kComputed };
   template <typename Which>
   const std::vector<Pair>& Collect(const Which& which);
 
@@ -83,11 +83,11 @@ class LayerStep {
   const ggml_tensor* product_ = nullptr;
   std::vector<int32_t> ids_, slots_;
   std::vector<uint16_t> experts_, routed_;
-  std::vector<State> state_;       // by expert
-  std::vector<SlotId> slot_of_;    // by expert
-  std::vector<bool> expendable_;   // by expert
-  std::vector<int32_t> last_use_;  // by expert: token of the batch
-  std::vector<uint16_t> begun_;    // announced since the last Begun()
+  std::vector<State> state_;                // by expert
+  std::vector<SlotId> slot_of_;             // by expert
+  std::vector<bool> expendable_;            // by expert
+  std::vector<int32_t> last_use_;           // by expert: token of the batch
+  std::vector<uint16_t> new_all_but_down_;  // announced since the last AllButDown()
   int n_awaited_ = 0, n_sent_ = 0, n_there_ = 0;
   std::vector<Pair> pairs_;
 };

@@ -87,9 +87,9 @@ void PairRunner::FindStages() {
       kept_bytes_ = std::max(kept_bytes_, steps_[operand].node->ne[0] * sizeof(float));
     }
   }
-  can_begin_ = kept_bytes_ > 0 && ids_->ne[1] == 1;
-  begun_.assign(can_begin_ ? ids_->ne[0] : 0, false);
-  if (can_begin_) kept_.resize(steps_.size() * begun_.size() * kept_bytes_);
+  can_start_ = kept_bytes_ > 0 && ids_->ne[1] == 1;
+  started_.assign(can_start_ ? ids_->ne[0] : 0, false);
+  if (can_start_) kept_.resize(steps_.size() * started_.size() * kept_bytes_);
 }
 
 // The graph's allocator may have given the result the memory of an input, since in the graph's
@@ -228,20 +228,20 @@ bool PairRunner::Collect(ggml_tensor** nodes, int begin, int end) {
   return true;
 }
 
-ggml_status PairRunner::Begin(const Pair* pairs, int n) {
-  for (int p = 0; p < n; p++) begun_[pairs[p].k] = true;
+ggml_status PairRunner::Start(const Pair* pairs, int n) {
+  for (int p = 0; p < n; p++) started_[pairs[p].k] = true;
   return RunGroup(pairs, n, Stage::kFirst);
 }
 
 ggml_status PairRunner::Run(const Pair* pairs, int n) {
-  const auto begun = [this](const Pair& pair) { return can_begin_ && begun_[pair.k]; };
-  if (std::none_of(pairs, pairs + n, begun)) return RunWhole(pairs, n);
+  const auto started = [this](const Pair& pair) { return can_start_ && started_[pair.k]; };
+  if (std::none_of(pairs, pairs + n, started)) return RunWhole(pairs, n);
   std::vector<Pair> parted(pairs, pairs + n);
-  const auto fresh = std::stable_partition(parted.begin(), parted.end(), begun);
-  const int n_begun = static_cast<int>(fresh - parted.begin());
-  const ggml_status status = RunGroup(parted.data(), n_begun, Stage::kSecond);
-  if (status != GGML_STATUS_SUCCESS || n_begun == n) return status;
-  return RunWhole(parted.data() + n_begun, n - n_begun);
+  const auto fresh = std::stable_partition(parted.begin(), parted.end(), started);
+  const int n_started = static_cast<int>(fresh - parted.begin());
+  const ggml_status status = RunGroup(parted.data(), n_started, Stage::kSecond);
+  if (status != GGML_STATUS_SUCCESS || n_started == n) return status;
+  return RunWhole(parted.data() + n_started, n - n_started);
 }
 
 ggml_status PairRunner::RunWhole(const Pair* pairs, int n) {

@@ -1,16 +1,13 @@
 // PairRunner: a layer's expert FFN as a list of (token, expert) pairs, computed in groups.
 //
-// A pair's result does not depend on which other experts run beside it, but on how many tokens its
-// own expert takes: from eight on, ggml's CPU kernels multiply K-quants in tiles, which round in
-// another order. All pairs of one expert therefore run in one group. A group gathers its pairs'
-// inputs, in the format that the kernels bring activations to, which is done once for each token
-// and not again for every pair and product, runs a copy of the graph piece in which each pair is a
-// token with one expert, and scatters the results to where the graph wants them. That lets resident
-// experts compute while the missing ones are still being read. For the same reason one token's pair
-// can be begun before its expert is complete: the first stage is everything that does not take the
-// result of another product, so that it needs no down; what the second takes of it is kept.
+// From eight tokens on, ggml's CPU kernels multiply an expert's K-quants in tiles, which round in
+// another order; so all pairs of one expert run in one group, and beside whom does not matter. A
+// group gathers its pairs' inputs, converted once for each token, runs a copy of the graph piece in
+// which each pair is a token with one expert, and scatters the results to where the graph wants
+// them. So residents compute while the missing are read. One token's pair can also be started
+// before its expert is complete: everything up to down needs no down, and is kept.
 //
-// Scratch is bounded: a group takes at most kScratchBytes of it, or one expert's pairs. One thread.
+// Scratch is bounded: a group takes at most kScratchBytes, or one expert's pairs. One thread.
 #ifndef REMOE_DEVICE_COMPUTE_PAIR_RUNNER_H_
 #define REMOE_DEVICE_COMPUTE_PAIR_RUNNER_H_
 
@@ -41,10 +38,10 @@ class PairRunner {
   // token's, by RowProducts.
   bool by_rows() const { return by_rows_; }
   // Whether the prepared piece is one token's and has two stages.
-  bool can_begin() const { return can_begin_; }
-  // Runs the first stage of the given pairs, for Run to go on from. REQUIRES: can_begin(); of every
+  bool can_start() const { return can_start_; }
+  // Runs the first stage of the given pairs, for Run to go on from. REQUIRES: can_start(); of every
   // slot all but down is filled.
-  ggml_status Begin(const Pair* pairs, int n);
+  ggml_status Start(const Pair* pairs, int n);
   // Runs the given pairs. REQUIRES: Prepare returned true; every slot is filled; they hold all
   // pairs of each expert that is among them, side by side, in the order of the tokens.
   ggml_status Run(const Pair* pairs, int n);
@@ -94,7 +91,7 @@ class PairRunner {
   uint8_t* Kept(size_t step, int k) {
     return &kept_[(step * static_cast<size_t>(ids_->ne[0]) + k) * kept_bytes_];
   }
-  // Runs pairs of which nothing was begun, in groups.
+  // Runs pairs of which nothing was started, in groups.
   ggml_status RunWhole(const Pair* pairs, int n);
   ggml_status RunGroup(const Pair* pairs, int n, Stage stage);
 
@@ -104,9 +101,9 @@ class PairRunner {
   std::vector<std::vector<uint8_t>> saved_, converted_;  // by external
   const ggml_tensor* ids_ = nullptr;
   bool by_rows_ = false;
-  bool can_begin_ = false;
-  std::vector<bool> begun_;  // by k
-  size_t kept_bytes_ = 0;    // of the longest output that is kept
+  bool can_start_ = false;
+  std::vector<bool> started_;  // by k
+  size_t kept_bytes_ = 0;      // of the longest output that is kept
   std::vector<uint8_t> kept_;
   size_t pair_bytes_ = 0;
   std::vector<uint8_t> scratch_;

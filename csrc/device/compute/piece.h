@@ -1,5 +1,10 @@
-// Piece: a run of a graph's nodes whose products all belong to one layer's event. Plain values over
-// the graph's nodes, valid while it runs.
+// Piece: a run of a graph's nodes whose products all belong to one layer's event.
+//
+// llama.cpp's scheduler hands over one graph for a whole expert FFN, or for several layers' where
+// nothing else lies between, or for part of one where other operations cut it. Pieces are cut so
+// that each can be placed and computed by itself.
+//
+// Plain values over the graph's nodes, valid while it runs; used by the thread that runs it.
 #ifndef REMOE_DEVICE_COMPUTE_PIECE_H_
 #define REMOE_DEVICE_COMPUTE_PIECE_H_
 

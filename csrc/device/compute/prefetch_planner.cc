@@ -139,7 +139,7 @@ void PrefetchPlanner::BeginLayer(const LayerStep& step) {
     }
   }
   if (fresh) {
-    store_->LendReserved(governor_->lost());
+    store_->ShareReserved(governor_->lost());
     decoding_ = step.n_tokens() == 1;
   } else if (!decoding_ && step.layer() + 1 == static_cast<int>(layers_->size())) {
     last_layer_takes_one_ = step.n_tokens() == 1 && last_tokens_ > 1;

@@ -17,10 +17,10 @@ constexpr int64_t kChunkBytes = 64 << 10;
 // Far enough that memory has answered when the row's turn comes, near enough to be in the nearest
 // cache still. On two cores, rows of 1152 bytes: 12.3 to 13.6 GB/s at 2 to 5 KiB, 6.3 to 11.7
 // without.
-constexpr int64_t kAheadBytes = 2048;
+constexpr int64_t kFetchBytes = 2048;
 constexpr int64_t kLine = 64;
 
-void FetchAhead(const uint8_t* begin, int64_t n_bytes) {
+void FetchSoon(const uint8_t* begin, int64_t n_bytes) {
   for (int64_t at = 0; at < n_bytes; at += kLine) __builtin_prefetch(begin + at);
 }
 
@@ -57,7 +57,7 @@ void RowProducts::Compute(ggml_tensor* result, int /*thread*/, int /*n_threads*/
   const int64_t n_rows = weights.ne[1];
   const int64_t row_bytes = static_cast<int64_t>(weights.nb[1]);
   const int64_t rows_per_chunk = std::max<int64_t>(1, kChunkBytes / row_bytes);
-  const int64_t rows_ahead = std::max<int64_t>(1, kAheadBytes / row_bytes);
+  const int64_t rows_on = std::max<int64_t>(1, kFetchBytes / row_bytes);
   const int64_t chunks = (n_rows + rows_per_chunk - 1) / rows_per_chunk;
   const int64_t n_chunks = chunks * input.ne[2];
   for (int64_t at; (at = job.next_.fetch_add(1, std::memory_order_relaxed)) < n_chunks;) {
@@ -70,7 +70,7 @@ void RowProducts::Compute(ggml_tensor* result, int /*thread*/, int /*n_threads*/
     auto* out =
         reinterpret_cast<float*>(static_cast<uint8_t*>(result->data) + pair * result->nb[2]);
     for (int64_t row = begin; row < end; row++) {
-      if (row + rows_ahead < end) FetchAhead(matrix + (row + rows_ahead) * row_bytes, row_bytes);
+      if (row + rows_on < end) FetchSoon(matrix + (row + rows_on) * row_bytes, row_bytes);
       traits->vec_dot(static_cast<int>(input.ne[0]), out + row, 0, matrix + row * row_bytes, 0,
                       column, 0, 1);
     }

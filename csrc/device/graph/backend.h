@@ -1,4 +1,4 @@
-// The backend (stream) of the storage device: one per llama_context.
+// The backend (stream) of the storage device: one per llama_context, used by its thread.
 //
 // It runs its pieces of the graph on a private CPU backend, with weights taken from the slab.
 // Nothing throws out of it; failures are kept in the model they belong to and told to llama.cpp as

@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <cstring>
 #include <mutex>
+#include <new>
 
 #include "device/graph/backend.h"
 #include "device/graph/ffn_ops.h"
@@ -48,8 +49,12 @@ void MemsetTensor(ggml_backend_buffer_t, ggml_tensor*, uint8_t, size_t, size_t) 
 void GetTensor(ggml_backend_buffer_t, const ggml_tensor* tensor, void* data, size_t offset,
                size_t size) {
   const auto* origin = static_cast<const TensorOrigin*>(tensor->extra);
-  const Status status =
-      origin->model->ReadTensor(*origin, offset, size, static_cast<uint8_t*>(data));
+  Status status(Code::kOutOfMemory, "no memory to read it through");
+  try {
+    status = origin->model->ReadTensor(*origin, offset, size, static_cast<uint8_t*>(data));
+  } catch (const std::bad_alloc&) {
+    // Nothing may unwind through ggml.
+  }
   if (status.ok()) return;
   std::memset(data, 0xff, size);
   origin->model->failure().Keep(status);

@@ -1,6 +1,6 @@
 // Storage as a ggml backend device.
 //
-// One device per process, registered once, of type ACCEL, so that every llama_context takes it in
+// One device per process, registered once, from any thread, of type ACCEL, so that every llama_context takes it in
 // by itself. It claims the matrix products whose weights lie in a StorageBuffer and the small
 // element-wise operations between them, and nothing else: a layer's whole expert FFN becomes one
 // piece of the graph that is ours, and the rest of the model runs as it always does.

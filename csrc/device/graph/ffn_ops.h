@@ -1,6 +1,8 @@
 // Which operations of a graph are ours: products with streamed weights, and what llama.cpp puts
-// between them (activations, gating, clamps, biases added by expert id). Pure functions of the
-// graph.
+// between them (activations, gating, clamps, biases added by expert id).
+//
+// One table says what each operation is. The device claims by it, and the pair runner runs by it, so
+// that none is claimed that cannot be run. Pure functions of the graph; any thread.
 #ifndef REMOE_DEVICE_GRAPH_FFN_OPS_H_
 #define REMOE_DEVICE_GRAPH_FFN_OPS_H_
 

@@ -2,7 +2,7 @@
 // behind a device, its backends and its buffers. Declared here field by field, for one ABI version
 // and one build; CheckAbi() refuses any other before a device is registered.
 //
-// Members that we neither set nor call are spelt as `void*`: only their place matters.
+// Members that we neither set nor call are spelt as `void*`: only their place matters. Any thread.
 #ifndef REMOE_DEVICE_GRAPH_GGML_ABI_H_
 #define REMOE_DEVICE_GRAPH_GGML_ABI_H_
 

@@ -3,7 +3,7 @@
 // activations that they multiply.
 //
 // Looks at the graph and keeps no more than pointers to tensors: weights live as long as the
-// llama_model, the activations as long as the graph runs.
+// llama_model, the activations as long as the graph runs. Any thread.
 #ifndef REMOE_DEVICE_GRAPH_ROUTER_CHAIN_H_
 #define REMOE_DEVICE_GRAPH_ROUTER_CHAIN_H_
 

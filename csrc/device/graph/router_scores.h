@@ -4,7 +4,8 @@
 // products, so the ids lead back to the scores: softmax or sigmoid probabilities, such with a
 // selection bias or with whole groups masked out, or plain logits, by architecture. The backend
 // asks the scheduler to keep them until the FFN begins (see Optimize in backend.cc); nothing is
-// claimed, copied or computed for it. Pure functions of the graph.
+// claimed, copied or computed for it. Pure functions of the graph; any
+// thread.
 #ifndef REMOE_DEVICE_GRAPH_ROUTER_SCORES_H_
 #define REMOE_DEVICE_GRAPH_ROUTER_SCORES_H_
 

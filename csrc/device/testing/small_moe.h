@@ -1,7 +1,10 @@
 // SmallMoe: a model of a few layers for tests of the device: its file, the streamed model over it,
 // its weights once as ours and once in memory, and the graphs of its expert FFNs.
 //
-// Everything is made from a seed. Single-threaded; a test owns it.
+// Everything is made from a seed, so that a failure comes again. Graphs over the weights in memory
+// give what is expected, by ggml's own CPU backend.
+//
+// Owned by a test, and used in its thread but for Ffn() and Expected(), which any may call.
 #ifndef REMOE_DEVICE_TESTING_SMALL_MOE_H_
 #define REMOE_DEVICE_TESTING_SMALL_MOE_H_
 

@@ -4,8 +4,8 @@
 // A TempFile lies in the working folder and goes with the object. A Plan owns the buffers that its
 // reads land in, and must outlive them. Not synchronised, but for Outcome, whose sink may be called
 // by several threads at once.
-#ifndef REMOE_STORAGE_TEST_READS_H_
-#define REMOE_STORAGE_TEST_READS_H_
+#ifndef REMOE_STORAGE_TESTING_READS_H_
+#define REMOE_STORAGE_TESTING_READS_H_
 
 #include <sys/types.h>
 #include <unistd.h>
@@ -222,4 +222,4 @@ inline Status ReadOne(Reader& reader, Plan& plan, size_t index) {
 
 }  // namespace remoe
 
-#endif  // REMOE_STORAGE_TEST_READS_H_
+#endif  // REMOE_STORAGE_TESTING_READS_H_
