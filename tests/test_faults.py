@@ -118,6 +118,17 @@ def test_file_replaced_under_us(model: Path, tmp_path: Path) -> None:
             engine.evaluate(PROMPT)
 
 
+def test_file_touched_or_put_there_again(model: Path, tmp_path: Path) -> None:
+    with Engine(model, cache="25%") as engine:
+        before = engine.evaluate(PROMPT)
+        os.utime(model, (1, 1))
+        assert np.array_equal(engine.evaluate(PROMPT), before)
+        copy = tmp_path / "copy.gguf"
+        copy.write_bytes(model.read_bytes())
+        os.replace(copy, model)  # what copy-up looks like: another inode
+        assert np.array_equal(engine.evaluate(PROMPT), before)
+
+
 def test_truncated_file_is_refused_before_llama_sees_it(model: Path) -> None:
     os.truncate(model, model.stat().st_size - 100_000)
     with pytest.raises(errors.ModelError, match="tiny.gguf"):

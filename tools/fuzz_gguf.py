@@ -62,6 +62,15 @@ class Figures:
     deaths: dict[str, Death] = field(default_factory=dict)
     bugs: dict[str, list[str]] = field(default_factory=dict)
 
+    def record(self) -> dict[str, object]:
+        """Return the figures as JSON holds them, refusals by how often they came."""
+        return {
+            **{name: getattr(self, name) for name in ("inputs", "seed", "seconds", "bugs")},
+            "ends": dict(self.ends.most_common()),
+            "deaths": [asdict(death) for death in self.deaths.values()],
+            "refusals": dict(self.refusals.most_common()),
+        }
+
     @property
     def clean(self) -> bool:
         """Say whether nothing died and nothing else went wrong."""
@@ -256,7 +265,7 @@ def main() -> int:
     for bug, changes in figures.bugs.items():
         print(f"BUG {bug}\n    {'; '.join(changes)}")
     if options.output:
-        options.output.write_text(json.dumps(asdict(figures), indent=1) + "\n")
+        options.output.write_text(json.dumps(figures.record(), indent=1) + "\n")
     return 0 if figures.clean else 1
 
 

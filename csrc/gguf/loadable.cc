@@ -146,6 +146,15 @@ Status CheckExperts(const Metadata& keys) {
                         Format("is 0 for block %d, which has experts", layer.block));
     }
   }
+  for (uint64_t i = 0; i < n_layers; ++i) {
+    const auto has = [&](const char* part) {
+      return keys.file().Find(Format("blk.%" PRIu64 ".ffn_%s_shexp.weight", i, part)) != nullptr;
+    };
+    if (has("up") == has("down")) continue;
+    return Status(Code::kCorrupt,
+                  Format("%s: tensor 'blk.%" PRIu64 ".ffn_%s_shexp.weight' is missing",
+                         keys.file().paths()[0].c_str(), i, has("up") ? "down" : "up"));
+  }
   if (n_groups > 0 && n_groups >= n_experts) {
     return keys.Wrong("expert_group_count",
                       Format("is %" PRIu64 " for %" PRIu64 " experts", n_groups, n_experts));

@@ -12,6 +12,7 @@ namespace {
 
 constexpr uint64_t kMaxHeads = 1 << 16;
 constexpr uint64_t kMaxHeadSize = 1 << 16;
+constexpr uint64_t kMaxWindow = 1 << 30;
 
 // Architectures whose graph asserts that keys, values and rotated dimensions are of one size.
 const std::vector<const char*>& RotatesWholeHeads() {
@@ -115,11 +116,12 @@ Status CheckHeadSizes(const Metadata& keys, const std::string& suffix, uint64_t 
                                         "; in architecture '%s' they are equal",
                                         rope, key, keys.architecture().c_str()));
   }
-  // Nemotron's attention takes no notice of it.
-  if (!keys.IsOneOf({"nemotron_h", "nemotron_h_moe"}) && (rope > key || rope % 2 != 0)) {
-    return keys.Wrong(
-        rope_name,
-        Format("is %" PRIu64 " for heads of %" PRIu64 ": it must be even and no more", rope, key));
+  // Nemotron's attention takes no notice of it. Of 0 dimensions the angles are computed for ever.
+  if (!keys.IsOneOf({"nemotron_h", "nemotron_h_moe"}) &&
+      (rope == 0 || rope > key || rope % 2 != 0)) {
+    return keys.Wrong(rope_name, Format("is %" PRIu64 " for heads of %" PRIu64
+                                        ": it must be even, above 0 and no more",
+                                        rope, key));
   }
   return Status::Ok();
 }
@@ -212,12 +214,37 @@ Status CheckProjections(const Metadata& keys, uint64_t n_layers) {
       const std::string name = Format("blk.%" PRIu64 ".attn_%c.weight", i, each.part);
       const Tensor* tensor = keys.file().Find(name);
       if (tensor == nullptr || tensor->n_dims != 2 || tensor->ne[1] == each.rows) continue;
-      if (each.part == 'q' && tensor->ne[1] == 2 * each.rows) continue;  // with a gate
+      if (each.part == 'q' && tensor->ne[1] == 2 * each.rows &&
+          keys.IsOneOf({"qwen35", "qwen35moe", "qwen3next", "qwen4exp"})) {
+        continue;  // with a gate
+      }
       return keys.Wrong(each.length, Format("and the head counts make %" PRIu64
                                             " rows, and tensor '%s' has %" PRIu64,
                                             each.rows, name.c_str(), tensor->ne[1]));
     }
   }
+  return Status::Ok();
+}
+
+Status CheckWindows(const Metadata& keys, uint64_t n_layers) {
+  const std::string window = "attention.sliding_window";
+  const uint64_t size = keys.UnsignedOr(window, 1);
+  if (size > kMaxWindow)
+    return keys.Wrong(window, Format("is %" PRIu64 ", beyond any context", size));
+  if (size == 0 && keys.IsOneOf({"afmoe", "llama4"})) {
+    return keys.Wrong(window, "is 0, which llama.cpp's graph of this architecture fails on");
+  }
+  if (!keys.IsOneOf(SlidingWindows())) return Status::Ok();
+  const std::string pattern = window + "_pattern";
+  const auto layers = keys.file().UnsignedArray(keys.Full(pattern));
+  bool is_any = keys.UnsignedOr(pattern, 0) != 1;  // one in one is a layer without
+  if (layers) {
+    is_any = false;
+    for (uint64_t i = 0; i < std::min<uint64_t>(n_layers, layers->size()); ++i) {
+      is_any |= (*layers)[i] != 0;
+    }
+  }
+  if (!is_any) return keys.Wrong(pattern, "leaves no layer with a sliding window");
   return Status::Ok();
 }
 
@@ -247,7 +274,10 @@ Status CheckRope(const Metadata& keys) {
       }
       sum += static_cast<uint64_t>(each);
     }
-    if (2 * sum > *rope && sum > *rope) {
+    const bool is_needed =
+        keys.IsOneOf({"qwen2vl", "qwen3vl", "qwen3vlmoe", "qwen35", "qwen35moe"});
+    if (sum == 0 && is_needed) return keys.Wrong("rope.dimension_sections", "are all 0");
+    if (sum > *rope) {
       return keys.Wrong(
           "rope.dimension_sections",
           Format("add up to %" PRIu64 " of %" PRIu64 " rotated dimensions", sum, *rope));
@@ -286,11 +316,7 @@ Status CheckAttention(const Metadata& keys) {
   }
   REMOE_RETURN_IF_ERROR(CheckLatent(keys, n_layers));
   REMOE_RETURN_IF_ERROR(CheckProjections(keys, n_layers));
-  if (keys.architecture() == "llama4" && keys.Has("attention.sliding_window") &&
-      keys.UnsignedOr("attention.sliding_window", 0) == 0) {
-    return keys.Wrong("attention.sliding_window",
-                      "is 0, which llama.cpp's graph of this architecture fails on");
-  }
+  REMOE_RETURN_IF_ERROR(CheckWindows(keys, n_layers));
   REMOE_RETURN_IF_ERROR(CheckRope(keys));
   return CheckNorms(keys);
 }

@@ -1,6 +1,8 @@
 // Metadata: a model's keys as llama.cpp reads them: one number for all layers or one for each,
 // under the name of the architecture. Every lookup that fails says which key and why.
 //
+// Names are given without the architecture: "expert_count" for the key "qwen3moe.expert_count".
+//
 // Borrows the ModelFile, which outlives it. Immutable; safe to share between threads.
 #ifndef REMOE_GGUF_METADATA_H_
 #define REMOE_GGUF_METADATA_H_

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 #include <memory>
@@ -59,6 +60,7 @@ Result<OpenFile> OpenFile::Open(const std::string& path, const OpenFileOptions& 
     if (refusal == 0) {
       ::close(std::exchange(file.fd_, fd));
       file.direct_ = true;
+      file.sample_ = SampleOf(file.fd_, file.n_bytes());
       return file;
     }
     if (fd >= 0) ::close(fd);
@@ -68,6 +70,8 @@ Result<OpenFile> OpenFile::Open(const std::string& path, const OpenFileOptions& 
   }
   // Advice: a kernel that does not take it still reads right.
   (void)::posix_fadvise(file.fd_, 0, 0, POSIX_FADV_RANDOM);
+  file.sample_ = SampleOf(file.fd_, file.n_bytes());
+  (void)::posix_fadvise(file.fd_, 0, 0, POSIX_FADV_DONTNEED);
   return file;
 }
 
@@ -81,6 +85,7 @@ OpenFile& OpenFile::operator=(OpenFile&& other) noexcept {
   std::swap(opened_, other.opened_);
   std::swap(fd_, other.fd_);
   std::swap(direct_, other.direct_);
+  std::swap(sample_, other.sample_);
   return *this;
 }
 
@@ -103,6 +108,32 @@ void OpenFile::DropCache(uint64_t offset, uint64_t n_bytes) const {
                         POSIX_FADV_DONTNEED);
 }
 
+std::optional<uint64_t> OpenFile::SampleOf(int fd, uint64_t n_bytes) {
+  constexpr uint64_t kPages = 256;
+  const std::unique_ptr<void, decltype(&std::free)> page(
+      std::aligned_alloc(kProofBytes, kProofBytes), &std::free);
+  if (!page) return std::nullopt;
+  const uint64_t n_pages = (n_bytes + kProofBytes - 1) / kProofBytes;
+  const uint64_t n_sampled = std::min(n_pages, kPages);
+  uint64_t hash = 14695981039346656037ull;  // FNV-1a
+  for (uint64_t i = 0; i < n_sampled; ++i) {
+    // The first and the last page are among them.
+    const uint64_t at = n_sampled == n_pages ? i : i * (n_pages - 1) / (n_sampled - 1);
+    ssize_t n;
+    do {
+      n = ::pread(fd, page.get(), kProofBytes, static_cast<off_t>(at * kProofBytes));
+    } while (n < 0 && errno == EINTR);
+    if (n < 0) return std::nullopt;
+    const auto* bytes = static_cast<const uint8_t*>(page.get());
+    for (ssize_t b = 0; b < n; ++b) hash = (hash ^ bytes[b]) * 1099511628211ull;
+  }
+  return hash;
+}
+
+bool OpenFile::SampleIsAsBefore(int fd) const {
+  return sample_ && SampleOf(fd, n_bytes()) == sample_;
+}
+
 Status OpenFile::CheckUnchanged() const {
   struct stat now = {};
   if (::fstat(fd_, &now) != 0) return Status::Io("cannot stat " + path_, errno);
@@ -111,8 +142,9 @@ Status OpenFile::CheckUnchanged() const {
                                     static_cast<long long>(now.st_size),
                                     static_cast<long long>(opened_.st_size)));
   }
-  if (now.st_size != opened_.st_size || now.st_mtim.tv_sec != opened_.st_mtim.tv_sec ||
-      now.st_mtim.tv_nsec != opened_.st_mtim.tv_nsec) {
+  const bool is_touched = now.st_mtim.tv_sec != opened_.st_mtim.tv_sec ||
+                          now.st_mtim.tv_nsec != opened_.st_mtim.tv_nsec;
+  if (now.st_size != opened_.st_size || (is_touched && !SampleIsAsBefore(fd_))) {
     return Status(Code::kIo, path_ + " was modified while it was in use; load it again");
   }
   if (::stat(path_.c_str(), &now) != 0) {
@@ -120,6 +152,10 @@ Status OpenFile::CheckUnchanged() const {
     return Status::Io("cannot stat " + path_, errno);
   }
   if (now.st_ino != opened_.st_ino || now.st_dev != opened_.st_dev) {
+    const int fd = ::open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    const bool is_same = fd >= 0 && now.st_size == opened_.st_size && SampleIsAsBefore(fd);
+    if (fd >= 0) ::close(fd);
+    if (is_same) return Status::Ok();
     return Status(Code::kIo, path_ +
                                  " was replaced by another file while it was in use; "
                                  "load it again");

@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "base/status.h"
@@ -44,15 +45,21 @@ class OpenFile {
   // Tells the kernel that the pages of this span will not be read again. Buffered files only.
   void DropCache(uint64_t offset, uint64_t n_bytes) const;
   // kIo if the path now names another file, or the file was modified. A file that was only unlinked
-  // is unchanged: its bytes are still there.
+  // is unchanged: its bytes are still there. So is one that was touched, copied up by an overlay file
+  // system or put there again, where a sample of its pages is as it was: of files up to 1 MiB all of
+  // them, of larger ones 256 that lie evenly apart.
   Status CheckUnchanged() const;
 
  private:
   OpenFile() = default;
+  // Of the sampled pages, through a descriptor that may be direct. nullopt when they cannot be read.
+  static std::optional<uint64_t> SampleOf(int fd, uint64_t n_bytes);
+  bool SampleIsAsBefore(int fd) const;
 
   std::string path_;
   std::string note_;
   struct stat opened_ = {};
+  std::optional<uint64_t> sample_;
   int fd_ = -1;
   bool direct_ = false;
 };

@@ -58,9 +58,33 @@ TEST(AModifiedTruncatedOrReplacedFileIsNamed) {
   }
   {
     const auto file = OpenFile::Open(path, {});
-    const std::string other = MakeFile(500);
+    const std::string other = MakeFile(600);
     CHECK_EQ(std::rename(other.c_str(), path.c_str()), 0);
     CHECK(Says(file.value().CheckUnchanged(), path + " was replaced"));
+  }
+  ::unlink(path.c_str());
+}
+
+TEST(ATouchedOrCopiedFileOfTheSameBytesIsUnchanged) {
+  const std::string path = MakeFile(3 << 20);
+  for (const bool direct : {true, false}) {
+    OpenFileOptions options;
+    options.direct = direct;
+    const auto file = OpenFile::Open(path, options);
+    const struct timespec times[2] = {{1, 0}, {1, 0}};
+    CHECK_EQ(::utimensat(AT_FDCWD, path.c_str(), times, 0), 0);
+    CHECK_OK(file.value().CheckUnchanged());
+    const std::string copy = MakeFile(3 << 20);
+    CHECK_EQ(std::rename(copy.c_str(), path.c_str()), 0);
+    CHECK_OK(file.value().CheckUnchanged());
+  }
+  {
+    const auto file = OpenFile::Open(path, {});
+    const int fd = ::open(path.c_str(), O_WRONLY);
+    const std::string other(2 << 20, 'z');  // in place, and as long as before
+    CHECK_EQ(::pwrite(fd, other.data(), other.size(), 1 << 19), static_cast<ssize_t>(other.size()));
+    ::close(fd);
+    CHECK(Says(file.value().CheckUnchanged(), path + " was modified"));
   }
   ::unlink(path.c_str());
 }
