@@ -41,10 +41,10 @@ def interruptible(
 ) -> Iterator[None]:
     """Hold Ctrl-C back while llama.cpp computes, and raise KeyboardInterrupt after it.
 
-    The handler changes for one step and not for a whole answer: between two pieces Ctrl-C is the caller's,
-    and answers of several engines may take turns. Outside the main thread, where Python has no signals,
-    and for a model that is not streamed (None), the step runs to its end. closing: says whether the
-    step was stopped because the engine closes, which is no Ctrl-C.
+    The handler changes for one step and not for a whole answer: between two pieces Ctrl-C is the
+    caller's, and answers of several engines may take turns. Outside the main thread, where Python has
+    no signals, and for a model that is not streamed (None), the step runs to its end. closing: says
+    whether the step was stopped because the engine closes, which is no Ctrl-C.
     """
     if model is None:
         yield
