@@ -98,6 +98,8 @@ def refusal(path: Path) -> str:
     [
         ("qwen3moe", without(".block_count"), "block_count"),
         ("qwen3moe", without(".context_length"), "context_length"),
+        ("qwen3moe", key(".context_length", U32, 2**31 - 1), "context_length"),
+        ("qwen3next", without("blk.0.attn_qkv.weight"), "blk.0.ssm_in.weight"),
         ("qwen3moe", key(".block_count", U32, 513), "block_count"),
         ("qwen3moe", key(".block_count", U32, 2), "blk.2."),
         ("qwen3moe", key(".nextn_predict_layers", U32, 3), "nextn_predict_layers"),
@@ -141,6 +143,7 @@ def refusal(path: Path) -> str:
         ("granitehybrid", key(".ssm.inner_size", U32, 128), "ssm.inner_size"),
         ("granitehybrid", without("blk.0.ssm_conv1d.bias"), "blk.0.ssm_conv1d.bias"),
         ("qwen35moe", without("blk.0.attn_qkv.weight"), "blk.0.attn_qkv.weight"),
+        ("qwen3next", without("blk.0.attn_gate.weight"), "blk.0.attn_gate.weight"),
         ("lfm2moe", key(".shortconv.l_cache", U32, 1), "shortconv.l_cache"),
         ("qwen3moe", without("tokenizer.ggml.model"), "tokenizer.ggml.model"),
         ("qwen3moe", key("tokenizer.ggml.model", STRING, b"none"), "vocabulary"),

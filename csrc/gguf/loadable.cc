@@ -9,7 +9,9 @@
 namespace remoe {
 namespace {
 
-constexpr uint64_t kMaxLayers = 512;    // LLAMA_MAX_LAYERS
+constexpr uint64_t kMaxLayers = 512;  // LLAMA_MAX_LAYERS
+// Of tokens of context too: llama-cpp-python reserves four bytes for each whenever it reads a text.
+constexpr uint64_t kMostOfAnything = 1 << 27;
 constexpr uint64_t kMaxExperts = 1024;  // LLAMA_MAX_EXPERTS
 
 // Keys that hold one value for all layers or one for each.
@@ -38,9 +40,9 @@ Status CheckRequired(const Metadata& keys) {
     if (!keys.Has(name)) return keys.Wrong(name, "is missing; every model has one");
     if (!keys.Unsigned(name)) return keys.Wrong(name, "is not a number of at least 0");
     if (keys.UnsignedOr(name, 0) == 0) return keys.Wrong(name, "is 0");
-    if (keys.UnsignedOr(name, 0) > INT32_MAX) {
-      return keys.Wrong(name,
-                        Format("is %" PRIu64 ", beyond a 32-bit number", keys.UnsignedOr(name, 0)));
+    if (keys.UnsignedOr(name, 0) > kMostOfAnything) {
+      return keys.Wrong(
+          name, Format("is %" PRIu64 ", more than any model has", keys.UnsignedOr(name, 0)));
     }
   }
   return Status::Ok();

@@ -350,17 +350,24 @@ Status CheckRecurrence(const Metadata& keys) {
                                                inner, rank, groups));
   }
   // llama.cpp calls these optional, and its graph uses them all the same.
-  const char* needed = keys.IsOneOf({"qwen35", "qwen35moe"}) ? ".attn_qkv.weight"
-                       : keys.IsOneOf({"granitehybrid", "nemotron_h", "nemotron_h_moe"})
-                           ? ".ssm_conv1d.bias"
-                           : nullptr;
+  std::vector<const char*> needed;
+  if (keys.IsOneOf({"qwen35", "qwen35moe"})) needed = {".attn_qkv.weight", ".attn_gate.weight"};
+  if (keys.IsOneOf({"granitehybrid", "nemotron_h", "nemotron_h_moe"}))
+    needed = {".ssm_conv1d.bias"};
   for (const Tensor& tensor : keys.file().tensors()) {
     const size_t at = tensor.name.find(".ssm_conv1d.weight");
-    if (needed == nullptr || at == std::string::npos) continue;
-    const std::string wanted = tensor.name.substr(0, at) + needed;
-    if (keys.file().Find(wanted) == nullptr) {
+    if (at == std::string::npos) continue;
+    const std::string block = tensor.name.substr(0, at);
+    // The older layout of qwen3next has both in one.
+    const bool is_split = keys.architecture() == "qwen3next" &&
+                          keys.file().Find(block + ".attn_qkv.weight") != nullptr;
+    std::vector<const char*> wanted = needed;
+    if (is_split) wanted = {".attn_gate.weight"};
+    if (keys.architecture() == "qwen3next" && !is_split) wanted = {".ssm_in.weight"};
+    for (const char* part : wanted) {
+      if (keys.file().Find(block + part) != nullptr) continue;
       return Status(Code::kCorrupt,
-                    keys.file().paths()[0] + ": tensor '" + wanted + "' is missing");
+                    keys.file().paths()[0] + ": tensor '" + block + part + "' is missing");
     }
   }
   if (keys.IsOneOf({"qwen35", "qwen35moe", "qwen3next"}) && inner / rank != state) {
