@@ -230,8 +230,8 @@ def probe(
 def check_abi() -> None:
     """Register the storage device. Raises UnsupportedError for any other build of ggml."""
 
-def unwatch_interrupt() -> None:
-    """Undo StreamedModel.watch_interrupt."""
+def unwatch_interrupt() -> bool:
+    """Undo StreamedModel.watch_interrupt; say whether Ctrl-C came meanwhile."""
 
 def counter_names() -> dict[str, str]:
     """Return the names in `StreamedModel.counts()`, in order, and what each counts."""
@@ -295,7 +295,8 @@ class StreamedModel:
     def set_faults(self, plan: FaultPlan) -> None: ...
     def interrupt(self) -> None: ...
     def clear_interrupt(self) -> None: ...
-    def watch_interrupt(self) -> None: ...
+    def watch_interrupt(self) -> bool:
+        """Keep Ctrl-C from Python and stop the model; False where no handler is to be replaced."""
     @property
     def interrupted(self) -> bool: ...
     @property

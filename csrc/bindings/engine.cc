@@ -2,6 +2,7 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
+#include <atomic>
 #include <csignal>
 #include <cstring>
 
@@ -88,31 +89,38 @@ PrefetchMode ModeOf(const std::string& name) {
   return PrefetchMode::kOff;
 }
 
-// While one lives, Ctrl-C also tells the model to stop at its next layer; Python's own handler runs
-// as ever, and raises KeyboardInterrupt once the call has returned. One at a time.
-StreamedModel* g_interruptible = nullptr;
+// Ctrl-C while a model computes: it is told to stop at its next layer, and Python is not told. Whoever
+// watches tells Python afterwards, when it can raise. Two system calls a step; Python's own way to
+// change a handler costs ten times as much. One model at a time, from the main thread.
+std::atomic<StreamedModel*> g_interruptible{nullptr};
+std::atomic<bool> g_pressed{false};
 struct sigaction g_previous;
 
-void OnInterrupt(int signal, siginfo_t* info, void* context) {
-  if (g_interruptible != nullptr) g_interruptible->interruption().Raise();
-  if (g_previous.sa_flags & SA_SIGINFO) {
-    g_previous.sa_sigaction(signal, info, context);
-  } else if (g_previous.sa_handler != SIG_DFL && g_previous.sa_handler != SIG_IGN) {
-    g_previous.sa_handler(signal);
-  }
+void OnInterrupt(int) {
+  g_pressed = true;
+  if (StreamedModel* model = g_interruptible) model->interruption().Raise();
 }
 
-void WatchInterrupt(StreamedModel* model) {
+// RETURNS: whether it watches. A signal that is ignored, or ends the process, is left as it is.
+bool WatchInterrupt(StreamedModel* model) {
+  g_pressed = false;
   g_interruptible = model;
   struct sigaction action{};
-  action.sa_sigaction = OnInterrupt;
-  action.sa_flags = SA_SIGINFO | SA_RESTART;
+  action.sa_handler = OnInterrupt;
+  action.sa_flags = SA_RESTART;
   sigaction(SIGINT, &action, &g_previous);
-}
-
-void UnwatchInterrupt() {
+  if ((g_previous.sa_flags & SA_SIGINFO) != 0) return true;
+  if (g_previous.sa_handler != SIG_DFL && g_previous.sa_handler != SIG_IGN) return true;
   sigaction(SIGINT, &g_previous, nullptr);
   g_interruptible = nullptr;
+  return false;
+}
+
+// RETURNS: whether the signal came. REQUIRES: WatchInterrupt() returned true.
+bool UnwatchInterrupt() {
+  sigaction(SIGINT, &g_previous, nullptr);
+  g_interruptible = nullptr;
+  return g_pressed;
 }
 
 }  // namespace
@@ -307,7 +315,7 @@ void RegisterEngine(py::module_& module) {
       .def("clear_interrupt", [](StreamedModel& model) { model.interruption().Clear(); })
       .def_property_readonly(
           "interrupted", [](const StreamedModel& model) { return model.interruption().raised(); })
-      .def("watch_interrupt", [](StreamedModel& model) { WatchInterrupt(&model); });
+      .def("watch_interrupt", [](StreamedModel& model) { return WatchInterrupt(&model); });
   module.def("unwatch_interrupt", &UnwatchInterrupt);
 }
 

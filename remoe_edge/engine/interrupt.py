@@ -41,7 +41,7 @@ def interruptible(
 ) -> Iterator[None]:
     """Hold Ctrl-C back while llama.cpp computes, and raise KeyboardInterrupt after it.
 
-    Handlers change for one step and not for a whole answer: between two pieces Ctrl-C is the caller's,
+    The handler changes for one step and not for a whole answer: between two pieces Ctrl-C is the caller's,
     and answers of several engines may take turns. Outside the main thread, where Python has no signals,
     and for a model that is not streamed (None), the step runs to its end. closing: says whether the
     step was stopped because the engine closes, which is no Ctrl-C.
@@ -50,21 +50,14 @@ def interruptible(
         yield
         return
     model.clear_interrupt()  # what came before went to Python's handler
-    previous = signal.getsignal(signal.SIGINT)
-    # A handler that is no Python function is left alone.
-    if threading.current_thread() is not threading.main_thread() or not callable(previous):
+    if threading.current_thread() is not threading.main_thread() or not model.watch_interrupt():
         yield
         return
-    pressed: list[int] = []
-    # The core is told by a handler of its own, below this one.
-    signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
-    model.watch_interrupt()
     try:
         yield
     finally:
-        _core.unwatch_interrupt()
-        signal.signal(signal.SIGINT, previous)
-        if pressed or (model.interrupted and not closing()):
-            previous(signal.SIGINT, None)
+        if _core.unwatch_interrupt() or (model.interrupted and not closing()):
+            # Its handler is in its place again, and hears of it now.
+            signal.raise_signal(signal.SIGINT)
             # A handler that does not raise is content; but the computation was cut short.
             raise KeyboardInterrupt from None

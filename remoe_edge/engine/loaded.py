@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,6 +50,7 @@ class Loaded:
         self.buffers = Buffers()
         self.native: StreamedModel | None = None
         self.llama: Any = None
+        self._row_type: Any = None  # c_float * n_vocab
         self.tokenizer: Tokenizer | None = None  # with `llama`
         self.template: ChatTemplate | None = None
         self.streamed = False  # experts come from storage; holds after `free` too
@@ -84,16 +86,21 @@ class Loaded:
 
     def logits(self) -> npt.NDArray[np.float32]:
         """Copy the logits [n_vocab] of the last token that was computed."""
+        row: npt.NDArray[np.float32] = self._last_row().copy()
+        return row
+
+    def _last_row(self) -> npt.NDArray[np.float32]:
+        # llama.cpp's own memory, until it computes again. The type is made once: ctypes is slow at it.
         row = _low.llama_get_logits_ith(self.llama.ctx, -1)
-        logits: npt.NDArray[np.float32] = np.ctypeslib.as_array(row, (self.llama.n_vocab(),)).copy()
-        return logits
+        if self._row_type is None:
+            self._row_type = ctypes.c_float * int(self.llama.n_vocab())
+        there = self._row_type.from_address(ctypes.addressof(row.contents))
+        return np.frombuffer(there, np.float32)
 
     def check_finite(self) -> None:
         """Raise ModelError where what was computed last is no number; forget the context then."""
-        row = _low.llama_get_logits_ith(self.llama.ctx, -1)
-        logits = np.ctypeslib.as_array(row, (self.llama.n_vocab(),))
         try:
-            require_finite(logits, self.llama.n_tokens, self.path)
+            require_finite(self._last_row(), self.llama.n_tokens, self.path)
         except ModelError:
             self.empty()  # what follows must not be computed from it
             raise

@@ -4,7 +4,8 @@
 #include <cmath>
 #include <numeric>
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+// Not with ThreadSanitizer: the loader chooses a clone before the sanitizer has begun to run.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_THREAD__)
 #define REMOE_WIDE __attribute__((target_clones("avx2", "default")))
 #else
 #define REMOE_WIDE
