@@ -129,6 +129,7 @@ def refusal(path: Path) -> str:
         ("deepseek2", without(".attention.key_length_mla"), "key_length_mla"),
         ("deepseek2", key(".attention.head_count_kv", U32, 4), "latent"),
         ("deepseek2", without(".attention.key_length"), "attention.key_length"),
+        ("cohere2moe", key(".nextn_predict_layers", U32, 2), "no layer with a sliding window"),
         ("afmoe", without(".attention.sliding_window"), "missing or 0"),
         ("llama4", key(".attention.sliding_window", U32, 0), "sliding_window"),
         ("afmoe", key(".attention.sliding_window", U32, 0), "sliding_window"),

@@ -247,6 +247,12 @@ Status CheckWindows(const Metadata& keys, uint64_t n_layers) {
     }
   }
   if (!is_any) return keys.Wrong(pattern, "leaves no layer with a sliding window");
+  // The first of its layers has none, and layers that predict further tokens do not count.
+  const uint64_t n_predictors = keys.UnsignedOr("nextn_predict_layers", 0);
+  if (keys.architecture() == "cohere2moe" && n_layers < n_predictors + 2) {
+    return keys.Wrong(n_predictors > 0 ? "nextn_predict_layers" : "block_count",
+                      "leaves no layer with a sliding window");
+  }
   return Status::Ok();
 }
 
