@@ -86,12 +86,17 @@ class Loaded:
 
     def logits(self) -> npt.NDArray[np.float32]:
         """Copy the logits [n_vocab] of the last token that was computed."""
-        row: npt.NDArray[np.float32] = self._last_row().copy()
-        return row
+        row = self._last_row()
+        if row is None:
+            raise RemoeError("llama.cpp has computed no logits yet")
+        copied: npt.NDArray[np.float32] = row.copy()
+        return copied
 
-    def _last_row(self) -> npt.NDArray[np.float32]:
+    def _last_row(self) -> npt.NDArray[np.float32] | None:
         # llama.cpp's own memory, until it computes again. The type is made once: ctypes is slow at it.
         row = _low.llama_get_logits_ith(self.llama.ctx, -1)
+        if not row:
+            return None
         if self._row_type is None:
             self._row_type = ctypes.c_float * int(self.llama.n_vocab())
         there = self._row_type.from_address(ctypes.addressof(row.contents))
@@ -99,8 +104,11 @@ class Loaded:
 
     def check_finite(self) -> None:
         """Raise ModelError where what was computed last is no number; forget the context then."""
+        row = self._last_row()
+        if row is None:
+            return
         try:
-            require_finite(self._last_row(), self.llama.n_tokens, self.path)
+            require_finite(row, self.llama.n_tokens, self.path)
         except ModelError:
             self.empty()  # what follows must not be computed from it
             raise
