@@ -25,7 +25,7 @@ from remoe_edge.errors import (
     UnsupportedError,
 )
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "AbiError",
     "Answer",
