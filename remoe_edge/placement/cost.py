@@ -1,0 +1,39 @@
+"""What a request is expected to cost under a placement: the meter fed with expectations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from remoe_edge.placement.bill import Bill, Meter
+from remoe_edge.placement.price import PriceTable
+from remoe_edge.placement.times import Times, Timing, rounds
+
+
+def cost_of(
+    timing: Timing, table: PriceTable, main_bytes: int, y: Sequence[float], z: Sequence[int],
+    row_ms: Sequence[float], times: Times,
+) -> Bill:  # fmt: skip
+    """Bill one request: y bytes and z replicas of each group, all of them warm.
+
+    Cold starts and waiting idle depend on when requests come; the simulator bills those.
+    """
+    request, meter = timing.request, Meter(table)
+    shape, n_answer = request.shape, request.workload.n_answer
+    whole_ms = times.request_ms(n_answer)
+    meter.main(main_bytes - shape.gpu_bytes, shape.gpu_bytes, whole_ms)
+    for i, load in enumerate(timing.loads):
+        prompt_rows = sum(load.prompt_rows)
+        if prompt_rows > 0:
+            working = min(z[i], len(load.prompt_rows))
+            one_way = prompt_rows * shape.row_bytes / 2
+            # A prompt that is expected to send less than a row calls that often.
+            calls = min(1.0, prompt_rows) * working * rounds(one_way, working, timing.payload_bytes)
+            meter.calls(y[i], prompt_rows * row_ms[i] / calls, calls)
+        if load.chance > 0 and n_answer > 1:
+            several = min(float(z[i]), max(1.0, load.rows / load.chance))
+            calls = load.chance * several
+            meter.calls(y[i], load.rows * row_ms[i] / calls, calls * (n_answer - 1))
+        meter.lifetime(y[i] * z[i], whole_ms)
+        sent = prompt_rows + (n_answer - 1) * load.rows
+        meter.egress(sent * shape.row_bytes / 2)
+    return meter.bill()
