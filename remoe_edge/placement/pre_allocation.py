@@ -96,7 +96,8 @@ def pre_allocate(request: Request, fastest: Fastest, main_max_bytes: int) -> Pre
         worst = worst_case(request, int(most), fastest)
         raise BudgetError(
             f"the targets are out of reach at worst, wherever experts are: with {most} of "
-            f"{shape.n_experts} experts of a layer local, a token takes {worst.tpot_ms:.0f} ms and a prompt of "
+            f"{shape.n_experts} experts of a layer local, a token takes "
+            f"{worst.tpot_ms:.0f} ms and a prompt of "
             f"{request.workload.n_prompt} tokens {worst.ttft_ms:.0f} ms"
         )
     return found
