@@ -22,7 +22,7 @@ from remoe_edge.placement.pre_allocation import Fastest, most_rows, pre_allocate
 from remoe_edge.placement.replicas import add_replicas
 from remoe_edge.placement.request import Link, Shape, Slo, Speed, Workload
 from remoe_edge.placement.schedule import bound, longest_first
-from remoe_edge.placement.times import Timing
+from remoe_edge.placement.times import Timing, busiest
 from remoe_edge.placement.utility import split, utility
 
 MIB = 1 << 20
@@ -92,7 +92,7 @@ def test_a_load_is_what_independent_choices_give() -> None:
     (group,) = groups(np.asarray([[False, False, True, True]]), matrix)
     found = load(group, matrix, shape, work)
     assert found.prompt_rows == pytest.approx((4.0, 2.0))
-    assert found.chance == pytest.approx(1 - 0.6 * 0.8)
+    assert found.chance == pytest.approx(1 - 0.7**2)
     assert found.rows == pytest.approx(0.6)
 
 
@@ -199,12 +199,22 @@ def test_times_add_up_by_hand() -> None:
     whole = Timing(request, matrix, local, found, loads).times([2.0], [1])
     # 3 rows of 1 MB at 100 MB/s, a round trip, and 2 ms a row; the local 7 rows take 1.4 ms.
     assert whole.ttft_ms == pytest.approx(20 + 5 + 0.6 + 30 + 6)
-    # In 3 of 10 tokens 10 ms of transfer, 0.6 and 2; in 7 of 10 the 0.7 rows that are expected.
-    assert whole.tpot_ms == pytest.approx(10 + 0.7 * 0.7 + 0.3 * 12.6)
+    # In 3 of 10 tokens 10 ms of transfer, 0.6 and 2; in 7 of 10 the local row.
+    assert whole.tpot_ms == pytest.approx(10 + 0.7 * 1 + 0.3 * 12.6)
     alone = Timing(request, matrix, np.ones((1, 2), bool), (), ()).times((), ())
     assert alone.ttft_ms == pytest.approx(20 + 5 + 2)
     assert alone.tpot_ms == pytest.approx(10 + 1)
     assert alone.request_ms(3) == pytest.approx(27 + 22)
+
+
+def test_the_busiest_of_several_functions_is_counted() -> None:
+    for n_rows, n in ((1, 5), (3, 2), (4, 3)):
+        most = [
+            max(given.count(i) for i in range(n))
+            for given in itertools.product(range(n), repeat=n_rows)
+        ]
+        assert busiest(n_rows, n) == pytest.approx(np.mean(most))
+    assert busiest(8, 1) == pytest.approx(8)
 
 
 def least_replicas(timed: Timing, row_ms: list[float], slo: Slo, most: int) -> int | None:

@@ -60,9 +60,9 @@ def groups(remote: Mask, rated: Floats, experts_per_function: int | None = None)
 
 
 def load(group: Group, shares: Floats, shape: Shape, workload: Workload) -> Load:
-    """Expect a request's calls of a group from predicted shares."""
+    """Expect a request's calls of a group from predicted shares, each choice by itself."""
     mine = shares[group.layer, list(group.experts)]
     n, k = workload.n_prompt, shape.top_k
     prompt = np.minimum(n, n * k * mine)
-    chosen = np.minimum(1.0, k * mine)
-    return Load(tuple(prompt.tolist()), float(1 - np.prod(1 - chosen)), float(chosen.sum()))
+    rows = float(np.minimum(1.0, k * mine).sum())
+    return Load(tuple(prompt.tolist()), float(1 - (1 - min(1.0, mine.sum())) ** k), rows)

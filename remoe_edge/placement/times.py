@@ -3,10 +3,12 @@
 A layer takes as long as the slower of its local experts and its functions, which work side by side:
 
     prompt   max(Σ local rows · r, round trips + transfer + makespan(z) · T(y))
-    answer   (1 − p)·local + p·max(local, round trip + transfer + T(y)·max(1, m ÷ (p·z)))
+    answer   Σ_m P(m)·max((K − m)·e, [m > 0]·(round trip + transfer + rows(m)/z · T(y)))
 
-p is the chance that a token calls the layer's functions at all, m the rows that it sends to one. All
-experts are resident where they are placed; waiting for busy or cold functions is the simulator's.
+P(m) is the chance that m of a token's K choices are remote, each choice by itself (binomial); rows(m)
+of them go to the busiest of the layer's functions. The mean of the slower side is more than the slower
+of two means, so that the sum over m matters. All experts are resident where they are placed; waiting
+for busy or cold functions is the simulator's.
 """
 
 from __future__ import annotations
@@ -14,6 +16,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
 
 from remoe_edge.placement.activation import Floats
 from remoe_edge.placement.functions import Group, Load
@@ -36,13 +41,41 @@ class Times:
 
 @dataclass(frozen=True)
 class LayerLoad:
-    """Hold a layer's local computing in milliseconds, of the prompt and of a token, and bytes sent."""
+    """Hold a layer's local computing in milliseconds, of the prompt and of a token, and bytes sent.
+
+    remote[m]: the chance that m of a token's choices are remote.
+    """
 
     prompt_local_ms: float
     token_local_ms: float
     prompt_sent: float
     token_sent: float  # of a token that calls
-    chance: float
+    remote: tuple[float, ...]
+
+    @property
+    def chance(self) -> float:
+        """Give the chance that a token calls any function of the layer."""
+        return 1 - self.remote[0]
+
+
+@lru_cache(maxsize=4096)
+def busiest(n_rows: int, n_functions: int) -> float:
+    """Give the mean of the most rows that one of n equally likely functions gets."""
+    # P(all ≤ most) = n_rows!·[x^n_rows] (Σ_{j ≤ most} x^j/j!)^n_functions ÷ n_functions^n_rows
+    mean = 0.0
+    for most in range(n_rows):
+        one = np.asarray(
+            [
+                1 / math.factorial(j) / n_functions**j if j <= most else 0.0
+                for j in range(n_rows + 1)
+            ]
+        )
+        power, left = np.eye(1, n_rows + 1)[0], n_functions
+        while left:
+            power = np.convolve(power, one)[: n_rows + 1] if left & 1 else power
+            one, left = np.convolve(one, one)[: n_rows + 1], left >> 1
+        mean += 1 - float(power[n_rows]) * math.factorial(n_rows)
+    return mean
 
 
 def rounds(prompt_bytes: float, n_replicas: int, payload_bytes: int) -> int:
@@ -71,14 +104,17 @@ class Timing:
         shape, speed, workload = self.request.shape, self.request.speed, self.request.workload
         here = float(shares[layer, local[layer]].sum()) * shape.top_k
         mine = [self.loads[i] for i, g in enumerate(self.groups) if g.layer == layer]
-        chance = 1 - math.prod(1 - each.chance for each in mine)
+        k = shape.top_k
+        away = min(1.0, max(0.0, 1 - here / k)) if mine else 0.0
+        remote = tuple(math.comb(k, m) * away**m * (1 - away) ** (k - m) for m in range(k + 1))
+        chance = 1 - remote[0]
         sent = sum(each.rows for each in mine) * shape.row_bytes
         return LayerLoad(
             prompt_local_ms=workload.n_prompt * here * speed.prefill_row_ms,
             token_local_ms=here * speed.decode_row_ms,
             prompt_sent=sum(sum(each.prompt_rows) for each in mine) * shape.row_bytes,
             token_sent=sent / chance if chance > 0 else 0.0,
-            chance=chance,
+            remote=remote,
         )
 
     @property
@@ -124,12 +160,17 @@ class Timing:
 
     def token_layer_ms(self, layer: int, row_ms: Sequence[float], z: Sequence[int]) -> float:
         """Predict one layer's experts of a token of the answer, on the average."""
-        held = self.layers[layer]
-        called = held.token_local_ms
-        for i in self.by_layer[layer]:
-            if self.loads[i].chance > 0:
-                called = max(called, self.token_wait_ms(i) + self.token_rows(i, z[i]) * row_ms[i])
-        return (1 - held.chance) * held.token_local_ms + held.chance * called
+        held, shape, link = self.layers[layer], self.request.shape, self.request.link
+        mine, e = self.by_layer[layer], self.request.speed.decode_row_ms
+        found = held.remote[0] * shape.top_k * e
+        slowest = max((row_ms[i] / z[i] for i in mine), default=0.0)
+        whole = max((row_ms[i] for i in mine), default=0.0)
+        for m, chance in enumerate(held.remote[1:], 1):
+            if chance > 0:
+                away = link.round_trip_ms + link.transfer_ms(m * shape.row_bytes)
+                away += max(whole, busiest(m, len(mine)) * slowest)
+                found += chance * max((shape.top_k - m) * e, away)
+        return found
 
     def times(self, row_ms: Sequence[float], z: Sequence[int]) -> Times:
         """Predict both times; `row_ms` is T(y) of every group, z its replicas."""

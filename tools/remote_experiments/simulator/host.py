@@ -1,0 +1,136 @@
+"""A main host answering one request: layer by layer, local experts beside functions or storage."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from remoe_edge.placement.bill import Meter
+from remoe_edge.placement.request import Request
+from remoe_edge.placement.schedule import longest_first
+from remoe_edge.placement.times import rounds
+from remote_experiments.simulator.clock import Process
+from remote_experiments.simulator.memory import Memory
+from remote_experiments.simulator.pool import Pool
+from remote_experiments.simulator.world import STORAGE, Arrival, World
+
+
+@dataclass
+class Counts:
+    """Count over all hosts."""
+
+    missing: int = 0
+    hedged: int = 0
+
+
+@dataclass
+class Functions:
+    """Hold the pools, and which of them has each expert, [layer, expert]; -1 for none."""
+
+    pools: list[Pool]
+    where: npt.NDArray[np.int64]
+    row_ms: tuple[float, ...]
+    replicas: list[int]
+
+
+@dataclass
+class Host:
+    """Answer one request at a time; its storage is its own."""
+
+    world: World
+    request: Request
+    functions: Functions
+    memory: Memory
+    meter: Meter
+    rng: np.random.Generator
+    counts: Counts
+    storage_free_ms: float = 0.0
+    step: int = 0
+    ttft_at_ms: float = field(default=0.0, init=False)
+
+    def answer(self, asked: Arrival, start_ms: float) -> Process:
+        """Go through prompt and answer; yields before every step that leaves the host."""
+        speed, shape = self.request.speed, self.request.shape
+        n_prompt = asked.n_prompt
+        dense = speed.prefill_base_ms + n_prompt * speed.prefill_dense_each_ms
+        now = start_ms
+        for token in [
+            slice(0, n_prompt),
+            *(slice(i, i + 1) for i in range(n_prompt, asked.routed.shape[1])),
+        ]:
+            n_tokens = token.stop - token.start
+            row_ms = speed.prefill_row_ms if token.start == 0 else speed.decode_row_ms
+            for layer in range(shape.n_layers):
+                now += dense / shape.n_layers
+                experts, rows = np.unique(asked.routed[layer, token], return_counts=True)
+                lacking = self.memory.missing(layer, experts.tolist(), self.step, n_tokens)
+                if not lacking:
+                    now += float(rows.sum()) * row_ms
+                    continue
+                yield now
+                lacks = np.isin(experts, lacking)
+                self.counts.missing += len(lacking)
+                local_ms = float(rows[~lacks].sum()) * row_ms
+                now = self._layer(layer, now, local_ms, experts[lacks], rows[lacks], row_ms)
+            self.step += 1
+            if token.start == 0:
+                self.ttft_at_ms = now
+                dense = speed.decode_dense_ms
+        yield now
+
+    def _layer(
+        self, layer: int, now: float, local_ms: float, experts: npt.NDArray[np.integer],
+        rows: npt.NDArray[np.integer], row_ms: float,
+    ) -> float:  # fmt: skip
+        """Give the end of a layer's experts that begin now, some of them elsewhere."""
+        if self.world.missing == STORAGE:
+            read = self._read(now, len(experts))
+            # Rows are computed as their experts come: the last one after the last read.
+            busy = now + local_ms + float(rows.sum()) * row_ms
+            return max(busy, read + float(rows[-1]) * row_ms)
+        end = now + local_ms
+        for i in np.unique(self.functions.where[layer, experts]):
+            mine = self.functions.where[layer, experts] == i
+            end = max(end, self._call(int(i), now, rows[mine], row_ms))
+        return end
+
+    def _call(
+        self, i: int, now: float, rows: npt.NDArray[np.integer], local_row_ms: float
+    ) -> float:
+        """Send one function's rows to its replicas; give the time when all is back, or read instead."""
+        functions, link, shape = self.functions, self.request.link, self.request.shape
+        n_replicas = functions.replicas[i]
+        jobs = rows.astype(float).tolist()
+        shared = longest_first(jobs, min(n_replicas, len(jobs)))
+        trip = link.round_trip_ms if self.world.round_trip_ms is None else self.world.round_trip_ms
+        payload = self.world.placement.table.function.payload_bytes
+        sent = link.transfer_ms(sum(jobs) * shape.row_bytes / 2)
+        end = now
+        for replica in range(min(n_replicas, len(jobs))):
+            load = sum(j for j, r in zip(jobs, shared.replica, strict=True) if r == replica)
+            trips = rounds(load * shape.row_bytes / 2, 1, payload)
+            at = now
+            for _ in range(trips):
+                delay = trip * math.exp(self.world.jitter * self.rng.standard_normal())
+                ready = functions.pools[i].call(
+                    at + delay / 2 + sent / trips, load * functions.row_ms[i] / trips
+                )
+                at = ready + delay / 2 + sent / trips
+            end = max(end, at)
+        self.meter.egress(sum(jobs) * shape.row_bytes / 2)
+        hedge = self.world.hedge_ms
+        if hedge is None or end <= now + hedge:
+            return end
+        read = self._read(now + hedge, len(jobs)) + sum(jobs) * local_row_ms
+        if read < end:
+            self.counts.hedged += len(jobs)
+        return min(read, end)
+
+    def _read(self, now: float, n_experts: int) -> float:
+        """Read experts after what storage is still busy with."""
+        seconds = n_experts * self.request.shape.expert_bytes / self.world.storage_bytes_per_s
+        self.storage_free_ms = max(now, self.storage_free_ms) + 1000 * seconds
+        return self.storage_free_ms
