@@ -147,7 +147,7 @@ def test_the_same_seed_gives_the_same_outcome() -> None:
 def test_starts_come_from_zero_and_go_back_to_it() -> None:
     placement = placed()
     starts = Starts(function_ms=2000, main_boot_ms=500, load_bytes_per_s=1e9, keep_ms=10_000)
-    cold = world(placement, starts=starts, always_on=False)
+    cold = world(placement, starts=starts, always_on=False, lease=False)
     routed = requests(1)[0].routed
     warm = simulate(world(placement), [Arrival(0, routed, 16)])
     boot = 500 + 1000 * placement.main_bytes / 1e9
@@ -162,6 +162,24 @@ def test_starts_come_from_zero_and_go_back_to_it() -> None:
     assert soon.main_starts == 1
     assert late.main_starts == 2
     assert late.function_starts == 2 * first.function_starts
+
+
+def test_a_lease_starts_functions_side_by_side_and_keeps_them() -> None:
+    """Started one by one, the first function has stopped again when the last one is there."""
+    starts = Starts(function_ms=2000, keep_ms=1500)
+    routed = requests(1)[0].routed
+    leased, one_by_one = (
+        simulate(
+            world(placed(), starts=starts, always_on=False, lease=lease), [Arrival(0, routed, 16)]
+        )
+        for lease in (True, False)
+    )
+    warm = simulate(world(placed()), [Arrival(0, routed, 16)]).served[0]
+    assert leased.served[0].ttft_ms <= warm.ttft_ms + 2000
+    assert leased.served[0].tpot_ms == pytest.approx(warm.tpot_ms)
+    assert one_by_one.served[0].ttft_ms >= warm.ttft_ms + 4 * 2000 - 1
+    assert one_by_one.function_starts > leased.function_starts
+    assert one_by_one.served[0].tpot_ms > 2000
 
 
 def test_lives_are_billed_to_the_end_of_the_wait() -> None:

@@ -23,6 +23,7 @@ from remoe_edge.placement.activation import Floats
 from remoe_edge.placement.dual import least_prices
 from remoe_edge.placement.latency_curve import GIB, Curve, Exponential
 
+ROUNDING_MS = 1e-9  # sums of many functions' times differ by less for their order alone
 _GOLDEN = (5**0.5 - 1) / 2
 
 
@@ -71,10 +72,14 @@ class MemoryProblem:
 
     def keeps(self, y: Floats) -> bool:
         """Say whether the limits hold."""
-        slack = 1e-9
-        return bool(
-            self.ttft_ms(y).sum() <= self.ttft_room_ms + slack
-            and self.tpot_ms(y).sum() <= self.tpot_room_ms + slack
+        ttft, tpot = self.excess_ms(self.ttft_ms(y), self.tpot_ms(y))
+        return ttft <= 0 and tpot <= 0
+
+    def excess_ms(self, ttft_ms: Floats, tpot_ms: Floats) -> tuple[float, float]:
+        """Say by how much times of single functions break the limits; 0 or less keeps them."""
+        return (
+            float(ttft_ms.sum()) - self.ttft_room_ms - ROUNDING_MS,
+            float(tpot_ms.sum()) - self.tpot_room_ms - ROUNDING_MS,
         )
 
     @property
@@ -133,11 +138,7 @@ def lagrangian(problem: MemoryProblem) -> MemoryAnswer | None:
             return value + tpot_price * problem.tpot_ms(y) if tpot_price else value
 
         y = _least_on(priced, problem.low, problem.high)
-        return _At(
-            y,
-            float(problem.ttft_ms(y).sum()) - problem.ttft_room_ms,
-            float(problem.tpot_ms(y).sum()) - problem.tpot_room_ms,
-        )
+        return _At(y, *problem.excess_ms(problem.ttft_ms(y), problem.tpot_ms(y)))
 
     found = least_prices(relaxed, problem.time_scale)
     convex = bool((convex_from(problem) <= problem.low).all())
@@ -158,7 +159,7 @@ def lagrangian(problem: MemoryProblem) -> MemoryAnswer | None:
 def _least_on(value: Callable[[Floats], Floats], low: Floats, high: Floats) -> Floats:
     """Minimise convex functions side by side, by golden section."""
     left, right = low.copy(), high.copy()
-    for _ in range(56):
+    for _ in range(44):
         a, b = right - _GOLDEN * (right - left), left + _GOLDEN * (right - left)
         lower = value(a) <= value(b)
         right, left = np.where(lower, b, right), np.where(lower, left, a)

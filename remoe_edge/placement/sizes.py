@@ -89,14 +89,13 @@ def _tabulate(problem: MemoryProblem, sizes: Floats) -> _Table:
 
 
 def _excess(problem: MemoryProblem, table: _Table, chosen: Indices) -> _At:
-    ttft = float(table.at(table.ttft, chosen).sum()) - problem.ttft_room_ms
-    tpot = float(table.at(table.tpot, chosen).sum()) - problem.tpot_room_ms
-    return _At(chosen, ttft, tpot)
+    times = table.at(table.ttft, chosen), table.at(table.tpot, chosen)
+    return _At(chosen, *problem.excess_ms(*times))
 
 
 def _keeps(problem: MemoryProblem, table: _Table, chosen: Indices) -> bool:
     at = _excess(problem, table, chosen)
-    return at.ttft_excess <= 1e-9 and at.tpot_excess <= 1e-9
+    return at.ttft_excess <= 0 and at.tpot_excess <= 0
 
 
 def _improved(problem: MemoryProblem, table: _Table, chosen: Indices) -> Indices:
@@ -104,7 +103,7 @@ def _improved(problem: MemoryProblem, table: _Table, chosen: Indices) -> Indices
     chosen = chosen.copy()
     for _ in range(_SWEEPS):
         at = _excess(problem, table, chosen)
-        rooms = (-at.ttft_excess + 1e-9, -at.tpot_excess + 1e-9)
+        rooms = (-at.ttft_excess, -at.tpot_excess)
         more_ttft = table.ttft - table.at(table.ttft, chosen)[:, None]
         more_tpot = table.tpot - table.at(table.tpot, chosen)[:, None]
         saved = table.at(table.cost, chosen)[:, None] - table.cost

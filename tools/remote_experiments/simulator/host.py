@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass, field
+from itertools import chain
 
 import numpy as np
-import numpy.typing as npt
 
 from remoe_edge.placement.bill import Meter
 from remoe_edge.placement.request import Request
@@ -31,7 +32,7 @@ class Functions:
     """Hold the pools, and which of them has each expert, [layer, expert]; -1 for none."""
 
     pools: list[Pool]
-    where: npt.NDArray[np.int64]
+    where: list[list[int]]
     row_ms: tuple[float, ...]
     replicas: list[int]
 
@@ -57,24 +58,22 @@ class Host:
         n_prompt = asked.n_prompt
         dense = speed.prefill_base_ms + n_prompt * speed.prefill_dense_each_ms
         now = start_ms
-        for token in [
-            slice(0, n_prompt),
-            *(slice(i, i + 1) for i in range(n_prompt, asked.routed.shape[1])),
-        ]:
+        routed = np.asarray(asked.routed).tolist()
+        answer = (slice(i, i + 1) for i in range(n_prompt, len(routed[0])))
+        for token in [slice(0, n_prompt), *answer]:
             n_tokens = token.stop - token.start
             row_ms = speed.prefill_row_ms if token.start == 0 else speed.decode_row_ms
             for layer in range(shape.n_layers):
                 now += dense / shape.n_layers
-                experts, rows = np.unique(asked.routed[layer, token], return_counts=True)
-                lacking = self.memory.missing(layer, experts.tolist(), self.step, n_tokens)
+                rows = Counter(chain.from_iterable(routed[layer][token]))
+                lacking = self.memory.missing(layer, sorted(rows), self.step, n_tokens)
+                local_ms = (n_tokens * shape.top_k - sum(rows[i] for i in lacking)) * row_ms
                 if not lacking:
-                    now += float(rows.sum()) * row_ms
+                    now += local_ms
                     continue
                 yield now
-                lacks = np.isin(experts, lacking)
                 self.counts.missing += len(lacking)
-                local_ms = float(rows[~lacks].sum()) * row_ms
-                now = self._layer(layer, now, local_ms, experts[lacks], rows[lacks], row_ms)
+                now = self._layer(layer, now, local_ms, {i: rows[i] for i in lacking}, row_ms)
             self.step += 1
             if token.start == 0:
                 self.ttft_at_ms = now
@@ -82,49 +81,51 @@ class Host:
         yield now
 
     def _layer(
-        self, layer: int, now: float, local_ms: float, experts: npt.NDArray[np.integer],
-        rows: npt.NDArray[np.integer], row_ms: float,
-    ) -> float:  # fmt: skip
-        """Give the end of a layer's experts that begin now, some of them elsewhere."""
+        self, layer: int, now: float, local_ms: float, rows: dict[int, int], row_ms: float
+    ) -> float:
+        """Give the end of a layer's experts that begin now, `rows` of them elsewhere."""
         if self.world.missing == STORAGE:
-            read = self._read(now, len(experts))
+            read = self._read(now, len(rows))
             # Rows are computed as their experts come: the last one after the last read.
-            busy = now + local_ms + float(rows.sum()) * row_ms
-            return max(busy, read + float(rows[-1]) * row_ms)
+            busy = now + local_ms + sum(rows.values()) * row_ms
+            return max(busy, read + list(rows.values())[-1] * row_ms)
         end = now + local_ms
-        for i in np.unique(self.functions.where[layer, experts]):
-            mine = self.functions.where[layer, experts] == i
-            end = max(end, self._call(int(i), now, rows[mine], row_ms))
+        jobs: dict[int, list[float]] = {}
+        for expert, n in rows.items():
+            jobs.setdefault(self.functions.where[layer][expert], []).append(float(n))
+        for i, mine in sorted(jobs.items()):
+            end = max(end, self._call(i, now, mine, row_ms))
         return end
 
-    def _call(
-        self, i: int, now: float, rows: npt.NDArray[np.integer], local_row_ms: float
-    ) -> float:
+    def _call(self, i: int, now: float, jobs: list[float], local_row_ms: float) -> float:
         """Send one function's rows to its replicas; give the time when all is back, or read instead."""
         functions, link, shape = self.functions, self.request.link, self.request.shape
-        n_replicas = functions.replicas[i]
-        jobs = rows.astype(float).tolist()
-        shared = longest_first(jobs, min(n_replicas, len(jobs)))
+        working = min(functions.replicas[i], len(jobs))
+        loads = [0.0] * working
+        for job, replica in zip(jobs, longest_first(jobs, working).replica, strict=True):
+            loads[replica] += job
         trip = link.round_trip_ms if self.world.round_trip_ms is None else self.world.round_trip_ms
         payload = self.world.placement.table.function.payload_bytes
-        sent = link.transfer_ms(sum(jobs) * shape.row_bytes / 2)
+        total = sum(jobs)
+        sent = link.transfer_ms(total * shape.row_bytes / 2)
         end = now
-        for replica in range(min(n_replicas, len(jobs))):
-            load = sum(j for j, r in zip(jobs, shared.replica, strict=True) if r == replica)
+        for load in loads:
             trips = rounds(load * shape.row_bytes / 2, 1, payload)
             at = now
             for _ in range(trips):
-                delay = trip * math.exp(self.world.jitter * self.rng.standard_normal())
+                delay = trip
+                if self.world.jitter:
+                    delay *= math.exp(self.world.jitter * self.rng.standard_normal())
                 ready = functions.pools[i].call(
                     at + delay / 2 + sent / trips, load * functions.row_ms[i] / trips
                 )
                 at = ready + delay / 2 + sent / trips
             end = max(end, at)
-        self.meter.egress(sum(jobs) * shape.row_bytes / 2)
+        self.meter.egress(total * shape.row_bytes / 2)
         hedge = self.world.hedge_ms
         if hedge is None or end <= now + hedge:
             return end
-        read = self._read(now + hedge, len(jobs)) + sum(jobs) * local_row_ms
+        read = self._read(now + hedge, len(jobs)) + total * local_row_ms
         if read < end:
             self.counts.hedged += len(jobs)
         return min(read, end)

@@ -23,7 +23,7 @@ class Placed:
     """Experts that a placement keeps local, and no others."""
 
     def __init__(self, local: npt.NDArray[np.bool_]) -> None:
-        self._local = local
+        self._local: list[list[bool]] = local.tolist()
 
     def missing(self, layer: int, experts: Sequence[int], step: int, n_tokens: int) -> list[int]:
         """See `Memory`."""

@@ -30,11 +30,33 @@ class Pool:
     cold_starts: int = 0
     calls: int = 0
     waited_ms: float = 0.0
+    leases: int = 0
     _replicas: list[_Replica] = field(default_factory=list)
 
     def warm(self, now_ms: float) -> None:
         """Have all replicas running, as a deployment does that never scales to zero."""
         self._replicas = [_Replica(now_ms, now_ms) for _ in range(self.most)]
+
+    def hold(self, now_ms: float) -> None:
+        """Begin a lease: start all replicas side by side, and let none stop while it lasts."""
+        self._stop_idle(now_ms)
+        self.leases += 1
+        while len(self._replicas) < self.most:
+            self._start(now_ms)
+
+    def release(self, now_ms: float) -> None:
+        """End a lease; after the last one, replicas that stay idle stop."""
+        self.leases -= 1
+        if self.leases == 0:
+            for each in self._replicas:
+                self.meter.idle(self.memory_bytes, max(0.0, now_ms - each.free_ms))
+                each.free_ms = max(each.free_ms, now_ms)
+
+    def _start(self, now_ms: float) -> None:
+        cold = self.cold_ms()
+        self.cold_starts += 1
+        self.meter.cold_start(self.memory_bytes, cold)
+        self._replicas.append(_Replica(now_ms, now_ms + cold))
 
     def call(self, sent_ms: float, service_ms: float) -> float:
         """Send a call and give the time at which its answer is ready."""
@@ -45,10 +67,7 @@ class Pool:
             chosen = max(idle, key=lambda each: each.free_ms)
         else:
             if len(self._replicas) < self.most:
-                cold = self.cold_ms()
-                self.cold_starts += 1
-                self.meter.cold_start(self.memory_bytes, cold)
-                self._replicas.append(_Replica(sent_ms, sent_ms + cold))
+                self._start(sent_ms)
             chosen = min(self._replicas, key=lambda each: each.free_ms)
         begin = max(sent_ms, chosen.free_ms)
         self.meter.idle(self.memory_bytes, max(0.0, sent_ms - chosen.free_ms))
@@ -66,7 +85,7 @@ class Pool:
     def _stop_idle(self, now_ms: float) -> None:
         kept = []
         for each in self._replicas:
-            if now_ms - each.free_ms <= self.keep_ms:
+            if self.leases or now_ms - each.free_ms <= self.keep_ms:
                 kept.append(each)
                 continue
             self.meter.idle(self.memory_bytes, self.keep_ms)

@@ -61,7 +61,9 @@ class Simulation:
             if self.world.always_on:
                 pools[-1].warm(0.0)
         row_ms = self.world.row_ms or tuple(each.row_ms for each in placement.functions)
-        return Functions(pools, where, row_ms, [each.replicas for each in placement.functions])
+        return Functions(
+            pools, where.tolist(), row_ms, [each.replicas for each in placement.functions]
+        )
 
     def _function_start(self) -> float:
         starts = self.world.starts
@@ -90,6 +92,9 @@ class Simulation:
 
     def _run(self, slot: _Slot, asked: Arrival) -> Process:
         begin, starts = self.clock.now, self.world.starts
+        leased = self.functions.pools if self.world.lease and not self.world.always_on else []
+        for pool in leased:
+            pool.hold(begin)
         if slot.host is None:
             slot.host, slot.started_ms = self._host(), begin
             self.main_starts += 1
@@ -100,6 +105,8 @@ class Simulation:
         start = self.clock.now
         yield from slot.host.answer(asked, start)
         end = self.clock.now
+        for pool in leased:
+            pool.release(end)
         self._meter_main(end - start, PER_CALL)
         n_answer = asked.routed.shape[1] - asked.n_prompt
         first = slot.host.ttft_at_ms

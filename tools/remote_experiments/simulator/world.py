@@ -47,7 +47,8 @@ class World:
     missing: where what the main host lacks comes from. row_ms: the true time of a row on each function,
     where it is not the plan's. jitter: spread of a round trip, in logarithms around the median.
     hedge_ms: after so long without an answer, storage is asked too (None: never). always_on: nothing
-    is started or stopped.
+    is started or stopped. lease: a request starts all functions as it comes, and keeps them to its end;
+    without, each starts when it is first called.
     """
 
     placement: Placement
@@ -60,6 +61,7 @@ class World:
     hedge_ms: float | None = None
     starts: Starts = field(default_factory=Starts)
     always_on: bool = False
+    lease: bool = True
     n_hosts: int = 1
     main_bytes: int | None = None
     seed: int = 0
