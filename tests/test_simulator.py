@@ -212,7 +212,8 @@ def test_hedging_bounds_the_delay_of_slow_functions() -> None:
     read = 1000 * placement.request.shape.expert_bytes / 1e9
     steps = 4 * 9  # layers, of the prompt and of eight tokens
     alone = simulate(world(placement), requests(1)).served[0]
-    most = alone.done_ms + 5 * steps + (read + 1.0) * hedged.missing
+    # What storage and the host do instead: read, and compute where functions would have.
+    most = alone.done_ms + 5 * steps + (read + 1.0) * hedged.missing + steps
     assert hedged.served[0].done_ms <= most
     assert never.served[0].done_ms > 1e6
 

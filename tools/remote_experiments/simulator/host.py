@@ -122,10 +122,13 @@ class Host:
                 at = ready + delay / 2 + sent / trips
             end = max(end, at)
         self.meter.egress(total * shape.row_bytes / 2)
-        hedge = self.world.hedge_ms
-        if hedge is None or end <= now + hedge:
+        if self.world.hedge_ms is None:
             return end
-        read = self._read(now + hedge, len(jobs)) + total * local_row_ms
+        planned = self.world.placement.functions[i].row_ms
+        due = now + 2 * sent + max(loads) * planned + self.world.hedge_ms
+        if end <= max(due, self.storage_free_ms):
+            return end  # in time, or before storage could have begun
+        read = self._read(due, len(jobs)) + total * local_row_ms
         if read < end:
             self.counts.hedged += len(jobs)
         return min(read, end)

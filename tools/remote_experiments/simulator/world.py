@@ -46,7 +46,8 @@ class World:
 
     missing: where what the main host lacks comes from. row_ms: the true time of a row on each function,
     where it is not the plan's. jitter: spread of a round trip, in logarithms around the median.
-    hedge_ms: after so long without an answer, storage is asked too (None: never). always_on: nothing
+    hedge_ms: storage is asked too when an answer is so much later than its transfers and the planned
+    computing (None: never). always_on: nothing
     is started or stopped. lease: a request starts all functions as it comes, and keeps them to its end;
     without, each starts when it is first called.
     """
