@@ -23,10 +23,8 @@ from remoe_edge import Engine, EngineSettings
 from remoe_edge.engine import budget
 from remoe_edge.errors import BudgetError, InputError
 from remoe_edge.machine.storage import ProbePoint
-from remoe_edge.placement import placement_file
 from remoe_edge.placement.allocate import continuous, whole_slots
 from remoe_edge.placement.fit import Fit, fit_latency
-from remoe_edge.placement.request import Slo
 from remoe_edge.plan import compute as computing
 from remoe_edge.plan import measure
 from remoe_edge.plan import reads as reading
@@ -44,7 +42,7 @@ from remoe_edge.plan.misses import (
 )
 from remoe_edge.plan.planner import Predictor, Targets, fixed_bytes, make_plan, meets
 from remoe_edge.plan.reads import ReadModel
-from remoe_edge.plan.sizes import LayerSizes, ModelSizes, measure_sizes
+from remoe_edge.plan.sizes import LayerSizes, ModelSizes
 from remoe_edge.routing.replay import misses_by_event
 from remoe_edge.routing.simulate import simulate
 from remoe_edge.routing.trace import Trace, from_routed
@@ -541,42 +539,6 @@ def test_what_is_no_model_of_experts_is_refused(
     trace = ["--trace", str(tmp_path / "t.npz")]
     told = command_line.run(capsys, "plan", model, "--ctx", "128", *trace).error()
     assert "a trace of another model: 2 layers" in told
-
-
-def test_the_command_places_experts_elsewhere(
-    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    rng = np.random.default_rng(0)
-    scores = rng.random((3, 200, 16)) * np.arange(1, 17) ** -1.0
-    routed = np.argsort(-scores, axis=2)[..., :4]
-    np.savez(tmp_path / "t.npz", experts=routed, meta=json.dumps({"num_experts": 16}))
-    asked = ("--price", "paper", "--slo", "tpot=100s,ttft=1000s", "--ctx", "128", "--policy", "lru")
-    out = tmp_path / "placement.json"
-    done = command_line.run(
-        capsys, "plan", model, *asked, "--trace", tmp_path / "t.npz", "-o", out, "--json"
-    )
-    assert done.code == 0, done.err
-    placed = placement_file.load(out)
-    assert json.loads(done.out) == placement_file.as_dict(placed)
-    shape = placed.request.shape
-    assert (shape.n_layers, shape.n_experts, shape.top_k, shape.row_bytes) == (3, 16, 4, 1024)
-    assert shape.expert_bytes == measure_sizes(model, 128).layers[0].expert_bytes
-    assert placed.request.slo == Slo(100_000, 1_000_000)
-    table = command_line.run(capsys, "plan", model, *asked)
-    assert "targets: TPOT ≤ 100000 ms and TTFT ≤ 1e+06 ms; prices: paper" in table.out
-    assert "no --trace: every expert counts as equally likely" in table.err
-    for options, line in (
-        (("--price", "papr", "--tpot", "1s"), "no price table at papr"),
-        (("--price", "paper"), "--price wants a target too"),
-        (("--price", "paper", "--slo", "tpot=1s", "--ttft", "1s"), "--slo names both targets"),
-        (("--price", "paper", "--slo", "tpt=1s"), "names no targets"),
-        (("--price", "paper", "--slo", "tpot=1s,tpot=2s"), "names no targets"),
-        (("--price", "paper", "--tpot", "1s", "--link", "1ms"), "is no link"),
-        (("--price", "paper", "--tpot", "0.0001ms"), "out of reach at worst"),
-        (("-o", out), "--output writes a placement"),
-    ):
-        said = command_line.run(capsys, "plan", model, "--ctx", "128", *options).error()
-        assert line in said
 
 
 def test_an_engine_plans_its_own_cache(model: Path) -> None:
