@@ -303,6 +303,24 @@ def test_cheapest_tries_more_memory_than_pre_allocation() -> None:
     assert best.bill.requests == 0
 
 
+def test_starts_that_are_billed_make_functions_smaller() -> None:
+    table = placements.table("paper")
+    asked = placements.request(tpot_ms=60, ttft_ms=2000)
+    curve, matrix = placements.measured(table), placements.skewed(4, 16)
+    warm, cold = (
+        place(asked, table, curve, matrix, Options(n_local=6, start_ms=ms)) for ms in (0, 2500)
+    )
+    sizes = [[each.memory_bytes for each in found.functions] for found in (warm, cold)]
+    assert sum(sizes[1]) < sum(sizes[0])
+    gb = sum(y * f.replicas for y, f in zip(sizes[1], cold.functions, strict=True)) / (1 << 30)
+    assert cold.bill.cold_starts == pytest.approx(2.5 * gb)
+    assert warm.bill.cold_starts == 0
+    assert asked.slo.holds(cold.times.tpot_ms, cold.times.ttft_ms)
+    free = placements.table("paper", cold_start_billed=False)
+    same = place(asked, free, curve, matrix, Options(n_local=6, start_ms=2500))
+    assert [each.memory_bytes for each in same.functions] == sizes[0]
+
+
 def test_targets_out_of_reach_are_one_line() -> None:
     table = placements.table()
     curve, matrix = placements.measured(table), placements.skewed(4, 16)

@@ -11,11 +11,12 @@ from remoe_edge.placement.times import Times, Timing, rounds
 
 def cost_of(
     timing: Timing, table: PriceTable, main_bytes: int, y: Sequence[float], z: Sequence[int],
-    row_ms: Sequence[float], times: Times,
+    row_ms: Sequence[float], times: Times, start_ms: float = 0.0,
 ) -> Bill:  # fmt: skip
-    """Bill one request: y bytes and z replicas of each group, all of them warm.
+    """Bill one request: y bytes and z replicas of each group, and `start_ms` of starting each of them.
 
-    Cold starts and waiting idle depend on when requests come; the simulator bills those.
+    How often functions start and how long they wait idle depends on when requests come: the simulator
+    bills what happens.
     """
     request, meter = timing.request, Meter(table)
     shape, n_answer = request.shape, request.workload.n_answer
@@ -33,6 +34,8 @@ def cost_of(
             several = min(float(z[i]), max(1.0, load.rows / load.chance))
             calls = load.chance * several
             meter.calls(y[i], load.rows * row_ms[i] / calls, calls * (n_answer - 1))
+        if start_ms > 0:
+            meter.cold_start(y[i], start_ms, z[i])
         meter.lifetime(y[i] * z[i], whole_ms)
         sent = prompt_rows + (n_answer - 1) * load.rows
         meter.egress(sent * shape.row_bytes / 2)

@@ -72,11 +72,16 @@ class Placement:
 
 @dataclass(frozen=True)
 class Options:
-    """Hold choices that the paper leaves open, or that an experiment leaves out."""
+    """Hold choices that the paper leaves open, or that an experiment leaves out.
+
+    n_local: instead of MMP's. start_ms: what a replica's starts take for each request, on the average
+    (0: all warm); billed where the price table says so, so that starting large functions is not free.
+    """
 
     experts_per_function: int | None = None
     most_replicas: int = MOST_REPLICAS
-    n_local: int | None = None  # instead of MMP's
+    n_local: int | None = None
+    start_ms: float = 0.0
     function_overhead_bytes: int = FUNCTION_OVERHEAD_BYTES
 
 
@@ -127,7 +132,7 @@ def place(
     return Placement(
         request, table, allocated, n_local, main_bytes,
         tuple(tuple(int(k) for k in np.flatnonzero(row)) for row in local), tuple(functions),
-        times, cost_of(timing, table, main_bytes, sized.y, sized.z, row_ms, times),
+        times, cost_of(timing, table, main_bytes, sized.y, sized.z, row_ms, times, options.start_ms),
         alone_times,
         cost_of(alone, table, table.main.rounded(everything_bytes), (), (), (), alone_times),
         sized.method, tuple(notes),
@@ -179,7 +184,7 @@ def _sized(
             f"{mib(max(least))}, and the largest function has {mib(sizes[-1])}: put fewer into one"
         )
     z = [1] * len(timing.groups)
-    answer = _memory(timing, table, curve, least, sizes, z, main_bytes)
+    answer = _memory(timing, table, curve, least, sizes, z, main_bytes, options.start_ms)
     if answer is None:
         top = [float(curve(sizes[-1]))] * len(z)
         grown = add_replicas(timing, top, timing.request.slo, options.most_replicas)
@@ -190,7 +195,7 @@ def _sized(
                 f"functions: {times.ttft_ms:.0f} ms to the first token, {times.tpot_ms:.0f} ms a token"
             )
         z = grown
-        answer = _memory(timing, table, curve, least, sizes, z, main_bytes)
+        answer = _memory(timing, table, curve, least, sizes, z, main_bytes, options.start_ms)
     if answer is None:  # only the fastest sizes keep the targets
         return _Sized((float(sizes[-1]),) * len(z), tuple(z), "largest")
     method, found = answer
@@ -199,14 +204,14 @@ def _sized(
 
 def _memory(
     timing: Timing, table: PriceTable, curve: Curve, least: Sequence[int], sizes: Floats,
-    z: Sequence[int], main_bytes: int,
+    z: Sequence[int], main_bytes: int, start_ms: float,
 ) -> tuple[str, MemoryAnswer] | None:  # fmt: skip
     """Solve the memory problem; draw the limits in while a layer's slowest function breaks them."""
     slo = timing.request.slo
     drawn_in = [0.0, 0.0]
     for _ in range(_TIGHTENED):
         problem = memory_problem(
-            timing, table, curve, least, float(sizes[-1]), z, main_bytes, drawn_in
+            timing, table, curve, least, float(sizes[-1]), z, main_bytes, drawn_in, start_ms
         )
         method, answer = solve(problem, sizes)
         if answer is None:
@@ -238,7 +243,7 @@ def solve(problem: MemoryProblem, sizes: Floats) -> tuple[str, MemoryAnswer | No
 
 def memory_problem(
     timing: Timing, table: PriceTable, curve: Curve, least: Sequence[int], most: float,
-    z: Sequence[int], main_bytes: int, drawn_in: Sequence[float] = (0.0, 0.0),
+    z: Sequence[int], main_bytes: int, drawn_in: Sequence[float] = (0.0, 0.0), start_ms: float = 0.0,
 ) -> MemoryProblem:  # fmt: skip
     """Write down the memory problem of a timing's groups with z replicas each.
 
@@ -265,14 +270,17 @@ def memory_problem(
     cpu_bytes = table.main.size(main_bytes) - shape.gpu_bytes
     main_rate = cpu_bytes * price.main.cpu_gb_s + shape.gpu_bytes * price.main.gpu_gb_s
     held = np.zeros(len(rows))
-    if price.function.billing == LIFETIME:
+    by_call = price.function.billing != LIFETIME
+    if by_call and price.function.cold_start_billed:
+        held = np.asarray(z, np.float64) * start_ms
+    if not by_call:
         # A replica lives as long as the answer takes; the targets say how long that may be.
         times = timing.times([float(curve(most))] * len(rows), z)
         held = np.asarray(z, np.float64) * times.request_ms(request.workload.n_answer)
     return MemoryProblem(
         curve=curve,
         wait_rows=(makespan + answer * chance * token) / beside,
-        billed_rows=np.zeros(len(rows)) if held.any() else rows,
+        billed_rows=rows if by_call else np.zeros(len(rows)),
         held_ms=held,
         ttft_rows=makespan / beside,
         ttft_offset_ms=np.asarray(prompt_offset) / beside,

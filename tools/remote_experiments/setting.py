@@ -62,8 +62,9 @@ def measured(table: PriceTable, *, stepwise: bool | None = None) -> Curve:
 
 def conditions() -> dict[str, Any]:
     """Say what ran, where, and how busy the machine was."""
+    script = Path(sys.argv[0]).name
     return {
-        "command": shlex.join(["python", *sys.argv]),
+        "command": shlex.join(["python", f"tools/remote_experiments/{script}", *sys.argv[1:]]),
         "date": time.strftime("%Y-%m-%d"),
         "machine": {"cpu": platform.machine(), "cores": len(os.sched_getaffinity(0))},
         "load_average": [round(each, 2) for each in os.getloadavg()],

@@ -95,6 +95,7 @@ def arms(
     asked, t = request(SLO, work), measured(table)
     at_mmp = place(asked, table, t, shares)
     remoe, _ = cheapest(asked, table, t, shares)
+    started, _ = cheapest(asked, table, t, shares, Options(start_ms=STARTS.function_ms))
     # Where functions never pay, a quarter of the experts stays local, to see what they would cost.
     n_local = remoe.n_local if remoe.functions else made.n_experts // 4
     chosen = Options(n_local=n_local)
@@ -113,6 +114,7 @@ def arms(
 
     return {
         "all local": lambda: world(everything),
+        "remoe, starts priced in": lambda: world(started),
         "remoe, memory by MMP": lambda: world(at_mmp),
         "remoe": lambda: world(remoe),
         "random placement": lambda: world(random),
