@@ -16,6 +16,7 @@ import placements
 from remoe_edge.errors import BudgetError, InputError
 from remoe_edge.placement import placement_file
 from remoe_edge.placement.activation import activation_matrix, even
+from remoe_edge.placement.cost import Starts
 from remoe_edge.placement.functions import groups, load
 from remoe_edge.placement.planner import Options, cheapest, place
 from remoe_edge.placement.pre_allocation import Fastest, most_rows, pre_allocate, worst_case
@@ -308,16 +309,23 @@ def test_starts_that_are_billed_make_functions_smaller() -> None:
     asked = placements.request(tpot_ms=60, ttft_ms=2000)
     curve, matrix = placements.measured(table), placements.skewed(4, 16)
     warm, cold = (
-        place(asked, table, curve, matrix, Options(n_local=6, start_ms=ms)) for ms in (0, 2500)
+        place(asked, table, curve, matrix, Options(n_local=6, starts=Starts(ms)))
+        for ms in (0, 2500)
     )
     sizes = [[each.memory_bytes for each in found.functions] for found in (warm, cold)]
     assert sum(sizes[1]) < sum(sizes[0])
     gb = sum(y * f.replicas for y, f in zip(sizes[1], cold.functions, strict=True)) / (1 << 30)
     assert cold.bill.cold_starts == pytest.approx(2.5 * gb)
     assert warm.bill.cold_starts == 0
+    loads = Options(n_local=6, starts=Starts(2500, 1000, 1e9))
+    loaded = place(asked, table, curve, matrix, loads)
+    ms = 1000 + loaded.main_bytes / 1e6
+    dear = (loaded.main_bytes + 2 * 64 * MIB) / (1 << 30) * ms / 1000
+    assert loaded.bill.total - cold.bill.total == pytest.approx(dear)
+    assert loaded.all_local.total > cold.all_local.total + dear
     assert asked.slo.holds(cold.times.tpot_ms, cold.times.ttft_ms)
     free = placements.table("paper", cold_start_billed=False)
-    same = place(asked, free, curve, matrix, Options(n_local=6, start_ms=2500))
+    same = place(asked, free, curve, matrix, Options(n_local=6, starts=Starts(2500)))
     assert [each.memory_bytes for each in same.functions] == sizes[0]
 
 

@@ -114,7 +114,7 @@ def test_latency_without_contention_by_hand() -> None:
     )
 
 
-def test_the_plan_foresees_what_is_simulated() -> None:
+def test_the_plan_expects_what_is_simulated() -> None:
     """Routing drawn from the shares that the plan was made from: times and bill come out alike."""
     topics = Topics(4, 16, 2, n_topics=1, repeat=0.0, power=0.8)
     rng = np.random.default_rng(4)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from remoe_edge.errors import BudgetError, InputError
 from remoe_edge.placement.activation import Floats, activation_matrix
 from remoe_edge.placement.bill import Bill
-from remoe_edge.placement.cost import cost_of
+from remoe_edge.placement.cost import WARM, Starts, cost_of
 from remoe_edge.placement.functions import Group, Load, groups, load
 from remoe_edge.placement.latency_curve import Curve, Exponential
 from remoe_edge.placement.memory import MemoryAnswer, MemoryProblem, lagrangian
@@ -74,14 +74,14 @@ class Placement:
 class Options:
     """Hold choices that the paper leaves open, or that an experiment leaves out.
 
-    n_local: instead of MMP's. start_ms: what a replica's starts take for each request, on the average
-    (0: all warm); billed where the price table says so, so that starting large functions is not free.
+    n_local: instead of MMP's. starts: what each request starts; billed where the price table says so, so
+    that starting large functions is not free.
     """
 
     experts_per_function: int | None = None
     most_replicas: int = MOST_REPLICAS
     n_local: int | None = None
-    start_ms: float = 0.0
+    starts: Starts = WARM
     function_overhead_bytes: int = FUNCTION_OVERHEAD_BYTES
 
 
@@ -132,9 +132,11 @@ def place(
     return Placement(
         request, table, allocated, n_local, main_bytes,
         tuple(tuple(int(k) for k in np.flatnonzero(row)) for row in local), tuple(functions),
-        times, cost_of(timing, table, main_bytes, sized.y, sized.z, row_ms, times, options.start_ms),
+        times, cost_of(timing, table, main_bytes, sized.y, sized.z, row_ms, times, options.starts),
         alone_times,
-        cost_of(alone, table, table.main.rounded(everything_bytes), (), (), (), alone_times),
+        cost_of(
+            alone, table, table.main.rounded(everything_bytes), (), (), (), alone_times, options.starts
+        ),
         sized.method, tuple(notes),
     )  # fmt: skip
 
@@ -184,7 +186,7 @@ def _sized(
             f"{mib(max(least))}, and the largest function has {mib(sizes[-1])}: put fewer into one"
         )
     z = [1] * len(timing.groups)
-    answer = _memory(timing, table, curve, least, sizes, z, main_bytes, options.start_ms)
+    answer = _memory(timing, table, curve, least, sizes, z, main_bytes, options.starts.function_ms)
     if answer is None:
         top = [float(curve(sizes[-1]))] * len(z)
         grown = add_replicas(timing, top, timing.request.slo, options.most_replicas)
@@ -195,7 +197,9 @@ def _sized(
                 f"functions: {times.ttft_ms:.0f} ms to the first token, {times.tpot_ms:.0f} ms a token"
             )
         z = grown
-        answer = _memory(timing, table, curve, least, sizes, z, main_bytes, options.start_ms)
+        answer = _memory(
+            timing, table, curve, least, sizes, z, main_bytes, options.starts.function_ms
+        )
     if answer is None:  # only the fastest sizes keep the targets
         return _Sized((float(sizes[-1]),) * len(z), tuple(z), "largest")
     method, found = answer

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
+from remoe_edge.placement.cost import Starts as PlannedStarts
 from remoe_edge.placement.latency_curve import curve
 from remoe_edge.placement.planner import Options, Placement, cheapest, place
 from remoe_edge.placement.price import PriceTable
@@ -39,6 +40,7 @@ STARTS = Starts(
     function_ms=2500, sigma=0.3, main_boot_ms=2000, load_bytes_per_s=STORAGE_BYTES_PER_S,
     keep_ms=60_000,
 )  # fmt: skip
+PLANNED_STARTS = PlannedStarts(STARTS.function_ms, STARTS.main_boot_ms, STARTS.load_bytes_per_s)
 Routed = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
@@ -95,7 +97,7 @@ def arms(
     asked, t = request(SLO, work), measured(table)
     at_mmp = place(asked, table, t, shares)
     remoe, _ = cheapest(asked, table, t, shares)
-    started, _ = cheapest(asked, table, t, shares, Options(start_ms=STARTS.function_ms))
+    started, _ = cheapest(asked, table, t, shares, Options(starts=PLANNED_STARTS))
     # Where functions never pay, a quarter of the experts stays local, to see what they would cost.
     n_local = remoe.n_local if remoe.functions else made.n_experts // 4
     chosen = Options(n_local=n_local)
@@ -167,7 +169,7 @@ def compare(options: argparse.Namespace, recorded: list[Routed]) -> dict[str, An
 
 
 def describe(made: World) -> dict[str, Any]:
-    """Say what an arm holds, and what the plan foresees of it."""
+    """Say what an arm holds, and what the plan expects of it."""
     placement = made.placement
     return {
         "n_local": placement.n_local,
@@ -176,7 +178,12 @@ def describe(made: World) -> dict[str, Any]:
         "function_bytes": sorted({each.memory_bytes for each in placement.functions}),
         "replicas": sum(each.replicas for each in placement.functions),
         "method": placement.method,
-        "foreseen": {"ttft_ms": placement.times.ttft_ms, "tpot_ms": placement.times.tpot_ms},
+        "planned": {
+            "ttft_ms": placement.times.ttft_ms,
+            "tpot_ms": placement.times.tpot_ms,
+            "cost": placement.bill.total,
+            "all_local_cost": placement.all_local.total,
+        },
     }
 
 
