@@ -45,6 +45,8 @@ NEW_NAMES = {
     "convert.atomic": "files.atomic",
     "convert.safetensors_file": "files.safetensors_file",
     "convert.tensor_values": "files.tensor_values",
+    "plan.fit": "placement.fit",
+    "plan.allocate": "placement.allocate",
 }
 
 

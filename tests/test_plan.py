@@ -23,12 +23,12 @@ from remoe_edge import Engine, EngineSettings
 from remoe_edge.engine import budget
 from remoe_edge.errors import BudgetError, InputError
 from remoe_edge.machine.storage import ProbePoint
+from remoe_edge.placement.allocate import continuous, whole_slots
+from remoe_edge.placement.fit import Fit, fit_latency
 from remoe_edge.plan import compute as computing
 from remoe_edge.plan import measure
 from remoe_edge.plan import reads as reading
-from remoe_edge.plan.allocate import continuous, whole_slots
 from remoe_edge.plan.compute import ComputeModel
-from remoe_edge.plan.fit import Fit, fit_latency
 from remoe_edge.plan.kept_misses import keep, recall
 from remoe_edge.plan.latency import Machine, touched_at_worst, touched_by_chance
 from remoe_edge.plan.layers import compare_pools

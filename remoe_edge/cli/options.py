@@ -282,6 +282,23 @@ def max_tokens(
     )  # fmt: skip
 
 
+def slo() -> Decorator:
+    """Add --slo."""
+    return option(
+        "--slo", metavar="tpot=TIME,ttft=TIME",
+        help="The targets, one or both: tpot=250ms,ttft=3s.",
+    )  # fmt: skip
+
+
+def price() -> Decorator:
+    """Add --price."""
+    return option(
+        "--price", metavar="NAME|FILE",
+        help="Prices of memory, time and calls: per-call, lifetime, paper or steps, which come along, "
+        "or a JSON file (docs/placement.md).",
+    )  # fmt: skip
+
+
 def raw() -> Decorator:
     """Add --raw."""
     return option(

@@ -13,7 +13,8 @@ from remoe_edge.cli.results import print_json
 from remoe_edge.cli.terminal import show_progress
 
 if TYPE_CHECKING:
-    from remoe_edge.plan.planner import Plan, Point
+    from remoe_edge.engine.settings import EngineSettings
+    from remoe_edge.plan.planner import Plan, Point, Targets
 
 
 @click.command(name="plan")
@@ -25,6 +26,15 @@ if TYPE_CHECKING:
 )
 @option("--tpot", metavar="TIME", help="Target for the time of a token: 250ms, 0.25s.")
 @option("--ttft", metavar="TIME", help="Target for the time to a prompt's first token: 3s.")
+@options.slo()
+@options.price()
+@option(
+    "--link",
+    metavar="TIME,SIZE",
+    default="0.6ms,125MB",
+    show_default=True,
+    help="With --price: the network to a function, its round trip and bytes per second.",
+)
 @option(
     "--trace",
     "trace_path",
@@ -52,12 +62,16 @@ if TYPE_CHECKING:
     help="With --trace, also try a pool for each layer; slow if there are many.",
 )
 @options.fresh("Measures this machine again.")
+@options.output("With --price: the placement, as JSON.")
 @options.json_flag()
 def command(
     model: Path,
     memory: str | None,
     tpot: str | None,
     ttft: str | None,
+    slo: str | None,
+    price: str | None,
+    link: str,
     trace_path: Path | None,
     prompt_tokens: int,
     max_tokens: int,
@@ -67,6 +81,7 @@ def command(
     threads: int | None,
     pools: bool,
     fresh: bool,
+    output: Path | None,
     as_json: bool,
 ) -> None:
     """Predict MODEL's time per token at every cache size, and find the least that meets a target.
@@ -74,23 +89,38 @@ def command(
     The command measures computing and storage here, which takes a few seconds. It counts misses by
     replaying the trace; without one it takes published figures of another model. The worst case
     assumes that no token reuses an expert.
+
+    With --price, experts may also go to functions elsewhere that are paid for by use: the answer is the
+    placement that keeps the targets and costs least.
     """
     from remoe_edge.engine.settings import EngineSettings
     from remoe_edge.errors import InputError
     from remoe_edge.machine.memory import available
     from remoe_edge.plan.planner import Targets
+    from remoe_edge.plan.remote import parse_slo
     from remoe_edge.plan.report import as_json as report
     from remoe_edge.plan.run import run_plan
     from remoe_edge.units import parse_bytes, parse_ms
 
     if not model.is_file():
         raise InputError(f"no model at {model}")
-    targets = Targets(
-        None if tpot is None else parse_ms(tpot),
-        None if ttft is None else parse_ms(ttft),
-        prompt_tokens,
-        max_tokens,
-    )
+    if slo is not None:
+        if tpot is not None or ttft is not None:
+            raise InputError("--slo names both targets: give it, or --tpot and --ttft")
+        asked = parse_slo(slo)
+        limits = asked.tpot_ms, asked.ttft_ms
+    else:
+        limits = (
+            None if tpot is None else parse_ms(tpot),
+            None if ttft is None else parse_ms(ttft),
+        )
+    targets = Targets(*limits, prompt_tokens, max_tokens)
+    if price is not None:
+        _place(model, EngineSettings(policy=policy, n_ctx=n_ctx, threads=threads), targets, price,
+               link, trace_path, fresh, output, as_json)  # fmt: skip
+        return
+    if output is not None:
+        raise InputError("--output writes a placement: give --price too")
     plan = run_plan(
         model,
         EngineSettings(policy=policy, n_ctx=n_ctx, threads=threads),
@@ -109,6 +139,36 @@ def command(
         print_json(report(plan))
         return
     _table(plan)
+
+
+def _place(
+    model: Path, settings: EngineSettings, targets: Targets, price: str, link: str,
+    trace_path: Path | None, fresh: bool, output: Path | None, as_json: bool,
+) -> None:  # fmt: skip
+    from remoe_edge.cli.placement_lines import placement_lines
+    from remoe_edge.errors import InputError
+    from remoe_edge.placement import placement_file
+    from remoe_edge.placement.price import load
+    from remoe_edge.placement.request import Slo, Workload
+    from remoe_edge.plan.remote import parse_link, run_placement
+
+    if targets.tpot_ms is None and targets.ttft_ms is None:
+        raise InputError("--price wants a target too, as in --slo tpot=250ms,ttft=3s")
+    placement = run_placement(
+        model, settings, table=load(price), slo=Slo(targets.tpot_ms, targets.ttft_ms),
+        link=parse_link(link), workload=Workload(targets.n_prompt, targets.n_answer),
+        trace_path=trace_path, fresh=fresh, progress=show_progress,
+    )  # fmt: skip
+    show_progress("")
+    for note in placement.notes:
+        click.echo(f"note: {note}", err=True)
+    if output is not None:
+        placement_file.save(placement, output)
+    if as_json:
+        print_json(placement_file.as_dict(placement))
+        return
+    for line in placement_lines(placement):
+        click.echo(line)
 
 
 def _table(plan: Plan) -> None:

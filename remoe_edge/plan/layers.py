@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from remoe_edge.plan.allocate import whole_slots
-from remoe_edge.plan.fit import Fit, fit_latency
+from remoe_edge.placement.allocate import whole_slots
+from remoe_edge.placement.fit import Fit, fit_latency
 from remoe_edge.plan.latency import Machine
 from remoe_edge.plan.misses import Chances, chances_of, first_counted, mean_misses
 from remoe_edge.routing.replay import misses_by_event

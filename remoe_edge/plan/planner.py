@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from remoe_edge.errors import BudgetError
-from remoe_edge.plan.fit import Fit, fit_latency
+from remoe_edge.placement.fit import Fit, fit_latency
 from remoe_edge.plan.latency import Machine, touched_at_worst, touched_by_chance
 from remoe_edge.plan.layers import LayerComparison, compare_pools
 from remoe_edge.plan.misses import Chances, MissModel, NoReuse, Replayed, mean_misses

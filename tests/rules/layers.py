@@ -29,7 +29,10 @@ PYTHON_LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"native", "amx", "_core", "errors", "units", "_moved"}),
     frozenset({"engine", "routing", "files", "machine"}),
     frozenset(
-        {"bench", "plan", "predict", "profile", "tune", "telemetry", "convert", "inspect", "serve"}
+        {
+            *("bench", "plan", "placement", "predict", "profile", "tune", "telemetry", "convert"),
+            *("inspect", "serve"),
+        }
     ),
     frozenset({"api"}),  # puts features and the engine together for programs
     frozenset({"cli"}),

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from remoe_edge.plan.fit import Fit
+from remoe_edge.placement.fit import Fit
 
 
 def continuous(fits: Sequence[Fit], total: float, low: float, high: Sequence[float]) -> list[float]:
