@@ -6,7 +6,7 @@ from remoe_edge.engine.channels import CHANNEL, MESSAGE, MESSAGE_END, START, Ans
 from remoe_edge.serve.schemas import literal
 
 _FREE = '( [^<\\[] | "<" [^/|\\[] | "[" [^/] )*'  # no closing marker begins in it
-_BLANK = "[ \\n]*"
+_BLANK = "[ \\n]? [ \\n]?"  # without a bound, small models write nothing else
 
 
 def root_of(form: AnswerForm, body: str, *, is_call: bool) -> str:
@@ -16,7 +16,7 @@ def root_of(form: AnswerForm, body: str, *, is_call: bool) -> str:
     """
     channels = form.channels
     if channels is None:
-        return f"{_BLANK} ( {body} )" if not is_call else f"( {body} )"
+        return f"( {body} )"
     if channels.pair is None:
         thoughts = (
             f"{literal(CHANNEL + 'analysis' + MESSAGE)} {_FREE} {literal(MESSAGE_END + START)}"
@@ -27,4 +27,4 @@ def root_of(form: AnswerForm, body: str, *, is_call: bool) -> str:
     rest = f"{_FREE} {literal(closing)} {_BLANK}"
     if channels.opened:
         return f"{rest} ( {body} )"
-    return f"( {_BLANK} {literal(opening)} {rest} )? {_BLANK} ( {body} )"
+    return f"( {literal(opening)} {rest} )? ( {body} )"

@@ -144,6 +144,7 @@ class CompletionReply:
     def whole(self) -> dict[str, Any]:
         """Write the completion."""
         echoed = self._echoed or [""] * len(self._answers)
+        self._offsets = [len(each) for each in echoed]
         choices = [
             self._choice(
                 i, echoed[i] + each.text, reason=finish_reason(each), tokens=each.tokens
