@@ -22,7 +22,7 @@ def root_of(form: AnswerForm, body: str, *, is_call: bool) -> str:
             f"{literal(CHANNEL + 'analysis' + MESSAGE)} {_FREE} {literal(MESSAGE_END + START)}"
         )
         final = "" if is_call else literal(f"{CHANNEL}final{MESSAGE}")
-        return f'( {thoughts} "assistant" )* {final} ( {body} )'
+        return f'( {thoughts} "assistant" )? {final} ( {body} )'
     opening, closing, _ = channels.pair
     rest = f"{_FREE} {literal(closing)} {_BLANK}"
     if channels.opened:
