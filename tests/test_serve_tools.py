@@ -179,15 +179,15 @@ def server(request: pytest.FixtureRequest, tiny: Path) -> Iterator[Live]:
     }[request.param]  # fmt: skip
     path = with_template(tiny, tiny.with_name(f"{request.param}.gguf"), template)
     with live(path, n_ctx=1024) as started:
-        # A random model thinks without end, unless it likes what begins the end of that.
+        # A random model thinks without end, unless it often writes what begins the end of that.
         ends = {"hermes": "</", "harmony": "<|"}.get(request.param, "")
         tokens = [started.post("/tokenize", content=each)["tokens"][0] for each in ends]
-        started.liked = dict(zip(tokens, (50, 100), strict=False))  # type: ignore[attr-defined]
+        started.liked = dict.fromkeys(tokens, 30)  # type: ignore[attr-defined]
         yield started
 
 
 def settings(server: Live) -> dict[str, Any]:
-    return {"temperature": 0, "max_tokens": 300, "logit_bias": server.liked}  # type: ignore[attr-defined]
+    return {"temperature": 1, "seed": 2, "max_tokens": 300, "logit_bias": server.liked}  # type: ignore[attr-defined]
 
 
 def is_a_call(name: str, arguments: str) -> bool:

@@ -35,6 +35,7 @@ class Listener:
             app,
             http=_protocol(settings.header_s),
             ws="none",
+            interface="asgi3",
             loop="asyncio",
             lifespan="on",
             log_config=None,
