@@ -293,16 +293,15 @@ class Engine:
         is greedy. top_k: 0 chooses among all. logit_bias: what to add to the logits of token ids; -100
         bans one. stop: a string or several, at the first of which the answer ends, before it.
         logprobs: keep each token's log probability, and of so many of the likeliest in its place.
-        grammar: a `llama_cpp.LlamaGrammar`. special: special tokens may be written in the prompt. form:
-        how the model writes an answer, `form` of what `render` returned.
+        grammar: a `llama_cpp.LlamaGrammar`. special: the prompt may have special tokens. form: how the
+        model writes an answer, `form` of what `render` returned.
         on_reasoning: called with the reasoning, which is not in the pieces but in `Answer.reasoning`.
 
         Raises InputError for an argument that makes no sense, a prompt that does not fit the context,
         and while another answer runs.
         """
         self._life.check_free()
-        if form is None and isinstance(prompt, Prompt):
-            form = prompt.form
+        form = form or (prompt.form if isinstance(prompt, Prompt) else PLAIN)
         with self._life.reading():
             llama = self._loaded.llama
             request.check_grammar(grammar, llama._model.vocab)
@@ -318,7 +317,7 @@ class Engine:
                 tokens, max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
                 min_p=min_p, repeat_penalty=repeat_penalty, frequency_penalty=frequency_penalty,
                 presence_penalty=presence_penalty, logit_bias=logit_bias, n_vocab=n_vocab, seed=seed,
-                stop=stop, logprobs=logprobs, grammar=grammar, form=PLAIN if form is None else form,
+                stop=stop, logprobs=logprobs, grammar=grammar, form=form,
             )  # fmt: skip
             produced = Produced.of(asked, on_reasoning)
             pieces = generation.pieces(self._loaded, asked, produced)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from remoe_edge.engine import chat_template
+from remoe_edge.engine.channels import MESSAGE, PAIRS
 from remoe_edge.engine.request import check_grammar
 from remoe_edge.engine.tokenizer import Tokenizer
 from remoe_edge.errors import UnsupportedError
@@ -52,13 +53,11 @@ def chat_asks(engine: Engine, chat: Chat) -> list[Ask]:
     sources = chat_template.sources(engine.llama)
     source = _source(sources, bool(called))
     format_ = of_template(source) if called else None
-    for name in chat.variables:
-        if name not in source:
-            raise BadField(name, f"{name}: this model's chat template has no place for it")
+    variables = _variables(chat, source)
     prompt, stop, bos = engine.render(
         _for(source, chat.messages),
         tools=[each.for_template() for each in called] or None,
-        variables=chat.variables,
+        variables=variables,
     )
     tokens = engine.tokenize(prompt, special=True, bos=bos)
     check_room(engine, len(tokens), chat.prompt_field)
@@ -116,6 +115,18 @@ def _source(sources: Mapping[str, bytes], with_tools: bool) -> str:
     else:
         found = sources.get(chat_template.DEFAULT) or next(iter(sources.values()), b"")
     return found.decode("utf-8", "replace")
+
+
+def _variables(chat: Chat, source: str) -> dict[str, Any]:
+    """Give what the template is to be told. Raises BadField for what it has no place for."""
+    found = dict(chat.variables)
+    reasons = MESSAGE in source or any(opening in source for opening, _, _ in PAIRS)
+    if found.get("enable_thinking") is False and not reasons:
+        del found["enable_thinking"]  # a model that does not reason need not be told so
+    for name in found:
+        if name not in source:
+            raise BadField(name, f"{name}: this model's chat template has no place for it")
+    return found
 
 
 def _for(source: str, messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
