@@ -77,6 +77,15 @@ def test_ctrl_c_stops_it(model: Path, tmp_path: Path) -> None:
     assert "Traceback" not in done.err
 
 
+def test_it_warns_where_everybody_may_ask(model: Path, tmp_path: Path) -> None:
+    with start(
+        "serve", model, "--port", "0", "--host", "0.0.0.0", "--cache", "50%", state=tmp_path
+    ) as running:
+        running.wait_for("ready: ")
+        running.process.send_signal(signal.SIGTERM)
+        assert "whoever reaches this port" in running.end().err
+
+
 def test_a_model_that_cannot_be_loaded_ends_it(model: Path, tmp_path: Path) -> None:
     damaged = tmp_path / "damaged.gguf"
     damaged.write_bytes(model.read_bytes()[:5000])

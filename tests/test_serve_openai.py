@@ -180,6 +180,39 @@ def test_an_answer_is_held_to_a_schema(server: Live) -> None:
     assert json.loads(item["content"][0]["text"])["city"] in ("Oslo", "Rome")
 
 
+@pytest.mark.parametrize(
+    "wanted", ['a\x01\u00e9\U0001f600\\"\n]', {'x"y\n]': [True, None, 1.5]}, "x" * 200, [[]], False]
+)
+def test_any_value_can_be_asked_for(
+    server: Live, capfd: pytest.CaptureFixture[str], wanted: Any
+) -> None:
+    """llama.cpp would print a grammar that it cannot read, and with it what was asked."""
+    less = server.post("/tokenize", content="<")["tokens"][0]
+    for schema in (
+        {"const": wanted}, {"enum": [wanted]},
+        {"$ref": "#/$defs/a b", "$defs": {"a b": {"anyOf": [{"const": wanted}, {"$ref": "#/$defs/c_d"}]},
+                                          "c_d": {"const": wanted}}},
+    ):  # fmt: skip
+        form = {"type": "json_schema", "json_schema": {"name": "c", "schema": schema}}
+        made = server.post(
+            CHAT, messages=HI, temperature=0, max_tokens=300, response_format=form,
+            logit_bias={less: -100},
+        )  # fmt: skip
+        assert json.loads(made["choices"][0]["message"]["content"]) == wanted
+    named = {"type": "object", "properties": {'a "b"\n': {"const": 1}}, "required": ['a "b"\n']}
+    form = {"type": "json_schema", "json_schema": {"name": "c", "schema": named}}
+    made = server.post(
+        CHAT,
+        messages=HI,
+        temperature=0,
+        max_tokens=99,
+        response_format=form,
+        logit_bias={less: -100},
+    )
+    assert json.loads(made["choices"][0]["message"]["content"]) == {'a "b"\n': 1}
+    assert capfd.readouterr().err == ""
+
+
 def test_any_json_is_an_object(server: Live) -> None:
     made = server.post(
         CHAT, messages=HI, temperature=0, max_tokens=40, response_format={"type": "json_object"},
@@ -199,6 +232,12 @@ def test_any_json_is_an_object(server: Live) -> None:
         ({"type": "array", "items": {"type": "string"}, "maxItems": 10**9}, "maxItems"),
         ({"type": "string", "format": "email"}, "email"),
         ({"properties": {"a": {"not": {}}}}, "not"),
+        ({"type": []}, "type is empty"),
+        ({"enum": []}, "enum"),
+        ({"$ref": "#/$defs/a", "$defs": {"a": {"anyOf": [{"$ref": "#/$defs/a"}]}}}, "itself"),
+        ({"properties": {f"k{i}": {} for i in range(500)}}, "more than"),
+        ({"type": "string", "pattern": "^("}, "no grammar"),
+        ("text", "object"),
     ],
 )
 def test_what_no_grammar_can_say_is_refused_by_name(server: Live, schema: Any, said: str) -> None:

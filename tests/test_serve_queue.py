@@ -146,6 +146,37 @@ def test_an_error_of_storage_is_that_requests(
     assert figures(server)['remoe_edge_requests_total{outcome="failed"}'] == 4
 
 
+def test_many_clients_get_their_own_answers(server: Live) -> None:
+    """Some go away, some ask for what is refused, and nobody gets a token of another's."""
+    server.conversations._queue_limit = 64
+    words = [chr(97 + i) * 3 for i in range(12)]
+    how = {"temperature": 0, "max_tokens": 10}
+    alone = {
+        w: server.post("/v1/completions", prompt=w, **how)["choices"][0]["text"] for w in words
+    }
+    assert len(set(alone.values())) > 6  # they can be told apart
+    wrong: list[str] = []
+
+    def ask(word: str) -> None:
+        for turn in range(4):
+            if turn == 1:
+                begin(server, stream=True).close()
+            if turn == 2:
+                server.refused("/v1/completions", prompt=word, suffix="x")
+            found = server.post("/v1/completions", prompt=word, **how)["choices"][0]["text"]
+            if found != alone[word]:
+                wrong.append(f"{word}: {found!r}, alone {alone[word]!r}")
+
+    threads = [threading.Thread(target=ask, args=[word]) for word in words]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join(SECONDS)
+        assert not each.is_alive()
+    assert wrong == []
+    wait_until(lambda: server.conversations.load.running + server.conversations.load.queued == 0)
+
+
 def test_requests_are_measured(server: Live) -> None:
     for _ in range(2):
         server.post(CHAT, messages=HI, max_tokens=4)

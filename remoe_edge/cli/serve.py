@@ -93,6 +93,7 @@ def command(
     from remoe_edge.serve.figures import Figures
     from remoe_edge.serve.one_at_a_time import OneAtATime
     from remoe_edge.serve.settings import ServeSettings
+    from remoe_edge.telemetry.metrics_server import is_loopback
 
     settings = ServeSettings(
         host=host, port=port, api_key=_key(api_key, api_key_file), cors=cors,
@@ -115,6 +116,10 @@ def command(
         )
         listener = Listener(server.app(), settings)
         say(f"listening at {listener.url}")
+        if settings.api_key is None and not is_loopback(listener.host):
+            say(
+                "whoever reaches this port may use the model: --api-key-file lets in whom you choose"
+            )
         listening.set()
         _follow(conversations, listener.url, listener.stop)
         listener.run()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hmac
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -13,6 +12,7 @@ from starlette.middleware.cors import CORSMiddleware
 from remoe_edge.serve.failures import Failure, failure_of
 from remoe_edge.serve.http import Receive, Send, failure_response, note
 from remoe_edge.serve.settings import ServeSettings
+from remoe_edge.serve.within import within
 from remoe_edge.telemetry.metrics_server import is_loopback
 
 App = Callable[[Any, Receive, Send], Awaitable[None]]
@@ -89,11 +89,12 @@ def _with_bounds(app: App, settings: ServeSettings) -> App:
         async def send_in_time(message: dict[str, Any]) -> None:
             nonlocal begun
             begun = True
-            await asyncio.wait_for(send(message), settings.send_s)
+            with within(settings.send_s):
+                await send(message)
 
         try:
             await app(scope, receive, send_in_time)
-        except (asyncio.TimeoutError, ConnectionError):
+        except (TimeoutError, ConnectionError):
             pass  # the client does not read: uvicorn closes what was not ended
         except Exception as error:
             note(error)

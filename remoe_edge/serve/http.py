@@ -17,6 +17,7 @@ from remoe_edge.serve.events import Failed
 from remoe_edge.serve.failures import Failure, failure_of
 from remoe_edge.serve.fields import Fields, parse_json
 from remoe_edge.serve.protocols.reply import Frame, Reply
+from remoe_edge.serve.within import within
 
 T = TypeVar("T")
 Send = Callable[[dict[str, Any]], Awaitable[None]]
@@ -50,17 +51,15 @@ async def read_body(request: Request, *, most_bytes: int, timeout_s: float) -> b
     if length.isascii() and length.isdigit() and int(length) > most_bytes:
         raise too_large
 
-    async def read() -> bytes:
-        found = bytearray()
-        async for piece in request.stream():
-            found += piece
-            if len(found) > most_bytes:
-                raise too_large
-        return bytes(found)
-
+    found = bytearray()
     try:
-        return await asyncio.wait_for(read(), timeout_s)
-    except asyncio.TimeoutError:
+        with within(timeout_s):
+            async for piece in request.stream():
+                found += piece
+                if len(found) > most_bytes:
+                    raise too_large
+        return bytes(found)
+    except TimeoutError:
         raise Refused(Failure(408, f"the body did not come within {timeout_s:g} s")) from None
 
 

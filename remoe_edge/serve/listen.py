@@ -28,8 +28,9 @@ class Listener:
     def __init__(self, app: App, settings: ServeSettings) -> None:
         self._socket = _bound(settings)
         host, port = self._socket.getsockname()[:2]
+        self.host = f"[{host}]" if ":" in host else host
         scheme = "http" if settings.certificate is None else "https"
-        self.url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}/"
+        self.url = f"{scheme}://{self.host}:{port}/"
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
         config = uvicorn.Config(
             app,
@@ -90,6 +91,10 @@ def _bound(settings: ServeSettings) -> socket.socket:
         made = socket.socket(family, kind, protocol)
         try:
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            # Connections have it from here: what a client does not take keeps none open.
+            made.setsockopt(
+                socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(settings.send_s * 1000)
+            )
             made.bind(address)
         except BaseException:
             made.close()

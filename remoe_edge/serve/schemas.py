@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -32,15 +31,25 @@ _OF_SCHEMAS = ("properties", "$defs", "definitions")
 _LISTS_OF_SCHEMAS = ("anyOf", "oneOf", "allOf", "prefixItems")
 _REF = re.compile(r"#/(\$defs|definitions)/([^/]+)")
 _MOST_REPETITIONS = 1000
-_MOST_SCHEMAS = 1000
+_MOST_SCHEMAS = 400
 _MOST_RULES = 1 << 18  # characters
+
+
+class _Converter(llama_cpp.llama_grammar.SchemaConverter):  # type: ignore[misc]
+    """Write texts so that the grammar reads them: a quote in a name would end its rule too early.
+
+    llama.cpp prints a grammar that it cannot read, and with it what was asked.
+    """
+
+    def _format_literal(self, literal: str) -> str:
+        return _written(literal)
 
 
 class Rules:
     """Collect a grammar's rules. `add` takes a schema and returns the name of the rule for it."""
 
     def __init__(self) -> None:
-        self._converter = llama_cpp.llama_grammar.SchemaConverter(
+        self._converter = _Converter(
             prop_order={"name": 0, "arguments": 1, "parameters": 2},
             allow_fetch=False, dotall=False, raw_pattern=False,
         )  # fmt: skip
@@ -52,6 +61,8 @@ class Rules:
         self._n += 1
         name = f"schema{self._n}"
         made = _with_own_names(dict(schema), name)
+        if "$ref" in made:  # the converter looks no further than a reference
+            made["anyOf"] = [{"$ref": made.pop("$ref")}]
         try:
             made = self._converter.resolve_refs(made, name)
             return str(self._converter.visit(made, name))
@@ -100,7 +111,15 @@ def _with_own_names(schema: dict[str, Any], prefix: str) -> dict[str, Any]:
 
 def literal(text: str) -> str:
     """Write a text as a grammar does."""
-    return json.dumps(text)
+    return _written(text)
+
+
+def _written(text: str) -> str:
+    named = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+    written = "".join(
+        named.get(each) or (each if each.isprintable() else f"\\U{ord(each):08x}") for each in text
+    )
+    return f'"{written}"'
 
 
 def check(schema: Any, param: str) -> None:
@@ -115,6 +134,8 @@ def check(schema: Any, param: str) -> None:
         if not isinstance(found, Mapping):
             raise BadField(param, f"{where} is a schema, an object, not {kind(found)}")
         _check_keywords(found, where, param)
+        if where == param:
+            _check_circles(found, param)
         for name in _OF_SCHEMAS:
             todo += [
                 (each, f"{where}.{name}.{short(key)}") for key, each in found.get(name, {}).items()
@@ -128,6 +149,35 @@ def check(schema: Any, param: str) -> None:
         if isinstance(found.get("additionalProperties"), Mapping):
             todo.append((found["additionalProperties"], f"{where}.additionalProperties"))
     raise BadField(param, f"{param} has more than {_MOST_SCHEMAS} schemas in it")
+
+
+def _check_circles(schema: Mapping[str, Any], param: str) -> None:
+    """Refuse definitions that lead back to themselves with nothing written between."""
+
+    def leads(found: Any) -> set[str]:
+        if not isinstance(found, Mapping):
+            return set()
+        lists = [found.get(name) for name in ("anyOf", "oneOf", "allOf")]
+        inner = [each for some in lists if isinstance(some, list) for each in some]
+        own = {found["$ref"]} if isinstance(found.get("$ref"), str) else set()
+        return own.union(*map(leads, inner))
+
+    definitions = {
+        f"#/{where}/{key}": leads(each)
+        for where in ("$defs", "definitions")
+        if isinstance(schema.get(where), Mapping)
+        for key, each in schema[where].items()
+    }
+    for name in definitions:
+        seen: set[str] = set()
+        todo = [name]
+        while todo:
+            for each in definitions.get(todo.pop(), ()):
+                if each == name:
+                    raise BadField(param, f"{param}: {short(name)} is defined by itself alone")
+                if each not in seen:
+                    seen.add(each)
+                    todo.append(each)
 
 
 def _check_keywords(schema: Mapping[str, Any], where: str, param: str) -> None:
@@ -151,7 +201,9 @@ def _check_keywords(schema: Mapping[str, Any], where: str, param: str) -> None:
     missing = set(required) - set(schema.get("properties", {}))
     if missing:
         refuse(f"'{short(min(missing))}' is required and no property")
-    types = schema.get("type", [])
+    types = schema.get("type", "object")
+    if types == []:
+        refuse("type is empty")
     for each in types if isinstance(types, list) else [types]:
         if not (isinstance(each, str) and each in _TYPES):
             refuse(f"there is no type '{short(each)}'")

@@ -240,7 +240,9 @@ function menu(open) {
 function theme() {
   if (state.theme) document.documentElement.dataset.theme = state.theme;
   else delete document.documentElement.dataset.theme;
-  at("theme").textContent = `Theme: ${state.theme || "system"}`;
+  const name = `Theme: ${state.theme || "system"}`;
+  at("theme").setAttribute("aria-label", name);
+  at("theme").title = name;
 }
 
 at("ask").addEventListener("submit", (event) => {
