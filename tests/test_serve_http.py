@@ -332,19 +332,26 @@ def test_health_tells_of_loading_and_failing(model: Path) -> None:
 
 
 def test_a_comment_keeps_a_silent_stream_alive(model: Path) -> None:
-    with live(model, keep_alive_s=0.02, n_ctx=1024) as server:
-        before = threading.Thread(
-            target=server.post,
-            args=(CHAT,),
-            kwargs={"messages": HI, "max_tokens": 200, "temperature": 2},
-        )
-        before.start()
-        wait_until(lambda: server.conversations.load.running == 1)
-        status, _, data = server.ask(CHAT, {"messages": HI, "max_tokens": 2, "stream": True})
-        before.join(SECONDS)
-        assert status == 200
-        assert b"\n\n: keep-alive\n\n" in data
-        assert data.endswith(b"data: [DONE]\n\n")
+    with live(model, keep_alive_s=0.02) as server:
+        may_begin = threading.Event()
+        engine = server.conversations.engine
+        stock = engine.generate
+
+        def generate(*args: Any, **settings: Any) -> Any:
+            assert may_begin.wait(SECONDS)
+            return stock(*args, **settings)
+
+        engine.generate = generate  # type: ignore[method-assign]
+        body = json.dumps({"messages": HI, "max_tokens": 2, "stream": True}).encode()
+        with plain(server) as client:
+            client.sendall(head(CHAT, f"Content-Length: {len(body)}", "Connection: close") + body)
+            found = b""
+            while found.count(b": keep-alive\n\n") < 3:
+                piece = client.recv(65536)
+                assert piece, found
+                found += piece
+            may_begin.set()
+            assert b"data: [DONE]\n\n" in receive(client)
 
 
 def test_nothing_that_was_asked_is_logged(
