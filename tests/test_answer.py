@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 import remoe_edge
 import tiny_moe
+from engines import Onlooker
 from remoe_edge import Answer, Engine, InputError
 from remoe_edge.engine.channels import PLAIN
 from remoe_edge.engine.stop_strings import StopStrings
@@ -206,3 +208,84 @@ def test_errors_come_from_the_package() -> None:
         assert issubclass(getattr(remoe_edge, name), remoe_edge.RemoeError)
     with pytest.raises(remoe_edge.InputError, match="no model"):
         Engine("/nowhere/none.gguf")
+
+
+# --- what a server needs ---
+
+
+def test_a_bias_is_added_to_logits(engine: Engine) -> None:
+    usual = engine.generate(PROMPT, **GREEDY)
+    usual.read()
+    first = usual.token_ids[0]
+    banned = engine.generate(PROMPT, logit_bias={first: -100}, logprobs=1, **GREEDY)
+    banned.read()
+    assert first not in banned.token_ids
+    assert banned.logprobs is not None
+    assert banned.logprobs[0].top[0][0] == first  # they are the model's own
+    only = engine.generate(PROMPT, logit_bias={first: 99.5}, **GREEDY)
+    only.read()
+    assert only.token_ids == [first] * 12
+    none = engine.generate(PROMPT, logit_bias={}, **GREEDY)
+    assert none.read() == usual.text
+    for wrong in ({10**6: 1}, {-1: 1}, {1: math.nan}, {1: "x"}, {"x": 1}, [1]):
+        with pytest.raises(InputError):
+            engine.generate(PROMPT, logit_bias=wrong, **GREEDY)  # type: ignore[arg-type]
+
+
+def test_penalties_keep_tokens_apart(engine: Engine) -> None:
+    first = engine.generate(PROMPT, temperature=0, max_tokens=1)
+    first.read()
+    liked = {first.token_ids[0]: 20.0}
+    again = engine.generate(PROMPT, logit_bias=liked, **GREEDY)
+    again.read()
+    assert len(set(again.token_ids)) == 1
+    for penalty in ({"frequency_penalty": 15.0}, {"presence_penalty": 50.0}):
+        apart = engine.generate(PROMPT, logit_bias=liked, **penalty, **GREEDY)
+        apart.read()
+        assert len(set(apart.token_ids)) > 1, penalty
+    for name in ("frequency_penalty", "presence_penalty"):
+        with pytest.raises(InputError, match=name):
+            engine.generate(PROMPT, **{name: math.inf})  # type: ignore[arg-type]
+
+
+def test_the_stop_string_that_was_found_is_told(engine: Engine) -> None:
+    whole = engine.generate(PROMPT, **GREEDY)
+    text = whole.read()
+    assert whole.stop_string is None
+    answer = engine.generate(PROMPT, stop=["\0never", text[3:5]], **GREEDY)
+    answer.read()
+    assert answer.stop_string == text[3:5]
+
+
+def test_another_thread_cancels(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine._loaded, "is_end", lambda token: False)
+    answer = engine.generate(PROMPT, max_tokens=None, temperature=0)
+    next(answer)
+    thread = threading.Thread(target=answer.cancel)
+    thread.start()
+    thread.join()
+    n_before = answer.stats.n_generated
+    answer.read()
+    assert (answer.finish_reason, answer.stats.n_generated) == ("cancelled", n_before)
+    answer.cancel()  # it has ended: nobody's step is stopped
+    assert engine.generate(PROMPT, **GREEDY).read()
+    unread = engine.generate(PROMPT, **GREEDY)
+    unread.cancel()
+    assert (unread.read(), unread.finish_reason, unread.stats.n_generated) == ("", "cancelled", 0)
+
+
+def test_a_prompt_is_cancelled_within_its_step(engine: Engine) -> None:
+    """The step is stopped as it computes: an observer is told of none."""
+    heard: list[str] = []
+    looking = Onlooker(lambda: heard.append("step"))
+    engine.add_observer(looking)
+    answer = engine.generate([7] * 240, **GREEDY)
+    reader = threading.Thread(target=answer.read)
+    reader.start()
+    while reader.is_alive():
+        answer.cancel()
+        reader.join(0.001)
+    engine.remove_observer(looking)
+    assert answer.finish_reason == "cancelled"
+    assert answer.stats.n_generated <= 1
+    assert engine.generate(PROMPT, **GREEDY).read()

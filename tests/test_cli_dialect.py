@@ -142,7 +142,7 @@ def test_a_model_is_positional_and_optional() -> None:
             have.append(name)
             assert [each.required for each in arguments] == [False], name
             assert by_option[0].opts == ["-m", "--model"]
-    assert have == ["chat", "info", "trace", "tune", "eval", "bench run", "plan"]
+    assert have == ["chat", "serve", "info", "trace", "tune", "eval", "bench run", "plan"]
 
 
 def test_help_has_one_voice() -> None:
@@ -212,7 +212,9 @@ def test_positional_or_by_name(model: Path, capsys: pytest.CaptureFixture[str]) 
     assert named[0] == named[1] != []
 
 
-@pytest.mark.parametrize("name", ["chat", "info", "trace", "tune", "eval", "bench run", "plan"])
+@pytest.mark.parametrize(
+    "name", ["chat", "serve", "info", "trace", "tune", "eval", "bench run", "plan"]
+)
 def test_without_a_model_it_is_the_shipped_one(
     name: str, model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

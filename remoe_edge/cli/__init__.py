@@ -14,6 +14,7 @@ from remoe_edge.errors import RemoeError
 # Subcommand -> (module of this package, one line for --help). A module exposes `command`.
 COMMANDS: dict[str, str] = {
     "chat": "Talk to a model whose experts stream from storage.",
+    "serve": "Serve a model to OpenAI's and Anthropic's clients, and in a browser.",
     "info": "Show a model's experts, sizes, memory floor and what fits here.",
     "doctor": "Show what this machine and this installation can do.",
     "probe": "Measure a file's storage: block size against depth.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import threading
 import weakref
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
@@ -60,6 +61,22 @@ class Produced:
     logprobs: list[TokenLogprob] | None = None
     reader: AnswerReader = field(default_factory=PLAIN.reader)  # has the reasoning
     answer: Callable[[], Answer | None] = lambda: None  # not kept: an answer that is dropped ends
+    stop_string: str | None = None
+    cancelled: bool = False
+    _interrupt: Callable[[], None] | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def runs_with(self, interrupt: Callable[[], None] | None) -> None:
+        """Take what stops a step, while the steps are this answer's."""
+        with self._lock:
+            self._interrupt = interrupt
+
+    def cancel(self) -> None:
+        """Let no token follow, and stop the step that is being computed."""
+        self.cancelled = True
+        with self._lock:  # so that no step of the next answer is stopped
+            if self._interrupt is not None:
+                self._interrupt()
 
     @classmethod
     def of(cls, asked: Request, on_reasoning: Callable[[str], object] | None) -> Produced:
@@ -130,6 +147,11 @@ class Answer(Generator[str, None, None]):
         return _FINISH.get(stop, stop) or None
 
     @property
+    def stop_string(self) -> str | None:
+        """Give the stop string that ended it, None where none did."""
+        return self._produced.stop_string
+
+    @property
     def usage(self) -> Usage:
         """Count the prompt's tokens and those generated so far."""
         stats = self._produced.stats
@@ -182,6 +204,14 @@ class Answer(Generator[str, None, None]):
             return
         with self._lifecycle.running(self._produced):
             self._end()
+
+    def cancel(self) -> None:
+        """End it from another thread, before the next token; who reads it finds its end.
+
+        Of a streamed model the step is stopped at its next layer. A step that was just beginning may
+        miss that and run to its end: call it again where that matters.
+        """
+        self._produced.cancel()
 
     def cut_off(self) -> None:
         """End it because the engine closes: reading on says so. For the engine alone."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -275,6 +275,9 @@ class Engine:
         top_p: float = 0.95,
         min_p: float = 0.05,
         repeat_penalty: float = 1.0,
+        frequency_penalty: float = 0.0,
+        presence_penalty: float = 0.0,
+        logit_bias: Mapping[int, float] | None = None,
         seed: int | None = None,
         stop: str | Sequence[str] | None = (),
         logprobs: int | None = None,
@@ -287,33 +290,34 @@ class Engine:
         """Return the continuation of a prompt, which is computed as its pieces are read.
 
         prompt: text, or token ids. max_tokens: None goes on until the context is full. temperature: 0
-        is greedy. top_k: 0 chooses among all. stop: a string or several, at the first of which the
-        answer ends, before it. logprobs: keep each token's log probability, and of so many of the
-        likeliest in its place. grammar: a `llama_cpp.LlamaGrammar`. special: special tokens may be
-        written in the prompt. form: how the model writes an answer, `form` of what `render` returned.
+        is greedy. top_k: 0 chooses among all. logit_bias: what to add to the logits of token ids; -100
+        bans one. stop: a string or several, at the first of which the answer ends, before it.
+        logprobs: keep each token's log probability, and of so many of the likeliest in its place.
+        grammar: a `llama_cpp.LlamaGrammar`. special: the prompt may have special tokens. form: how the
+        model writes an answer, `form` of what `render` returned.
         on_reasoning: called with the reasoning, which is not in the pieces but in `Answer.reasoning`.
 
         Raises InputError for an argument that makes no sense, a prompt that does not fit the context,
         and while another answer runs.
         """
         self._life.check_free()
-        if form is None and isinstance(prompt, Prompt):
-            form = prompt.form
+        form = form or (prompt.form if isinstance(prompt, Prompt) else PLAIN)
         with self._life.reading():
             llama = self._loaded.llama
             request.check_grammar(grammar, llama._model.vocab)
-            tokens = (
-                self.tokenize(prompt, special=special, bos=bos)
-                if isinstance(prompt, str)
-                else request.token_ids(prompt, int(llama.n_vocab()))
-            )
+            n_vocab = int(llama.n_vocab())
+            if isinstance(prompt, str):
+                tokens = self.tokenize(prompt, special=special, bos=bos)
+            else:
+                tokens = request.token_ids(prompt, n_vocab)
             if not tokens:
                 raise InputError("the prompt is empty")
             self._check_room(len(tokens) + 1)
             asked = request.checked(
                 tokens, max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
-                min_p=min_p, repeat_penalty=repeat_penalty, seed=seed, stop=stop, logprobs=logprobs,
-                grammar=grammar, form=PLAIN if form is None else form,
+                min_p=min_p, repeat_penalty=repeat_penalty, frequency_penalty=frequency_penalty,
+                presence_penalty=presence_penalty, logit_bias=logit_bias, n_vocab=n_vocab, seed=seed,
+                stop=stop, logprobs=logprobs, grammar=grammar, form=form,
             )  # fmt: skip
             produced = Produced.of(asked, on_reasoning)
             pieces = generation.pieces(self._loaded, asked, produced)

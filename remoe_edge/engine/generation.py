@@ -31,6 +31,7 @@ def pieces(loaded: Loaded, request: Request, produced: Produced) -> Generator[st
         loaded.observers.begin(len(request.tokens))
         if loaded.native is not None:
             loaded.native.check_unchanged()
+        produced.runs_with(loaded.interrupt)
         with _remembered(loaded, request):
             yield from _texts(tokens, request, produced)
     except (GeneratorExit, KeyboardInterrupt):
@@ -40,6 +41,7 @@ def pieces(loaded: Loaded, request: Request, produced: Produced) -> Generator[st
         stats.stop = "error"
         raise
     finally:
+        produced.runs_with(None)
         try:
             if not life.forked:
                 _account(loaded, tokens, stats)
@@ -58,8 +60,10 @@ def _texts(tokens: _Tokens, request: Request, produced: Produced) -> Generator[s
     text = StopStrings(request.stop, produced.reader)
     stats = produced.stats
     while not stats.stop:
-        token = tokens.next()
-        if token is None:
+        token = _next(tokens, produced)
+        if produced.cancelled:
+            stats.stop = "cancelled"
+        elif token is None:
             stats.stop = "length"
         elif tokens.loaded.is_end(token) or token in request.form.ends:
             stats.stop = "end"
@@ -76,9 +80,20 @@ def _texts(tokens: _Tokens, request: Request, produced: Produced) -> Generator[s
         yield rest
 
 
+def _next(tokens: _Tokens, produced: Produced) -> int | None:
+    """Give the next token; None where there is none, or where the answer was cancelled meanwhile."""
+    try:
+        return None if produced.cancelled else tokens.next()
+    except KeyboardInterrupt:
+        if produced.cancelled:
+            return None
+        raise
+
+
 def _stop(tokens: _Tokens, text: StopStrings, request: Request, produced: Produced) -> str:
     """Say why no token follows; "" where one does."""
     if text.found:
+        produced.stop_string = text.which
         return "stop"
     if produced.stats.n_generated >= request.max_tokens:
         return "length"

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from remoe_edge.engine.channels import AnswerForm
 from remoe_edge.errors import InputError
 from remoe_edge.native import llama_cpp
 
 _INT32_MAX = 2**31 - 1
+_NEVER = -100.0  # a bias of this or less bans a token, as OpenAI has it
 _SEED_END = 2**32 - 1  # llama.cpp takes this one for "any"
 MAX_LOGPROBS = 1 << 20
 
@@ -39,6 +42,10 @@ def checked(
     top_p: float,
     min_p: float,
     repeat_penalty: float,
+    frequency_penalty: float,
+    presence_penalty: float,
+    logit_bias: Mapping[int, float] | None,
+    n_vocab: int,
     seed: int | None,
     stop: str | Sequence[str] | None,
     logprobs: int | None,
@@ -52,6 +59,9 @@ def checked(
         "top_p": number("top_p", top_p, 0, 1),
         "min_p": number("min_p", min_p, 0, 1),
         "repeat_penalty": number("repeat_penalty", repeat_penalty, 0),
+        "frequency_penalty": number("frequency_penalty", frequency_penalty, -math.inf),
+        "presence_penalty": number("presence_penalty", presence_penalty, -math.inf),
+        "logits_processor": bias(logit_bias, n_vocab),
         "grammar": grammar,
     }
     if sampling["repeat_penalty"] == 0:
@@ -65,6 +75,26 @@ def checked(
         None if logprobs is None else whole("logprobs", logprobs, 0, MAX_LOGPROBS),
         form,
     )
+
+
+def bias(wanted: Mapping[int, float] | None, n_vocab: int) -> Any:
+    """Make what adds to the logits of tokens before they are sampled; None where nothing is added.
+
+    Raises InputError for a token the model does not have, and for what is no finite number.
+    """
+    if not wanted:
+        return None
+    if not isinstance(wanted, Mapping):
+        raise InputError(f"logit_bias is a mapping from token ids to numbers, not {wanted!r}")
+    ids = token_ids(list(wanted), n_vocab)
+    added = [number(f"logit_bias of {key}", each, -math.inf) for key, each in wanted.items()]
+    values = np.array([-math.inf if each <= _NEVER else each for each in added], np.float32)
+
+    def add(_: Any, logits: Any) -> Any:
+        logits[ids] += values
+        return logits
+
+    return llama_cpp.LogitsProcessorList([add])
 
 
 def check_grammar(grammar: Any, vocab: Any) -> None:
@@ -135,5 +165,6 @@ def number(name: str, value: object, least: float, most: float = math.inf) -> fl
         found = math.nan
     if isinstance(value, bool | str) or not (math.isfinite(found) and least <= found <= most):
         upper = f" to {most:g}" if math.isfinite(most) else " or more"
-        raise InputError(f"{name} is {least:g}{upper}, not {value!r}")
+        allowed = f"{least:g}{upper}" if math.isfinite(least) else "a finite number"
+        raise InputError(f"{name} is {allowed}, not {value!r}")
     return found

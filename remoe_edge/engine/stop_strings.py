@@ -17,12 +17,14 @@ class StopStrings:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._held = ""
         self.found = False
+        self.which = ""  # the one that was found
 
     def take(self, token: int, piece: bytes) -> str:
         """Take a token and its bytes; return what is certain to be text of the answer."""
         self._held += self._reader.feed(token, self._decoder.decode(piece))
-        cut = min((at for each in self._stop if (at := self._held.find(each)) >= 0), default=-1)
-        if cut >= 0:
+        found = [(at, each) for each in self._stop if (at := self._held.find(each)) >= 0]
+        if found:
+            cut, self.which = min(found)
             self.found = True
             self._held = self._held[:cut]
         ready = len(self._held) if self.found else len(self._held) - partial(self._held, self._stop)

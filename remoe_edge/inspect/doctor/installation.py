@@ -16,7 +16,7 @@ EXTRAS = {
     "jetson": ("jtop",),
     "tune": ("torch", "safetensors", "tokenizers", "transformers"),
     "plot": ("matplotlib",),
-    "serve": ("fastapi", "uvicorn", "sse_starlette", "starlette_context", "pydantic_settings"),
+    "serve": ("starlette", "uvicorn"),
 }
 
 

@@ -1,0 +1,163 @@
+"""`remoe-edge serve`: answer clients over HTTP, and in a browser."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from remoe_edge.cli import options
+from remoe_edge.cli.engine_options import engine_options, open_engine
+from remoe_edge.cli.old_spellings import option
+from remoe_edge.cli.telemetry_options import telemetry_options, watching
+from remoe_edge.cli.terminal import say
+from remoe_edge.errors import InputError, UnsupportedError
+
+if TYPE_CHECKING:
+    from remoe_edge.serve.one_at_a_time import OneAtATime
+    from remoe_edge.telemetry.metrics import Metrics
+
+KEY_VARIABLE = "REMOE_EDGE_API_KEY"
+
+
+@click.command(name="serve")
+@engine_options
+@telemetry_options
+@option(
+    "--host", default="127.0.0.1", show_default=True, metavar="HOST",
+    help="Listen here; 0.0.0.0 lets other machines in, which wants an API key.",
+)  # fmt: skip
+@option(
+    "--port", type=click.IntRange(0, 65535), default=8080, show_default=True, metavar="PORT",
+    help="Listen at this port; 0 takes a free one.",
+)  # fmt: skip
+@option(
+    "--api-key", metavar="KEY",
+    help=f"Let in only who sends this key. Other users of this machine can see it here: {KEY_VARIABLE} "
+    "in the environment and --api-key-file hide it.",
+)  # fmt: skip
+@option(
+    "--api-key-file", type=options.FILE, metavar="FILE", help="Read the API key from this file."
+)
+@option(
+    "--cors", multiple=True, metavar="ORIGIN",
+    help="Let pages of this origin (http://HOST:PORT, or * for all) ask; may be repeated.",
+)  # fmt: skip
+@option(
+    "--tls-certificate", type=options.FILE, metavar="FILE", help="Speak TLS with this PEM file."
+)
+@option("--tls-key", type=options.FILE, metavar="FILE", help="The certificate's private key (PEM).")
+@option(
+    "--queue", "queue_limit", type=click.IntRange(0, 10000), default=16, show_default=True,
+    metavar="N", help="Let so many requests wait; what comes beside them is told to come again.",
+)  # fmt: skip
+@option(
+    "--grace", "grace_s", type=click.IntRange(0, 86400), default=30, show_default=True,
+    metavar="SECONDS", help="When stopped, let answers go on for so long.",
+)  # fmt: skip
+@option("--name", metavar="NAME", help="What clients call the model; its file's name if not given.")
+def command(
+    model: Path,
+    telemetry: Path | None,
+    telemetry_hz: float,
+    metrics: str | None,
+    api_key: str | None,
+    api_key_file: Path | None,
+    cors: tuple[str, ...],
+    tls_certificate: Path | None,
+    tls_key: Path | None,
+    host: str,
+    port: int,
+    queue_limit: int,
+    grace_s: int,
+    name: str | None,
+    **engine_settings: Any,
+) -> None:
+    """Serve MODEL to clients of OpenAI's and Anthropic's protocols, and as a chat page in a browser.
+
+    Answers are made one at a time; other requests wait. Needs `pip install remoe-edge[serve]`.
+    """
+    try:
+        from remoe_edge.serve.listen import Listener
+    except ImportError as error:
+        raise UnsupportedError(
+            f"serve needs {error.name}: pip install 'remoe-edge[serve]'"
+        ) from error
+    from remoe_edge.serve.app import Server
+    from remoe_edge.serve.figures import Figures
+    from remoe_edge.serve.one_at_a_time import OneAtATime
+    from remoe_edge.serve.settings import ServeSettings
+    from remoe_edge.telemetry.metrics_server import is_loopback
+
+    settings = ServeSettings(
+        host=host, port=port, api_key=_key(api_key, api_key_file), cors=cors,
+        certificate=tls_certificate, private_key=tls_key, queue_limit=queue_limit, grace_s=grace_s,
+    )  # fmt: skip
+    if not model.is_file():
+        raise InputError(f"no model at {model}")
+    figures = Figures()
+    with watching(model, telemetry, telemetry_hz, metrics) as watched, _metrics(model) as own:
+        observers = [*watched.pop("telemetry", []), own]
+        listening = threading.Event()  # a port that is taken shall not cost the loading of a model
+
+        def load() -> Any:
+            listening.wait()
+            return open_engine(model, telemetry=observers, **watched, **engine_settings)
+
+        conversations = OneAtATime(load, queue_limit=queue_limit, figures=figures)
+        server = Server(
+            conversations, settings, model=name or model.stem, figures=figures, engine_text=own.text
+        )
+        listener = Listener(server.app(), settings)
+        say(f"listening at {listener.url}")
+        if settings.api_key is None and not is_loopback(listener.host):
+            say(
+                "whoever reaches this port may use the model: --api-key-file lets in whom you choose"
+            )
+        listening.set()
+        _follow(conversations, listener.url, listener.stop)
+        listener.run()
+        conversations.close()
+    if conversations.failure is not None:
+        raise conversations.failure
+
+
+def _follow(conversations: OneAtATime, url: str, stop: Callable[[], None]) -> None:
+    """Say when the model is ready; where it cannot be loaded, end the server."""
+
+    def follow() -> None:
+        while conversations.state == "loading":
+            time.sleep(0.05)
+        if conversations.state == "ready":
+            say(f"ready: chat at {url}, clients at {url}v1")
+        elif conversations.failure is not None:
+            stop()
+
+    threading.Thread(target=follow, name="remoe-edge-ready", daemon=True).start()
+
+
+@contextlib.contextmanager
+def _metrics(model: Path) -> Iterator[Metrics]:
+    """Have figures of the engine, as long as the block runs."""
+    from remoe_edge.telemetry import Sampler
+    from remoe_edge.telemetry.metrics import Metrics
+
+    with Sampler(model, keep=2) as sampler:
+        yield Metrics(sampler)
+
+
+def _key(given: str | None, file: Path | None) -> str | None:
+    if given is not None and file is not None:
+        raise click.UsageError("--api-key and --api-key-file: give one of them")
+    if file is None:
+        return given if given is not None else os.environ.get(KEY_VARIABLE)
+    try:
+        return file.read_text(encoding="utf-8").strip()
+    except UnicodeDecodeError:
+        raise InputError(f"{file} is no text: it holds the API key in one line") from None

@@ -1,0 +1,163 @@
+"""Listen, and answer until a signal or a failure ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import ssl
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from remoe_edge.errors import InputError
+from remoe_edge.serve.guards import App
+from remoe_edge.serve.settings import ServeSettings
+
+_IDLE_S = 30  # a connection between two requests
+
+
+class Listener:
+    """Own the socket and uvicorn's server. Raises InputError where it cannot listen so."""
+
+    def __init__(self, app: App, settings: ServeSettings) -> None:
+        self._socket = _bound(settings)
+        host, port = self._socket.getsockname()[:2]
+        self.host = f"[{host}]" if ":" in host else host
+        scheme = "http" if settings.certificate is None else "https"
+        self.url = f"{scheme}://{self.host}:{port}/"
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+        config = uvicorn.Config(
+            app,
+            http=_protocol(settings.header_s),
+            ws="none",
+            interface="asgi3",
+            loop="asyncio",
+            lifespan="on",
+            log_config=None,
+            access_log=False,  # paths and addresses: a reverse proxy logs what is wanted
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=_IDLE_S,
+            timeout_graceful_shutdown=int(settings.grace_s),
+            limit_concurrency=settings.most_clients,
+            h11_max_incomplete_event_size=32 << 10,
+        )
+        config.load()
+        if settings.certificate is not None:
+            config.ssl = _tls(settings)
+        self._server = uvicorn.Server(config)
+
+    def run(self) -> None:
+        """Answer until `stop`, SIGTERM or Ctrl-C; then let answers end, for as long as is allowed."""
+        with _signals_end_quietly():
+            asyncio.run(self._server.serve(sockets=[self._socket]))
+
+    def stop(self) -> None:
+        """End it, from whatever thread."""
+        self._server.should_exit = True
+
+    @property
+    def started(self) -> bool:
+        """Say whether it answers."""
+        return bool(self._server.started)
+
+
+@contextlib.contextmanager
+def _signals_end_quietly() -> Any:
+    """Have nothing follow a signal that uvicorn has obeyed: it raises it again afterwards."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    kept = {each: signal.signal(each, lambda *_: None) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for each, handler in kept.items():
+            signal.signal(each, handler)
+
+
+def _bound(settings: ServeSettings) -> socket.socket:
+    try:
+        found = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        family, kind, protocol, _, address = found[0]
+        made = socket.socket(family, kind, protocol)
+        try:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            # Connections have it from here: what a client does not take keeps none open.
+            made.setsockopt(
+                socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(settings.send_s * 1000)
+            )
+            made.bind(address)
+        except BaseException:
+            made.close()
+            raise
+    except (OSError, UnicodeError, OverflowError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise InputError(
+            f"cannot listen at {settings.host}, port {settings.port}: {why}; choose another "
+            "--host or --port"
+        ) from error
+    return made
+
+
+def _tls(settings: ServeSettings) -> ssl.SSLContext:
+    assert settings.certificate is not None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(
+            settings.certificate, settings.private_key, password=_no_password
+        )  # fmt: skip
+    except (OSError, ssl.SSLError, ValueError) as error:
+        raise InputError(
+            f"no TLS with {settings.certificate} and {settings.private_key}: {error}"
+        ) from error
+    return context
+
+
+def _no_password() -> str:
+    raise ValueError("the private key is protected by a password")
+
+
+def _protocol(header_s: float) -> Callable[..., Any]:
+    """Make uvicorn's protocol with a bound on the time that a request's headers may take."""
+
+    class Timed(H11Protocol):  # type: ignore[misc]
+        _timer: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self._watch()
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            self._watch()
+
+        def _watch(self) -> None:
+            """Give the headers that are being read their time, from their first byte on."""
+            if not self._reads_headers() and self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            elif self._reads_headers() and self._timer is None:
+                self._timer = self.loop.call_later(header_s, self._end)
+
+        def _reads_headers(self) -> bool:
+            return self.cycle is None or bool(self.cycle.response_complete)
+
+        def _end(self) -> None:
+            if self._reads_headers() and not self.transport.is_closing():
+                self.transport.close()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            if self._timer is not None:
+                self._timer.cancel()
+            super().connection_lost(exc)
+
+    return Timed

@@ -1,0 +1,210 @@
+"""The chat page: complete in itself, safe with any text; in a real browser, at a desk and on a phone."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import browser
+import tiny_moe
+from serving import HERMES, SECONDS, Live, live, with_template
+
+from remoe_edge.serve.app import PAGE  # isort: skip
+
+HOSTILE = (
+    '<img src=x onerror="window.hostile=1"> <script>window.hostile=1</script> [a](javascript:alert) '
+    "[b](https://example.org/x) **bold** `<b>code</b>`\n\n"
+    "```html\n<script>window.hostile=1</script>\n```\n\n"
+    "| a | b |\n|---|---|\n| 1 | <i>2</i> |\n\n1. one\n   - two\n\n> quoted\n\n# Heading\n"
+)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    folder = tmp_path_factory.mktemp("page")
+    tiny = tiny_moe.make(folder / "m.gguf", "qwen3moe", "Q8_0")
+    with live(with_template(tiny, folder / "chat.gguf", HERMES), n_ctx=16384) as started:
+        # Answers go on until they are stopped.
+        started.conversations.engine._loaded.is_end = lambda token: False  # type: ignore[method-assign]
+        yield started
+
+
+class Tab:
+    """A page that is open, and what went wrong in it."""
+
+    def __init__(self, opened: browser.Browser, url: str, *, width: int, dark: bool) -> None:
+        self._browser = opened
+        target = opened._call("Target.createTarget", url="about:blank")["targetId"]
+        attached = opened._call("Target.attachToTarget", targetId=target, flatten=True)
+        self._session = attached["sessionId"]
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            opened._call(f"{domain}.enable", self._session)
+        opened._call(
+            "Emulation.setDeviceMetricsOverride", self._session,
+            width=width, height=800, deviceScaleFactor=1, mobile=width < 600,
+        )  # fmt: skip
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        opened._call("Emulation.setEmulatedMedia", self._session, features=[scheme])
+        opened._events.clear()
+        self.go(url)
+
+    def go(self, url: str) -> None:
+        self._browser._events = [
+            e for e in self._browser._events if e["method"] != "Page.loadEventFired"
+        ]
+        self._browser._call("Page.navigate", self._session, url=url)
+        self._browser._wait("Page.loadEventFired")
+
+    def ask(self, expression: str) -> Any:
+        answer = self._browser._call(
+            "Runtime.evaluate", self._session, expression=expression, returnByValue=True,
+            awaitPromise=True,
+        )  # fmt: skip
+        assert "exceptionDetails" not in answer, answer
+        return answer["result"].get("value")
+
+    def wait(self, expression: str) -> None:
+        end = time.monotonic() + SECONDS
+        while not self.ask(expression):
+            assert time.monotonic() < end, f"never: {expression}"
+            time.sleep(0.05)
+
+    def type(self, text: str) -> None:
+        self.ask("document.getElementById('question').focus()")
+        self._browser._call("Input.insertText", self._session, text=text)
+
+    def press(self, key: str, code: int) -> None:
+        for kind in ("keyDown", "keyUp"):
+            self._browser._call(
+                "Input.dispatchKeyEvent", self._session, type=kind, key=key, code=key,
+                windowsVirtualKeyCode=code, text="\r" if key == "Enter" and kind == "keyDown" else "",
+            )  # fmt: skip
+
+    def went_wrong(self) -> list[str]:
+        found = []
+        for event in self._browser._events:
+            about = event.get("params", {})
+            if event["method"] in ("Runtime.exceptionThrown", "Runtime.consoleAPICalled"):
+                found.append(str(about))
+            elif event["method"] == "Log.entryAdded":
+                found.append(about["entry"]["text"])
+        return found
+
+    def requests(self) -> list[str]:
+        sent = [e for e in self._browser._events if e["method"] == "Network.requestWillBeSent"]
+        return [each["params"]["request"]["url"] for each in sent]
+
+
+@pytest.fixture
+def opened() -> Iterator[browser.Browser]:
+    path = browser.find()
+    if path is None:
+        pytest.skip(f"no browser on PATH: none of {', '.join(browser.NAMES)}")
+    with browser.Browser(path) as found:
+        yield found
+
+
+TEXTS = "[...document.querySelectorAll('article .body')].map(each => each.innerText)"
+ANSWER = "document.querySelectorAll('article.assistant .body')[0]?.innerText.length > 3"
+STOPPED = "document.getElementById('stop').hidden"
+
+
+@pytest.mark.parametrize("width", [360, 1200])
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_a_conversation(server: Live, opened: browser.Browser, width: int, dark: bool) -> None:
+    tab = Tab(opened, server.url, width=width, dark=dark)
+    tab.wait("document.getElementById('model').textContent === 'tiny'")
+    tab.type("hello <b>there</b>")
+    tab.press("Enter", 13)
+    tab.wait(ANSWER)
+    assert not tab.ask(STOPPED)
+    tab.press("Escape", 27)
+    tab.wait(STOPPED)
+    tab.wait("document.getElementById('status').textContent === 'Stopped.'")
+    tab.wait("document.activeElement.id === 'question'")
+    before = tab.ask(TEXTS)
+    assert before[0] == "hello <b>there</b>"
+    assert len(before) == 2
+    tab.go(server.url)  # it is still there
+    tab.wait("document.querySelectorAll('article').length === 2")
+    assert tab.ask(TEXTS)[0] == before[0]
+    # Again, with a bound and so to its end: what it cost stands below.
+    tab.ask("document.getElementById('open-settings').click()")
+    tab.ask("document.getElementById('max_tokens').value = '8'")
+    tab.ask("document.getElementById('close-settings').click()")
+    tab.ask("[...document.querySelectorAll('article.assistant button')].at(-1).click()")
+    tab.wait("document.querySelector('.cost')?.textContent.includes('tok/s')")
+    cost = tab.ask("document.querySelector('.cost').textContent")
+    assert re.search(r"TTFT .* s, hit rate .* %, .* MiB/token, peak memory \d+ MiB", cost)
+    # Editing takes the question back.
+    tab.wait(STOPPED)
+    tab.ask("document.querySelector('article.user button').click()")
+    assert tab.ask("document.getElementById('question').value") == "hello <b>there</b>"
+    assert tab.ask("document.querySelectorAll('article').length") == 0
+    assert (
+        tab.ask("document.documentElement.scrollWidth - document.documentElement.clientWidth") == 0
+    )
+    back = tab.ask("getComputedStyle(document.body).backgroundColor")
+    assert (back == "rgb(255, 255, 255)") is not dark
+    tab.ask("document.getElementById('theme').click()")  # dark, whatever the system says
+    assert tab.ask("getComputedStyle(document.body).backgroundColor") == "rgb(22, 24, 27)"
+    assert tab.went_wrong() == []
+    own = [url for url in tab.requests() if not url.startswith((server.url, "data:"))]
+    assert own == []
+
+
+def test_no_text_becomes_html(server: Live, opened: browser.Browser) -> None:
+    tab = Tab(opened, server.url, width=1200, dark=False)
+    tab.wait("document.getElementById('model').textContent === 'tiny'")
+    tab.ask(
+        "import('/page/markdown.js').then(({render}) => {"
+        f"document.getElementById('log').append(render({HOSTILE!r}))}})"
+    )
+    assert tab.ask("typeof window.hostile") == "undefined"
+    assert tab.ask("document.querySelectorAll('#log img, #log script, #log b, #log i').length") == 0
+    links = tab.ask("[...document.querySelectorAll('#log a')].map(each => each.href)")
+    assert links == ["https://example.org/x"]
+    for tag in ("strong", "code", "pre", "table", "ol", "ol ul", "blockquote", "h3"):
+        assert tab.ask(f"document.querySelectorAll('#log {tag}').length") >= 1, tag
+    assert "<script>window.hostile=1</script>" in tab.ask("document.querySelector('pre').innerText")
+
+
+def test_every_control_has_a_name(server: Live, opened: browser.Browser) -> None:
+    tab = Tab(opened, server.url, width=360, dark=False)
+    unnamed = tab.ask(
+        "[...document.querySelectorAll('button, input, textarea, nav, dialog')].filter(each => !("
+        "each.getAttribute('aria-label') || each.getAttribute('aria-labelledby') || each.labels?.length"
+        " || each.textContent.trim())).map(each => each.id)"
+    )
+    assert unnamed == []
+    assert tab.ask("document.documentElement.lang") == "en"
+    assert not tab.ask("getComputedStyle(document.getElementById('side')).display !== 'none'")
+    tab.ask("document.getElementById('menu').click()")
+    assert tab.ask("getComputedStyle(document.getElementById('side')).display") == "block"
+    assert tab.ask("document.getElementById('menu').getAttribute('aria-expanded')") == "true"
+
+
+def test_the_page_is_complete(server: Live) -> None:
+    """Without a browser: every file is served, and none names another place."""
+    status, headers, data = server.ask("/")
+    assert (status, headers["content-type"]) == (200, "text/html; charset=utf-8")
+    policy = headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    named = set(re.findall(r"page/([\w.]+)", data.decode()))
+    for file in sorted(PAGE.iterdir()):
+        text = file.read_text(encoding="utf-8")
+        assert not re.search(r"""(?:src|href|import|fetch|url)\W{1,3}https?:""", text), file
+        assert "innerHTML" not in text
+        if file.name == "index.html":
+            continue
+        status, headers, data = server.ask(f"/page/{file.name}")
+        assert (status, data.decode()) == (200, text)
+        named |= set(re.findall(r"from \"\./([\w.]+)\"", text))
+    assert named == {each.name for each in PAGE.iterdir()} - {"index.html"}
+    assert Path(PAGE).is_dir()
