@@ -12,7 +12,9 @@ CPP_LAYERS: dict[str, tuple[str, ...]] = {
     "trace": ("base",),
     "prefetch": ("gguf", "storage", "cache", "trace"),
     "runtime": ("prefetch",),
-    "device": ("runtime",),
+    "wire": ("base",),
+    "remote": ("runtime", "wire"),
+    "device": ("remote",),
     "bindings": ("device",),
     "testing": (),
 }
@@ -29,7 +31,8 @@ PYTHON_LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"native", "amx", "_core", "errors", "units", "_moved"}),
     frozenset({"engine", "routing", "files", "machine"}),
     frozenset(
-        {"bench", "plan", "predict", "profile", "tune", "telemetry", "convert", "inspect", "serve"}
+        {"bench", "plan", "predict", "profile", "tune", "telemetry", "convert", "inspect"}
+        | {"remote", "serve"}
     ),
     frozenset({"api"}),  # puts features and the engine together for programs
     frozenset({"cli"}),
