@@ -31,7 +31,7 @@ Status Peer::Greet(FrameStream* stream, Welcome* welcome) {
     if (polled[1].revents != 0) wake_.Clear();
     REMOE_RETURN_IF_ERROR(stream->Flush());
     const Status status = polled[0].revents & ~POLLOUT ? stream->Receive(&frames) : Status::Ok();
-    if (status.code() == Code::kCorrupt && frames.empty()) Refuse(status.message());
+    if (status.code() == Code::kNotSupported) Refuse(status.message());
     if (frames.empty()) REMOE_RETURN_IF_ERROR(status);
   }
   if (frames[0].kind == FrameKind::kRefused) {

@@ -69,8 +69,8 @@ Status FrameParser::ReadHeader() {
   const uint8_t* at = bytes_.data() + begin_;
   if (Get<uint32_t>(at) != kMagic) return Status(Code::kCorrupt, "no frame begins there");
   if (Get<uint16_t>(at + 4) != kProtocolVersion) {
-    return Status(Code::kCorrupt, Format("it speaks version %d of the protocol, not %d",
-                                         Get<uint16_t>(at + 4), kProtocolVersion));
+    return Status(Code::kNotSupported, Format("it speaks version %d of the protocol, not %d",
+                                              Get<uint16_t>(at + 4), kProtocolVersion));
   }
   const uint16_t kind = Get<uint16_t>(at + 6);
   if (kind == 0 || kind > kLastFrameKind) {

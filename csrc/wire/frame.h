@@ -65,7 +65,8 @@ class FrameParser {
   explicit FrameParser(const FrameLimits& limits) : limits_(limits) {}
 
   void Feed(const uint8_t* bytes, size_t n) { bytes_.insert(bytes_.end(), bytes, bytes + n); }
-  // Takes the next whole frame. RETURNS: kCorrupt, from then on, once something was wrong.
+  // Takes the next whole frame. RETURNS: once something was wrong, from then on: kNotSupported for
+  // another version of the protocol, else kCorrupt.
   Status Next(Frame* frame, bool* found);
 
  private:

@@ -76,7 +76,7 @@ TEST(EveryFlippedBitIsSeen) {
     std::vector<Frame> frames;
     const Status status = ParseAll(&parser, bytes, &frames);
     CHECK_EQ(frames.size(), 0u);
-    CHECK(status.code() == Code::kCorrupt);
+    CHECK(status.code() == (bit / 16 == 2 ? Code::kNotSupported : Code::kCorrupt));
     std::vector<Frame> after;  // nothing is believed any more
     CHECK(!ParseAll(&parser, whole, &after).ok());
     CHECK_EQ(after.size(), 0u);

@@ -255,6 +255,95 @@ TEST(BeyondItsCreditsAWorkerIsNotAsked) {
   CHECK_EQ(worker.server->counts().busy, 0u);
 }
 
+// Stands between an engine and a worker, and spoils what the worker says after so many bytes.
+class Spoiler {
+ public:
+  enum class Mode { kFlip, kCut, kTwice, kStall };
+  Spoiler(const Address& worker, Mode mode, size_t clean)
+      : worker_(worker), mode_(mode), clean_(clean) {
+    auto made = ListenTcp({"127.0.0.1", 0});
+    CHECK_OK(made.status());
+    listener_ = std::move(made.value());
+    thread_ = std::thread([this] { Run(); });
+  }
+  ~Spoiler() {
+    ending_ = true;
+    thread_.join();
+  }
+  Address address() const { return {"127.0.0.1", listener_->port()}; }
+  int n_spoiled() const { return n_spoiled_; }
+
+ private:
+  void Run() {
+    while (!ending_) {
+      auto engine = listener_->Accept();
+      if (engine.ok() && engine.value() != nullptr) Forward(engine.value().get());
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+  }
+  void Forward(Channel* engine) {
+    auto worker = ConnectTcp(worker_, 1000);
+    if (!worker.ok()) return;
+    std::vector<uint8_t> bytes(1 << 16);
+    size_t passed = 0;
+    while (!ending_) {
+      auto asked = engine->Read(bytes.data(), bytes.size());
+      if (!asked.ok() || !Pass(worker.value().get(), bytes.data(), asked.value())) return;
+      auto said = worker.value()->Read(bytes.data(), bytes.size());
+      if (!said.ok()) return;
+      const size_t n = said.value();
+      const bool spoil = n > 0 && passed < clean_ && passed + n >= clean_;
+      passed += n;
+      if (spoil) n_spoiled_++;
+      if (spoil && mode_ == Mode::kFlip) bytes[n / 2] ^= 16;
+      if (spoil && mode_ == Mode::kCut) {
+        (void)Pass(engine, bytes.data(), n / 2);
+        return;
+      }
+      if (mode_ == Mode::kStall && passed >= clean_) continue;
+      if (!Pass(engine, bytes.data(), n)) return;
+      if (spoil && mode_ == Mode::kTwice && !Pass(engine, bytes.data(), n)) return;
+      if (n == 0 && asked.value() == 0) std::this_thread::sleep_for(std::chrono::microseconds(100));
+    }
+  }
+  bool Pass(Channel* to, const uint8_t* bytes, size_t n) {
+    while (n > 0 && !ending_) {
+      auto sent = to->Write(bytes, n);
+      if (!sent.ok()) return false;
+      bytes += sent.value();
+      n -= sent.value();
+    }
+    return true;
+  }
+
+  const Address worker_;
+  const Mode mode_;
+  const size_t clean_;
+  std::unique_ptr<Listener> listener_;
+  std::atomic<bool> ending_{false};
+  std::atomic<int> n_spoiled_{0};
+  std::thread thread_;
+};
+
+TEST(SpoiledAnswersCostNoBit) {
+  const SmallMoe::Shape shape;
+  Worker worker(shape, 1.0);
+  worker.Start();
+  // In the welcome, among the canaries (some 180 KB), and in service.
+  for (const size_t clean : {size_t{100}, size_t{50000}, size_t{200000}}) {
+    for (const auto mode : {Spoiler::Mode::kFlip, Spoiler::Mode::kCut, Spoiler::Mode::kTwice,
+                            Spoiler::Mode::kStall}) {
+      Spoiler spoiler(worker.address(), mode, clean);
+      Client client(shape, {spoiler.address()});
+      client.Step(1);
+      (void)client.source->Await(mode == Spoiler::Mode::kStall ? 100 : kWaitMs);
+      for (int i = 0; i < 60; i++) client.Step(1);
+      CHECK(spoiler.n_spoiled() > 0);
+      CHECK_EQ(client.source->counts().mismatches, 0u);
+    }
+  }
+}
+
 TEST(ADamagedConnectionHurtsNobodyElse) {
   const SmallMoe::Shape shape;
   Worker worker(shape, 1.0);
