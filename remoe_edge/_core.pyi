@@ -336,6 +336,64 @@ class StreamedModel:
     @property
     def huge_pages(self) -> bool: ...
 
+# --- experts on other machines ------------------------------------------------------------------
+
+def check_address(text: str) -> str:
+    """Return HOST:PORT as it is used. Raises InputError, or UnsupportedError beyond this machine."""
+
+def connect_peers(
+    model: StreamedModel,
+    addresses: list[str],
+    *,
+    engine: str,
+    fingerprint: str,
+    max_tokens: int = 8,
+    audit_every: int = 1000,
+) -> None:
+    """Ask these workers for rows from now on; connecting and proving goes on in the background."""
+
+def peer_check_bytes(model: StreamedModel) -> int:
+    """Return what checking peers takes beside the cache."""
+
+def await_peers(model: StreamedModel, timeout_ms: int) -> bool:
+    """Wait until every peer serves, was refused or cannot be reached; False where one is not yet."""
+
+def peers(model: StreamedModel) -> list[dict[str, Any]]:
+    """List each peer's address, state, why it is so, and how many experts it serves."""
+
+def peer_counts(model: StreamedModel) -> dict[str, int]:
+    """Count what was asked of peers since loading; {} without peers."""
+
+def take_peer_lines(model: StreamedModel) -> list[str]:
+    """Take the lines that peers have given cause for since the last call."""
+
+class ExpertWorker:
+    """Some experts of a model in memory, computed for engines on other machines."""
+
+    @staticmethod
+    def open(
+        path: str,
+        *,
+        experts: list[int],
+        budget_bytes: int,
+        listen: str,
+        engine: str,
+        fingerprint: str,
+        threads: int = 1,
+        repack: bool = False,
+        backend: str = "auto",
+        direct: bool = True,
+        lock: bool = False,
+    ) -> ExpertWorker: ...
+    def run(self) -> None:
+        """Serve until `stop`, which another thread calls."""
+    def stop(self) -> None: ...
+    @property
+    def port(self) -> int: ...
+    @property
+    def budget_bytes(self) -> int: ...
+    def counts(self) -> dict[str, int]: ...
+
 # --- cache and trace ------------------------------------------------------------------------------
 
 class Cache:

@@ -142,7 +142,9 @@ def test_a_model_is_positional_and_optional() -> None:
             have.append(name)
             assert [each.required for each in arguments] == [False], name
             assert by_option[0].opts == ["-m", "--model"]
-    assert have == ["chat", "serve", "info", "trace", "tune", "eval", "bench run", "plan"]
+    assert have == [
+        *("chat", "serve", "info", "trace", "tune", "eval", "bench run", "plan", "worker"),
+    ]
 
 
 def test_help_has_one_voice() -> None:

@@ -30,6 +30,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("threads", 0), ("threads", -2), ("threads", 513), ("threads", 2.0), ("threads", True),
         ("depth", -1), ("depth", 1 << 31), ("depth", "deep"),
         ("repack", "no"), ("stream", 1), ("direct", None), ("lock", "yes"), ("verbose", 2),
+        ("peers", 3), ("peers", [7]), ("peers", ["127.0.0.1:1", "localhost:1"]),
     ],
 )  # fmt: skip
 def test_a_setting_that_makes_no_sense_is_refused_by_name(name: str, value: Any) -> None:

@@ -58,4 +58,5 @@ PYBIND11_MODULE(_core, module) {
   remoe::bindings::RegisterReplay(module);
   remoe::bindings::RegisterTrace(module);
   remoe::bindings::RegisterEngine(module);
+  remoe::bindings::RegisterRemote(module);
 }

@@ -66,7 +66,9 @@ Status StreamedModel::Attach(const AttachOptions& options) {
 
 Status StreamedModel::MakeStore(const AttachOptions& options) {
   if (store_ != nullptr) return Status(Code::kInvalidArgument, "the model has its cache already");
-  REMOE_RETURN_IF_ERROR(sizes_->Check(options.n_slots));
+  if (!options.single_experts || options.n_slots < 1) {
+    REMOE_RETURN_IF_ERROR(sizes_->Check(options.n_slots));
+  }
   const PrefetchMode prefetch = sizes_->Settled(options.prefetch);
   StoreOptions store_options;
   store_options.n_slots = store_options.event_slots = options.n_slots;

@@ -46,6 +46,7 @@ struct AttachOptions {
   PrefetchMode prefetch = PrefetchMode::kOff;
   std::shared_ptr<const Profile> profile;  // what fitting has learned of this model; may be null
   bool lock = false;
+  bool single_experts = false;  // steps take one expert at a time: one slot will do
 };
 
 class StreamedModel {

@@ -8,12 +8,14 @@
 //     weights  asked once the cache has placed the experts: fills their slots
 //     rows     asked before that (their slots are kNoSlot, and none is taken for them): computes the
 //              experts' rows elsewhere. What fails there, or is late, the step takes from weights.
+//              A placement says whether the expert is resident or prefetched here already.
 //
 // Begin() and End() come from the one thread that runs steps.
 #ifndef REMOE_RUNTIME_EXPERT_SOURCE_H_
 #define REMOE_RUNTIME_EXPERT_SOURCE_H_
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "cache/cache.h"
@@ -30,6 +32,9 @@ class ExpertRows {
   virtual int64_t n_out() const = 0;              // values of what a row gives
   // Writes [n_rows][n_in], in the order of the tokens.
   virtual void Gather(uint16_t expert, float* rows) const = 0;
+  // Appends how the rows are computed, in bytes that the device reads; nothing where only the graph
+  // itself can say that.
+  virtual void Describe(std::string* recipe) const = 0;
 };
 
 struct Demand {

@@ -26,6 +26,7 @@ COMMANDS: dict[str, str] = {
     "eval": "Compare routers: perplexity, reuse and cache misses.",
     "bench": "Measure a model on this machine against stock llama.cpp.",
     "plan": "Find the smallest memory budget that meets a latency target.",
+    "worker": "Hold experts in memory and compute them for engines elsewhere.",
     "top": "Watch a running engine.",
 }
 

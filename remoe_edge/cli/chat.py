@@ -23,7 +23,6 @@ from remoe_edge.errors import RemoeError
 
 if TYPE_CHECKING:
     from remoe_edge.engine.answer import Answer
-    from remoe_edge.engine.engine import Engine
 
 HELP = """\
 /reset   forget the conversation; the experts stay resident
@@ -151,11 +150,10 @@ def _answer_once(chat: Conversation, prompt: str, sampling: dict[str, Any], as_j
                 write(shown.before(pieces), text)
         except KeyboardInterrupt:
             finished = False
-    engine = chat.engine
     if as_json:
-        result = {"text": "".join(text), **_reasoning(pieces), **engine.stats()}
+        result = {"text": "".join(text), **_reasoning(pieces), **chat.engine.stats()}
         click.echo(json.dumps(result, ensure_ascii=False, allow_nan=False))
-    _report(engine)
+    _report(chat)
     return finished
 
 
@@ -189,7 +187,7 @@ def _turn(chat: Conversation, text: str, sampling: dict[str, Any]) -> None:
         say(f"Error: {error}")
         return
     chat.keep(text, "".join(answer), pieces.reasoning)
-    _report(chat.engine)
+    _report(chat)
 
 
 def _obey(chat: Conversation, line: str) -> None:
@@ -209,9 +207,12 @@ def _reasoning(answer: Answer) -> dict[str, str]:
     return {"reasoning": answer.reasoning} if answer.reasoning else {}
 
 
-def _report(engine: Engine) -> None:
-    """Say in a line what the answer cost, and in another if it had to end early."""
+def _report(chat: Conversation) -> None:
+    """Say in a line what the answer cost, and in others what happened or ended it early."""
+    engine = chat.engine
     say(engine.answer.line(engine.streamed))
+    for note in chat.new_notes():
+        say(note)
     if engine.answer.stop == "context":
         say(f"the answer ended at the context of {engine.n_ctx} tokens: raise --ctx")
     elif engine.answer.stop == "length":

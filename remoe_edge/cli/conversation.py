@@ -35,6 +35,15 @@ class Conversation:
     system: str | None = None
     raw: bool = False
     turns: list[Turn] = field(default_factory=list)
+    n_notes: int = field(init=False)  # the engine's, those that were said when it was opened
+
+    def __post_init__(self) -> None:
+        self.n_notes = len(self.engine.notes)
+
+    def new_notes(self) -> list[str]:
+        """Take what the engine has noted since the last call."""
+        before, self.n_notes = self.n_notes, len(self.engine.notes)
+        return self.engine.notes[before:]
 
     def ask(self, text: str, *, max_tokens: int, **settings: Any) -> tuple[Answer, int]:
         """Return the answer's pieces, to be read once, and how many turns had to be forgotten.

@@ -46,10 +46,10 @@ _OPTIONS: tuple[Decorator, ...] = (
         "--flash-attention", type=click.Choice(["auto", "on", "off"]), default="auto",
         show_default=True, help="Compute attention in one fused operation.",
     ),
-    option(
-        "--repack/--no-repack", default=None,
-        help="Rearrange quantised weights for faster kernels. Each expert is rearranged whenever "
-        "it is read, so it pays where nearly all fit; on by default only with --no-stream.",
+    options.repack(
+        default=None,
+        more="Each expert is rearranged whenever it is read, so it pays where nearly all fit; on by "
+        "default only with --no-stream.",
     ),
     options.io(old=[Old("--io-backend")]),
     options.direct(),
@@ -57,6 +57,7 @@ _OPTIONS: tuple[Decorator, ...] = (
         "--depth", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
         help="Reads in flight; 0 lets the engine choose.",
     ),
+    options.peers(),
     option("--verbose", is_flag=True, help="Show the log of llama.cpp."),
 )  # fmt: skip
 
@@ -79,6 +80,7 @@ def open_engine(
     trace: Path | None = None,
     telemetry: Sequence[Observer] | None = None,
     publish: bool | Path = False,
+    peers: Sequence[str] | None = None,
     **settings: Any,
 ) -> Engine:
     """Load the model that the options name, with a bar on stderr; say the engine's notes once."""
@@ -94,6 +96,7 @@ def open_engine(
         stream=not no_stream,
         # Whole models as llama.cpp has them; streamed ones pay again for every miss.
         repack=no_stream if repack is None else repack,
+        peers=peers or (),
         **settings,
     )
     with loading_bar(path.name, shown=not asked.verbose) as progress:

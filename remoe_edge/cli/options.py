@@ -269,6 +269,31 @@ def direct(*, old: Sequence[Old] = ()) -> Decorator:
     )  # fmt: skip
 
 
+def repack(*, default: bool | None, more: str) -> Decorator:
+    """Add --repack/--no-repack."""
+    return option(
+        "--repack/--no-repack", default=default,
+        help=_text("Rearrange quantised weights for faster kernels.", more),
+    )  # fmt: skip
+
+
+def memory(*, required: bool = False, more: str) -> Decorator:
+    """Add --memory."""
+    return option(
+        "--memory", required=required, metavar="SIZE",
+        help=_text("Memory to keep to, such as 4GiB.", more),
+    )  # fmt: skip
+
+
+def peers() -> Decorator:
+    """Add --peers."""
+    return option(
+        "--peers", type=Several(click.STRING), metavar="HOST:PORT[,...]",
+        help="Have these workers (`remoe-edge worker`) compute experts that are not in the cache. "
+        "A worker that is slow or gone costs time, never an answer.",
+    )  # fmt: skip
+
+
 # --- what it is asked ---
 
 

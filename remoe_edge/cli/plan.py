@@ -19,11 +19,7 @@ if TYPE_CHECKING:
 
 @click.command(name="plan")
 @options.model
-@option(
-    "--memory",
-    metavar="SIZE",
-    help="Memory for the whole process, as 6GiB; without it, what is free.",
-)
+@options.memory(more="It is for the whole process; without it, what is free.")
 @option("--tpot", metavar="TIME", help="Target for the time of a token: 250ms, 0.25s.")
 @option("--ttft", metavar="TIME", help="Target for the time to a prompt's first token: 3s.")
 @options.slo()

@@ -20,6 +20,7 @@ def stats_lines(model: str, stats: dict[str, Any]) -> list[str]:
     rows = [("model", _model(model, stats)), ("last answer", _answer(stats)), *_speed(stats)]
     if stats["cache"] is not None:
         rows += _cache_rows(stats["cache"], stats["io"], stats["tpot_ms"]["mean"])
+    rows += _peer_rows(stats.get("remote"))
     rows.append(("memory", _memory(stats)))
     energy = stats["energy"]
     if energy and energy.get("joules_per_token") is not None:
@@ -42,6 +43,21 @@ def _answer(stats: dict[str, Any]) -> str:
     prompt = _count(stats["n_prompt"], "token")
     end = _ENDS.get(stats["stop"], stats["stop"])
     return f"{_count(stats['n_generated'], 'token')} after a prompt of {prompt}; {end}"
+
+
+def _peer_rows(remote: dict[str, Any] | None) -> list[tuple[str, str]]:
+    if remote is None:
+        return []
+    peers = ", ".join(
+        f"{peer['address']} {peer['state']}" + (f" ({peer['why']})" if peer["why"] else "")
+        for peer in remote["peers"]
+    )
+    answers = (
+        f"{_count(remote['remote_rows'], 'row')} of {_count(remote['remote_experts'], 'expert')} came "
+        f"from them; {_count(remote['remote_hedges'], 'expert')} came from storage as they were late; "
+        f"{_count(remote['remote_audited'], 'answer')} audited"
+    )
+    return [("peers", peers), ("", answers)]
 
 
 def _speed(stats: dict[str, Any]) -> list[tuple[str, str]]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from remoe_edge.engine import chat_template, generation, request
+from remoe_edge.engine import chat_template, generation, peers, request
 from remoe_edge.engine.answer import Answer, Produced
 from remoe_edge.engine.budget import Budget
 from remoe_edge.engine.channels import PLAIN, AnswerForm
@@ -190,6 +190,7 @@ class Engine:
                 router_probabilities=None if native is None else native.router_probabilities,
                 cache=None if native is None else self._cache_stats(native),
                 io=None if native is None else dict(native.io),
+                remote=peers.stats(native) if native is not None and self.settings.peers else None,
             )
 
     def _cache_stats(self, native: StreamedModel) -> CacheStats:

@@ -19,7 +19,7 @@ from remoe_edge.engine.llama import Buffers
 from remoe_edge.engine.observers import Observers, Step
 from remoe_edge.engine.stats import AnswerStats
 from remoe_edge.errors import InputError, ModelError, RemoeError
-from remoe_edge.native import WAIT_POLICY, llama_cpp
+from remoe_edge.native import WAIT_POLICY, _core, llama_cpp
 
 if TYPE_CHECKING:
     from remoe_edge._core import StreamedModel
@@ -155,6 +155,13 @@ class Loaded:
             if isinstance(error, RuntimeError) and not isinstance(error, RemoeError):
                 self._raise_failure(error)
             raise
+        finally:
+            if self.settings.peers:
+                self._note_peers()
+
+    def _note_peers(self) -> None:
+        if self.native is not None:
+            self.notes.extend(_core.take_peer_lines(self.native))
 
     def _raise_failure(self, error: RuntimeError) -> None:
         if "llama_decode" not in str(error):

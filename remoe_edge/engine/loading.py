@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from remoe_edge.engine import budget as budgets
+from remoe_edge.engine import peers
 from remoe_edge.engine.chat_template import ChatTemplate
 from remoe_edge.engine.extensions import (
     FeatureFile,
@@ -77,6 +78,7 @@ def load(
             loaded.template = ChatTemplate(loaded.llama, loaded.tokenizer, path)
             loaded.n_ctx = min(loaded.n_ctx, int(loaded.llama.n_ctx()))
             _attach(loaded, cache)
+            peers.connect(loaded)
             _begin_features(loaded, extensions)
     except BaseException:
         for observer in observers:
@@ -244,13 +246,18 @@ def _attach(loaded: Loaded, cache: str) -> None:
     scratch = native.scratch_bytes(min(settings.n_ubatch, loaded.n_ctx))
     buffers = loaded.buffers.n_bytes
     buffers["compute"] = buffers.get("compute", 0) + scratch
-    loaded.budget = budgets.resolve(cache, native, buffers["compute"])
+    checking_bytes = _core.peer_check_bytes(native) if settings.peers else 0
+    loaded.budget = budgets.resolve(cache, native, buffers["compute"], checking_bytes)
+    prefetch = settings.prefetch
+    if settings.peers and prefetch == "auto":
+        prefetch = "off"
+        loaded.notes.append("nothing is prefetched while peers are asked (--prefetch on does both)")
     native.attach(
         n_slots=loaded.budget.n_slots,
         policy=settings.policy,
         lock=settings.lock,
         profile=None if loaded.profile is None else loaded.profile.data,
-        prefetch=settings.prefetch,
+        prefetch=prefetch,
     )
     loaded.notes.extend(native.notes)
     ahead = native.prefetch

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -42,6 +43,7 @@ class SettingsKeywords(TypedDict, total=False):
     depth: int
     lock: bool
     verbose: bool
+    peers: str | Sequence[str]
     io_backend: str
 
 
@@ -67,6 +69,8 @@ class EngineSettings:
         chooses.
     lock: lock the cache in memory where the limit allows it.
     verbose: show llama.cpp's log on stderr.
+    peers: workers that compute experts' rows, as HOST:PORT, or a text with commas between them
+        (docs/remote.md).
 
     Raises InputError, which names the setting and what it may be.
     """
@@ -87,6 +91,7 @@ class EngineSettings:
     depth: int = 0
     lock: bool = True
     verbose: bool = False
+    peers: str | Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.cache, str):
@@ -98,6 +103,7 @@ class EngineSettings:
         _one_of("flash_attention", self.flash_attention, FLASH_ATTENTION)
         _one_of("io", self.io, IO)
         self._check_numbers()
+        self._check_peers()
         for name in ("repack", "stream", "direct", "lock", "verbose"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"{name} is True or False, not {getattr(self, name)!r}")
@@ -117,6 +123,23 @@ class EngineSettings:
             raise InputError(
                 f"no policy '{self.policy}' for a running engine; there are: {', '.join(known)}"
             )
+
+    def _check_peers(self) -> None:
+        if not isinstance(self.peers, Sequence):
+            raise InputError(f"peers is a list of HOST:PORT, not {self.peers!r}")
+        if isinstance(self.peers, str):
+            object.__setattr__(self, "peers", tuple(self.peers.split(",")) if self.peers else ())
+        if not self.peers:
+            object.__setattr__(self, "peers", ())
+            return
+        from remoe_edge.native import _core  # brings llama.cpp in: not for a default
+
+        if not all(isinstance(each, str) for each in self.peers):
+            raise InputError(f"peers is a list of HOST:PORT, not {self.peers!r}")
+        checked = tuple(_core.check_address(each) for each in self.peers)
+        if len(set(checked)) < len(checked):
+            raise InputError("peers names a worker twice")
+        object.__setattr__(self, "peers", checked)
 
     def _check_numbers(self) -> None:
         for name in ("n_ctx", "n_batch", "n_ubatch", "depth"):
@@ -188,6 +211,7 @@ class EngineSettings:
             "direct": self.direct,
             "depth": self.depth,
             "lock": self.lock,
+            **({"peers": list(self.peers)} if self.peers else {}),
         }
 
 

@@ -144,8 +144,9 @@ class CacheStats:
 class EngineStats(Mapping[str, Any]):
     """Hold what the last answer cost and how the engine runs; times in ms, sizes in bytes.
 
-    cache, io and router_probabilities are None where nothing is streamed. buffers: what llama.cpp has
-    reserved, by kind. Until version 0.3 it also reads as the mapping that `to_dict` returns.
+    cache, io and router_probabilities are None where nothing is streamed, remote without peers.
+    buffers: what llama.cpp has reserved, by kind. Until version 0.3 it also reads as the mapping that
+    `to_dict` returns.
     """
 
     answer: AnswerStats
@@ -160,6 +161,7 @@ class EngineStats(Mapping[str, Any]):
     router_probabilities: bool | None
     cache: CacheStats | None
     io: dict[str, Any] | None
+    remote: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Give plain values for JSON."""
@@ -182,6 +184,7 @@ class EngineStats(Mapping[str, Any]):
             "router_probabilities": self.router_probabilities,
             "cache": None if self.cache is None else self.cache.to_dict(answer),
             "io": None if self.io is None else dict(self.io),
+            **({} if self.remote is None else {"remote": dict(self.remote)}),
         }
 
     def __getitem__(self, name: str) -> Any:

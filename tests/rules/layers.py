@@ -12,7 +12,9 @@ CPP_LAYERS: dict[str, tuple[str, ...]] = {
     "trace": ("base",),
     "prefetch": ("gguf", "storage", "cache", "trace"),
     "runtime": ("prefetch",),
-    "device": ("runtime",),
+    "wire": ("base",),
+    "remote": ("runtime", "wire"),
+    "device": ("remote",),
     "bindings": ("device",),
     "testing": (),
 }
@@ -31,7 +33,7 @@ PYTHON_LAYERS: tuple[frozenset[str], ...] = (
     frozenset(
         {
             *("bench", "plan", "placement", "predict", "profile", "tune", "telemetry", "convert"),
-            *("inspect", "serve"),
+            *("inspect", "remote", "serve"),
         }
     ),
     frozenset({"api"}),  # puts features and the engine together for programs

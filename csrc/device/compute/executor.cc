@@ -37,6 +37,7 @@ class StepRows : public ExpertRows {
       rows += n_in();
     }
   }
+  void Describe(std::string* recipe) const override { pairs_->Describe(recipe); }
 
  private:
   LayerStep* step_;
@@ -179,10 +180,14 @@ Status Executor::RunLayer(const Job& job, const Event& event) {
 void Executor::SendElsewhere(const Job& job) {
   const auto& sources = job.model->elsewhere();
   if (sources.empty() || !ByPairs(job) || !pairs_.can_be_sent()) return;
+  const Cache& cache = job.model->store()->cache();
   std::vector<Placement> experts;
   for (const uint16_t expert : step_.experts()) {
     experts.emplace_back();
     experts.back().expert = expert;
+    // What is here already is nobody else's to compute.
+    experts.back().hit = cache.SlotOf(step_.layer(), expert) != kNoSlot;
+    experts.back().prefetched = cache.PrefetchSlotOf(step_.layer(), expert) != kNoSlot;
   }
   const StepRows rows(&step_, &pairs_);
   std::vector<bool> taken(experts.size());

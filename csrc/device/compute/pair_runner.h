@@ -12,6 +12,7 @@
 #define REMOE_DEVICE_COMPUTE_PAIR_RUNNER_H_
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "device/graph/device.h"
@@ -49,10 +50,12 @@ class PairRunner {
   // Whether the prepared piece takes one row of floats for each token and gives one for each pair,
   // so that its pairs can be computed elsewhere.
   bool can_be_sent() const;
-  // REQUIRES, of all four: can_be_sent().
+  // REQUIRES, of all five: can_be_sent().
   int64_t n_in() const;
   int64_t n_out() const;
   void CopyInput(int token, float* row) const;
+  // Appends the piece as bytes of an FfnRecipe; nothing where it is not the whole FFN of a layer.
+  void Describe(std::string* recipe) const;
   // What a pair gives was computed elsewhere.
   void TakeResult(const Pair& pair, const float* row);
 

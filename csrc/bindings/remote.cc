@@ -1,0 +1,139 @@
+#include <pybind11/stl.h>
+
+#include "bindings/bindings.h"
+#include "device/expert_worker.h"
+#include "device/peers.h"
+
+namespace py = pybind11;
+
+namespace remoe::bindings {
+
+namespace {
+
+py::dict CountsOf(const StreamedModel& model) {
+  py::dict dict;
+  if (const RemoteSource* peers = FindPeers(model)) {
+    ForEachCounter(peers->counts(),
+                   [&](const char* name, const char*, uint64_t value) { dict[name] = value; });
+  }
+  return dict;
+}
+
+py::list Seen(const StreamedModel& model) {
+  py::list list;
+  const RemoteSource* peers = FindPeers(model);
+  if (peers == nullptr) return list;
+  for (const Peer::Seen& seen : peers->peers()) {
+    py::dict dict;
+    dict["address"] = seen.address;
+    dict["state"] = seen.state;
+    dict["why"] = seen.why;
+    dict["experts"] = seen.n_experts;
+    list.append(dict);
+  }
+  return list;
+}
+
+py::dict WorkerCountsOf(const ExpertWorker& worker) {
+  const WorkerCounts counts = worker.counts();
+  py::dict dict;
+  dict["clients"] = counts.clients;
+  dict["answers"] = counts.answers;
+  dict["rows"] = counts.rows;
+  dict["busy"] = counts.busy;
+  dict["expired"] = counts.expired;
+  dict["refused"] = counts.refused;
+  return dict;
+}
+
+}  // namespace
+
+void RegisterRemote(py::module_& module) {
+  module.def("check_address", [](const std::string& text) {
+    const Result<Address> address = Address::Parse(text);
+    ThrowIfError(address.status());
+    return address.value().text();
+  });
+  module.def(
+      "connect_peers",
+      [](StreamedModel& model, const std::vector<std::string>& addresses, const std::string& engine,
+         const std::string& fingerprint, int max_tokens, int audit_every) {
+        PeerOptions options;
+        options.addresses = addresses;
+        options.engine = engine;
+        options.fingerprint = fingerprint;
+        options.source.max_tokens = max_tokens;
+        options.source.audit_every = std::max(1, audit_every);
+        ThrowIfError([&] {
+          const py::gil_scoped_release release;
+          return ConnectPeers(&model, options);
+        }());
+      },
+      py::arg("model"), py::arg("addresses"), py::kw_only(), py::arg("engine"),
+      py::arg("fingerprint"), py::arg("max_tokens") = RemoteSource::Settings().max_tokens,
+      py::arg("audit_every") = RemoteSource::Settings().audit_every);
+  module.def("peer_check_bytes", [](const StreamedModel& model) { return CheckBytes(model); });
+  module.def(
+      "await_peers",
+      [](const StreamedModel& model, int timeout_ms) {
+        const py::gil_scoped_release release;
+        const RemoteSource* peers = FindPeers(model);
+        return peers == nullptr || peers->Await(timeout_ms);
+      },
+      py::arg("model"), py::arg("timeout_ms"));
+  module.def("peers", &Seen);
+  module.def("peer_counts", &CountsOf);
+  module.def("take_peer_lines", [](const StreamedModel& model) {
+    RemoteSource* peers = FindPeers(model);
+    return peers == nullptr ? std::vector<std::string>() : peers->TakeLines();
+  });
+
+  py::class_<ExpertWorker>(module, "ExpertWorker")
+      .def_static(
+          "open",
+          [](const std::string& path, const std::vector<ExpertId>& experts, uint64_t budget_bytes,
+             const std::string& listen, const std::string& engine, const std::string& fingerprint,
+             int threads, bool repack, const std::string& backend, bool direct, bool lock) {
+            ExpertWorker::Options options;
+            const Result<Address> address = Address::Parse(listen);
+            ThrowIfError(address.status());
+            options.address = address.value();
+            options.experts = experts;
+            options.budget_bytes = budget_bytes;
+            options.engine = engine;
+            options.fingerprint = fingerprint;
+            options.n_threads = threads;
+            options.load.repack = repack;
+            options.load.reader.backend = backend;
+            options.load.reader.direct = direct;
+            options.lock = lock;
+            Result<std::unique_ptr<ExpertWorker>> worker = [&] {
+              const py::gil_scoped_release release;
+              return ExpertWorker::Open(path, options);
+            }();
+            ThrowIfError(worker.status());
+            return std::move(worker.value());
+          },
+          py::arg("path"), py::kw_only(), py::arg("experts"), py::arg("budget_bytes"),
+          py::arg("listen"), py::arg("engine"), py::arg("fingerprint"), py::arg("threads") = 1,
+          py::arg("repack") = false, py::arg("backend") = "auto", py::arg("direct") = true,
+          py::arg("lock") = false)
+      .def("run",
+           [](ExpertWorker& worker) {
+             ThrowIfError([&] {
+               const py::gil_scoped_release release;
+               return worker.Run();
+             }());
+           })
+      .def("stop", &ExpertWorker::Stop)
+      .def_property_readonly("port", &ExpertWorker::port)
+      .def_property_readonly("budget_bytes",
+                             [](const ExpertWorker& worker) {
+                               return worker.model().store()->budget_bytes() +
+                                      ExpertBiasBytes(worker.model().file(),
+                                                      worker.model().layers());
+                             })
+      .def("counts", &WorkerCountsOf);
+}
+
+}  // namespace remoe::bindings

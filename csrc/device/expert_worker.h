@@ -1,0 +1,54 @@
+// ExpertWorker: some experts of a model in memory, computed for engines on other machines.
+//
+// Nothing else of the model is loaded. The experts come through the engine's own reader into a slab
+// of the engine's own layout, once, and stay; a sum over what is in memory goes into the handshake.
+// The budget covers slots, staging and the experts' biases.
+//
+// Open() and the destructor in one thread; Run() in one thread until Stop(), from any.
+#ifndef REMOE_DEVICE_EXPERT_WORKER_H_
+#define REMOE_DEVICE_EXPERT_WORKER_H_
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "device/compute/recipe_runner.h"
+#include "device/streamed_model.h"
+#include "remote/worker_server.h"
+
+namespace remoe {
+
+class ExpertWorker {
+ public:
+  struct Options {
+    LoadOptions load;
+    std::vector<ExpertId> experts;  // layer * n_experts + expert
+    uint64_t budget_bytes = 0;
+    bool lock = false;
+    int n_threads = 1;
+    std::string engine, fingerprint;  // see IdentityOf()
+    Address address;
+    uint32_t credits = 32, max_rows = 64;
+    WorkerServer::Limits limits;
+  };
+  // Loads the experts and listens. kBudgetTooSmall naming what they take.
+  static Result<std::unique_ptr<ExpertWorker>> Open(const std::string& path,
+                                                    const Options& options);
+  Status Run() { return server_->Run(); }
+  void Stop() { server_->Stop(); }
+  uint16_t port() const { return server_->port(); }
+  WorkerCounts counts() const { return server_->counts(); }
+  const StreamedModel& model() const { return *model_; }
+
+ private:
+  ExpertWorker() = default;
+  Status Load(const Options& options);
+
+  std::unique_ptr<StreamedModel> model_;
+  std::unique_ptr<RecipeRunner> runner_;
+  std::unique_ptr<WorkerServer> server_;
+};
+
+}  // namespace remoe
+
+#endif  // REMOE_DEVICE_EXPERT_WORKER_H_

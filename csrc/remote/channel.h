@@ -1,0 +1,43 @@
+// Channel: a connection as bytes that come and go, without waiting.
+//
+// What a transport has to offer, so that another one (TLS, gRPC) is one more file. Waiting is done
+// by poll() on fd(), the same for all.
+//
+// A listener hands out channels. Closed with its owner; one thread at a time.
+#ifndef REMOE_REMOTE_CHANNEL_H_
+#define REMOE_REMOTE_CHANNEL_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+#include "base/status.h"
+#include "remote/address.h"
+
+namespace remoe {
+
+class Channel {
+ public:
+  virtual ~Channel() = default;
+  virtual int fd() const = 0;
+  // RETURNS: the bytes moved, 0 when none can be moved now. Fails where the other end is gone.
+  virtual Result<size_t> Read(uint8_t* bytes, size_t n) = 0;
+  virtual Result<size_t> Write(const uint8_t* bytes, size_t n) = 0;
+};
+
+class Listener {
+ public:
+  virtual ~Listener() = default;
+  virtual int fd() const = 0;
+  virtual uint16_t port() const = 0;
+  // RETURNS: null when nobody waits.
+  virtual Result<std::unique_ptr<Channel>> Accept() = 0;
+};
+
+Result<std::unique_ptr<Listener>> ListenTcp(const Address& address);
+// Waits at most that long for the connection.
+Result<std::unique_ptr<Channel>> ConnectTcp(const Address& address, int timeout_ms);
+
+}  // namespace remoe
+
+#endif  // REMOE_REMOTE_CHANNEL_H_

@@ -1,0 +1,283 @@
+#include "remote/worker_server.h"
+
+#include <poll.h>
+
+#include <algorithm>
+#include <thread>
+
+#include "base/format.h"
+
+namespace remoe {
+
+namespace {
+
+constexpr int kTickMs = 200;  // how often greetings and draining are looked at
+constexpr size_t kMostRecipes = 4096;
+constexpr uint64_t kGreetingBytes = 64 << 10;
+
+Frame Said(FrameKind kind, const std::string& text) {
+  Frame frame;
+  frame.kind = kind;
+  frame.payload.assign(text.begin(), text.end());
+  return frame;
+}
+
+Frame Reply(const Frame& ask, FrameKind kind, const std::string& text = "") {
+  Frame frame = Said(kind, text);
+  frame.request = ask.request;
+  frame.layer = ask.layer;
+  frame.expert = ask.expert;
+  return frame;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<WorkerServer>> WorkerServer::Make(const Address& address, Welcome welcome,
+                                                         RowComputer* computer,
+                                                         const Limits& limits) {
+  Result<std::unique_ptr<Listener>> listener = ListenTcp(address);
+  if (!listener.ok()) return listener.status();
+  return std::unique_ptr<WorkerServer>(
+      new WorkerServer(std::move(listener.value()), std::move(welcome), computer, limits));
+}
+
+WorkerServer::WorkerServer(std::unique_ptr<Listener> listener, Welcome welcome,
+                           RowComputer* computer, const Limits& limits)
+    : listener_(std::move(listener)),
+      welcome_(std::move(welcome)),
+      computer_(computer),
+      limits_(limits) {
+  for (const ServedExpert& each : welcome_.experts) served_.emplace(each.layer, each.expert);
+  frame_limits_.rows = welcome_.max_rows;
+  frame_limits_.payload_bytes = std::max<uint64_t>(
+      kGreetingBytes, sizeof(float) * uint64_t{frame_limits_.rows} * frame_limits_.columns);
+}
+
+WorkerServer::~WorkerServer() = default;
+
+WorkerCounts WorkerServer::counts() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  WorkerCounts counts = counts_;
+  counts.clients = clients_.size();
+  return counts;
+}
+
+Status WorkerServer::Run() {
+  std::thread computing([this] { ComputeAll(); });
+  Clock::time_point give_up{};
+  std::vector<pollfd> polled;
+  std::vector<std::shared_ptr<Client>> clients;
+  while (true) {
+    if (stopping_ && give_up == Clock::time_point()) {
+      give_up = Clock::now() + std::chrono::milliseconds(limits_.drain_ms);
+    }
+    polled.assign({{wake_.fd(), POLLIN, 0}});
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      if (stopping_ && (Drained() || Clock::now() > give_up)) break;
+      CloseGone();
+      if (!stopping_) polled.push_back({listener_->fd(), POLLIN, 0});
+      clients = clients_;
+      for (const auto& client : clients) {
+        const bool unsent = client->stream.n_unsent() > 0;
+        polled.push_back(
+            {client->stream.fd(), static_cast<short>(unsent ? POLLIN | POLLOUT : POLLIN), 0});
+      }
+    }
+    poll(polled.data(), polled.size(), kTickMs);
+    if (polled[0].revents != 0) wake_.Clear();
+    const size_t first = polled.size() - clients.size();
+    for (size_t i = 0; i < clients.size(); i++) {
+      if (polled[first + i].revents != 0) Serve(clients[i].get());
+    }
+    if (first == 2 && polled[1].revents != 0) Accept();
+  }
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    ending_ = true;
+  }
+  changed_.notify_all();
+  computing.join();
+  const std::lock_guard<std::mutex> lock(mutex_);
+  clients_.clear();
+  return Status::Ok();
+}
+
+// REQUIRES: the lock.
+bool WorkerServer::Drained() const {
+  return std::all_of(clients_.begin(), clients_.end(), [](const auto& client) {
+    return client->under_way == 0 && client->stream.n_unsent() == 0;
+  });
+}
+
+// REQUIRES: the lock.
+void WorkerServer::CloseGone() {
+  const auto now = Clock::now();
+  for (const auto& client : clients_) {
+    const bool silent =
+        !client->greeted && now - client->since > std::chrono::milliseconds(limits_.greeting_ms);
+    client->gone |= silent || (client->closing && client->stream.n_unsent() == 0);
+    if (!client->gone) continue;
+    for (const Ask& ask : client->asks) waiting_bytes_ -= ask.frame.payload.size();
+    client->asks.clear();
+  }
+  clients_.erase(std::remove_if(clients_.begin(), clients_.end(),
+                                [](const auto& client) { return client->gone; }),
+                 clients_.end());
+}
+
+void WorkerServer::Accept() {
+  Result<std::unique_ptr<Channel>> channel = listener_->Accept();
+  if (!channel.ok() || channel.value() == nullptr) return;
+  auto client = std::make_shared<Client>(std::move(channel.value()), frame_limits_);
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (clients_.size() >= static_cast<size_t>(limits_.clients)) {
+    (void)client->stream.Send(
+        Said(FrameKind::kRefused, Format("it has %d engines already", limits_.clients)));
+    counts_.refused++;
+    return;
+  }
+  clients_.push_back(std::move(client));
+}
+
+void WorkerServer::Serve(Client* client) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  Status status = client->stream.Flush();
+  std::vector<Frame> frames;
+  if (status.ok() && !client->closing) status = client->stream.Receive(&frames);
+  for (Frame& frame : frames) {
+    if (status.ok() && !client->closing) status = Take(client, std::move(frame));
+  }
+  client->gone |= !status.ok();
+}
+
+Status WorkerServer::Take(Client* client, Frame frame) {
+  if (!client->greeted) return Greet(client, frame);
+  if (client->stream.n_unsent() > limits_.waiting_bytes) {
+    return Status(Code::kIo, "it does not read its answers");
+  }
+  switch (frame.kind) {
+    case FrameKind::kRecipe:
+      return Learn(client, frame);
+    case FrameKind::kAsk:
+      return Queue(client, std::move(frame));
+    default:
+      return Status(Code::kCorrupt, "a frame that no engine sends");
+  }
+}
+
+Status WorkerServer::Greet(Client* client, const Frame& hello) {
+  if (hello.kind != FrameKind::kHello) return Status(Code::kCorrupt, "no greeting");
+  Result<Identity> identity = Identity::Parse(hello.payload);
+  if (!identity.ok()) return identity.status();
+  client->greeted = true;
+  // Seen from the engine: "its" is the worker's.
+  const std::string other = WhyOther(identity.value(), welcome_.identity);
+  if (!other.empty() || stopping_) {
+    client->closing = true;
+    counts_.refused++;
+    return client->stream.Send(
+        Said(FrameKind::kRefused, other.empty() ? "it is being stopped" : other));
+  }
+  Frame frame;
+  frame.kind = FrameKind::kWelcome;
+  frame.payload = welcome_.Bytes();
+  return client->stream.Send(frame);
+}
+
+Status WorkerServer::Learn(Client* client, const Frame& frame) {
+  if (client->recipes.size() >= kMostRecipes) return Status(Code::kCorrupt, "too many recipes");
+  Result<RowComputer::Learned> learned =
+      computer_->Learn(static_cast<int>(frame.layer), frame.text());
+  if (!learned.ok()) {
+    Frame failed = Reply(frame, FrameKind::kFailed, learned.status().message());
+    failed.recipe = frame.recipe;
+    return client->stream.Send(failed);
+  }
+  client->recipes[frame.recipe] = learned.value();
+  client->layer_of[frame.recipe] = frame.layer;
+  return Status::Ok();
+}
+
+Status WorkerServer::Queue(Client* client, Frame frame) {
+  const auto recipe = client->recipes.find(frame.recipe);
+  const bool known =
+      recipe != client->recipes.end() && client->layer_of[frame.recipe] == frame.layer &&
+      served_.count({frame.layer, frame.expert}) > 0 && frame.columns == recipe->second.n_in;
+  if (!known) {
+    return client->stream.Send(
+        Reply(frame, FrameKind::kFailed,
+              Format("layer %u, expert %u is not served so", frame.layer, frame.expert)));
+  }
+  const bool full = client->under_way >= static_cast<int>(welcome_.credits) ||
+                    waiting_bytes_ + frame.payload.size() > limits_.waiting_bytes;
+  if (full || stopping_) {
+    counts_.busy++;
+    return client->stream.Send(Reply(frame, FrameKind::kBusy));
+  }
+  client->under_way++;
+  waiting_bytes_ += frame.payload.size();
+  const auto patience = std::chrono::microseconds(frame.time_us);
+  client->asks.push_back({std::move(frame), Clock::now() + patience});
+  changed_.notify_one();
+  return Status::Ok();
+}
+
+// REQUIRES: the lock. RETURNS: null when nobody has one.
+std::shared_ptr<WorkerServer::Client> WorkerServer::NextWithAsk() {
+  for (size_t i = 0; i < clients_.size(); i++) {
+    const auto& client = clients_[(turn_ + i) % clients_.size()];
+    if (client->gone || client->asks.empty()) continue;
+    turn_ = (turn_ + i + 1) % clients_.size();
+    return client;
+  }
+  return nullptr;
+}
+
+void WorkerServer::ComputeAll() {
+  std::unique_lock<std::mutex> lock(mutex_);
+  while (true) {
+    std::shared_ptr<Client> client;
+    changed_.wait(lock, [&] {
+      client = NextWithAsk();
+      return client != nullptr || ending_;
+    });
+    if (client == nullptr) return;
+    Ask ask = std::move(client->asks.front());
+    client->asks.pop_front();
+    waiting_bytes_ -= ask.frame.payload.size();
+    if (Clock::now() > ask.expires) {
+      counts_.expired++;
+      client->under_way--;
+      client->gone |= !client->stream.Send(Reply(ask.frame, FrameKind::kBusy)).ok();
+      continue;
+    }
+    const RowComputer::Learned recipe = client->recipes[ask.frame.recipe];
+    lock.unlock();
+    std::vector<float> out;
+    const auto began = Clock::now();
+    const Status status =
+        computer_->Compute(recipe.recipe, static_cast<uint16_t>(ask.frame.expert),
+                           static_cast<int>(ask.frame.rows), ask.frame.values(), &out);
+    const auto took = std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - began);
+    lock.lock();
+    client->under_way--;
+    if (client->gone) continue;
+    Frame reply = Reply(ask.frame, FrameKind::kFailed, status.message());
+    if (status.ok()) {
+      reply = Reply(ask.frame, FrameKind::kAnswer);
+      reply.rows = ask.frame.rows;
+      reply.columns = static_cast<uint32_t>(recipe.n_out);
+      reply.time_us = static_cast<uint32_t>(took.count());
+      counts_.answers++;
+      counts_.rows += reply.rows;
+    }
+    const Status sent =
+        status.ok() ? client->stream.Send(reply, out.data()) : client->stream.Send(reply);
+    client->gone |= !sent.ok();
+    // What could not be sent at once, and what a stop waits for, is the other thread's to see.
+    if (client->stream.n_unsent() > 0 || stopping_) wake_.Raise();
+  }
+}
+
+}  // namespace remoe

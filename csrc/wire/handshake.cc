@@ -1,0 +1,100 @@
+#include "wire/handshake.h"
+
+#include "wire/bytes.h"
+
+namespace remoe {
+
+namespace {
+
+constexpr size_t kServedBytes = 16;
+
+struct Row {
+  const char* what;
+  std::string Identity::* field;
+};
+constexpr Row kTexts[] = {
+    {"version of remoe-edge", &Identity::engine},
+    {"llama.cpp", &Identity::llama_build},
+    {"processor", &Identity::architecture},
+    {"processor features", &Identity::cpu_features},
+    {"model", &Identity::model},
+    {"layout of experts", &Identity::layout},
+};
+
+void Write(const Identity& identity, ByteWriter* writer) {
+  for (const Row& row : kTexts) writer->Text(identity.*row.field);
+  writer->Number(static_cast<uint8_t>(identity.repacked));
+}
+
+Identity Read(ByteReader* reader) {
+  Identity identity;
+  for (const Row& row : kTexts) identity.*row.field = reader->Text();
+  identity.repacked = reader->Number<uint8_t>() != 0;
+  return identity;
+}
+
+std::string Shown(const std::string& value) {
+  constexpr size_t kMost = 60;
+  return "'" + (value.size() <= kMost ? value : value.substr(0, kMost) + "...") + "'";
+}
+
+}  // namespace
+
+std::string WhyOther(const Identity& ours, const Identity& its) {
+  for (const Row& row : kTexts) {
+    if (ours.*row.field == its.*row.field) continue;
+    return std::string("its ") + row.what + " is " + Shown(its.*row.field) + ", ours is " +
+           Shown(ours.*row.field);
+  }
+  if (ours.repacked == its.repacked) return "";
+  return its.repacked ? "it repacks weights (--repack), and this engine does not"
+                      : "it does not repack weights, and this engine does (--repack)";
+}
+
+std::vector<uint8_t> Identity::Bytes() const {
+  ByteWriter writer;
+  Write(*this, &writer);
+  return writer.Take();
+}
+
+Result<Identity> Identity::Parse(const std::vector<uint8_t>& bytes) {
+  ByteReader reader(bytes.data(), bytes.size());
+  Identity identity = Read(&reader);
+  if (!reader.ok() || reader.left() != 0) return Status(Code::kCorrupt, "a damaged greeting");
+  return identity;
+}
+
+std::vector<uint8_t> Welcome::Bytes() const {
+  ByteWriter writer;
+  Write(identity, &writer);
+  writer.Number(credits);
+  writer.Number(max_rows);
+  writer.Number(static_cast<uint32_t>(experts.size()));
+  for (const ServedExpert& each : experts) {
+    writer.Number(each.layer);
+    writer.Number(each.expert);
+    writer.Number(each.sum);
+  }
+  return writer.Take();
+}
+
+Result<Welcome> Welcome::Parse(const std::vector<uint8_t>& bytes) {
+  ByteReader reader(bytes.data(), bytes.size());
+  Welcome welcome;
+  welcome.identity = Read(&reader);
+  welcome.credits = reader.Number<uint32_t>();
+  welcome.max_rows = reader.Number<uint32_t>();
+  const auto n = reader.Number<uint32_t>();
+  if (!reader.ok() || reader.left() != n * kServedBytes) {
+    return Status(Code::kCorrupt, "a damaged welcome");
+  }
+  welcome.experts.resize(n);
+  for (ServedExpert& each : welcome.experts) {
+    each.layer = reader.Number<uint32_t>();
+    each.expert = reader.Number<uint32_t>();
+    each.sum = reader.Number<uint64_t>();
+  }
+  return welcome;
+}
+
+}  // namespace remoe

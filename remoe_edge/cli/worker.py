@@ -1,0 +1,69 @@
+"""`remoe-edge worker`: hold experts in memory and compute them for engines elsewhere."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import click
+
+from remoe_edge.cli import options
+from remoe_edge.cli.old_spellings import option
+from remoe_edge.cli.terminal import say
+from remoe_edge.units import mib
+
+
+@click.command(name="worker")
+@options.model
+@option(
+    "--experts",
+    default="all",
+    show_default=True,
+    metavar="LIST",
+    help="The experts to serve: all, 30% (the first of every layer), or LAYER:FIRST-LAST, as in "
+    "3:0-7,*:12.",
+)
+@options.memory(
+    required=True, more="It is for the experts; if they need more, the error says how much."
+)
+@option(
+    "--listen",
+    default="127.0.0.1:7700",
+    show_default=True,
+    metavar="HOST:PORT",
+    help="Where engines connect. Only addresses of this machine; port 0 takes a free one.",
+)
+@options.threads()
+@options.repack(default=False, more="Do as the engines do that will connect.")
+@options.io(old=[])
+@options.direct()
+def command(
+    model: Path,
+    experts: str,
+    memory: str,
+    listen: str,
+    threads: int | None,
+    repack: bool,
+    io: str,
+    direct: bool,
+) -> None:
+    """Hold some experts of MODEL in memory, and compute them for engines that name this worker.
+
+    Nothing else of the model is loaded. Engines connect with --peers. SIGTERM and Ctrl-C stop it:
+    what was asked is still answered.
+    """
+    from remoe_edge.remote.worker import Worker
+
+    worker = Worker(
+        model, experts=experts, memory=memory, listen=listen, threads=threads, repack=repack,
+        io=io, direct=direct,
+    )  # fmt: skip
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: worker.stop())
+    say(
+        f"serving {worker.n_experts} experts ({mib(worker.budget_bytes)}) of {model.name} on "
+        f"{worker.address}"
+    )
+    worker.wait()
+    counts = worker.counts()
+    say(f"stopped after {counts['answers']} answers ({counts['rows']} rows)")

@@ -1,0 +1,1 @@
+"""Serve experts to engines on other machines (docs/remote.md)."""

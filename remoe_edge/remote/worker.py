@@ -1,0 +1,107 @@
+"""A worker: some experts of a model in memory, computed for engines on other machines."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from remoe_edge import __version__
+from remoe_edge.errors import InputError
+from remoe_edge.files.fingerprint import fingerprint
+from remoe_edge.native import _core
+from remoe_edge.remote.experts import parse_experts
+from remoe_edge.units import parse_bytes
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+_TICK_S = 0.2  # how soon a signal is noticed while nothing happens
+
+
+class Worker:
+    """Hold the experts that engines may ask for, and answer until `stop`.
+
+    path: the model. experts: see `parse_experts`. memory: what the experts may take ("4GiB").
+    listen: HOST:PORT on this machine; port 0 takes a free one. threads: None takes the cores that
+    this process may use. repack: as the engines have it.
+
+    Nothing else of the model is loaded. Raises InputError, BudgetError, ReadError, ModelError.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        experts: str,
+        memory: str,
+        listen: str,
+        threads: int | None = None,
+        repack: bool = False,
+        io: str = "auto",
+        direct: bool = True,
+    ) -> None:
+        if not Path(path).is_file():
+            raise InputError(f"no model at {os.fspath(path)}")
+        model = _core.ModelFile.open(os.fspath(path))
+        chosen = parse_experts(experts, model)
+        self.n_experts = len(chosen)
+        self._native = _core.ExpertWorker.open(
+            os.fspath(path),
+            experts=chosen,
+            budget_bytes=parse_bytes(memory),
+            listen=listen,
+            engine=__version__,
+            fingerprint=fingerprint(model),
+            threads=threads or len(os.sched_getaffinity(0)),
+            repack=repack,
+            backend=io,
+            direct=direct,
+        )
+        host = _core.check_address(listen).rpartition(":")[0]
+        self.address = f"{host}:{self._native.port}"
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="worker", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._native.run()
+        except BaseException as error:
+            self._failure = error
+
+    @property
+    def budget_bytes(self) -> int:
+        """Give the bytes that the experts take."""
+        return self._native.budget_bytes
+
+    def counts(self) -> dict[str, int]:
+        """Count engines connected now, answers, rows, and asks turned away or too late."""
+        return self._native.counts()
+
+    def stop(self) -> None:
+        """Take no more asks; those that wait are still answered."""
+        self._native.stop()
+
+    def wait(self, look: Callable[[], object] = lambda: None) -> None:
+        """Wait until the worker has stopped; `look` is called a few times a second."""
+        while self._thread.is_alive():
+            self._thread.join(_TICK_S)
+            look()
+        if self._failure is not None:
+            raise self._failure
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+        self.wait()
