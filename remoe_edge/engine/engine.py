@@ -160,10 +160,7 @@ class Engine:
         return self.counts().get("trace_ns", 0)
 
     def counts(self) -> dict[str, int]:
-        """Give the native core's counts since loading: names of engine/counters.py, times in ns.
-
-        None at all ({}) where nothing is streamed.
-        """
+        """Give the core's counts (engine/counters.py; times in ns); {} where nothing is streamed."""
         with self._life.reading():
             return self._loaded.counts()
 
@@ -295,8 +292,8 @@ class Engine:
         bans one. stop: a string or several, at the first of which the answer ends, before it.
         logprobs: keep each token's log probability, and of so many of the likeliest in its place.
         grammar: a `llama_cpp.LlamaGrammar`. special: the prompt may have special tokens. form: how the
-        model writes an answer, `form` of what `render` returned.
-        on_reasoning: called with the reasoning, which is not in the pieces but in `Answer.reasoning`.
+        model writes an answer, `form` of what `render` returned. on_reasoning: called with the
+        reasoning, which is not in the pieces but in `Answer.reasoning`.
 
         Raises InputError for an argument that makes no sense, a prompt that does not fit the context,
         and while another answer runs.
