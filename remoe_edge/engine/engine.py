@@ -369,8 +369,7 @@ class Engine:
         """Tell `observer` no more."""
         self._loaded.observers.remove(observer)
 
-    # Their names until version 0.3.
-    watch, unwatch = add_observer, remove_observer
+    watch, unwatch = add_observer, remove_observer  # their names until version 0.3
 
     # --- its end ---
 

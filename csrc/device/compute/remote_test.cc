@@ -131,6 +131,7 @@ struct Client {
     Step(1);
     CHECK(source->Await(kWaitMs));
   }
+  std::string state() const { return source->peers()[0].state; }
   std::string lines() {
     std::string all;
     for (const std::string& line : source->TakeLines()) all += line + "\n";
@@ -213,7 +214,7 @@ TEST(AnotherProgramAndOtherWeightsAreRefused) {
   client.Prove();
   client.Step(1);
   CHECK(client.lines().find("are not those of our file") != std::string::npos);
-  CHECK_EQ(client.source->peers()[0].state, "refused");
+  CHECK_EQ(client.state(), "refused");
 }
 
 TEST(AWrongBitIsFoundByTheCanaryOrTheAudit) {
@@ -234,12 +235,12 @@ TEST(AWrongBitIsFoundByTheCanaryOrTheAudit) {
   Client client(shape, {worker.address()}, settings);
   client.Prove();
   const std::vector<float> rows = client.moe.Rows(1);
-  for (int i = 0; i < 1000 && client.source->peers()[0].state != "refused"; i++) {
+  for (int i = 0; i < 1000 && client.state() != "refused"; i++) {
     const auto graph = client.moe.Ffn(client.moe.ours, 0, rows, client.moe.Ids(1, 2), 2);
     CHECK_EQ(client.backend.executor.Run(graph->graph), GGML_STATUS_SUCCESS);
     std::this_thread::sleep_for(std::chrono::milliseconds(2));
   }
-  CHECK_EQ(client.source->peers()[0].state, "refused");
+  CHECK_EQ(client.state(), "refused");
   CHECK(client.source->counts().mismatches > 0);
   for (int i = 0; i < 6; i++) client.Step(1);
 }
