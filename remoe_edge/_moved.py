@@ -71,4 +71,5 @@ class _Moved(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 def install() -> None:
     """Make the old names importable; called once, by the package."""
-    sys.meta_path.append(_Moved())
+    # First: an installed package has a folder models/ of data, which else would pass for a module.
+    sys.meta_path.insert(0, _Moved())
