@@ -68,8 +68,7 @@ def process(path: Path, experts: str = "all", port: int = 0) -> Iterator[tuple[A
         sys.executable, "-m", "remoe_edge.cli", "worker", str(path), "--experts", experts,
         "--memory", "64MiB", "--listen", f"127.0.0.1:{port}", "-t", "1",
     ]  # fmt: skip
-    root = Path(__file__).parent.parent
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=root) as running:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
         assert running.stderr is not None
         line = running.stderr.readline()
         found = re.search(r"on (127\.0\.0\.1:\d+)", line)
