@@ -17,21 +17,25 @@ _GENERATED = ("models/samples.md",)
 
 def files(root: Path) -> list[Path]:
     """List the files that belong to the project: tracked, or new and not ignored."""
-    command = [
-        "git",
-        "-C",
-        str(root),
-        "ls-files",
-        "-z",
-        "--cached",
-        "--others",
-        "--exclude-standard",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True)
+    command = ["git", "-C", str(root), "ls-files", "-z"]
+    command += ["--cached", "--others", "--exclude-standard"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True)
+    except FileNotFoundError:  # a machine without git
+        return _unignored(root)
     if done.returncode:  # not a checkout: an unpacked archive, or a made-up tree
-        return [path for path in sorted(root.rglob("*")) if path.is_file()]
+        return _unignored(root)
     listed = sorted({name for name in done.stdout.split("\0") if name})
     return [path for path in (root / name for name in listed) if path.is_file()]
+
+
+def _unignored(root: Path) -> list[Path]:
+    """List all files outside the folders that .gitignore names."""
+    ignore = root / ".gitignore"
+    lines = ignore.read_text().split() if ignore.is_file() else []
+    folders = {".git"} | {line.strip("/") for line in lines if line.endswith("/")}
+    found = (path for path in sorted(root.rglob("*")) if path.is_file() and path.suffix != ".so")
+    return [path for path in found if folders.isdisjoint(path.relative_to(root).parts)]
 
 
 def pages(root: Path) -> list[Path]:
