@@ -339,6 +339,12 @@ def test_a_full_disk_and_a_closed_pipe(model: Path, tmp_path: Path) -> None:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, timeout=SECONDS)
     assert done.returncode == 1
     assert done.stderr.decode().splitlines() == ["Error: No space left on device"]
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [*command[:3], "--help"], stdout=full, stderr=subprocess.PIPE, timeout=SECONDS
+        )
+    assert done.returncode == 1
+    assert done.stderr.decode().splitlines() == ["Error: No space left on device"]
 
     read_end, write_end = os.pipe()
     os.close(read_end)

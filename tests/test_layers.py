@@ -86,13 +86,13 @@ def test_siblings_stand_on_base_alone() -> None:
 def test_a_layer_does_not_build_with_a_header_it_may_not_see(tmp_path: Path) -> None:
     """Compile, with the include roots that CMake hands out, what the layers forbid and allow."""
     compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
-    cmake = shutil.which("cmake")
-    if compiler is None or cmake is None:
-        pytest.skip("no compiler or cmake on PATH")
+    cmake, ninja = shutil.which("cmake"), shutil.which("ninja")
+    if compiler is None or cmake is None or ninja is None:
+        pytest.skip("no compiler, cmake or ninja on PATH")
     project = tmp_path / "project"
     shutil.copytree(ROOT / "csrc", project / "csrc")
     shutil.copy(ROOT / "CMakeLists.txt", project)
-    configure = [cmake, "-S", str(project), "-B", str(tmp_path / "build")]
+    configure = [cmake, "-G", "Ninja", "-S", str(project), "-B", str(tmp_path / "build")]
     options = ["-DREMOE_EXTENSION=OFF", "-DREMOE_URING=OFF"]
     subprocess.run([*configure, *options], check=True, capture_output=True)
     include = tmp_path / "build" / "include"

@@ -9,6 +9,7 @@ import sys
 
 import click
 
+from remoe_edge.cli.terminal import lost_output, say
 from remoe_edge.errors import RemoeError
 
 # Subcommand -> (module of this package, one line for --help). A module exposes `command`.
@@ -74,7 +75,18 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line; answers go to stdout, everything else to stderr."""
+    code: int | str | None = None
     try:
         cli(standalone_mode=True)
     except KeyboardInterrupt:
-        sys.exit(130)
+        code = 130
+    except SystemExit as ended:
+        code = ended.code
+    except OSError as error:  # of what click itself prints: a page of help
+        say(f"Error: {error.strerror}")
+        code = 1
+    lost = lost_output()
+    if lost is not None and not code:
+        say(f"Error: {lost.strerror}")
+        code = 1
+    sys.exit(code)

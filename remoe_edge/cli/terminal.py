@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -58,6 +59,21 @@ def write(pieces: Iterable[str], written: list[str]) -> None:
 def _end_line(written: list[str]) -> None:
     if not (written and written[-1].endswith("\n")):
         click.echo()
+
+
+def lost_output() -> OSError | None:
+    """Write what stdout still holds; where that fails, drop it and return the reason.
+
+    Python would try again as it exits, print that it failed, and exit with 120.
+    """
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+        return error
+    return None
 
 
 def show_progress(text: str) -> None:
