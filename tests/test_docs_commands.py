@@ -225,3 +225,11 @@ def test_the_shell_can_complete(words: str, offered: str) -> None:
     assert done.stderr == ""
     found = [each.partition(",")[2] for each in done.stdout.split()]
     assert found == ([offered] if offered else [])
+
+
+def test_the_readme_has_the_two_commands_that_ci_takes_from_it() -> None:
+    # .ci/run looks for them in the same way: a third one would stop it at its first step.
+    blocks = re.findall(r"^```sh$(.*?)^```$", (ROOT / "README.md").read_text(), re.M | re.S)
+    lines = [line for block in blocks for line in block.splitlines()]
+    found = [line.split("#")[0].strip() for line in lines if re.match(r"pip install .+ && ", line)]
+    assert found == ["pip install . && remoe-edge chat", "pip install '.[test]' && pytest"]
