@@ -262,7 +262,7 @@ class StreamedModel:
     ) -> None: ...
     def warm(self, experts: npt.NDArray[np.int64]) -> int:
         """Read experts (layer * n_experts + expert) into free slots in the background, best first."""
-    def finish_warming(self) -> None:
+    def finish_warm_start(self) -> None:
         """Wait until everything that `warm` began has been read."""
     def uses(self) -> npt.NDArray[np.uint32]:
         """Count the events of each expert, [n_layers * n_experts]."""

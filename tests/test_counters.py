@@ -43,8 +43,8 @@ def test_units_are_in_the_names() -> None:
 def test_what_files_and_metrics_have_stays_as_it_is() -> None:
     assert PER_STEP == ("stall_ms", "ffn_ms", "hits", "misses", "bytes_read")
     assert PER_TOKEN == (
-        "stall_ms", "read_ms", "ffn_ms", "hits", "misses", "bytes_read", "ahead_useful_bytes",
-        "ahead_wasted_bytes",
+        "stall_ms", "read_ms", "ffn_ms", "hits", "misses", "bytes_read", "prefetch_useful_bytes",
+        "prefetch_wasted_bytes",
     )  # fmt: skip
     assert [each.metadata["metric"] for each in METRICS] == [
         "expert_hits", "expert_misses", "expert_read_bytes", "stall_seconds"

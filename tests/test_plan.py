@@ -51,7 +51,7 @@ from remoe_edge.units import MIB, parse_ms
 COMPUTE = ComputeModel(
     dense_ms=10, whole_ms=4, pair_ms=3, sample_ms=1, prefill_dense_base_ms=5,
     prefill_dense_each_ms=1, prefill_ffn_base_ms=8, prefill_ffn_each_ms=2, compute_bytes=MIB,
-    depth=4, reads_ahead=False, n_cold=0, cold_misses=0, cold_ffn_ms=0, cold_stall_ms=0,
+    depth=4, prefetches=False, n_cold=0, cold_misses=0, cold_ffn_ms=0, cold_stall_ms=0,
 )  # fmt: skip
 
 
@@ -215,10 +215,10 @@ def test_a_prompt_adds_up() -> None:
     dense, ffn = 5 + 3 * 1, (8 + 3 * 2) / 4
     cold = machine.ttft_ms(3, 0.0, touched_at_worst(16, 2))
     assert cold == pytest.approx(dense + 1 + 4 * (60 + ffn / 6))
-    ahead = Machine(machine.sizes, replace(COMPUTE, reads_ahead=True), machine.reads)
+    ahead = Machine(machine.sizes, replace(COMPUTE, prefetches=True), machine.reads)
     assert ahead.ttft_ms(3, 0.0, touched_at_worst(16, 2)) == pytest.approx(240 + ffn / 6 + 1)
     quick = Machine(
-        machine.sizes, replace(COMPUTE, reads_ahead=True), a_machine(mib_per_s=1e4).reads
+        machine.sizes, replace(COMPUTE, prefetches=True), a_machine(mib_per_s=1e4).reads
     )
     assert quick.ttft_ms(3, 0.0, touched_at_worst(16, 2)) == pytest.approx(
         dense + 4 * ffn + 0.6 + 1

@@ -30,6 +30,7 @@ from remoe_edge.cli.stats_lines import stats_lines
 from remoe_edge.native import _core
 from remoe_edge.remote.experts import parse_experts
 from remoe_edge.remote.worker import Worker
+from waiting import wait_until
 
 N_GREEDY = 3
 ROTATION = ("Q4_K", "MXFP4", "Q8_0", "IQ4_NL", "Q6_K", "F16", "Q4_0", "Q5_K")
@@ -252,12 +253,8 @@ def test_no_descriptor_and_no_thread_is_left(model: Path) -> None:
         for _ in range(3):
             with engine(model, serving.address) as made:
                 made.evaluate(prompt(7))
-        for _ in range(100):
-            if serving.counts()["clients"] == 0:
-                break
-            time.sleep(0.05)
-        assert serving.counts()["clients"] == 0
-        assert open_files() <= before
+        wait_until(lambda: serving.counts()["clients"] == 0, "the end of the last client")
+        wait_until(lambda: open_files() <= before, "closing files")
 
 
 def test_the_budget_pays_for_checking(model: Path) -> None:

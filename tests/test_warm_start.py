@@ -56,7 +56,7 @@ def test_a_second_run_starts_warm_and_computes_the_same(folder: Path, quant: str
         used = engine.native.uses().reshape(3, 16)
     with Engine(path, cache="50%", n_ctx=128, threads=2, profile=profile) as engine:
         assert engine.native is not None
-        engine.native.finish_warming()
+        engine.native.finish_warm_start()
         warm = counts(engine)
         n_slots = engine.stats()["cache"]["slots"]
         assert warm["warm_experts"] == min(n_slots, np.count_nonzero(used))
@@ -84,7 +84,7 @@ def test_the_hottest_come_first(folder: Path, model: Path) -> None:
     budget = _core.StreamedModel.open(str(model)).budget_for(4)
     with Engine(model, cache=str(budget), threads=2, profile=profile) as engine:
         assert engine.native is not None
-        engine.native.finish_warming()
+        engine.native.finish_warm_start()
         assert counts(engine)["warm_experts"] == 4
         assert engine.native.warm([17]) == 0  # there already, and nothing is free
     assert profile.read_bytes() != b""  # nothing was run: the file is as it was
@@ -191,7 +191,7 @@ def test_warming_between_short_answers_that_read_ahead_keeps_every_answer_right(
 def test_an_expert_named_twice_is_warmed_once(model: Path) -> None:
     with Engine(model, cache="50%", n_ctx=128, publish=False) as engine:
         assert engine.native.warm([3, 3, 5, 3, 5]) == 2
-        engine.native.finish_warming()
+        engine.native.finish_warm_start()
         assert counts(engine)["warm_experts"] == 2
         with Engine(model, cache="100%", n_ctx=128, publish=False) as whole:
             np.testing.assert_array_equal(run(engine), run(whole))

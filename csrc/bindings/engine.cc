@@ -205,7 +205,7 @@ void RegisterEngine(py::module_& module) {
             return model.PrefetchForStart(experts);
           },
           py::arg("experts"))
-      .def("finish_warming",
+      .def("finish_warm_start",
            [](StreamedModel& model) {
              const py::gil_scoped_release release;
              model.FinishStart();

@@ -71,7 +71,7 @@ TEST(ExpendableExpertsLeaveFirstAndInTheirOrder) {
   }
 }
 
-TEST(SpentExpertsThatThePolicyChoseAreLikeOthersOnceThePromptIsOver) {
+TEST(ExpendableExpertsThatThePolicyChoseAreLikeOthersOnceThePromptIsOver) {
   const Geometry shape = Shape(2, 8, 6);
   Cache expending(shape, Make("reuse-biased", shape)), keeping(shape, Make("reuse-biased", shape));
   std::vector<Placement> placed;
@@ -213,7 +213,7 @@ TEST(EveryPolicyKeepsTheBooks) {
   }
 }
 
-TEST(LentSlotsHoldResidentsUntilTheyAreTakenBack) {
+TEST(ReservedSlotsHoldResidentsUntilTheyAreTakenBack) {
   for (const std::string& name : LivePolicyNames()) {
     const Geometry geometry = Shape(3, 16, 8);
     Cache cache(geometry, Make(name, geometry), 2);

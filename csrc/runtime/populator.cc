@@ -22,8 +22,8 @@ constexpr uint64_t kStepBytes = 8u << 20;
 
 }  // namespace
 
-Populator::Populator(uint8_t* data, uint64_t n_bytes, uint64_t ahead_bytes)
-    : data_(data), n_bytes_(n_bytes), ahead_bytes_(ahead_bytes) {
+Populator::Populator(uint8_t* data, uint64_t n_bytes, uint64_t next_bytes)
+    : data_(data), n_bytes_(n_bytes), next_bytes_(next_bytes) {
   try {
     thread_ = std::thread([this] { Run(); });
   } catch (const std::system_error&) {
@@ -50,7 +50,7 @@ void Populator::Used(uint64_t end) {
 }
 
 uint64_t Populator::Target() const {
-  return std::min(n_bytes_, used_.load() + ahead_bytes_);
+  return std::min(n_bytes_, used_.load() + next_bytes_);
 }
 
 void Populator::Run() {

@@ -2,7 +2,7 @@
 //
 // A read into memory that nobody has touched waits while the kernel finds pages and clears them, as
 // long again as a fast disk takes for the bytes. A thread that runs only where a processor would be
-// idle does it for the next kAheadBytes beyond what is in use, in the order of addresses; no memory
+// idle does it for the next kNextBytes beyond what is in use, in the order of addresses; no memory
 // is taken earlier than that. Where the kernel has no MADV_POPULATE_WRITE (before Linux 5.14), or
 // no thread is to be had, nothing is done, and reads wait as they would.
 //
@@ -20,10 +20,10 @@ namespace remoe {
 
 class Populator {
  public:
-  static constexpr uint64_t kAheadBytes = 128u << 20;
+  static constexpr uint64_t kNextBytes = 128u << 20;
 
   // REQUIRES: data is page-aligned, and mapped longer than this lives.
-  Populator(uint8_t* data, uint64_t n_bytes, uint64_t ahead_bytes = kAheadBytes);
+  Populator(uint8_t* data, uint64_t n_bytes, uint64_t next_bytes = kNextBytes);
   ~Populator();
   Populator(const Populator&) = delete;
   Populator& operator=(const Populator&) = delete;
@@ -37,7 +37,7 @@ class Populator {
 
   uint8_t* const data_;
   const uint64_t n_bytes_;
-  const uint64_t ahead_bytes_;
+  const uint64_t next_bytes_;
   std::atomic<uint64_t> used_{0};
 
   std::mutex mutex_;

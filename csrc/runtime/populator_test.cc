@@ -36,7 +36,7 @@ class Mapping {
   uint8_t* const data_;
 };
 
-TEST(PagesAheadOfTheirUseBecomePresent) {
+TEST(PagesBecomePresentBeforeTheirUse) {
   const Mapping mapping;
   if (::sysconf(_SC_PAGESIZE) != static_cast<long>(kPage) ||
       ::madvise(mapping.data(), kPage, 23 /* MADV_POPULATE_WRITE */) != 0) {

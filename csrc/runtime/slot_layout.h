@@ -12,7 +12,7 @@
 //     staged    any other size, and whatever is rewritten on arrival (`transformed`): read into a
 //               staging buffer, then copied or rewritten into just its bytes of the slot
 //
-// Immutable; safe to share.
+// Immutable, and so thread-safe.
 #ifndef REMOE_RUNTIME_SLOT_LAYOUT_H_
 #define REMOE_RUNTIME_SLOT_LAYOUT_H_
 

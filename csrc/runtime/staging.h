@@ -1,7 +1,8 @@
-// Staging: a few page-aligned buffers for reads that cannot land in their slot.
+// Staging: a few page-aligned buffers for reads that cannot land in their slot, because their bytes
+// lie at another residue in the file, or are rewritten on arrival.
 //
-// TryTake() hands one out or says that none is free, Give() returns one; thread-safe. Owned by one
-// ExpertStore.
+// TryTake() hands one out or says that none is free, and Give() returns one; both are thread-safe.
+// Owned by one ExpertStore.
 #ifndef REMOE_RUNTIME_STAGING_H_
 #define REMOE_RUNTIME_STAGING_H_
 

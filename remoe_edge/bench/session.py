@@ -68,9 +68,9 @@ class Session:
         arms = [arm for arm in self.arms if self._fits(arm, file)]
         if not arms:
             raise InputError("; ".join(self.record["skipped"].values()))
-        with read_ahead(disk, self.settings.read_ahead_kib) as ahead:
-            self.record["read_ahead"] = ahead.__dict__
-            self.say(f"read-ahead: {ahead.kib} KiB ({ahead.note})")
+        with read_ahead(disk, self.settings.read_ahead_kib) as set_to:
+            self.record["read_ahead"] = set_to.__dict__
+            self.say(f"read-ahead: {set_to.kib} KiB ({set_to.note})")
             meter = PowerMeter.of(self.path, self.settings.idle_seconds)
             self.record["power"] = meter.about()
             self.say(f"power: {self.record['power']['source'] or 'no sensor of the total'}")

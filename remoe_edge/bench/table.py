@@ -74,9 +74,9 @@ def remarks(record: dict[str, Any]) -> list[str]:
         held.append(f"memory limit {mib(limits['memory_bytes'])}")
     if limits["read_bytes_per_s"] is not None:
         held.append(f"reads capped at {mib(limits['read_bytes_per_s'])}/s")
-    ahead = record["read_ahead"] or {"kib": None, "note": ""}
+    kernel = record["read_ahead"] or {"kib": None, "note": ""}
     box = "no cgroup" if record["box"] == "none" else record["box"]
-    held.append(f"{box}; read-ahead {ahead['kib']} KiB ({ahead['note']})")
+    held.append(f"{box}; read-ahead {kernel['kib']} KiB ({kernel['note']})")
     touched = record.get("touched_bytes")
     if touched:
         held.append(f"memory touched before every arm: {mib(touched)}")

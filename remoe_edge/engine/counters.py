@@ -52,14 +52,14 @@ class Counts:
     warm_bytes: int = _counter("Bytes of those experts.", "bytes")
     warm_dropped_bytes: int = _counter("Bytes read for such experts that came too late.", "bytes")
     begun_misses: int = _counter("Misses whose gate and up were computed before down had come.")
-    ahead_misses: int = _counter("Misses whose reading had begun before they were asked for.")
-    ahead_useful_bytes: int = _counter(
+    prefetched_misses: int = _counter("Misses whose reading had begun before they were asked for.")
+    prefetch_useful_bytes: int = _counter(
         "Bytes read whose reading had begun before.", "bytes", per_token=True
     )
-    ahead_wasted_bytes: int = _counter(
+    prefetch_wasted_bytes: int = _counter(
         "Bytes prefetched and not asked for; not in bytes_read.", "bytes", per_token=True
     )
-    ahead_given_up: int = _counter("Prefetches given up.")
+    prefetch_given_up: int = _counter("Prefetches given up.")
     predict_ms: float = _counter("Time spent on predicting experts.", "ms")
     ffn_ms: float = _counter(
         "Time inside expert FFNs, stalls included.", "ms", per_step=True, per_token=True

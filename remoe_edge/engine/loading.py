@@ -260,9 +260,9 @@ def _attach(loaded: Loaded, cache: str) -> None:
         prefetch=prefetch,
     )
     loaded.notes.extend(native.notes)
-    ahead = native.prefetch
-    if ahead["state"] != "off" and ahead["why_not"]:
-        loaded.notes.append(f"nothing is read ahead while answering: {ahead['why_not']}")
+    prefetched = native.prefetch
+    if prefetched["state"] != "off" and prefetched["why_not"]:
+        loaded.notes.append(f"nothing is prefetched while answering: {prefetched['why_not']}")
 
 
 def _begin_features(loaded: Loaded, extensions: Extensions) -> None:

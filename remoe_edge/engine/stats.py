@@ -105,11 +105,11 @@ class CacheStats:
 
     def to_dict(self, answer: AnswerStats) -> dict[str, Any]:
         """Give plain values, with what the answer took from the cache among them."""
-        ahead = {
-            "misses": answer.ahead_misses,
-            "useful_bytes": answer.ahead_useful_bytes,
-            "wasted_bytes": answer.ahead_wasted_bytes,
-            "given_up": answer.ahead_given_up,
+        prefetched = {
+            "misses": answer.prefetched_misses,
+            "useful_bytes": answer.prefetch_useful_bytes,
+            "wasted_bytes": answer.prefetch_wasted_bytes,
+            "given_up": answer.prefetch_given_up,
             "predict_ms": round(answer.predict_ms, 3),
         }
         return {
@@ -124,7 +124,7 @@ class CacheStats:
             "policy": self.policy,
             "warm_experts": self.warm_experts,
             "warm_bytes": self.warm_bytes,
-            "prefetch": {**self.prefetch, **ahead},
+            "prefetch": {**self.prefetch, **prefetched},
             "decode": {
                 "hits": answer.decode_hits,
                 "misses": answer.decode_misses,

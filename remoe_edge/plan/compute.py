@@ -49,7 +49,7 @@ class ComputeModel:
     prefill_ffn_each_ms: float
     compute_bytes: int  # llama.cpp's compute buffers
     depth: int  # reads in flight
-    reads_ahead: bool  # the engine does, unless told not to, as the probe tells it
+    prefetches: bool  # the engine does, unless told not to, as the probe tells it
     n_cold: int
     cold_misses: float  # of a token, mean
     cold_ffn_ms: float
@@ -128,7 +128,7 @@ def _measure(engine: Engine, sizes: ModelSizes, seconds: float) -> ComputeModel:
         **_prefill(engine, n_vocab),
         compute_bytes=stats.buffers.get("compute", 0),
         depth=int((stats.io or {})["depth"]),
-        reads_ahead=True,
+        prefetches=True,
         n_cold=len(missed),
         cold_misses=_mean(each.misses for each in missed),
         cold_ffn_ms=_mean(each.ffn_ms for each in missed),

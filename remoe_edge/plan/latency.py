@@ -100,7 +100,7 @@ class Machine:
             1000 * self.reads.seconds(missing * layer.reads, layer.block_bytes)
             for layer in self.sizes.layers
         ]
-        if compute.reads_ahead:
+        if compute.prefetches:
             # Only the first layer's reads have nothing to hide behind.
             busy = max(dense + n_layers * ffn + reads[0], sum(reads) + last)
         else:

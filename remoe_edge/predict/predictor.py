@@ -23,7 +23,7 @@ class Neighbours:
     """Hold the past prompts found, the nearest first, their similarities and weights."""
 
     prompts: tuple[int, ...]
-    likeness: tuple[float, ...]
+    similarity: tuple[float, ...]
     weights: tuple[float, ...]
 
 
@@ -53,16 +53,18 @@ class SimilarPrompts:
 
     def nearest(self, query: Floats, alpha: int) -> tuple[Indices, Floats]:
         """Find up to α prompts near a summary [width], the nearest first, and their similarities."""
-        likeness = soft_cosine(query[None], self._summaries)[0]
-        best = np.argsort(-likeness, kind="stable")[:alpha]
-        return best, likeness[best]
+        similarity = soft_cosine(query[None], self._summaries)[0]
+        best = np.argsort(-similarity, kind="stable")[:alpha]
+        return best, similarity[best]
 
     def neighbours(self, tokens: Sequence[int]) -> Neighbours:
         """Find the α most similar past prompts and weigh them by the softmax of similarity."""
-        found, likeness = self.nearest(summary(tokens, self._embeddings), self._alpha)
-        raised = np.exp(self._sharpness * (likeness - likeness.max()).astype(np.float64))
+        found, similarity = self.nearest(summary(tokens, self._embeddings), self._alpha)
+        raised = np.exp(self._sharpness * (similarity - similarity.max()).astype(np.float64))
         weights = raised / raised.sum()
-        return Neighbours(tuple(found.tolist()), tuple(likeness.tolist()), tuple(weights.tolist()))
+        return Neighbours(
+            tuple(found.tolist()), tuple(similarity.tolist()), tuple(weights.tolist())
+        )
 
     def predict(self, tokens: Sequence[int]) -> Floats:
         """Score every expert for a prompt, [layers, experts]; each layer's scores sum to 1."""
