@@ -1,5 +1,8 @@
-// Sizes of the tensor types that a GGUF can hold, by ggml type number. Our own table, because this
-// layer does not see ggml; a test of the device layer compares the two. Immutable.
+// Sizes of the tensor types that a GGUF can hold, by ggml type number.
+//
+// Our own table, because this layer does not see ggml; a test of the device layer compares the two.
+//
+// Static data that nobody owns and nothing changes: thread-safe.
 #ifndef REMOE_GGUF_TYPES_H_
 #define REMOE_GGUF_TYPES_H_
 

@@ -10,6 +10,14 @@
 #include "base/format.h"
 #include "base/rounding.h"
 
+// How an expert costs nothing to read.
+//
+// Every tensor begins at a multiple of the stream's buffer, because glibc seeks such a stream to a
+// multiple of its buffer and reads from there: so a seek to a tensor reads nothing of its
+// neighbours, and dense bytes arrive in pieces of that size. A seek into an expert's bytes lands at
+// the end of the stream. llama.cpp asks, before each read, how many bytes are left, reads none
+// then, and leaves its buffer, as large as the tensor, untouched and so without memory.
+
 namespace remoe {
 namespace {
 

@@ -1,16 +1,10 @@
-// VirtualFile: the model as llama.cpp is made to see it: one GGUF, as a stdio stream, with a header
-// written anew, dense tensors read through from the shards, tuned routers laid over the file's own,
-// and expert matrices that are announced with their full extent and cost nothing to read.
+// VirtualFile: the model as llama.cpp is made to see it, as a stdio stream: one GGUF with a new
+// header, dense tensors read through from the shards, tuned routers over the file's own, and expert
+// matrices that are announced whole and cost nothing to read. virtual_file.cc says how.
 //
-// Every tensor begins at a multiple of the stream's buffer, because glibc seeks such a stream to a
-// multiple of its buffer and reads from there: so a seek to a tensor reads nothing of its
-// neighbours, and dense bytes arrive in pieces of that size. A seek into an expert's bytes lands at
-// the end of the stream. llama.cpp asks, before each read, how many bytes are left, reads none
-// then, and leaves its buffer, as large as the tensor, untouched and so without memory; a reader
-// that reads all the same gets an error, never wrong bytes.
-//
-// Reads of dense bytes go through `ReadAt`, which the caller supplies (O_DIRECT, progress, faults),
-// and are counted. The first failure is kept in status(), since stdio can only say "error".
+// Dense bytes are read by `ReadAt`, which the caller supplies, and are counted. A read of an
+// expert's bytes is an error, never wrong bytes. The first failure is kept in status(), since stdio
+// can only say "error".
 //
 // One stream per VirtualFile, used by one thread; the VirtualFile outlives the stream, and stays in
 // its place while the stream is open.

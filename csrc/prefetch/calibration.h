@@ -1,14 +1,12 @@
-// Calibration: how often a prediction comes true, by layer, by how many layers ahead it was made,
-// and by the rank that the predicted expert had.
-//
-// For a prompt's batch the same for whole layers: how often an expert that so many of the batch's
-// tokens were predicted to take was taken by any.
+// Calibration: how often a prediction comes true, by layer, by how many layers before its use it
+// was made, and by the rank that the predicted expert had. For a prompt's batch the same for whole
+// layers: how often an expert that so many tokens were predicted to take was taken by any.
 //
 // Counted while the model runs: a layer with few observations of its own leans on what all layers
 // saw at that distance, and those on a cautious prior. Old observations fade, so that a change of
 // subject shows. Ranks from n_ranked() on share one count.
 //
-// Not synchronised. No allocation after construction.
+// Owned by one planner. Not thread-safe. No allocation after construction.
 #ifndef REMOE_PREFETCH_CALIBRATION_H_
 #define REMOE_PREFETCH_CALIBRATION_H_
 

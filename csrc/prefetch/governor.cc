@@ -3,6 +3,13 @@
 #include <algorithm>
 #include <cmath>
 
+// While decoding, the two ways take turns: off, on, off, on. What a step costs beyond its reads is its
+// time minus its misses times the time of one read, so that steps with more misses do not count
+// against either side.
+//
+// Where the device is idle for a small part only of the time that one expert takes to come, there
+// is next to nothing to win, and no trial.
+
 namespace remoe {
 
 namespace {

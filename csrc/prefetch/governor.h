@@ -1,19 +1,12 @@
-// Governor: whether reading ahead pays, judged by what it does to the time of a token.
+// Governor: whether prefetching pays, judged by what it does to the time of a token.
 //
-// While decoding, it tries both ways in turn, off, on, off, on, a few steps each, and compares what
-// a step costs beyond its reads (time minus misses times the time of one read, so that steps with
-// more misses do not count against either side). Reading ahead then stays on, or off, until the
-// next trial: soon after a win, ever more rarely after losses. Bytes are watched as well: once more
-// of them are wasted than used, it is off at once. For prompts, whose batches cannot be tried both
-// ways, the bytes alone decide.
+// While decoding it tries both ways in turn, a few steps each, and compares what a step costs
+// beyond its reads. The winner stays until the next trial: soon after a win, ever more rarely after
+// losses. Once more bytes are wasted than used, prefetching is off at once; for prompts, which
+// cannot be tried both ways, the bytes alone decide. It also says how certain a prediction must be
+// for the time won to outweigh the delay of a demand read. governor.cc has the rules.
 //
-// Where the device is idle for a small part only of the time that one expert takes to come, there
-// is next to nothing to win, and no trial.
-//
-// It also says how certain a prediction must be: so that the time won when it is right (the
-// device's idle time) outweighs the delay of a demand read when it is wrong.
-//
-// Not synchronised: told and asked by the one thread that runs events.
+// Owned by one planner. Not thread-safe: told and asked by the one thread that runs events.
 #ifndef REMOE_PREFETCH_GOVERNOR_H_
 #define REMOE_PREFETCH_GOVERNOR_H_
 
