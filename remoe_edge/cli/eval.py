@@ -15,9 +15,7 @@ from remoe_edge.errors import InputError
 from remoe_edge.files.models import shipped_routers
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from remoe_edge.tune.decoder import Decoder
+    from remoe_edge.tune.decoder import Decoder, Routers
 
 
 def _named(value: str) -> tuple[str, Path]:
@@ -25,7 +23,7 @@ def _named(value: str) -> tuple[str, Path]:
     return (name, Path(path)) if separator else (Path(value).stem, Path(value))
 
 
-def _load_routers(path: Path, model: Path, decoder: Decoder, fingerprint: str) -> list[Tensor]:
+def _load_routers(path: Path, model: Path, decoder: Decoder, fingerprint: str) -> Routers:
     from remoe_edge.tune.record import load_overlay_routers, load_routers
 
     if path in (Path("default"), Path("on")):

@@ -17,8 +17,6 @@ from remoe_edge.cli.old_spellings import Old, option
 from remoe_edge.errors import InputError, UnsupportedError
 
 if TYPE_CHECKING:
-    import torch
-
     from remoe_edge.tune.decoder import Decoder
     from remoe_edge.tune.trainer import Report, Trainer
 
@@ -192,44 +190,28 @@ def require_torch() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     try:
-        import torch  # noqa: F401
+        import remoe_edge.tune.loading  # noqa: F401
     except ImportError as error:
-        raise UnsupportedError(
-            "this command needs torch: pip install 'remoe-edge[tune]'"
-        ) from error
-
-
-def torch_dtype(name: str, device: torch.device) -> torch.dtype:
-    """Return the dtype that `--dtype` names, for a device."""
-    import torch
-
-    if name == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+        if error.name == "torch":
+            raise UnsupportedError(
+                "this command needs torch: pip install 'remoe-edge[tune]'"
+            ) from error
+        raise UnsupportedError(f"this command needs torch, which does not load: {error}") from error
 
 
 def load_decoder(model: Path, device: str, dtype: str) -> Decoder:
     """Load a model on a device, with a progress bar on stderr."""
-    import torch
     from rich.console import Console
     from rich.progress import Progress
 
-    from remoe_edge.tune.decoder import Decoder
-    from remoe_edge.tune.weights import open_weights
+    from remoe_edge.tune import loading
 
-    try:
-        place = torch.device(device)
-    except RuntimeError as error:
-        raise InputError(f"--device {device}: not a device; say cpu or cuda") from error
-    if place.type == "cuda" and not torch.cuda.is_available():
-        raise UnsupportedError("--device cuda: torch sees no CUDA device here")
-    source = open_weights(model)
     console = Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
-        task = progress.add_task("load", total=source.shape.n_layers)
-        return Decoder(
-            source,
-            place,
-            torch_dtype(dtype, place),
+        task = progress.add_task("load", total=None)
+        return loading.load_decoder(
+            model,
+            device,
+            dtype,
             on_layer=lambda done, total: progress.update(task, completed=done, total=total),
         )

@@ -22,6 +22,9 @@ from remoe_edge.tune.architecture import Shape, Yarn, gguf_router_name
 from remoe_edge.tune.experts import FrozenExperts
 from remoe_edge.tune.weights import WeightSource
 
+# One router for each MoE layer, float32 [experts, d].
+Routers = list[Tensor]
+
 _DENSE = ("ffn_gate", "ffn_up", "ffn_down")
 _EXPERTS = ("ffn_gate_exps", "ffn_up_exps", "ffn_down_exps")
 _SHARED = ("ffn_gate_shexp", "ffn_up_shexp", "ffn_down_shexp")
