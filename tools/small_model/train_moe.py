@@ -32,6 +32,7 @@ from moe.bigram_start import bigram_counts, start_from_bigrams
 from moe.config import MoeConfig
 from moe.evaluate import evaluate, token_bytes
 from moe.gguf_file import read_gguf
+from moe.loss_curve import draw_losses
 from moe.model import MoeModel
 from moe.optimiser import Optimiser, momenta
 from moe.passes import Passes
@@ -278,7 +279,7 @@ def main() -> None:
     workers.close()
     torch.set_num_threads(threads)
     workers.parts.forward_backward.interpret()
-    _draw(history, args.out / "loss.png")
+    draw_losses(history, args.out / "loss.png", say)
     say(f"{checkpoint}: step {run['step']} of {schedule.total}, {run['tokens_per_s']:.0f} tokens/s")
     if not args.no_eval:
         model.eval()
@@ -381,27 +382,6 @@ def _train(
             if stop or (args.max_seconds and elapsed > args.max_seconds):
                 break
     return {"step": step, "tokens_per_s": speed}
-
-
-def _draw(history: list[dict[str, float]], path: Path) -> None:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        say("no picture of the losses: it needs matplotlib (pip install matplotlib)")
-        return
-    figure = Figure(figsize=(7, 4))
-    axes = figure.subplots()
-    for stage in ("base", "chat"):
-        rows = [h for h in history if h["stage"] == stage]
-        if rows:
-            axes.plot([h["tokens"] / 1e6 for h in rows], [h["loss"] for h in rows], label=stage)
-    axes.set_xlabel("million tokens")
-    axes.set_ylabel("training loss, nats per token")
-    axes.set_ylim(top=min(6.0, max(h["loss"] for h in history)) if history else None)
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.tight_layout()
-    figure.savefig(path, dpi=140)
 
 
 if __name__ == "__main__":
