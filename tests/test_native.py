@@ -1,4 +1,8 @@
-"""The C++ unit tests: plain, under AddressSanitizer with UBSan, and under ThreadSanitizer."""
+"""The C++ unit tests: plain; with --run-slow under AddressSanitizer with UBSan and ThreadSanitizer.
+
+Each sanitizer builds the whole core anew, minutes that a newcomer's first run should not take.
+.ci/run asks for them.
+"""
 
 from __future__ import annotations
 
@@ -47,14 +51,15 @@ def _why_not(sanitizers: str, tmp_path: Path) -> str | None:
     return None
 
 
-@pytest.mark.parametrize("kind", SANITIZERS)
+@pytest.mark.parametrize(
+    "kind",
+    ["plain", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("address", "thread"))],
+)
 def test_native_unit_tests(kind: str, tmp_path: Path) -> None:
     sanitizers = SANITIZERS[kind]
     missing = _why_not(sanitizers, tmp_path)
     if missing is not None:
         pytest.skip(missing)
-    if not sanitizers and _why_not(SANITIZERS["address"], tmp_path) is None:
-        pytest.skip("built once less: the same tests run under AddressSanitizer")
 
     # A tree that stays is built anew only where the sources changed.
     keep = os.access(ROOT, os.W_OK)
