@@ -1,8 +1,8 @@
 """Continuous batching: many answers of one engine, a step at a time; they join and leave between steps.
 
-A step is a piece of one prompt, or one token of each of several conversations. A piece of a prompt is never
-computed together with anything else, and a conversation has a part of the context to itself: alone in its steps
-it gets the bits that it gets alone.
+A step is a piece of one prompt, or one token of each of several conversations. A piece of a prompt is
+never computed together with anything else, and a conversation has a part of the context to itself: alone
+in its steps it gets the bits that it gets alone.
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ class ContinuousBatch:
             self._before = self._values()
             self._declared = ""
         if loaded.past_prompts is not None and loaded.n_places > 1:
-            loaded.notes.append("past prompts are not used while several conversations are answered")
+            loaded.notes.append(
+                "past prompts are not used while several conversations are answered"
+            )
 
     # --- what it is ---
 
@@ -145,8 +147,6 @@ class ContinuousBatch:
             if turn is None:
                 return False
             self._take(turn)
-            if not self._running:
-                self._loaded.warm()
             return True
 
     def _take(self, turn: Turn) -> None:
@@ -276,6 +276,8 @@ class ContinuousBatch:
         member.free()
         member.account(self._names)
         self._loaded.observers.answer(member.stats)
+        if not self._running and not self._life.closing:
+            self._loaded.warm()
 
     # --- what it cost ---
 

@@ -115,6 +115,11 @@ class Engine:
         return self._loaded.n_ctx
 
     @property
+    def parallel(self) -> int:
+        """Count the conversations that may be answered at a time, see `batch`."""
+        return self._loaded.n_places
+
+    @property
     def load_ms(self) -> float:
         """Give the time of loading in ms."""
         return self._loaded.load_ms

@@ -119,8 +119,9 @@ def make_llama(
 ) -> Any:
     """Make a `Llama`, of the core's model or (None) of a whole file.
 
-    n_places: conversations in its context, each with `n_ctx` tokens of its own. progress: for a whole file; called with a fraction, and returning False cancels. settings: those of
-    `Llama` itself. Raises what loading raises: ValueError or RuntimeError from llama_cpp, RemoeError.
+    n_places: conversations in its context, each with `n_ctx` tokens of its own. progress: for a whole
+    file; called with a fraction, and returning False cancels. settings: those of `Llama` itself. Raises
+    what loading raises: ValueError or RuntimeError from llama_cpp, RemoeError.
     """
     settings["model_path"] = FilePath(settings["model_path"])
     if repack:

@@ -107,7 +107,7 @@ class Loaded:
             )
 
     def row(self, index: int) -> npt.NDArray[np.float32] | None:
-        """Give the logits [n_vocab] of a token of the last step, by its index in the batch; -1: of the last.
+        """Give the logits [n_vocab] of a token of the last step, by its index in the batch; -1: the last.
 
         They are llama.cpp's own memory, until it computes again.
         """

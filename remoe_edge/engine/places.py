@@ -1,10 +1,9 @@
-"""The places of a context, one conversation each, and what is in them: what can be used again is not computed
-again.
+"""The places of a context, one conversation each. What can be used again is not computed again.
 
-Using it again never changes an answer. A new prompt takes over whole pieces from the beginning, cut where it
-would have been cut itself (every `n_batch` tokens): the same tokens, computed in the same pieces, have the same
-bits. Only a conversation that goes on (its prompt holds the one before and the beginning of its answer) takes
-over all that matches, as `Engine.chat` does.
+Using it again never changes an answer. A new prompt takes over whole pieces from the beginning, cut where
+it would have been cut itself (every `n_batch` tokens): the same tokens, computed in the same pieces, have
+the same bits. Only a conversation that goes on (its prompt holds the one before and the beginning of its
+answer) takes over all that matches, as `Engine.chat` does.
 """
 
 from __future__ import annotations

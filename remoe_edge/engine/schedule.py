@@ -1,9 +1,10 @@
-"""Decide whose step is next: how many conversations together, and for how long before others have their turn.
+"""Decide whose step is next: how many conversations together, and for how long before others.
 
-Conversations push each other's experts out of the cache. While storage is the limit, one of them for a slice of
-tokens is fastest: only the slice's first tokens read what the others have pushed out. Where everything is
-resident, all of them in one batch are. `Schedule` tries both, measures, and keeps to what is faster within the
-longest pause that it may make. No clock, no randomness, no engine here: the same calls give the same turns.
+Conversations push each other's experts out of the cache. While storage is the limit, one of them for a
+slice of tokens is fastest: only the slice's first tokens read what the others have pushed out. Where
+everything is resident, all of them in one batch are. `Schedule` tries both, measures, and keeps to what
+is faster within the longest pause that it may make. No clock, no randomness, no engine here: the same
+calls give the same turns.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _NO_END = 1 << 30
 class Waiting(Protocol):
     """A conversation as the schedule sees it.
 
-    id: its place. prompts: its prompt is still being computed. since_s: when it last had a token, or came.
+    id: its place. prompts: its prompt is still being computed. since_s: when it last had a token or came.
     """
 
     @property
@@ -54,9 +55,11 @@ class _Slice:
 
 
 class Schedule:
-    """Choose turns. max_pause_s: how long a conversation may be without a token, or a newcomer without a
-    step, as far as the steps themselves allow. fixed: (group's size, slice's length) for experiments; 0 as
-    a size takes all."""
+    """Choose turns.
+
+    max_pause_s: how long a conversation may be without a token, or a newcomer without a step, as far as
+    the steps themselves allow. fixed: (group's size, slice's length) for experiments; size 0 takes all.
+    """
 
     def __init__(self, max_pause_s: float = 5.0, *, fixed: tuple[int, int] | None = None) -> None:
         self.max_pause_s = max_pause_s
@@ -127,7 +130,7 @@ class Schedule:
             return _Slice((first.id,), prompt=True, n_most=_NO_END if at_once else 1)
         size, n_most = self._size(len(ready), len(waiting) - len(ready))
         at = ready.index(first.id) // size * size
-        # A block of neighbours: llama.cpp computes places side by side at once. The last one is filled up.
+        # A block of neighbours: llama.cpp computes places side by side at once. The last is filled up.
         begin = max(0, min(at, len(ready) - size))
         return _Slice(tuple(ready[begin : begin + size]), prompt=False, n_most=n_most)
 
@@ -144,7 +147,9 @@ class Schedule:
             return untried, min(lengths[untried], 2 * LEAST_TRIED)
         rates = {size: self.costs.rate(size, lengths[size]) for size in sizes}
         best = max(sizes, key=lambda size: rates[size])
-        others = [size for size in sizes if size != best and rates[size] > WORTH_AGAIN * rates[best]]
+        others = [
+            size for size in sizes if size != best and rates[size] > WORTH_AGAIN * rates[best]
+        ]
         if others and self._n_slices - self._tried_at >= AGAIN:
             self._tried_at = self._n_slices
             self._next_trial += 1

@@ -26,7 +26,7 @@ class StepBatch:
         item = self._place.itemsize
         self._lists = self._place.ctypes.data + item * np.arange(n_most, dtype=np.uint64)
         fields = dict(_low.llama_batch._fields_)
-        arrays = {
+        arrays: dict[str, Any] = {
             "token": self._token, "pos": self._position, "n_seq_id": self._n_places,
             "seq_id": self._lists, "logits": self._wanted,
         }  # fmt: skip

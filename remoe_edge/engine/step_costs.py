@@ -1,4 +1,4 @@
-"""What steps have cost lately, by how many conversations they were of and how far into a slice they came."""
+"""What steps have cost lately, by how many conversations they were of and how far into a slice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Make text of an answer's tokens, and keep what is asked of them: where one of them goes, whoever computes."""
+"""Make text of an answer's tokens, and keep what is asked of them, whoever computes them."""
 
 from __future__ import annotations
 
