@@ -72,7 +72,9 @@ def join(
 _alone: dict[object, Engine] = {}
 
 
-def alone(path: Path, turns: Sequence[tuple[Sequence[int], dict[str, Any]]], **settings: Any) -> Any:
+def alone(
+    path: Path, turns: Sequence[tuple[Sequence[int], dict[str, Any]]], **settings: Any
+) -> Any:
     """Make answers one after another in an engine where nothing else is; give the last."""
     key = (path, tuple(sorted(settings.items())))
     if key not in _alone:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import http.client
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -137,12 +138,18 @@ def wait_until(reached: Callable[[], object]) -> None:
 
 @contextlib.contextmanager
 def live(
-    model: Path, n_ctx: int = 512, *, parallel: int = 1, cache: str = "50%", **settings: Any
+    model: Path,
+    n_ctx: int = 512,
+    *,
+    parallel: int = 1,
+    cache: str = "50%",
+    answering: Mapping[str, Any] | None = None,
+    **settings: Any,
 ) -> Iterator[Live]:
-    """Serve a model until the end of the block."""
+    """Serve a model until the end of the block; answering: how several are answered at a time."""
     server = Live(
         lambda: Engine(model, cache=cache, n_ctx=n_ctx, threads=1, parallel=parallel),
-        OneAtATime if parallel == 1 else SideBySide,
+        OneAtATime if parallel == 1 else functools.partial(SideBySide, **(answering or {})),
         **settings,
     )
     try:

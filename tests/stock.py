@@ -37,7 +37,9 @@ class Settings:
     use_extra_bufts: bool = True  # repacked weights, stock's default
     n_ubatch: int = 512
     n_ctx: int = 1024
-    beside: tuple[tuple[int, ...], ...] = ()  # prompts of other conversations, in places of their own
+    beside: tuple[
+        tuple[int, ...], ...
+    ] = ()  # prompts of other conversations, in places of their own
 
 
 @dataclass(frozen=True)

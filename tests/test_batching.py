@@ -18,7 +18,9 @@ from remoe_edge.engine.conversation import Conversation
 from remoe_edge.errors import BudgetError, InputError, ModelError, ReadError
 from remoe_edge.native import _core
 
-ALL_VALUES = 1 << 20  # log probabilities of every token: two answers that have the same have the same bits
+ALL_VALUES = (
+    1 << 20
+)  # log probabilities of every token: two answers that have the same have the same bits
 N = 6
 LENGTHS = (1, 7, 70, 33)
 # Plain attention, windows that slide, a compressed cache, recurrent layers.
@@ -219,7 +221,9 @@ def test_an_error_is_that_answers_alone(models: dict[str, Path], arch: str, grou
     assert begun[1][0].finish_reason == "error"
     for i in (0, 2):
         assert begun[i][1].error is None
-        assert begun[i][0].token_ids == alone(path, [(prompt(9 + i, i), {"max_tokens": N})]).token_ids
+        assert (
+            begun[i][0].token_ids == alone(path, [(prompt(9 + i, i), {"max_tokens": N})]).token_ids
+        )
     assert last.token_ids == begun[0][0].token_ids
 
 

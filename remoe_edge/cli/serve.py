@@ -6,7 +6,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +65,11 @@ KEY_VARIABLE = "REMOE_EDGE_API_KEY"
     "allows: longer turns read less from storage.",
 )  # fmt: skip
 @option(
+    "--together", default="auto", show_default=True, metavar="N",
+    help="Compute at most so many answers in one step; auto measures what is fastest. With 1, each "
+    "answer has the bits that it has alone.",
+)  # fmt: skip
+@option(
     "--queue", "queue_limit", type=click.IntRange(0, 10000), default=16, show_default=True,
     metavar="N", help="Let so many requests wait; what comes beside them is told to come again.",
 )  # fmt: skip
@@ -87,6 +92,7 @@ def command(
     port: int,
     parallel: str,
     max_pause: str,
+    together: str,
     queue_limit: int,
     grace_s: int,
     name: str | None,
@@ -112,7 +118,8 @@ def command(
         host=host, port=port, api_key=_key(api_key, api_key_file), cors=cors,
         certificate=tls_certificate, private_key=tls_key, queue_limit=queue_limit, grace_s=grace_s,
     )  # fmt: skip
-    n_places, max_pause_s = _places(parallel), _pause_s(max_pause)
+    n_places = _count("--parallel", parallel)
+    schedule = {"max_pause_s": _pause_s(max_pause), "most_together": _count("--together", together)}
     if not model.is_file():
         raise InputError(f"no model at {model}")
     figures = Figures()
@@ -126,7 +133,7 @@ def command(
                 model, telemetry=observers, parallel=n_places, **watched, **engine_settings
             )
 
-        conversations = _conversations(load, n_places, max_pause_s, queue_limit, figures)
+        conversations = _conversations(load, n_places, schedule, queue_limit, figures)
         server = Server(
             conversations, settings, model=name or model.stem, figures=figures, engine_text=own.text
         )
@@ -144,14 +151,12 @@ def command(
         raise conversations.failure
 
 
-def _places(text: str) -> int:
-    """Give the conversations at a time; 0 chooses."""
+def _count(name: str, text: str) -> int:
+    """Read a number above 0, or auto, which is 0."""
     if text == "auto":
         return 0
     if not text.isdecimal() or int(text) == 0:
-        raise click.BadParameter(
-            f"'{text}' is no number above 0, nor auto", param_hint="--parallel"
-        )
+        raise click.BadParameter(f"'{text}' is no number above 0, nor auto", param_hint=name)
     return int(text)
 
 
@@ -167,14 +172,18 @@ def _pause_s(text: str) -> float:
 
 
 def _conversations(
-    load: Callable[[], Any], n_places: int, max_pause_s: float, queue_limit: int, figures: Figures
+    load: Callable[[], Any],
+    n_places: int,
+    schedule: Mapping[str, Any],
+    queue_limit: int,
+    figures: Figures,
 ) -> EngineThread:
     from remoe_edge.serve.one_at_a_time import OneAtATime
     from remoe_edge.serve.side_by_side import SideBySide
 
     if n_places == 1:
         return OneAtATime(load, queue_limit=queue_limit, figures=figures)
-    return SideBySide(load, queue_limit=queue_limit, figures=figures, max_pause_s=max_pause_s)
+    return SideBySide(load, queue_limit=queue_limit, figures=figures, **schedule)
 
 
 def _follow(conversations: EngineThread, url: str, stop: Callable[[], None]) -> None:

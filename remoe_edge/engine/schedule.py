@@ -9,7 +9,7 @@ calls give the same turns.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -58,11 +58,16 @@ class Schedule:
     """Choose turns.
 
     max_pause_s: how long a conversation may be without a token, or a newcomer without a step, as far as
-    the steps themselves allow. fixed: (group's size, slice's length) for experiments; size 0 takes all.
+    the steps themselves allow. most: conversations in a group; 0 sets no limit, and with 1 every answer
+    has the bits that it has alone. fixed: (group's size, slice's length) for experiments; size 0 takes
+    all.
     """
 
-    def __init__(self, max_pause_s: float = 5.0, *, fixed: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self, max_pause_s: float = 5.0, *, most: int = 0, fixed: tuple[int, int] | None = None
+    ) -> None:
         self.max_pause_s = max_pause_s
+        self._most = most
         self.costs = StepCosts()
         self._fixed = fixed
         self._slice: _Slice | None = None
@@ -138,23 +143,37 @@ class Schedule:
         """Choose how many of n go together, and for how many steps; n_prompts wait beside them."""
         if self._fixed is not None:
             return min(self._fixed[0] or n, n), self._fixed[1]
+        sizes = group_sizes(min(n, self._most or n))
         if n == 1:
             return 1, LONGEST_SLICE
-        sizes = group_sizes(n)
         lengths = {size: self._length(size, n, n_prompts) for size in sizes}
         untried = self._untried(sizes)
         if untried:
             return untried, min(lengths[untried], 2 * LEAST_TRIED)
         rates = {size: self.costs.rate(size, lengths[size]) for size in sizes}
         best = max(sizes, key=lambda size: rates[size])
-        others = [
-            size for size in sizes if size != best and rates[size] > WORTH_AGAIN * rates[best]
-        ]
-        if others and self._n_slices - self._tried_at >= AGAIN:
-            self._tried_at = self._n_slices
-            self._next_trial += 1
-            best = others[self._next_trial % len(others)]
+        trial = self._trial(sizes, best, rates)
+        if trial:
+            return trial, min(lengths[trial], 2 * LEAST_TRIED)
         return best, lengths[best]
+
+    def _trial(self, sizes: Sequence[int], best: int, rates: Mapping[int, float]) -> int:
+        """Give a size to try again, since costs change; 0 where it is not time for that."""
+        since = self._n_slices - self._tried_at
+        others = [size for size in sizes if size != best]
+        if not self.costs.waits(best):  # storage is no limit, or is none any more
+            others = [size for size in others if size > best]
+            due = since >= AGAIN // 4
+        else:
+            near = [size for size in others if rates[size] > WORTH_AGAIN * rates[best]]
+            due = since >= (AGAIN if near else 4 * AGAIN)
+            if near and self._next_trial % 4 != 0:  # one trial in four is of whatever size
+                others = near
+        if not due or not others:
+            return 0
+        self._tried_at = self._n_slices
+        self._next_trial += 1
+        return others[self._next_trial % len(others)]
 
     def _untried(self, sizes: Sequence[int]) -> int:
         """Give a size that has to be tried first; 0 where there is none."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-_FADE = 0.2
+_FADE = 0.3
 _LEAST_WAITING = 0.05  # of a step's time: less, and storage is no limit
 _N_PARTS = 8  # of a slice: its steps 0, 1, 2-3, 4-7, ... 64 and on
 

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 class SideBySide(EngineThread):
     """Make as many answers at a time as the engine has places (`parallel`). Implements `Conversations`.
 
-    max_pause_s: how long an answer may stand still while others are made.
+    max_pause_s: how long an answer may stand still while others are made. most_together: answers that
+    are computed in one step, 0 sets no limit.
     """
 
     def __init__(
@@ -35,8 +36,9 @@ class SideBySide(EngineThread):
         queue_limit: int,
         figures: Figures,
         max_pause_s: float = 5.0,
+        most_together: int = 0,
     ) -> None:
-        self._max_pause_s = max_pause_s
+        self._schedule = Schedule(max_pause_s, most=most_together)
         self._batch: ContinuousBatch | None = None
         self._begun: dict[RequestStream, _Answers] = {}  # requests of which an answer has begun
         self._next_asks: deque[tuple[_Answers, int]] = deque()  # the rest of theirs
@@ -67,7 +69,7 @@ class SideBySide(EngineThread):
     # --- the engine's thread ---
 
     def _serve(self, engine: Engine) -> None:
-        batch = self._batch = engine.batch(Schedule(self._max_pause_s))
+        batch = self._batch = engine.batch(self._schedule)
         try:
             while self._wait(batch):
                 self._fill(engine, batch)
