@@ -268,6 +268,12 @@ class StreamedModel:
         """Count the events of each expert, [n_layers * n_experts]."""
     def choices(self) -> npt.NDArray[np.uint32]:
         """Count the tokens that chose each expert, [n_layers * n_experts]."""
+    def declare_steps(self, kind: str) -> None:
+        """Say what the following steps are for.
+
+        "decode" is a token of each of several conversations, "prompt" a prompt; with "by-tokens", as it
+        begins, several tokens are a prompt and one is decoded. Raises ValueError for another name.
+        """
     def expect(self, bonus: npt.NDArray[np.float32] | None) -> bool:
         """Add [n_layers * n_experts] to the policy's scores until the next call; None: nothing.
 

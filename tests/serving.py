@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import http.client
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,12 @@ pytest.importorskip("starlette", reason="no starlette: pip install 'remoe-edge[s
 pytest.importorskip("uvicorn", reason="no uvicorn: pip install 'remoe-edge[serve]'")
 
 from remoe_edge.serve.app import Server
+from remoe_edge.serve.engine_thread import EngineThread
 from remoe_edge.serve.figures import Figures
 from remoe_edge.serve.listen import Listener
 from remoe_edge.serve.one_at_a_time import OneAtATime
 from remoe_edge.serve.settings import ServeSettings
+from remoe_edge.serve.side_by_side import SideBySide
 
 SECONDS = 60
 HI = [{"role": "user", "content": "hi"}]
@@ -40,12 +43,18 @@ GPT_OSS = templates.HARMONY + "{% if tools %}{# commentary to=functions.x #}{% e
 
 
 class Live:
-    """A server that listens at a free port. load: makes its engine, in its thread."""
+    """A server that listens at a free port. load: makes its engine, in its thread. answering: makes its
+    conversations."""
 
-    def __init__(self, load: Callable[[], Engine], **settings: Any) -> None:
+    def __init__(
+        self,
+        load: Callable[[], Engine],
+        answering: Callable[..., EngineThread] = OneAtATime,
+        **settings: Any,
+    ) -> None:
         asked = ServeSettings(port=0, **settings)
         figures = Figures()
-        self.conversations = OneAtATime(load, queue_limit=asked.queue_limit, figures=figures)
+        self.conversations = answering(load, queue_limit=asked.queue_limit, figures=figures)
         server = Server(self.conversations, asked, model="tiny", figures=figures)
         self._listener = Listener(server.app(), asked)
         self.url = self._listener.url
@@ -128,9 +137,21 @@ def wait_until(reached: Callable[[], object]) -> None:
 
 
 @contextlib.contextmanager
-def live(model: Path, n_ctx: int = 512, **settings: Any) -> Iterator[Live]:
-    """Serve a model until the end of the block."""
-    server = Live(lambda: Engine(model, cache="50%", n_ctx=n_ctx, threads=1), **settings)
+def live(
+    model: Path,
+    n_ctx: int = 512,
+    *,
+    parallel: int = 1,
+    cache: str = "50%",
+    answering: Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> Iterator[Live]:
+    """Serve a model until the end of the block; answering: how several are answered at a time."""
+    server = Live(
+        lambda: Engine(model, cache=cache, n_ctx=n_ctx, threads=1, parallel=parallel),
+        OneAtATime if parallel == 1 else functools.partial(SideBySide, **(answering or {})),
+        **settings,
+    )
     try:
         yield server.ready()
     finally:

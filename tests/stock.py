@@ -37,6 +37,9 @@ class Settings:
     use_extra_bufts: bool = True  # repacked weights, stock's default
     n_ubatch: int = 512
     n_ctx: int = 1024
+    beside: tuple[
+        tuple[int, ...], ...
+    ] = ()  # prompts of other conversations, in places of their own
 
 
 @dataclass(frozen=True)
@@ -44,11 +47,13 @@ class Result:
     """Hold float32 logits and the greedy continuation.
 
     `logits` has shape (1 + n_greedy, n_vocab): after the prompt, then after each greedy token.
-    `tokens` are the n_greedy tokens fed, each the argmax of the row before it.
+    `tokens` are the n_greedy tokens fed, each the argmax of the row before it. With other
+    conversations beside it, there is one more axis, of conversations, after the first of both: each
+    prompt is computed by itself, then a token of each in one batch.
     """
 
     logits: npt.NDArray[np.float32]
-    tokens: tuple[int, ...]
+    tokens: tuple[Any, ...]
 
 
 class StockError(Exception):
@@ -125,7 +130,7 @@ def run(
     return _results[key]
 
 
-def _compute(model_path: str, settings: Settings) -> tuple[npt.NDArray[np.float32], list[int]]:
+def _compute(model_path: str, settings: Settings) -> tuple[npt.NDArray[np.float32], list[Any]]:
     import llama_cpp as lib
 
     params = lib.llama_model_default_params()
@@ -142,9 +147,11 @@ def _compute(model_path: str, settings: Settings) -> tuple[npt.NDArray[np.float3
 
 def _continue(
     lib: Any, model: Any, settings: Settings
-) -> tuple[npt.NDArray[np.float32], list[int]]:
+) -> tuple[npt.NDArray[np.float32], list[Any]]:
     params = lib.llama_context_default_params()
-    params.n_ctx = params.n_batch = settings.n_ctx
+    params.n_batch = settings.n_ctx
+    params.n_seq_max = 1 + len(settings.beside)
+    params.n_ctx = settings.n_ctx * params.n_seq_max
     params.n_ubatch = settings.n_ubatch
     params.n_threads = params.n_threads_batch = settings.n_threads
     context = lib.llama_init_from_model(model, params)
@@ -160,6 +167,40 @@ def _continue(
         logits = lib.llama_get_logits_ith(context, -1)
         return np.array(np.ctypeslib.as_array(logits, (n_vocab,)), dtype=np.float32)
 
+    def decode_ones(
+        places: Sequence[int], positions: Sequence[int], tokens: Sequence[int]
+    ) -> list[npt.NDArray[np.float32]]:
+        """Compute tokens in the places of conversations; give the logits of all."""
+        batch = lib.llama_batch_init(len(tokens), 0, 1)
+        batch.n_tokens = len(tokens)
+        for i, (place, position, token) in enumerate(zip(places, positions, tokens, strict=True)):
+            batch.token[i], batch.pos[i], batch.n_seq_id[i] = token, position, 1
+            batch.seq_id[i][0], batch.logits[i] = place, True
+        status = lib.llama_decode(context, batch)
+        lib.llama_batch_free(batch)
+        if status != 0:
+            raise _Refused(f"llama_decode returned {status}")
+        found = [lib.llama_get_logits_ith(context, i) for i in range(len(tokens))]
+        return [np.array(np.ctypeslib.as_array(row, (n_vocab,)), np.float32) for row in found]
+
+    def together() -> tuple[npt.NDArray[np.float32], list[Any]]:
+        prompts = [settings.prompt, *settings.beside]
+        places = range(len(prompts))
+        last = []
+        for place, prompt in enumerate(prompts):
+            last.append(decode_ones([place] * len(prompt), range(len(prompt)), prompt)[-1])
+        steps, tokens = [np.stack(last)], []
+        for n in range(settings.n_greedy):
+            tokens.append([int(row.argmax()) for row in steps[-1]])
+            at = [len(prompt) + n for prompt in prompts]
+            steps.append(np.stack(decode_ones(places, at, tokens[-1])))
+        return np.stack(steps), tokens
+
+    if settings.beside:
+        try:
+            return together()
+        finally:
+            lib.llama_free(context)
     try:
         rows = [decode(settings.prompt)]
         tokens: list[int] = []
@@ -179,6 +220,7 @@ def _main() -> None:
         request = json.loads(line)
         chosen = request["settings"]
         chosen["prompt"] = tuple(chosen["prompt"])
+        chosen["beside"] = tuple(map(tuple, chosen["beside"]))
         try:
             logits, tokens = _compute(request["model"], Settings(**chosen))
             np.savez(request["answer"], logits=logits, tokens=np.array(tokens, dtype=np.int64))

@@ -80,6 +80,16 @@ py::dict Prefetch(const StreamedModel& model) {
   return dict;
 }
 
+StepKind KindOf(const std::string& name) {
+  if (name == "decode") return StepKind::kDecode;
+  if (name == "prompt") return StepKind::kPrompt;
+  if (name != "by-tokens") {
+    ThrowIfError(Status(Code::kInvalidArgument,
+                        "steps are decode, prompt or by-tokens, not '" + name + "'"));
+  }
+  return StepKind::kByTokens;
+}
+
 PrefetchMode ModeOf(const std::string& name) {
   if (name == "on") return PrefetchMode::kOn;
   if (name == "auto") return PrefetchMode::kAuto;
@@ -230,6 +240,10 @@ void RegisterEngine(py::module_& module) {
             return model.Expect(CheckedBonus(bonus, store->cache().geometry().total()));
           },
           py::arg("bonus").none(true))
+      .def(
+          "declare_steps",
+          [](StreamedModel& model, const std::string& kind) { model.DeclareSteps(KindOf(kind)); },
+          py::arg("kind"))
       .def("stop_trace", [](StreamedModel& model) { ThrowIfError(model.recorder().Stop()); })
       .def_property_readonly("tracing",
                              [](const StreamedModel& model) { return model.recorder().on(); })

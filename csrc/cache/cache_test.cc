@@ -1,10 +1,13 @@
 #include "cache/cache.h"
 
 #include <algorithm>
+#include <cmath>
 #include <random>
 #include <set>
 
 #include "cache/replay.h"
+#include "cache/reuse_biased.h"
+#include "cache/reuse_columns.h"
 #include "testing/check.h"
 
 namespace remoe {
@@ -114,6 +117,32 @@ TEST(ReuseBiasedSpendsWhatItThinksLeastOf) {
   CHECK_OK(cache.Begin(next, &placed));
   CHECK(cache.SlotOf(0, 1) != kNoSlot);
   CHECK_EQ(cache.SlotOf(0, 2), kNoSlot);
+}
+
+// Tokens of several conversations do not follow one another: how much a layer keeps from token to
+// token is not learned from them.
+TEST(ReuseBiasedLearnsNothingFromNeighboursInAStep) {
+  Geometry geometry;
+  geometry.n_layers = 1;
+  geometry.n_experts = 16;
+  geometry.n_slots = 8;
+  const uint16_t ids[] = {0, 1, 0, 1, 0, 1}, experts[] = {0, 1};
+  for (const Phase phase : {Phase::kPrefill, Phase::kDecode}) {
+    ReuseBiasedPolicy policy(geometry, nullptr);
+    Event event;
+    event.phase = phase;
+    event.n_tokens = 3;
+    event.experts = experts;
+    event.n = event.top_k = 2;
+    event.ids = ids;
+    for (event.step = 0; event.step < 5; event.step++) policy.OnEvent(event);
+    event.n_tokens = 1;  // nor is what comes after such a step
+    event.ids = nullptr;
+    event.phase = Phase::kDecode;
+    policy.OnEvent(event);
+    const float locality = policy.FeatureColumn(kLocality)[5] / policy.FeatureColumn(kLogIdle)[5];
+    CHECK_EQ(std::fabs(locality - 0.3f) < 1e-6f, phase == Phase::kDecode);
+  }
 }
 
 TEST(ReservedSlotsAreNoResidents) {

@@ -102,6 +102,7 @@ ReuseBiasedPolicy::ReuseBiasedPolicy(const Geometry& geometry,
   events_.assign(layers, 0);
   chosen_.assign(layers * geometry.n_experts, 0);
   n_chosen_.assign(layers, 0);
+  together_.assign(layers, false);
   chosen_step_.assign(layers, INT64_MIN);
   expected_.assign(layers * row, 0);
   columns_.assign(kFeatures * row, 0);
@@ -138,6 +139,10 @@ void ReuseBiasedPolicy::OnEvent(const Event& event) {
   choice.layer = event.layer;
   choice.step = event.step;
   const bool by_token = event.ids != nullptr && event.n_tokens > 1;
+  // Tokens of several conversations: none follows another.
+  const bool together = event.phase == Phase::kDecode && event.n_tokens > 1;
+  if (together || together_[event.layer]) n_chosen_[event.layer] = 0;
+  together_[event.layer] = together;
   const int first = by_token ? std::max(0, event.n_tokens - kRecentTokens) : event.n_tokens - 1;
   for (int token = first; token < event.n_tokens; token++) {
     choice.last = token == event.n_tokens - 1;
@@ -148,6 +153,7 @@ void ReuseBiasedPolicy::OnEvent(const Event& event) {
     const int row = token - (event.n_tokens - event.n_prob_tokens);
     choice.probs = row < 0 ? nullptr : event.probs + static_cast<size_t>(row) * geometry_.n_experts;
     TakeIn(choice);
+    if (together && !choice.last) n_chosen_[event.layer] = 0;
   }
   Combine(event.layer);
 }

@@ -12,7 +12,8 @@
 //             chosen, since a near miss often comes next
 //
 // A prompt's step is taken in token by token, its last kRecentTokens, so that it ends as if they had
-// been decoded. An expert just read that scores worst is the next victim: that is how admission is
+// been decoded. Of a step that decodes for several conversations no token follows another, so links
+// start anew with each. An expert just read that scores worst is the next victim: that is how admission is
 // decided. An event costs one layer's scores and one minimum per layer for a victim, and allocates
 // nothing. Not thread-safe: as its cache, called from one thread.
 #ifndef REMOE_CACHE_REUSE_BIASED_H_
@@ -112,6 +113,7 @@ class ReuseBiasedPolicy : public Policy {
   std::vector<float> events_;            // [layer], one number
   std::vector<uint16_t> chosen_;         // [layer][n_experts] of its last event
   std::vector<int> n_chosen_;            // [layer]
+  std::vector<bool> together_;           // [layer] the last event was of several conversations
   std::vector<int64_t> chosen_step_;     // [layer]
 
   std::vector<float> expected_;  // [layer] what Expect() was given, or zeros

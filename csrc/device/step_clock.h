@@ -2,8 +2,9 @@
 //
 // llama.cpp does not say so; layers come in order within a step, so one that does not follow starts
 // the next. An expert FFN that other operations cut in pieces comes more than once, each time with
-// matrices that were not used before. A plain value; the thread that runs
-// steps has it.
+// matrices that were not used before. What a step is for, whoever asks llama.cpp for it can say
+// (Declare()); unsaid, several tokens are a prompt and one is decoded. A plain value; the thread that
+// runs steps has it, and Declare() is called between steps.
 #ifndef REMOE_DEVICE_STEP_CLOCK_H_
 #define REMOE_DEVICE_STEP_CLOCK_H_
 
@@ -13,8 +14,12 @@
 
 namespace remoe {
 
+// What the steps that follow are for: a prompt, or a token of each of several conversations.
+enum class StepKind : uint8_t { kByTokens, kPrompt, kDecode };
+
 class StepClock {
  public:
+  void Declare(StepKind kind) { kind_ = kind; }
   // Whether that matrix of that layer belongs to the step under way.
   bool InStep(int layer, int matrix) const {
     return last_layer_ >= 0 && (layer > last_layer_ || AnotherPiece(layer, matrix));
@@ -30,7 +35,7 @@ class StepClock {
       if (!InStep(event->layer, matrix)) {
         step_++;
         // A prompt's last layer is run for its last token alone, and is prefill all the same.
-        phase_ = event->n_tokens > 1 ? Phase::kPrefill : Phase::kDecode;
+        phase_ = PhaseOf(event->n_tokens);
       }
       last_layer_ = event->layer;
       used_matrices_ = 0;
@@ -47,6 +52,12 @@ class StepClock {
   }
 
  private:
+  Phase PhaseOf(int n_tokens) const {
+    if (kind_ == StepKind::kByTokens) return n_tokens > 1 ? Phase::kPrefill : Phase::kDecode;
+    return kind_ == StepKind::kPrompt ? Phase::kPrefill : Phase::kDecode;
+  }
+
+  StepKind kind_ = StepKind::kByTokens;
   int64_t step_ = -1;
   Phase phase_ = Phase::kPrefill;
   int last_layer_ = -1;

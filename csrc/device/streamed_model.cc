@@ -123,6 +123,11 @@ int StreamedModel::PrefetchForStart(const std::vector<ExpertId>& experts) {
   return store_->Prefetch(plan);
 }
 
+void StreamedModel::DeclareSteps(StepKind kind) {
+  const std::lock_guard<std::mutex> lock(step_mutex_);
+  clock_.Declare(kind);
+}
+
 void StreamedModel::FinishStart() {
   if (store_ == nullptr) return;
   const std::lock_guard<std::mutex> lock(step_mutex_);

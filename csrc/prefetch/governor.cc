@@ -130,8 +130,14 @@ void Governor::Judge() {
 }
 
 void Governor::OnStep(uint64_t wall_ns, uint64_t misses, uint64_t useful_bytes,
-                      uint64_t wasted_bytes) {
+                      uint64_t wasted_bytes, int n_tokens) {
   if (mode_ != PrefetchMode::kAuto) return;
+  const bool same = n_tokens == n_tokens_;
+  n_tokens_ = n_tokens;
+  if (state_ == State::kTrial && !same) {
+    EnterTrial();
+    return;
+  }
   const bool reads = decode_reads();
   if (state_ == State::kTrial && steps_ % kBlockSteps != 0) {
     // The first step of a block still bears the marks of the one before.

@@ -29,8 +29,10 @@ class Governor {
 
   explicit Governor(PrefetchMode mode) : mode_(mode) {}
 
-  // One decode step is over. `misses`: read ahead or not.
-  void OnStep(uint64_t wall_ns, uint64_t misses, uint64_t useful_bytes, uint64_t wasted_bytes);
+  // One decode step is over. `misses`: read ahead or not. `n_tokens`: of so many conversations; a
+  // trial compares steps of one size, and begins anew where that changes.
+  void OnStep(uint64_t wall_ns, uint64_t misses, uint64_t useful_bytes, uint64_t wasted_bytes,
+              int n_tokens = 1);
   // One layer of a prompt's batch is over.
   void OnBatch(uint64_t useful_bytes, uint64_t wasted_bytes);
   // Time between the last demand read of one decode event and the next event.
@@ -66,6 +68,7 @@ class Governor {
   const PrefetchMode mode_;
   State state_ = State::kLearning;
   int64_t steps_ = 0;  // in this state
+  int n_tokens_ = 1;   // of the last step
   int64_t off_steps_ = kOffSteps;
   // Of the trial's steps: what a step's time less its misses' reading comes to, whatever a read
   // turns out to take.

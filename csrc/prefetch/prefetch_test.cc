@@ -125,6 +125,24 @@ TEST(NothingIsTriedWhereThereIsNextToNoIdleTime) {
   CHECK_EQ(std::string(governor.state()), "trial");
 }
 
+TEST(ATrialComparesStepsOfOneSize) {
+  Governor governor = Made();
+  Steps(&governor, Governor::kLearnSteps + kTrialSteps / 2, 9000, 8000);
+  CHECK_EQ(std::string(governor.state()), "trial");
+  governor.OnStep(50000, 10, 100, 20, 4);  // four conversations: none of the steps before counts
+  const auto together = [&](int n) {
+    for (int i = 0; i < n; i++) {
+      governor.OnStep(governor.decode_reads() ? 49000 : 50000, 10, 100, 20, 4);
+    }
+  };
+  together(kTrialSteps - 1);
+  CHECK_EQ(std::string(governor.state()), "trial");
+  together(1);
+  CHECK_EQ(std::string(governor.state()), "won");
+  governor.OnStep(9000, 10, 100, 20, 1);
+  CHECK_EQ(std::string(governor.state()), "won");
+}
+
 TEST(WasteEndsAWin) {
   Governor governor = Made();
   Steps(&governor, Governor::kLearnSteps + kTrialSteps, 9000, 8000);

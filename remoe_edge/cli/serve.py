@@ -6,7 +6,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,8 @@ from remoe_edge.cli.terminal import say
 from remoe_edge.errors import InputError, UnsupportedError
 
 if TYPE_CHECKING:
-    from remoe_edge.serve.one_at_a_time import OneAtATime
+    from remoe_edge.serve.engine_thread import EngineThread
+    from remoe_edge.serve.figures import Figures
     from remoe_edge.telemetry.metrics import Metrics
 
 KEY_VARIABLE = "REMOE_EDGE_API_KEY"
@@ -54,6 +55,21 @@ KEY_VARIABLE = "REMOE_EDGE_API_KEY"
 )
 @option("--tls-key", type=options.FILE, metavar="FILE", help="The certificate's private key (PEM).")
 @option(
+    "--parallel", default="auto", show_default=True, metavar="N",
+    help="Answer so many conversations at a time, each with --ctx tokens of its own; auto takes as many "
+    "as an eighth of the memory holds, up to 8.",
+)  # fmt: skip
+@option(
+    "--max-pause", default="5s", show_default=True, metavar="TIME",
+    help="Let an answer stand still for so long at most while others are made, as far as a single step "
+    "allows: longer turns read less from storage.",
+)  # fmt: skip
+@option(
+    "--together", default="auto", show_default=True, metavar="N",
+    help="Compute at most so many answers in one step; auto measures what is fastest. With 1, each "
+    "answer has the bits that it has alone.",
+)  # fmt: skip
+@option(
     "--queue", "queue_limit", type=click.IntRange(0, 10000), default=16, show_default=True,
     metavar="N", help="Let so many requests wait; what comes beside them is told to come again.",
 )  # fmt: skip
@@ -74,6 +90,9 @@ def command(
     tls_key: Path | None,
     host: str,
     port: int,
+    parallel: str,
+    max_pause: str,
+    together: str,
     queue_limit: int,
     grace_s: int,
     name: str | None,
@@ -81,7 +100,8 @@ def command(
 ) -> None:
     """Serve MODEL to clients of OpenAI's and Anthropic's protocols, and as a chat page in a browser.
 
-    Answers are made one at a time; other requests wait. Needs `pip install remoe-edge[serve]`.
+    Several conversations are answered at a time, and others wait. Needs `pip install
+    remoe-edge[serve]`.
     """
     try:
         from remoe_edge.serve.listen import Listener
@@ -91,7 +111,6 @@ def command(
         ) from error
     from remoe_edge.serve.app import Server
     from remoe_edge.serve.figures import Figures
-    from remoe_edge.serve.one_at_a_time import OneAtATime
     from remoe_edge.serve.settings import ServeSettings
     from remoe_edge.telemetry.metrics_server import is_loopback
 
@@ -99,6 +118,8 @@ def command(
         host=host, port=port, api_key=_key(api_key, api_key_file), cors=cors,
         certificate=tls_certificate, private_key=tls_key, queue_limit=queue_limit, grace_s=grace_s,
     )  # fmt: skip
+    n_places = _count("--parallel", parallel)
+    schedule = {"max_pause_s": _pause_s(max_pause), "most_together": _count("--together", together)}
     if not model.is_file():
         raise InputError(f"no model at {model}")
     figures = Figures()
@@ -108,9 +129,11 @@ def command(
 
         def load() -> Any:
             listening.wait()
-            return open_engine(model, telemetry=observers, **watched, **engine_settings)
+            return open_engine(
+                model, telemetry=observers, parallel=n_places, **watched, **engine_settings
+            )
 
-        conversations = OneAtATime(load, queue_limit=queue_limit, figures=figures)
+        conversations = _conversations(load, n_places, schedule, queue_limit, figures)
         server = Server(
             conversations, settings, model=name or model.stem, figures=figures, engine_text=own.text
         )
@@ -128,7 +151,42 @@ def command(
         raise conversations.failure
 
 
-def _follow(conversations: OneAtATime, url: str, stop: Callable[[], None]) -> None:
+def _count(name: str, text: str) -> int:
+    """Read a number above 0, or auto, which is 0."""
+    if text == "auto":
+        return 0
+    if not text.isdecimal() or int(text) == 0:
+        raise click.BadParameter(f"'{text}' is no number above 0, nor auto", param_hint=name)
+    return int(text)
+
+
+def _pause_s(text: str) -> float:
+    from remoe_edge.units import parse_ms
+
+    if text.isdecimal():
+        text += "s"
+    try:
+        return parse_ms(text) / 1000
+    except InputError as error:
+        raise click.BadParameter(str(error), param_hint="--max-pause") from None
+
+
+def _conversations(
+    load: Callable[[], Any],
+    n_places: int,
+    schedule: Mapping[str, Any],
+    queue_limit: int,
+    figures: Figures,
+) -> EngineThread:
+    from remoe_edge.serve.one_at_a_time import OneAtATime
+    from remoe_edge.serve.side_by_side import SideBySide
+
+    if n_places == 1:
+        return OneAtATime(load, queue_limit=queue_limit, figures=figures)
+    return SideBySide(load, queue_limit=queue_limit, figures=figures, **schedule)
+
+
+def _follow(conversations: EngineThread, url: str, stop: Callable[[], None]) -> None:
     """Say when the model is ready; where it cannot be loaded, end the server."""
 
     def follow() -> None:

@@ -88,35 +88,11 @@ class Produced:
         )
 
 
-class Answer(Generator[str, None, None]):
-    """Iterate over the pieces of an answer, whole characters each; then ask it what came of it.
+class Outcome:
+    """Tell what an answer has come to so far."""
 
-    with engine.chat(messages) as answer:
-        for piece in answer:
-            print(piece, end="", flush=True)
-    print(answer.finish_reason, answer.usage.completion_tokens, answer.stats.ttft_ms)
-
-    Nothing is computed before the first piece is asked for. Until the answer has been read to its end
-    or closed (leaving the block, `close`, or dropping it does that), the engine gives no other. Reading
-    on raises InputError once the engine is closed, while another answer runs or another thread reads
-    this one; UnsupportedError in a forked child; ReadError where storage fails; KeyboardInterrupt.
-    """
-
-    def __init__(
-        self,
-        produced: Produced,
-        pieces: Generator[str, None, None],
-        lifecycle: Lifecycle,
-        engine: object,
-    ) -> None:
+    def __init__(self, produced: Produced) -> None:
         self._produced = produced
-        self._pieces = pieces
-        self._lifecycle = lifecycle
-        self._engine = engine  # it lives as long as its answer
-        produced.answer = weakref.ref(self)
-        self._ended = self._cut = False
-
-    # --- what it holds ---
 
     @property
     def text(self) -> str:
@@ -161,6 +137,35 @@ class Answer(Generator[str, None, None]):
     def stats(self) -> AnswerStats:
         """Tell what it cost; the counts of the cache are there once it has ended."""
         return self._produced.stats
+
+
+class Answer(Generator[str, None, None], Outcome):
+    """Iterate over the pieces of an answer, whole characters each; then ask it what came of it.
+
+    with engine.chat(messages) as answer:
+        for piece in answer:
+            print(piece, end="", flush=True)
+    print(answer.finish_reason, answer.usage.completion_tokens, answer.stats.ttft_ms)
+
+    Nothing is computed before the first piece is asked for. Until the answer has been read to its end
+    or closed (leaving the block, `close`, or dropping it does that), the engine gives no other. Reading
+    on raises InputError once the engine is closed, while another answer runs or another thread reads
+    this one; UnsupportedError in a forked child; ReadError where storage fails; KeyboardInterrupt.
+    """
+
+    def __init__(
+        self,
+        produced: Produced,
+        pieces: Generator[str, None, None],
+        lifecycle: Lifecycle,
+        engine: object,
+    ) -> None:
+        Outcome.__init__(self, produced)
+        self._pieces = pieces
+        self._lifecycle = lifecycle
+        self._engine = engine  # it lives as long as its answer
+        produced.answer = weakref.ref(self)
+        self._ended = self._cut = False
 
     # --- reading it ---
 

@@ -15,8 +15,9 @@ import numpy.typing as npt
 
 from remoe_edge.engine import chat_template, generation, peers, request
 from remoe_edge.engine.answer import Answer, Produced
+from remoe_edge.engine.batching import ContinuousBatch
 from remoe_edge.engine.budget import Budget
-from remoe_edge.engine.channels import PLAIN, AnswerForm
+from remoe_edge.engine.channels import AnswerForm
 from remoe_edge.engine.chat_template import Message
 from remoe_edge.engine.extensions import (
     FeatureFile,
@@ -30,6 +31,7 @@ from remoe_edge.engine.loaded import abandon
 from remoe_edge.engine.loading import Extensions, load
 from remoe_edge.engine.observers import Observer
 from remoe_edge.engine.prompt import Prompt
+from remoe_edge.engine.schedule import Schedule
 from remoe_edge.engine.settings import EngineSettings
 from remoe_edge.engine.stats import AnswerStats, CacheStats, EngineStats
 from remoe_edge.errors import InputError
@@ -111,6 +113,11 @@ class Engine:
     def n_ctx(self) -> int:
         """Give the context length in tokens: what was asked for, where llama.cpp has rounded it up."""
         return self._loaded.n_ctx
+
+    @property
+    def parallel(self) -> int:
+        """Count the conversations that may be answered at a time, see `batch`."""
+        return self._loaded.n_places
 
     @property
     def load_ms(self) -> float:
@@ -247,7 +254,7 @@ class Engine:
                     "the context went with the step that failed or was stopped (this model's layers "
                     "cannot take tokens back): begin anew with reset=True"
                 )
-            self._check_room(loaded.llama.n_tokens + len(ids))
+            loaded.check_room(loaded.llama.n_tokens + len(ids))
             if loaded.native is not None:
                 loaded.native.check_unchanged()
             before = loaded.counts() if loaded.observers else {}
@@ -299,27 +306,26 @@ class Engine:
         and while another answer runs.
         """
         self._life.check_free()
-        form = form or (prompt.form if isinstance(prompt, Prompt) else PLAIN)
         with self._life.reading():
-            llama = self._loaded.llama
-            request.check_grammar(grammar, llama._model.vocab)
-            n_vocab = int(llama.n_vocab())
-            if isinstance(prompt, str):
-                tokens = self.tokenize(prompt, special=special, bos=bos)
-            else:
-                tokens = request.token_ids(prompt, n_vocab)
-            if not tokens:
-                raise InputError("the prompt is empty")
-            self._check_room(len(tokens) + 1)
-            asked = request.checked(
-                tokens, max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
+            asked = request.asked(
+                self._loaded, prompt, special=special, bos=bos, form=form, grammar=grammar,
+                max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
                 min_p=min_p, repeat_penalty=repeat_penalty, frequency_penalty=frequency_penalty,
-                presence_penalty=presence_penalty, logit_bias=logit_bias, n_vocab=n_vocab, seed=seed,
-                stop=stop, logprobs=logprobs, grammar=grammar, form=form,
+                presence_penalty=presence_penalty, logit_bias=logit_bias, seed=seed, stop=stop,
+                logprobs=logprobs,
             )  # fmt: skip
             produced = Produced.of(asked, on_reasoning)
             pieces = generation.pieces(self._loaded, asked, produced)
             return Answer(produced, pieces, self._life, self)
+
+    def batch(self, schedule: Schedule | None = None) -> ContinuousBatch:
+        """Answer several requests at a time (`parallel` in the settings), a step at a time.
+
+        schedule: decides whose step is next. Until it is closed, the engine gives no other answer.
+        Raises InputError while another answer runs.
+        """
+        self._life.check_free()
+        return ContinuousBatch(self._loaded, schedule or Schedule())
 
     def chat(self, messages: Sequence[Message], **settings: Any) -> Answer:
         """Return the answer to a conversation of {"role", "content"} messages.
@@ -350,13 +356,6 @@ class Engine:
     def answer(self) -> AnswerStats:
         """Tell what the last answer cost. It goes with version 0.3: ask the `Answer` itself."""
         return self._loaded.last
-
-    def _check_room(self, n_tokens: int) -> None:
-        if n_tokens > self.n_ctx:
-            raise InputError(
-                f"{n_tokens} tokens do not fit the context of {self.n_ctx}: raise --ctx or shorten the "
-                "prompt"
-            )
 
     # --- being observed ---
 

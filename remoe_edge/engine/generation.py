@@ -6,14 +6,12 @@ import contextlib
 import time
 from collections.abc import Generator, Iterator
 
-import numpy as np
-
 from remoe_edge.engine import lifecycle
-from remoe_edge.engine.answer import Produced, TokenLogprob
+from remoe_edge.engine.answer import Produced
 from remoe_edge.engine.loaded import Loaded
 from remoe_edge.engine.request import Request
 from remoe_edge.engine.stats import AnswerStats
-from remoe_edge.engine.stop_strings import StopStrings
+from remoe_edge.engine.writer import Writer
 from remoe_edge.native import llama_cpp
 
 
@@ -57,26 +55,20 @@ def _account(loaded: Loaded, tokens: _Tokens, stats: AnswerStats) -> None:
 
 
 def _texts(tokens: _Tokens, request: Request, produced: Produced) -> Generator[str, None, None]:
-    text = StopStrings(request.stop, produced.reader)
-    stats = produced.stats
+    stats, writer = produced.stats, tokens.writer
     while not stats.stop:
         token = _next(tokens, produced)
         if produced.cancelled:
             stats.stop = "cancelled"
         elif token is None:
             stats.stop = "length"
-        elif tokens.loaded.is_end(token) or token in request.form.ends:
-            stats.stop = "end"
         else:
-            given = text.take(token, tokens.loaded.words().piece(token))
-            stats.stop = _stop(tokens, text, request, produced)
+            given = writer.take(token, int(tokens.loaded.llama.n_tokens))
             if given:
-                produced.texts.append(given)
                 with tokens.paused():
                     yield given
-    rest = text.rest()
+    rest = writer.rest()
     if rest:
-        produced.texts.append(rest)
         yield rest
 
 
@@ -90,24 +82,13 @@ def _next(tokens: _Tokens, produced: Produced) -> int | None:
         raise
 
 
-def _stop(tokens: _Tokens, text: StopStrings, request: Request, produced: Produced) -> str:
-    """Say why no token follows; "" where one does."""
-    if text.found:
-        produced.stop_string = text.which
-        return "stop"
-    if produced.stats.n_generated >= request.max_tokens:
-        return "length"
-    if tokens.loaded.llama.n_tokens >= tokens.loaded.n_ctx:
-        return "context"
-    return ""
-
-
 class _Tokens:
     """Compute one token after another, and account for each."""
 
     def __init__(self, loaded: Loaded, request: Request, produced: Produced) -> None:
         self.loaded = loaded
         self._request, self._produced = request, produced
+        self.writer = Writer(loaded, request, produced)
         self.start = self.first = self._counts = loaded.counts()
         llama = loaded.llama
         llama.set_seed(llama_cpp.LLAMA_DEFAULT_SEED if request.seed is None else request.seed)
@@ -131,10 +112,7 @@ class _Tokens:
             self.first = loaded.counts()
         else:
             stats.token_ms.append((now - clock) * 1000)
-        stats.n_generated += 1
-        if produced.logprobs is not None:
-            produced.logprobs.append(self._logprob(token))
-        produced.token_ids.append(token)
+        self.writer.record(token, None if produced.logprobs is None else loaded.logits())
         if loaded.observers:
             phase, n = ("decode", 1) if stats.token_ms else ("prefill", len(self._request.tokens))
             self._counts = loaded.tell(phase, n, clock, now, self._counts)
@@ -147,19 +125,6 @@ class _Tokens:
         begun = time.perf_counter()
         yield
         self._clock += time.perf_counter() - begun
-
-    def _logprob(self, token: int) -> TokenLogprob:
-        logits = self.loaded.logits().astype(np.float64)
-        logits -= logits.max()
-        found = logits - np.log(np.exp(logits).sum())
-        n_top = min(self._request.logprobs or 0, len(found))
-        top = np.argsort(-found, kind="stable")[:n_top]
-        return TokenLogprob(
-            int(token),
-            self.loaded.words().piece(token, special=True).decode("utf-8", "replace"),
-            float(found[token]),
-            tuple((int(each), float(found[each])) for each in top),
-        )
 
 
 @contextlib.contextmanager

@@ -114,12 +114,14 @@ def make_llama(
     repack: bool,
     buffers: Buffers,
     verbose: bool,
+    n_places: int = 1,
     **settings: Any,
 ) -> Any:
     """Make a `Llama`, of the core's model or (None) of a whole file.
 
-    progress: for a whole file; called with a fraction, and returning False cancels. settings: those of
-    `Llama` itself. Raises what loading raises: ValueError or RuntimeError from llama_cpp, RemoeError.
+    n_places: conversations in its context, each with `n_ctx` tokens of its own. progress: for a whole
+    file; called with a fraction, and returning False cancels. settings: those of `Llama` itself. Raises
+    what loading raises: ValueError or RuntimeError from llama_cpp, RemoeError.
     """
     settings["model_path"] = FilePath(settings["model_path"])
     if repack:
@@ -135,6 +137,12 @@ def make_llama(
 
     def context(*, model: Any, params: Any, verbose: bool) -> Any:
         params.flash_attn_type = _FLASH_ATTENTION[flash_attention]
+        if n_places > 1:
+            # A copy: the package makes a table of its own by what its context has.
+            params = type(params).from_buffer_copy(params)
+            params.n_ctx *= n_places
+            params.n_seq_max = n_places
+            params.kv_unified = False  # so that no conversation's bits depend on another's place
         return _internals.LlamaContext(model=model, params=params, verbose=verbose)
 
     names = {**vars(_internals), "LlamaModel": model, "LlamaContext": context}

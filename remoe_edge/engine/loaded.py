@@ -54,7 +54,8 @@ class Loaded:
         self.tokenizer: Tokenizer | None = None  # with `llama`
         self.template: ChatTemplate | None = None
         self.streamed = False  # experts come from storage; holds after `free` too
-        self.n_ctx = 0
+        self.n_ctx = 0  # of each conversation
+        self.n_places = 1  # conversations that the context holds
         self.budget: Budget | None = None
         self.load_ms = 0.0
         self.lost = False
@@ -65,6 +66,11 @@ class Loaded:
         self.last = AnswerStats()  # its stats
 
     # --- what it is ---
+
+    @property
+    def recurrent(self) -> bool:
+        """Say whether layers keep a state from which tokens cannot be taken back."""
+        return bool(self.llama._is_recurrent or self.llama._is_hybrid)
 
     def counts(self) -> dict[str, int]:
         """Give the core's counts so far; none where nothing is streamed."""
@@ -86,25 +92,36 @@ class Loaded:
 
     def logits(self) -> npt.NDArray[np.float32]:
         """Copy the logits [n_vocab] of the last token that was computed."""
-        row = self._last_row()
+        row = self.row(-1)
         if row is None:
             raise RemoeError("llama.cpp has computed no logits yet")
         copied: npt.NDArray[np.float32] = row.copy()
         return copied
 
-    def _last_row(self) -> npt.NDArray[np.float32] | None:
-        # llama.cpp's own memory, until it computes again. The type is made once: ctypes is slow at it.
-        row = _low.llama_get_logits_ith(self.llama.ctx, -1)
+    def check_room(self, n_tokens: int) -> None:
+        """Raise InputError where a conversation of so many tokens does not fit its context."""
+        if n_tokens > self.n_ctx:
+            raise InputError(
+                f"{n_tokens} tokens do not fit the context of {self.n_ctx}: raise --ctx or shorten the "
+                "prompt"
+            )
+
+    def row(self, index: int) -> npt.NDArray[np.float32] | None:
+        """Give the logits [n_vocab] of a token of the last step, by its index in the batch; -1: the last.
+
+        They are llama.cpp's own memory, until it computes again.
+        """
+        row = _low.llama_get_logits_ith(self.llama.ctx, index)
         if not row:
             return None
-        if self._row_type is None:
+        if self._row_type is None:  # made once: ctypes is slow at it
             self._row_type = ctypes.c_float * int(self.llama.n_vocab())
         there = self._row_type.from_address(ctypes.addressof(row.contents))
         return np.frombuffer(there, np.float32)
 
     def check_finite(self) -> None:
         """Raise ModelError where what was computed last is no number; forget the context then."""
-        row = self._last_row()
+        row = self.row(-1)
         if row is None:
             return
         try:
@@ -141,17 +158,18 @@ class Loaded:
     # --- running it ---
 
     @contextlib.contextmanager
-    def computing(self) -> Iterator[None]:
+    def computing(self, recover: Callable[[], None] | None = None) -> Iterator[None]:
         """Have llama.cpp compute in the block; turn its bare return codes into what went wrong.
 
         A step that does not end leaves the state of a recurrent layer somewhere between two tokens, from
-        where it cannot be taken back: the context is emptied then.
+        where it cannot be taken back: the context is emptied then. recover: does less than that, for
+        who knows whose state it was.
         """
         try:
             with interruptible(self.native, lambda: self.life.closing):
                 yield
         except BaseException as error:
-            self._empty_if_recurrent()
+            (recover or self._empty_if_recurrent)()
             if isinstance(error, RuntimeError) and not isinstance(error, RemoeError):
                 self._raise_failure(error)
             raise
@@ -175,7 +193,7 @@ class Loaded:
         raise RemoeError(f"llama.cpp could not compute: {error}") from error
 
     def _empty_if_recurrent(self) -> None:
-        if self.llama is not None and (self.llama._is_recurrent or self.llama._is_hybrid):
+        if self.llama is not None and self.recurrent:
             self.empty()
             self.lost = True
 

@@ -31,8 +31,13 @@ from remoe_edge.engine.tokenizer import Tokenizer
 from remoe_edge.errors import BudgetError, InputError, ModelError, RemoeError
 from remoe_edge.files.atomic import cut_short
 from remoe_edge.machine import memory
-from remoe_edge.native import _core
+from remoe_edge.native import _core, llama_cpp
 from remoe_edge.units import mib
+
+_low = llama_cpp.llama_cpp
+
+_CONTEXTS_SHARE = 8  # of the memory that is available
+_MOST_CHOSEN = 8  # conversations, unless more are asked for
 
 Progress = Callable[[float], bool]
 
@@ -64,7 +69,8 @@ def load(
     _open_files(loaded, extensions)
     trained = file.unsigned(f"{file.architecture}.context_length")
     loaded.n_ctx = settings.context(trained)
-    _check_context(file, loaded.n_ctx, loaded.streamed)
+    loaded.n_places = settings.parallel or _fitting(loaded, file)
+    _check_context(file, loaded)
     _note_sizes(loaded)
     cache = _planned(loaded, extensions.planner)
     before = time.perf_counter()
@@ -76,7 +82,8 @@ def load(
             keep_in_children(loaded.llama)
             loaded.tokenizer = Tokenizer(loaded.llama)
             loaded.template = ChatTemplate(loaded.llama, loaded.tokenizer, path)
-            loaded.n_ctx = min(loaded.n_ctx, int(loaded.llama.n_ctx()))
+            context = loaded.llama._ctx.ctx
+            loaded.n_ctx = min(loaded.n_ctx, int(_low.llama_n_ctx_seq(context)))
             _attach(loaded, cache)
             peers.connect(loaded)
             _begin_features(loaded, extensions)
@@ -166,17 +173,34 @@ def _open_files(loaded: Loaded, extensions: Extensions) -> None:
         loaded.past_prompts = past.open(loaded.path, native)
 
 
-def _check_context(file: _core.ModelFile, n_ctx: int, streamed: bool) -> None:
+def _fitting(loaded: Loaded, file: _core.ModelFile) -> int:
+    """Choose how many conversations may be answered at a time."""
+    each = kv_bytes(file, loaded.n_ctx)
+    if not each:
+        loaded.notes.append(
+            "one conversation at a time: this model's header does not say what a context takes "
+            "(--parallel N says how many)"
+        )
+        return 1
+    share = memory.available().available_bytes // _CONTEXTS_SHARE
+    return max(1, min(_MOST_CHOSEN, share // each))
+
+
+def _check_context(file: _core.ModelFile, loaded: Loaded) -> None:
     """Refuse what memory cannot hold: llama.cpp would be killed while it fills it."""
-    windowed = file.unsigned(f"{file.architecture}.attention.sliding_window")
-    cache_bytes = 0 if windowed else kv_bytes(file, n_ctx) or 0
-    dense_bytes = file.dense_bytes if streamed else 0  # else mapped, and read as it is used
+    n_ctx, n_places = loaded.n_ctx, loaded.n_places
+    windowed = n_places == 1 and file.unsigned(f"{file.architecture}.attention.sliding_window")
+    cache_bytes = 0 if windowed else n_places * (kv_bytes(file, n_ctx) or 0)
+    # Else mapped, and read as it is used.
+    dense_bytes = file.dense_bytes if loaded.streamed else 0
     room = memory.available()
     if cache_bytes + dense_bytes > room.available_bytes:
-        dense = f" and the dense weights {mib(dense_bytes)}" if streamed else ""
+        dense = f" and the dense weights {mib(dense_bytes)}" if loaded.streamed else ""
+        context = "a context" if n_places == 1 else f"{n_places} contexts"
+        lower = "--ctx" if n_places == 1 else "--parallel or --ctx"
         raise BudgetError(
-            f"a context of {n_ctx} tokens takes {mib(cache_bytes)}{dense}, but "
-            f"{mib(room.available_bytes)} are left by {room.limited_by}: lower --ctx"
+            f"{context} of {n_ctx} tokens takes {mib(cache_bytes)}{dense}, but "
+            f"{mib(room.available_bytes)} are left by {room.limited_by}: lower {lower}"
         )
 
 
@@ -226,6 +250,7 @@ def _load_llama(loaded: Loaded, progress: Progress) -> Any:
             repack=settings.repack,
             buffers=loaded.buffers,
             verbose=settings.verbose,
+            n_places=loaded.n_places,
             model_path=str(loaded.path),
             n_ctx=n_ctx,
             n_batch=min(settings.n_batch, n_ctx),

@@ -6,13 +6,17 @@ import math
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from remoe_edge.engine.channels import AnswerForm
+from remoe_edge.engine.channels import PLAIN, AnswerForm
+from remoe_edge.engine.prompt import Prompt
 from remoe_edge.errors import InputError
 from remoe_edge.native import llama_cpp
+
+if TYPE_CHECKING:
+    from remoe_edge.engine.loaded import Loaded
 
 _INT32_MAX = 2**31 - 1
 _NEVER = -100.0  # a bias of this or less bans a token, as OpenAI has it
@@ -33,24 +37,52 @@ class Request:
     form: AnswerForm
 
 
+def asked(
+    loaded: Loaded,
+    prompt: str | Sequence[int],
+    *,
+    special: bool = False,
+    bos: bool = True,
+    form: AnswerForm | None = None,
+    grammar: Any = None,
+    **sampling: Any,
+) -> Request:
+    """Check all that an answer of a loaded model is asked for; arguments are those of `generate`.
+
+    Raises InputError for an argument that makes no sense, and a prompt that does not fit the context.
+    """
+    check_grammar(grammar, loaded.llama._model.vocab)
+    n_vocab = int(loaded.llama.n_vocab())
+    if isinstance(prompt, str):
+        tokens = loaded.words().encode(prompt, special=special, bos=bos)
+    else:
+        tokens = token_ids(prompt, n_vocab)
+    if not tokens:
+        raise InputError("the prompt is empty")
+    loaded.check_room(len(tokens) + 1)
+    if form is None:
+        form = prompt.form if isinstance(prompt, Prompt) else PLAIN
+    return checked(tokens, n_vocab=n_vocab, grammar=grammar, form=form, **sampling)
+
+
 def checked(
     tokens: list[int],
     *,
-    max_tokens: int | None,
-    temperature: float,
-    top_k: int,
-    top_p: float,
-    min_p: float,
-    repeat_penalty: float,
-    frequency_penalty: float,
-    presence_penalty: float,
-    logit_bias: Mapping[int, float] | None,
     n_vocab: int,
-    seed: int | None,
-    stop: str | Sequence[str] | None,
-    logprobs: int | None,
-    grammar: Any,
     form: AnswerForm,
+    grammar: Any = None,
+    max_tokens: int | None = 256,
+    temperature: float = 0.7,
+    top_k: int = 40,
+    top_p: float = 0.95,
+    min_p: float = 0.05,
+    repeat_penalty: float = 1.0,
+    frequency_penalty: float = 0.0,
+    presence_penalty: float = 0.0,
+    logit_bias: Mapping[int, float] | None = None,
+    seed: int | None = None,
+    stop: str | Sequence[str] | None = (),
+    logprobs: int | None = None,
 ) -> Request:
     """Check every argument of an answer. Raises InputError, which names it and what it may be."""
     sampling = {

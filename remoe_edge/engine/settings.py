@@ -19,6 +19,7 @@ DEFAULT_CONTEXT = 4096
 MAX_CONTEXT = 1 << 24  # far above what any model was trained with
 MAX_THREADS = 512  # ggml's
 MAX_DEPTH = 256  # the core's
+MAX_PARALLEL = 256  # llama.cpp's sequences
 PREFETCH = ("auto", "off", "on")
 FLASH_ATTENTION = ("auto", "on", "off")
 IO = ("auto", "io_uring", "pread")
@@ -34,6 +35,7 @@ class SettingsKeywords(TypedDict, total=False):
     n_ctx: int
     n_batch: int
     n_ubatch: int
+    parallel: int
     threads: int | None
     repack: bool
     flash_attention: str
@@ -59,6 +61,8 @@ class EngineSettings:
         or "auto", which tries both while it runs and keeps what is faster.
     n_ctx: tokens of context; 0 takes the model's, up to 4096.
     n_batch, n_ubatch: tokens of a prompt given to llama.cpp, and computed, at once.
+    parallel: conversations that may be answered at a time, with a context each; 0 takes as many as an
+        eighth of the memory holds, up to 8. Memory for all their contexts is taken at the start.
     threads: compute threads; None takes the cores that this process may use.
     repack: rearrange quantised weights for other kernels, as llama.cpp does when a model is resident.
         False gives the bits of stock with `--no-repack`, True those of its default; the work is done
@@ -82,6 +86,7 @@ class EngineSettings:
     n_ctx: int = 0
     n_batch: int = 512
     n_ubatch: int = 512
+    parallel: int = 1
     threads: int | None = None
     repack: bool = False
     flash_attention: str = "auto"
@@ -142,7 +147,7 @@ class EngineSettings:
         object.__setattr__(self, "peers", checked)
 
     def _check_numbers(self) -> None:
-        for name in ("n_ctx", "n_batch", "n_ubatch", "depth"):
+        for name in ("n_ctx", "n_batch", "n_ubatch", "parallel", "depth"):
             _whole(name, getattr(self, name))
         if self.threads is not None:
             _whole("threads", self.threads)
@@ -150,6 +155,10 @@ class EngineSettings:
             raise InputError("threads, n_batch and n_ubatch are at least 1, and n_ctx at least 0")
         if self.n_cores > MAX_THREADS:
             raise InputError(f"{self.n_cores} threads are more than ggml's {MAX_THREADS}")
+        if not 0 <= self.parallel <= MAX_PARALLEL:
+            raise InputError(
+                f"parallel {self.parallel} is not within 0 (chooses) and {MAX_PARALLEL} conversations"
+            )
         for name in ("n_ctx", "n_batch", "n_ubatch"):
             if getattr(self, name) > MAX_CONTEXT:
                 way_out = ": lower --ctx" if name == "n_ctx" else f": lower {name}"
@@ -212,6 +221,7 @@ class EngineSettings:
             "depth": self.depth,
             "lock": self.lock,
             **({"peers": list(self.peers)} if self.peers else {}),
+            **({"parallel": self.parallel} if self.parallel != 1 else {}),
         }
 
 

@@ -18,7 +18,7 @@ from remoe_edge.serve.events import (
 )
 
 if TYPE_CHECKING:
-    from remoe_edge.engine.answer import Answer, TokenLogprob
+    from remoe_edge.engine.answer import Answer, Outcome, TokenLogprob
     from remoe_edge.engine.engine import Engine
     from remoe_edge.serve.conversations import Ask
 
@@ -28,34 +28,56 @@ def answer_events(engine: Engine, answer: Answer, ask: Ask) -> Iterator[Event]:
 
     Raises what reading the answer raises.
     """
-    parser = None if ask.parser is None else ask.parser()
-    tokens = _Tokens(engine, answer)
-    called = stopped = False
+    reading = Reading(engine, answer, ask)
     with answer:
         for piece in answer:
-            found: list[ParserEvent] = [Text(piece)] if parser is None else parser.feed(piece)
-            for event in found:
-                called = called or isinstance(event, ToolBegin)
-                yield Text(event.text, tokens.new()) if isinstance(event, Text) else event
-                if ask.one_call and isinstance(event, ToolEnd):
-                    stopped = True
-                    break
-            if stopped:
+            yield from reading.feed(piece)
+            if reading.stopped:
                 break
-    if parser is not None and not stopped:
-        for event in parser.end():
-            called = called or isinstance(event, ToolBegin)
-            yield event
-    reason = answer.finish_reason or "stop"
-    if called and (stopped or reason == "stop"):
-        reason = "tool_calls"
-    yield Finish(reason, answer.usage, answer.stats, answer.stop_string, tokens.new())
+    yield from reading.end()
+
+
+class Reading:
+    """Make events of an answer's pieces. stopped: no piece is wanted after those given."""
+
+    def __init__(self, engine: Engine, answer: Outcome, ask: Ask) -> None:
+        self._answer, self._one_call = answer, ask.one_call
+        self._parser = None if ask.parser is None else ask.parser()
+        self._tokens = _Tokens(engine, answer)
+        self._called = False
+        self.stopped = False
+
+    def feed(self, piece: str) -> Iterator[Event]:
+        """Yield what a piece tells."""
+        parser = self._parser
+        found: list[ParserEvent] = [Text(piece)] if parser is None else parser.feed(piece)
+        for event in found:
+            if self.stopped:
+                return
+            self.stopped = self._one_call and isinstance(event, ToolEnd)
+            yield self._told(event)
+
+    def end(self) -> Iterator[Event]:
+        """Yield what follows the last piece, how it ended last."""
+        if self._parser is not None and not self.stopped:
+            for event in self._parser.end():
+                self._called = self._called or isinstance(event, ToolBegin)
+                yield event
+        answer = self._answer
+        reason = answer.finish_reason or "stop"
+        if self._called and (self.stopped or reason == "stop"):
+            reason = "tool_calls"
+        yield Finish(reason, answer.usage, answer.stats, answer.stop_string, self._tokens.new())
+
+    def _told(self, event: ParserEvent) -> Event:
+        self._called = self._called or isinstance(event, ToolBegin)
+        return Text(event.text, self._tokens.new()) if isinstance(event, Text) else event
 
 
 class _Tokens:
     """Give the log probabilities of tokens, each once."""
 
-    def __init__(self, engine: Engine, answer: Answer) -> None:
+    def __init__(self, engine: Engine, answer: Outcome) -> None:
         self._answer = answer
         self._words = Tokenizer(engine.llama)
         self._n_given = 0

@@ -148,8 +148,11 @@ Status Executor::RunLayer(const Job& job, const Event& event) {
   StreamedModel* model = job.model;
   PrefetchPlanner& planner = model->planner();
   if (planner.started()) {
-    if (!event.continued) planner.BeginLayer(step_);
-    if (step_.n_tokens() > 1) step_.OrderByLastUse(model->store()->cache().geometry());
+    const bool decode = event.phase == Phase::kDecode;
+    if (!event.continued) planner.BeginLayer(step_, decode);
+    if (!decode && step_.n_tokens() > 1) {
+      step_.OrderByLastUse(model->store()->cache().geometry());
+    }
   }
   (void)model->EndEvent();
   model->store()->BeginStep();

@@ -4,10 +4,13 @@
 
 #include <algorithm>
 #include <chrono>
+#include <fstream>
 #include <functional>
+#include <iterator>
 #include <thread>
 
 #include "device/testing/small_moe.h"
+#include "trace/trace_file.h"
 
 namespace remoe {
 namespace {
@@ -72,6 +75,29 @@ TEST(EveryCacheGivesTheBitsOfTheCpuBackend) {
       }
     }
   }
+}
+
+// Several tokens are a prompt unless the step was said to be of so many conversations.
+TEST(AStepIsWhatItWasSaidToBe) {
+  SmallMoe moe(SmallMoe::Shape{});
+  CHECK_OK(moe.Attach(5, "reuse-biased", PrefetchMode::kOn));
+  Backend backend;
+  const std::string path = moe.folder.Write("t.trace.new", "");
+  CHECK_OK(moe.model->StartTrace(path, "", "{}"));
+  const std::pair<StepKind, int> steps[] = {{StepKind::kByTokens, 5}, {StepKind::kDecode, 12},
+                                            {StepKind::kDecode, 1},   {StepKind::kPrompt, 1},
+                                            {StepKind::kPrompt, 12},  {StepKind::kByTokens, 1}};
+  for (const auto& [kind, n_tokens] : steps) {
+    moe.model->DeclareSteps(kind);
+    CHECK_EQ(RunStep(&moe, &backend.executor, n_tokens), GGML_STATUS_SUCCESS);
+  }
+  CHECK_OK(moe.model->recorder().Stop());
+  std::ifstream file(path, std::ios::binary);
+  const std::string bytes((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+  const auto trace = ParseTrace(reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size(), path);
+  CHECK_OK(trace.status());
+  const std::vector<uint8_t> decode = {0, 0, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1};  // two layers a step
+  CHECK(trace.value().phase == decode);
 }
 
 TEST(TwoContextsTakeTurnsOverOneModel) {

@@ -19,7 +19,7 @@ using Clock = std::chrono::steady_clock;
 
 constexpr int kFarTokens = 128;       // of a batch, that are looked at for two layers ahead
 constexpr int kMostJudged = 8;        // of a batch, whose predictions are judged rank by rank
-constexpr int kStreamTokens = 8;      // smaller batches are read ahead of like single tokens
+constexpr int kStreamTokens = 8;      // smaller prompts are read ahead of like single tokens
 constexpr float kWholeLayer = 0.75f;  // of a layer in use: where no router is known, the next whole
 constexpr float kStreamCertainty = 0.6f;
 constexpr float kNearlySure = 0.9f;           // before the less sure ones, also of the layer before
@@ -121,7 +121,7 @@ void PrefetchPlanner::CountStep() {
         std::chrono::duration_cast<std::chrono::nanoseconds>(layer_ended_ - step_began_).count();
     governor_->OnStep(wall_ns, now.misses - counted_.misses,
                       now.prefetch_useful_bytes - counted_.prefetch_useful_bytes,
-                      now.prefetch_wasted_bytes - counted_.prefetch_wasted_bytes);
+                      now.prefetch_wasted_bytes - counted_.prefetch_wasted_bytes, decoded_tokens_);
   } else if (!decoding_) {
     governor_->OnBatch(now.prefetch_useful_bytes - counted_.prefetch_useful_bytes,
                        now.prefetch_wasted_bytes - counted_.prefetch_wasted_bytes);
@@ -129,7 +129,7 @@ void PrefetchPlanner::CountStep() {
   counted_ = now;
 }
 
-void PrefetchPlanner::BeginLayer(const LayerStep& step) {
+void PrefetchPlanner::BeginLayer(const LayerStep& step, bool decode) {
   const bool fresh = step.layer() <= last_layer_ || last_layer_ < 0;
   if (last_layer_ >= 0 && (fresh || !decoding_)) CountStep();
   if (fresh) {
@@ -141,7 +141,8 @@ void PrefetchPlanner::BeginLayer(const LayerStep& step) {
   }
   if (fresh) {
     store_->ShareReserved(governor_->lost());
-    decoding_ = step.n_tokens() == 1;
+    decoding_ = decode;
+    decoded_tokens_ = step.n_tokens();
   } else if (!decoding_ && step.layer() + 1 == static_cast<int>(layers_->size())) {
     last_layer_takes_one_ = step.n_tokens() == 1 && last_tokens_ > 1;
   }
@@ -184,7 +185,7 @@ bool PrefetchPlanner::Predictable(int layer, int target) const {
 void PrefetchPlanner::Plan(const LayerStep& step, const uint16_t* rest, size_t n_rest,
                            ggml_backend_t cpu) {
   const int layer = step.layer(), n_layers = static_cast<int>(layers_->size());
-  const bool stream = step.n_tokens() >= kStreamTokens;
+  const bool stream = !decoding_ && step.n_tokens() >= kStreamTokens;
   if (!stream && decoding_) {
     governor_->OnReads(store_->last_read_bytes(), store_->last_read_ns());
     governor_->OnWindow(store_->idle_window_ns());

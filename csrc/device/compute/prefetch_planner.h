@@ -38,8 +38,9 @@ class PrefetchPlanner {
   // Takes note of a layer's router.
   void Learn(int layer, const ggml_tensor* product);
 
-  // A layer's event is about to begin: judges what was predicted of it.
-  void BeginLayer(const LayerStep& step);
+  // A layer's event is about to begin: judges what was predicted of it. `decode`: its tokens belong
+  // to so many conversations, and are no prompt.
+  void BeginLayer(const LayerStep& step, bool decode);
   // Its first reads are under way: plans what to read behind them. `rest`: of the same layer, in
   // the events (waves) that follow. `cpu` multiplies.
   void Plan(const LayerStep& step, const uint16_t* rest, size_t n_rest, ggml_backend_t cpu);
@@ -86,6 +87,7 @@ class PrefetchPlanner {
   int last_layer_ = -1;
   int last_tokens_ = 0;
   bool decoding_ = false;  // the step under way
+  int decoded_tokens_ = 0;  // of it
   // Of a batch, llama.cpp takes through the last layer only the tokens whose logits are asked for.
   bool last_layer_takes_one_ = true;
   std::chrono::steady_clock::time_point step_began_, layer_ended_;

@@ -1,0 +1,214 @@
+"""Decide whose step is next: how many conversations together, and for how long before others.
+
+Conversations push each other's experts out of the cache. While storage is the limit, one of them for a
+slice of tokens is fastest: only the slice's first tokens read what the others have pushed out. Where
+everything is resident, all of them in one batch are. `Schedule` tries both, measures, and keeps to what
+is faster within the longest pause that it may make. No clock, no randomness, no engine here: the same
+calls give the same turns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from remoe_edge.engine.step_costs import StepCosts
+
+LONGEST_SLICE = 64  # tokens: longer ones gain little, and others wait
+LEAST_TRIED = 8  # steps of a group's size before it is judged
+AGAIN = 32  # slices between two trials of what was slower
+WORTH_AGAIN = 0.6  # of the best rate
+_NO_END = 1 << 30
+
+
+class Waiting(Protocol):
+    """A conversation as the schedule sees it.
+
+    id: its place. prompts: its prompt is still being computed. since_s: when it last had a token or came.
+    """
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def prompts(self) -> bool: ...
+    @property
+    def since_s(self) -> float: ...
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Hold what the next step computes: a piece of one prompt, or a token of each of these."""
+
+    ids: tuple[int, ...]
+    prompt: bool = False
+
+
+@dataclass
+class _Slice:
+    """Hold a turn that goes on: members, steps it may have, steps it has had."""
+
+    ids: tuple[int, ...]
+    prompt: bool
+    n_most: int
+    n_done: int = 0
+
+
+class Schedule:
+    """Choose turns.
+
+    max_pause_s: how long a conversation may be without a token, or a newcomer without a step, as far as
+    the steps themselves allow. most: conversations in a group; 0 sets no limit, and with 1 every answer
+    has the bits that it has alone. fixed: (group's size, slice's length) for experiments; size 0 takes
+    all.
+    """
+
+    def __init__(
+        self, max_pause_s: float = 5.0, *, most: int = 0, fixed: tuple[int, int] | None = None
+    ) -> None:
+        self.max_pause_s = max_pause_s
+        self._most = most
+        self.costs = StepCosts()
+        self._fixed = fixed
+        self._slice: _Slice | None = None
+        self._n_slices = 0
+        self._tried_at = 0
+        self._next_trial = 0
+        self._prompt_s = 0.0  # what a piece of a prompt takes, lately
+
+    def next(self, waiting: Sequence[Waiting], now_s: float) -> Turn | None:
+        """Give the next turn; None where nobody waits."""
+        if not waiting:
+            self._slice = None
+            return None
+        running = self._go_on(waiting, now_s)
+        if running is None:
+            running = self._slice = self._begin(waiting)
+        return Turn(running.ids, running.prompt)
+
+    def measured(self, turn: Turn, took_s: float, waited_s: float) -> None:
+        """Note what a turn took, and how much of that was waiting for storage."""
+        running = self._slice
+        if running is None or running.ids != turn.ids:
+            return
+        if turn.prompt:
+            self._prompt_s += (took_s - self._prompt_s) * (0.3 if self._prompt_s else 1)
+        else:
+            self.costs.add(len(turn.ids), running.n_done, took_s, waited_s)
+        running.n_done += 1
+
+    # --- a slice that goes on ---
+
+    def _go_on(self, waiting: Sequence[Waiting], now_s: float) -> _Slice | None:
+        running = self._slice
+        if running is None:
+            return None
+        here = {each.id: each for each in waiting}
+        left = tuple(id for id in running.ids if id in here and here[id].prompts == running.prompt)
+        if not left:
+            return None
+        running.ids = left
+        if len(left) == len(waiting):
+            # Nobody else waits. A new slice may take another size, but need not begin for that.
+            return running if len(left) == 1 or running.n_done < running.n_most else None
+        n_prompts = sum(each.prompts and each.id not in left for each in waiting)
+        n_most = running.n_most
+        if n_prompts and not running.prompt:  # somebody has come since the slice began
+            n_most = min(n_most, self._length(len(left), len(waiting) - n_prompts, n_prompts))
+        if running.n_done >= n_most:
+            return None
+        step_s = self._prompt_s if running.prompt else self.costs.step_s(len(left), running.n_done)
+        longest = min(each.since_s for each in waiting if each.id not in left)
+        over = now_s + step_s - longest > self.max_pause_s
+        return None if over and running.n_done > 0 else running
+
+    # --- a new slice ---
+
+    def _begin(self, waiting: Sequence[Waiting]) -> _Slice:
+        first = min(waiting, key=lambda each: (each.since_s, each.id))
+        self._n_slices += 1
+        ready = sorted(each.id for each in waiting if not each.prompts)
+        if first.prompts:
+            # Between other conversations' tokens a piece at a time, but for storage: what a prompt reads
+            # pushes out what they need, so that it is better done at once.
+            at_once = not ready or self.costs.waits(self._largest(len(ready)))
+            return _Slice((first.id,), prompt=True, n_most=_NO_END if at_once else 1)
+        size, n_most = self._size(len(ready), len(waiting) - len(ready))
+        at = ready.index(first.id) // size * size
+        # A block of neighbours: llama.cpp computes places side by side at once. The last is filled up.
+        begin = max(0, min(at, len(ready) - size))
+        return _Slice(tuple(ready[begin : begin + size]), prompt=False, n_most=n_most)
+
+    def _size(self, n: int, n_prompts: int) -> tuple[int, int]:
+        """Choose how many of n go together, and for how many steps; n_prompts wait beside them."""
+        if self._fixed is not None:
+            return min(self._fixed[0] or n, n), self._fixed[1]
+        sizes = group_sizes(min(n, self._most or n))
+        if n == 1:
+            return 1, LONGEST_SLICE
+        lengths = {size: self._length(size, n, n_prompts) for size in sizes}
+        untried = self._untried(sizes)
+        if untried:
+            return untried, min(lengths[untried], 2 * LEAST_TRIED)
+        rates = {size: self.costs.rate(size, lengths[size]) for size in sizes}
+        best = max(sizes, key=lambda size: rates[size])
+        trial = self._trial(sizes, best, rates)
+        if trial:
+            return trial, min(lengths[trial], 2 * LEAST_TRIED)
+        return best, lengths[best]
+
+    def _trial(self, sizes: Sequence[int], best: int, rates: Mapping[int, float]) -> int:
+        """Give a size to try again, since costs change; 0 where it is not time for that."""
+        since = self._n_slices - self._tried_at
+        others = [size for size in sizes if size != best]
+        if not self.costs.waits(best):  # storage is no limit, or is none any more
+            others = [size for size in others if size > best]
+            due = since >= AGAIN // 4
+        else:
+            near = [size for size in others if rates[size] > WORTH_AGAIN * rates[best]]
+            due = since >= (AGAIN if near else 4 * AGAIN)
+            if near and self._next_trial % 4 != 0:  # one trial in four is of whatever size
+                others = near
+        if not due or not others:
+            return 0
+        self._tried_at = self._n_slices
+        self._next_trial += 1
+        return others[self._next_trial % len(others)]
+
+    def _untried(self, sizes: Sequence[int]) -> int:
+        """Give a size that has to be tried first; 0 where there is none."""
+        most = sizes[-1]
+        if self.costs.n_steps(most) < LEAST_TRIED:
+            return most
+        if not self.costs.waits(most):
+            return 0  # storage is no limit: larger is better
+        return next((each for each in sizes if self.costs.n_steps(each) < LEAST_TRIED), 0)
+
+    def _length(self, size: int, n: int, n_prompts: int) -> int:
+        """Give the steps that a slice may have, so that a round of all slices ends in time."""
+        n_others = -(-n // size) - 1
+        if n_others == 0 and n_prompts == 0:
+            return LONGEST_SLICE
+        step_s = self.costs.step_s(size, LONGEST_SLICE // 2)
+        if step_s <= 0:
+            return LONGEST_SLICE
+        if n_prompts and not self.costs.waits(size):
+            # As long as a piece of a prompt takes: both go on at half their speed.
+            return max(1, min(LONGEST_SLICE, round(self._prompt_s / step_s)))
+        left_s = max(self.max_pause_s / 2, self.max_pause_s - n_prompts * self._prompt_s)
+        fits = int(left_s / (max(1, n_others) * step_s))
+        return max(1, min(LONGEST_SLICE, fits))
+
+    def _largest(self, n: int) -> int:
+        """Give the largest size up to n that steps were made of; n where there is none."""
+        return next((each for each in range(n, 0, -1) if self.costs.n_steps(each)), n)
+
+
+def group_sizes(n: int) -> list[int]:
+    """List the sizes of groups that are worth comparing for n conversations, the smallest first."""
+    sizes = []
+    size = 1
+    while size < n:
+        sizes.append(size)
+        size *= 2
+    return [*sizes, n]

@@ -1,0 +1,211 @@
+"""Whose step is next: decisions alone, with costs and a clock that the test makes up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+
+import pytest
+
+from remoe_edge.engine.schedule import LONGEST_SLICE, Schedule, Turn, group_sizes
+from remoe_edge.engine.step_costs import StepCosts
+
+
+@dataclass
+class Talk:
+    """A conversation that is always ready; n_pieces: of its prompt."""
+
+    id: int
+    n_pieces: int = 0
+    since_s: float = 0.0
+
+    @property
+    def prompts(self) -> bool:
+        return self.n_pieces > 0
+
+
+class World:
+    """Run a schedule in made-up time. cost: (seconds, of them waiting) of a step by its turn and by how
+    many steps these members have had in a row."""
+
+    def __init__(
+        self, schedule: Schedule, cost: Callable[[Turn, int], tuple[float, float]]
+    ) -> None:
+        self.schedule, self.cost = schedule, cost
+        self.now_s = 0.0
+        self.turns: list[Turn] = []
+        self.tokens = 0
+        self.longest_pause_s = 0.0
+
+    def run(self, talks: list[Talk], steps: int) -> list[Turn]:
+        turns = []
+        for _ in range(steps):
+            turn = self.schedule.next(talks, self.now_s)
+            assert turn is not None
+            in_row = 0
+            for before in reversed(self.turns):
+                if before.ids != turn.ids:
+                    break
+                in_row += 1
+            took_s, waited_s = self.cost(turn, in_row)
+            self.now_s += took_s
+            for each in talks:
+                if each.id in turn.ids:
+                    self.longest_pause_s = max(self.longest_pause_s, self.now_s - each.since_s)
+                    each.since_s = self.now_s
+                    each.n_pieces -= turn.prompt
+            self.tokens += 0 if turn.prompt else len(turn.ids)
+            self.schedule.measured(turn, took_s, waited_s)
+            self.turns.append(turn)
+            turns.append(turn)
+        return turns
+
+
+def resident(turn: Turn, in_row: int) -> tuple[float, float]:
+    """Everything is in memory: more together cost little more."""
+    return (0.5 if turn.prompt else 0.05 + 0.01 * len(turn.ids)), 0.0
+
+
+def storage(turn: Turn, in_row: int) -> tuple[float, float]:
+    """Each conversation reads its experts, the more in the first steps after another's."""
+    if turn.prompt:
+        return 1.0, 0.8
+    each = 0.4 if in_row < 2 and len(turn.ids) == 1 else 0.1 if len(turn.ids) == 1 else 0.25
+    return 0.02 + each * len(turn.ids), each * len(turn.ids)
+
+
+def late(world: World, n: int = 200) -> list[Turn]:
+    return world.turns[-n:]
+
+
+def test_one_goes_on_for_ever() -> None:
+    world = World(Schedule(), storage)
+    assert {turn.ids for turn in world.run([Talk(3)], 200)} == {(3,)}
+    assert world.schedule.next([], world.now_s) is None
+
+
+@pytest.mark.parametrize("n", [2, 5, 8, 16])
+def test_where_everything_is_resident_all_go_together(n: int) -> None:
+    world = World(Schedule(), resident)
+    world.run([Talk(i) for i in range(n)], 400)
+    assert {turn.ids for turn in late(world)} == {tuple(range(n))}
+
+
+def test_where_storage_is_the_limit_one_goes_for_a_slice() -> None:
+    world = World(Schedule(60.0), storage)
+    world.run([Talk(i) for i in range(8)], 4000)
+    sizes = [len(turn.ids) for turn in late(world, 2000)]
+    assert sizes.count(1) > 0.8 * len(sizes)  # now and then another size is tried again
+    alone = World(Schedule(60.0), storage)
+    alone.run([Talk(0)], 1000)
+    assert world.tokens / world.now_s > 0.85 * alone.tokens / alone.now_s
+    turns = World(Schedule(fixed=(1, 1)), storage)
+    turns.run([Talk(i) for i in range(8)], 1000)
+    assert world.tokens / world.now_s > 1.5 * turns.tokens / turns.now_s
+
+
+@pytest.mark.parametrize("max_pause_s", [2.0, 5.0, 60.0])
+def test_nobody_pauses_longer_than_may_be(max_pause_s: float) -> None:
+    world = World(Schedule(max_pause_s), storage)
+    talks = [Talk(i) for i in range(4)]
+    world.run(talks, 300)  # costs are known now
+    world.longest_pause_s = 0
+    world.run(talks, 3000)
+    longest_step_s = 0.02 + 0.25 * 4
+    assert world.longest_pause_s <= max_pause_s + longest_step_s
+    if max_pause_s == 60:
+        assert world.longest_pause_s > 10  # what may be is made use of
+
+
+def test_what_changes_is_learned_again() -> None:
+    """First storage is the limit, then the cache holds everything."""
+    world = World(Schedule(), storage)
+    talks = [Talk(i) for i in range(4)]
+    world.run(talks, 1500)
+    assert max(map(len, (turn.ids for turn in late(world, 64)))) <= 2
+    world.cost = resident
+    world.run(talks, 3000)
+    sizes = [len(turn.ids) for turn in late(world, 500)]
+    assert sizes.count(4) > 0.8 * len(sizes)
+
+
+def test_a_long_prompt_stops_nobody() -> None:
+    """Pieces of a prompt and tokens of others take turns, each for about as long."""
+    world = World(Schedule(), resident)
+    talks = [Talk(i) for i in range(3)]
+    world.run(talks, 100)
+    talks.append(Talk(3, n_pieces=12, since_s=world.now_s))
+    turns = world.run(talks, 120)
+    pieces = [i for i, turn in enumerate(turns) if turn.prompt]
+    assert len(pieces) == 12
+    assert all(5 <= b - a <= 10 for a, b in pairwise(pieces))
+    assert pieces[0] < LONGEST_SLICE
+
+
+def test_where_storage_is_the_limit_a_prompt_is_computed_at_once_but_for_pauses() -> None:
+    world = World(Schedule(5.0), storage)
+    talks = [Talk(i) for i in range(2)]
+    world.run(talks, 600)
+    world.longest_pause_s = 0
+    talks.append(Talk(2, n_pieces=9, since_s=world.now_s))
+    turns = world.run(talks, 400)
+    pieces = [i for i, turn in enumerate(turns) if turn.prompt]
+    assert len(pieces) == 9
+    assert any(b - a == 1 for a, b in pairwise(pieces))
+    assert world.longest_pause_s <= 5.0 + 1.0 + 1.0  # one step each
+
+
+def test_many_newcomers_are_all_served() -> None:
+    world = World(Schedule(5.0), storage)
+    talks = [Talk(i, n_pieces=3) for i in range(16)]
+    world.run(talks, 3000)
+    assert all(not each.prompts for each in talks)
+    served = {id for turn in late(world, 1000) for id in turn.ids}
+    assert served == set(range(16))
+
+
+def test_who_leaves_ends_no_slice_of_others() -> None:
+    schedule = Schedule(fixed=(2, 10))
+    talks = [Talk(i, since_s=float(i)) for i in range(4)]
+    assert schedule.next(talks, 5.0) == Turn((0, 1))
+    schedule.measured(Turn((0, 1)), 0.1, 0.0)
+    assert schedule.next(talks[1:], 5.1) == Turn((1,))
+    assert schedule.next(talks[2:], 5.2) == Turn((2, 3))
+    assert schedule.next([talks[3]], 5.3) == Turn((3,))
+
+
+def test_no_more_go_together_than_may() -> None:
+    world = World(Schedule(most=1), resident)
+    world.run([Talk(i) for i in range(4)], 500)
+    assert {len(turn.ids) for turn in world.turns} == {1}
+
+
+def test_the_same_calls_give_the_same_turns() -> None:
+    runs = []
+    for _ in range(2):
+        world = World(Schedule(), storage)
+        runs.append(world.run([Talk(i, n_pieces=i % 3) for i in range(5)], 1000))
+    assert runs[0] == runs[1]
+
+
+@pytest.mark.parametrize(
+    ("n", "sizes"), [(1, [1]), (2, [1, 2]), (5, [1, 2, 4, 5]), (8, [1, 2, 4, 8])]
+)
+def test_sizes_that_are_compared(n: int, sizes: list[int]) -> None:
+    assert group_sizes(n) == sizes
+
+
+def test_costs_tell_a_slices_beginning_from_its_end() -> None:
+    costs = StepCosts()
+    assert (costs.step_s(1, 0), costs.rate(1, 8)) == (0, 0)
+    for _ in range(50):
+        for n_done in range(16):
+            costs.add(1, n_done, 0.4 if n_done < 2 else 0.1, 0.05)
+    assert costs.step_s(1, 0) == pytest.approx(0.4)
+    assert costs.step_s(1, 40) == pytest.approx(0.1)  # as the latest that was measured
+    assert costs.slice_s(1, 10) == pytest.approx(2 * 0.4 + 8 * 0.1)
+    assert costs.rate(1, 10) == pytest.approx(10 / 1.6)
+    assert costs.waits(1)
+    assert costs.step_s(4, 0) == pytest.approx(0.4)  # the nearest size that was measured
+    assert costs.table()[1]["late_ms"] == pytest.approx(100)
