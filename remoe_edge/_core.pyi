@@ -358,6 +358,9 @@ def connect_peers(
 ) -> None:
     """Ask these workers for rows from now on; connecting and proving goes on in the background."""
 
+def set_peers(model: StreamedModel, addresses: Sequence[str]) -> None:
+    """Ask these workers from now on, and no others; one that is named before and after is kept."""
+
 def peer_check_bytes(model: StreamedModel) -> int:
     """Return what checking peers takes beside the cache."""
 
@@ -365,7 +368,7 @@ def await_peers(model: StreamedModel, timeout_ms: int) -> bool:
     """Wait until every peer serves, was refused or cannot be reached; False where one is not yet."""
 
 def peers(model: StreamedModel) -> list[dict[str, Any]]:
-    """List each peer's address, state, why it is so, and how many experts it serves."""
+    """List each peer's address, state, why it is so, how many experts it serves, and its counts."""
 
 def peer_counts(model: StreamedModel) -> dict[str, int]:
     """Count what was asked of peers since loading; {} without peers."""
@@ -394,6 +397,8 @@ class ExpertWorker:
     def run(self) -> None:
         """Serve until `stop`, which another thread calls."""
     def stop(self) -> None: ...
+    def check(self) -> None:
+        """Sum an expert and compute a row again. Raises ModelError where bytes or bits have changed."""
     @property
     def port(self) -> int: ...
     @property

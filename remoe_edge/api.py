@@ -18,6 +18,7 @@ from remoe_edge.engine.settings import EngineSettings
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+    from remoe_edge.deploy.leases import Leases
     from remoe_edge.engine.settings import SettingsKeywords
     from remoe_edge.predict.past_prompts import PastPromptsFile
     from remoe_edge.profile.kept_profile import ProfileFile
@@ -41,6 +42,8 @@ class Engine(core.Engine):
     telemetry: a file for records of what each token cost and what the machine did meanwhile
         (docs/telemetry.md), or observers of one's own. Where there is a power sensor, a file begins
         with three seconds of waiting: that is what idle takes.
+    deployment: the record of functions that `remoe-edge deploy` has deployed (docs/deploy.md), which are
+        leased as prompts want them.
     publish: let `remoe-edge top` show this engine; a folder instead of the user's own for it.
     progress: called with a fraction while loading; returning False cancels.
 
@@ -56,6 +59,7 @@ class Engine(core.Engine):
         past_prompts: PathLike | None = None,
         trace: PathLike | None = None,
         telemetry: PathLike | Sequence[Observer] | None = None,
+        deployment: PathLike | None = None,
         publish: bool | PathLike = False,
         progress: Callable[[float], bool] | None = None,
         **keywords: Unpack[SettingsKeywords],
@@ -68,6 +72,7 @@ class Engine(core.Engine):
             past_prompts=None if past_prompts is None else past_file(past_prompts, settings),
             trace=None if trace is None else trace_file(trace),
             planner=plan,
+            functions=None if deployment is None else leases(deployment, Path(path)),
             observers=observing(telemetry, Path(path)),
             progress=progress,
         )
@@ -106,6 +111,16 @@ def trace_file(path: PathLike) -> TraceFile:
     from remoe_edge.routing.live_trace import TraceFile
 
     return TraceFile(Path(path))
+
+
+def leases(deployment: PathLike, model: Path) -> Leases:
+    """Lease the functions of a deployment, which must be of this model."""
+    from remoe_edge.deploy.leases import Leases
+    from remoe_edge.deploy.ray_process import RayHolder
+    from remoe_edge.deploy.record import load_for
+
+    deployed = load_for(Path(deployment), model)
+    return Leases(deployed, RayHolder(deployed))
 
 
 def plan(path: Path, settings: EngineSettings) -> PlannedBudget:

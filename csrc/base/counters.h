@@ -4,7 +4,7 @@
 //     REMOE_COUNTERS(MyCounts, MyTallies, MY_COUNTERS)
 //
 // MyCounts is a plain value. MyTallies may be added to and read from any thread; Read() takes one
-// counter after the other. ForEachCounter(counts, each) calls each(name, meaning, value) in the
+// counter after the other, and Add() adds counts to them. ForEachCounter(counts, each) calls each(name, meaning, value) in the
 // order of the table.
 #ifndef REMOE_BASE_COUNTERS_H_
 #define REMOE_BASE_COUNTERS_H_
@@ -14,6 +14,7 @@
 
 #define REMOE_COUNTER_VALUE(field, name, meaning) uint64_t field = 0;
 #define REMOE_COUNTER_TALLY(field, name, meaning) std::atomic<uint64_t> field{0};
+#define REMOE_COUNTER_ADD(field, name, meaning) field += counts.field;
 #define REMOE_COUNTER_READ(field, name, meaning) counts.field = field;
 #define REMOE_COUNTER_EACH(field, name, meaning) each(name, meaning, counts.field);
 
@@ -28,6 +29,7 @@
       TABLE(REMOE_COUNTER_READ)                                 \
       return counts;                                            \
     }                                                           \
+    void Add(const Counts& counts) { TABLE(REMOE_COUNTER_ADD) } \
   };                                                            \
   template <typename Each>                                      \
   void ForEachCounter(const Counts& counts, const Each& each) { \

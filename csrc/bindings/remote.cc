@@ -23,12 +23,14 @@ py::list Seen(const StreamedModel& model) {
   py::list list;
   const RemoteSource* peers = FindPeers(model);
   if (peers == nullptr) return list;
-  for (const Peer::Seen& seen : peers->peers()) {
+  for (const RemoteSource::Seen& seen : peers->peers()) {
     py::dict dict;
-    dict["address"] = seen.address;
-    dict["state"] = seen.state;
-    dict["why"] = seen.why;
-    dict["experts"] = seen.n_experts;
+    dict["address"] = seen.peer.address;
+    dict["state"] = seen.peer.state;
+    dict["why"] = seen.peer.why;
+    dict["experts"] = seen.peer.n_experts;
+    ForEachCounter(seen.counts,
+                   [&](const char* name, const char*, uint64_t value) { dict[name] = value; });
     list.append(dict);
   }
   return list;
@@ -72,6 +74,19 @@ void RegisterRemote(py::module_& module) {
       py::arg("model"), py::arg("addresses"), py::kw_only(), py::arg("engine"),
       py::arg("fingerprint"), py::arg("max_tokens") = RemoteSource::Settings().max_tokens,
       py::arg("audit_every") = RemoteSource::Settings().audit_every);
+  module.def(
+      "set_peers",
+      [](const StreamedModel& model, const std::vector<std::string>& texts) {
+        std::vector<Address> addresses;
+        for (const std::string& text : texts) {
+          Result<Address> address = Address::Parse(text);
+          ThrowIfError(address.status());
+          addresses.push_back(address.value());
+        }
+        const py::gil_scoped_release release;
+        if (RemoteSource* peers = FindPeers(model)) peers->SetPeers(addresses);
+      },
+      py::arg("model"), py::arg("addresses"));
   module.def("peer_check_bytes", [](const StreamedModel& model) { return CheckBytes(model); });
   module.def(
       "await_peers",
@@ -126,6 +141,13 @@ void RegisterRemote(py::module_& module) {
              }());
            })
       .def("stop", &ExpertWorker::Stop)
+      .def("check",
+           [](ExpertWorker& worker) {
+             ThrowIfError([&] {
+               const py::gil_scoped_release release;
+               return worker.Check();
+             }());
+           })
       .def_property_readonly("port", &ExpertWorker::port)
       .def_property_readonly("budget_bytes",
                              [](const ExpertWorker& worker) {

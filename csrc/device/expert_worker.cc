@@ -25,8 +25,10 @@ Result<std::unique_ptr<ExpertWorker>> ExpertWorker::Open(const std::string& path
     if (!sum.ok()) return sum.status();
     welcome.experts.push_back({layer, expert, sum.value()});
   }
+  worker->canary_ = std::make_unique<Canary>(worker->runner_.get());
+  worker->canary_->Serve(welcome.experts);
   Result<std::unique_ptr<WorkerServer>> server = WorkerServer::Make(
-      options.address, std::move(welcome), worker->runner_.get(), options.limits);
+      options.address, std::move(welcome), worker->canary_.get(), options.limits);
   if (!server.ok()) return server.status();
   worker->server_ = std::move(server.value());
   return worker;

@@ -14,6 +14,7 @@
 
 #include "device/compute/recipe_runner.h"
 #include "device/streamed_model.h"
+#include "remote/canary.h"
 #include "remote/worker_server.h"
 
 namespace remoe {
@@ -39,6 +40,8 @@ class ExpertWorker {
   uint16_t port() const { return server_->port(); }
   WorkerCounts counts() const { return server_->counts(); }
   const StreamedModel& model() const { return *model_; }
+  // Whether it still computes as it did; see Canary. Any thread.
+  Status Check() { return canary_->Check(); }
 
  private:
   ExpertWorker() = default;
@@ -46,6 +49,7 @@ class ExpertWorker {
 
   std::unique_ptr<StreamedModel> model_;
   std::unique_ptr<RecipeRunner> runner_;
+  std::unique_ptr<Canary> canary_;
   std::unique_ptr<WorkerServer> server_;
 };
 

@@ -346,7 +346,7 @@ Status Peer::TakeAnswer(Pending pending, Frame frame) {
   } else {
     links_.tallies->late++;
   }
-  if (wanted.audit) links_.audit(this, std::move(audit));
+  if (wanted.audit) links_.audit(weak_from_this(), std::move(audit));
   return Status::Ok();
 }
 

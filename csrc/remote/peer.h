@@ -44,13 +44,13 @@ struct Audit {
   std::vector<float> rows, answer;
 };
 
-class Peer {
+class Peer : public std::enable_shared_from_this<Peer> {
  public:
   struct Links {
     Proof* proof = nullptr;
     RemoteTallies* tallies = nullptr;
     std::function<void(const std::string&)> tell;  // a line for the user
-    std::function<void(Peer*, Audit)> audit;
+    std::function<void(std::weak_ptr<Peer>, Audit)> audit;
   };
   // All outlive this.
   Peer(Address address, Links links);

@@ -6,6 +6,8 @@
 // gone costs time and no answer. About one answer in audit_every is computed again here; where a
 // bit differs, the peer is not used any more.
 //
+// Peers may come and go while steps run, as leases of functions do.
+//
 // Begin() and End() from the thread that runs steps; the rest from any thread.
 #ifndef REMOE_REMOTE_REMOTE_SOURCE_H_
 #define REMOE_REMOTE_REMOTE_SOURCE_H_
@@ -40,17 +42,31 @@ class RemoteSource : public ExpertSource {
 
   // Waits until each peer serves, was refused or cannot be reached. RETURNS: whether all do.
   bool Await(int timeout_ms) const;
-  std::vector<Peer::Seen> peers() const;
+  struct Seen {
+    Peer::Seen peer;
+    RemoteCounts counts;  // of this peer alone
+  };
+  std::vector<Seen> peers() const;
+  // From now on these, each address once. A peer that is named before and after is kept as it is;
+  // asks of one that is not any more come back as failed, and the step takes them from storage.
+  void SetPeers(const std::vector<Address>& addresses);
   // Lines for the user since the last call.
   std::vector<std::string> TakeLines();
-  RemoteCounts counts() const { return tallies_.Read(); }
+  // Of all peers, those that are gone included.
+  RemoteCounts counts() const;
 
  private:
+  struct Linked {
+    std::string address;
+    std::unique_ptr<RemoteTallies> tallies;  // outlives the peer
+    std::shared_ptr<Peer> peer;
+  };
+  Linked Link(const Address& address);
   void AuditAll();
-  void Check(Peer* peer, const Audit& audit);
+  void Check(const std::weak_ptr<Peer>& audited, const Audit& audit);
 
   const Settings settings_;
-  RemoteTallies tallies_;
+  RemoteTallies tallies_;  // of audits, and of peers that are gone
   Proof proof_;
   uint64_t n_asked_ = 0;  // of the thread that runs steps
   std::string recipe_;
@@ -58,10 +74,12 @@ class RemoteSource : public ExpertSource {
   std::mutex mutex_;  // of these
   std::condition_variable changed_;
   std::vector<std::string> lines_;
-  std::optional<std::pair<Peer*, Audit>> audit_;  // one at a time; others meanwhile are left out
+  // One at a time; others meanwhile are left out.
+  std::optional<std::pair<std::weak_ptr<Peer>, Audit>> audit_;
   bool ending_ = false;
 
-  std::vector<std::unique_ptr<Peer>> peers_;  // after what their threads use
+  mutable std::mutex peers_mutex_;  // of the list; taken before any other
+  std::vector<Linked> peers_;       // after what their threads use
   std::thread auditor_;
 };
 

@@ -28,6 +28,7 @@ COMMANDS: dict[str, str] = {
     "bench": "Measure a model on this machine against stock llama.cpp.",
     "plan": "Find the smallest memory budget that meets a latency target.",
     "worker": "Hold experts in memory and compute them for engines elsewhere.",
+    "deploy": "Have functions on Ray compute a model's rarer experts.",
     "top": "Watch a running engine.",
 }
 

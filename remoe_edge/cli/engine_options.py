@@ -58,6 +58,7 @@ _OPTIONS: tuple[Decorator, ...] = (
         help="Reads in flight; 0 lets the engine choose.",
     ),
     options.peers(),
+    options.deployment(),
     option("--verbose", is_flag=True, help="Show the log of llama.cpp."),
 )  # fmt: skip
 
@@ -81,6 +82,8 @@ def open_engine(
     telemetry: Sequence[Observer] | None = None,
     publish: bool | Path = False,
     peers: Sequence[str] | None = None,
+    deployment: str | Path | None = None,
+    cache: str = "auto",
     **settings: Any,
 ) -> Engine:
     """Load the model that the options name, with a bar on stderr; say the engine's notes once."""
@@ -91,7 +94,18 @@ def open_engine(
     from remoe_edge.api import Engine
     from remoe_edge.engine.settings import EngineSettings
 
+    deployed = None
+    if deployment is not None:
+        from remoe_edge.cli.deploy import folder
+        from remoe_edge.deploy.deploying import WorkerSizes
+        from remoe_edge.deploy.record import find, load_for
+
+        deployed = find(folder(), str(deployment))
+        local = load_for(deployed, path).placement.local
+        if cache == "auto":  # as many experts as the plan keeps here
+            cache = str(WorkerSizes(path).main_cache_bytes(sum(len(layer) for layer in local)))
     asked = EngineSettings(
+        cache=cache,
         routers=overlay,
         stream=not no_stream,
         # Whole models as llama.cpp has them; streamed ones pay again for every miss.
@@ -107,6 +121,7 @@ def open_engine(
             past_prompts=past_prompts,
             trace=trace,
             telemetry=telemetry,
+            deployment=deployed,
             publish=publish,
             progress=progress,
         )

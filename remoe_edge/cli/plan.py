@@ -24,28 +24,9 @@ if TYPE_CHECKING:
 @option("--ttft", metavar="TIME", help="Target for the time to a prompt's first token: 3s.")
 @options.slo()
 @options.price()
-@option(
-    "--link",
-    metavar="TIME,SIZE",
-    default="0.6ms,125MB",
-    show_default=True,
-    help="With --price: the network to a function, its round trip and bytes per second.",
-)
-@option(
-    "--trace",
-    "trace_path",
-    type=options.FILE,
-    metavar="FILE",
-    help="The model's routing, recorded with `remoe-edge trace`.",
-)
-@option(
-    "--prompt-tokens",
-    type=click.IntRange(min=1),
-    default=128,
-    show_default=True,
-    metavar="N",
-    help="Tokens of a prompt.",
-)
+@options.link(more="It matters with --price.")
+@options.trace_file()
+@options.prompt_tokens()
 @options.max_tokens(default=256, old=[Old("--answer-tokens")])
 @options.policy()
 @options.profile()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from pathlib import Path
 
 import click
@@ -37,6 +38,12 @@ from remoe_edge.units import mib
 @options.repack(default=False, more="Do as the engines do that will connect.")
 @options.io(old=[])
 @options.direct()
+@option(
+    "--supervised",
+    is_flag=True,
+    help="Report to the program that started this: JSON lines on stdout, every second with a check of "
+    "its own bits. It ends when stdin does.",
+)
 def command(
     model: Path,
     experts: str,
@@ -46,6 +53,7 @@ def command(
     repack: bool,
     io: str,
     direct: bool,
+    supervised: bool,
 ) -> None:
     """Hold some experts of MODEL in memory, and compute them for engines that name this worker.
 
@@ -64,6 +72,12 @@ def command(
         f"serving {worker.n_experts} experts ({mib(worker.budget_bytes)}) of {model.name} on "
         f"{worker.address}"
     )
-    worker.wait()
+    if supervised:
+        from remoe_edge.remote.supervised import Report, stop_with_input
+
+        stop_with_input(worker, sys.stdin.buffer)
+        worker.wait(Report(worker, sys.stdout))
+    else:
+        worker.wait()
     counts = worker.counts()
     say(f"stopped after {counts['answers']} answers ({counts['rows']} rows)")

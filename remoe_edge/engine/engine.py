@@ -21,6 +21,7 @@ from remoe_edge.engine.channels import AnswerForm
 from remoe_edge.engine.chat_template import Message
 from remoe_edge.engine.extensions import (
     FeatureFile,
+    Functions,
     Planner,
     Profile,
     PromptMemory,
@@ -51,7 +52,7 @@ class Engine:
     path: a GGUF, or the first of its split shards.
     settings: how to run it; keywords of `EngineSettings` may be given instead, or on top.
     progress: called with a fraction while loading; returning False cancels.
-    profile, past_prompts, trace, planner, observers: what features hand in, see engine/extensions.py.
+    profile, past_prompts, trace, planner, functions, observers: see engine/extensions.py.
     `remoe_edge.Engine` is this class, and takes the names of the features' files instead.
 
     Threads: every method may be called from any thread. While an answer runs, or while a thread
@@ -72,12 +73,13 @@ class Engine:
         past_prompts: FeatureFile[PromptMemory] | None = None,
         trace: FeatureFile[TraceRecording] | None = None,
         planner: Planner | None = None,
+        functions: Functions | None = None,
         observers: StartObservers | None = None,
         progress: Callable[[float], bool] | None = None,
         **keywords: Unpack[SettingsKeywords],
     ) -> None:
         self._settings = EngineSettings.of(settings, keywords)
-        extensions = Extensions(profile, past_prompts, trace, planner, observers)
+        extensions = Extensions(profile, past_prompts, trace, planner, functions, observers)
         self._loaded = load(Path(path), self._settings, extensions, progress)
         self._life = self._loaded.life
         weakref.finalize(self, abandon, self._loaded)
@@ -194,7 +196,7 @@ class Engine:
                 router_probabilities=None if native is None else native.router_probabilities,
                 cache=None if native is None else self._cache_stats(native),
                 io=None if native is None else dict(native.io),
-                remote=peers.stats(native) if native is not None and self.settings.peers else None,
+                remote=peers.stats(self._loaded),
             )
 
     def _cache_stats(self, native: StreamedModel) -> CacheStats:

@@ -62,8 +62,39 @@ class PromptMemory(Protocol):
         """Tell the policy what to expect of a prompt while it is answered, and learn from it."""
         ...
 
+    def shares(self, tokens: Sequence[int]) -> npt.NDArray[np.floating] | None:
+        """Predict a prompt's shares of experts, [layers, experts]; None without a past."""
+        ...
+
     def save(self) -> None:
         """Keep what was learnt."""
+        ...
+
+
+class Functions(Protocol):
+    """Workers that come and go while the engine runs: `remoe_edge.deploy` leases them."""
+
+    def open(
+        self, native: StreamedModel, beside: Sequence[str], note: Callable[[str], None]
+    ) -> None:
+        """Begin, for a model that is loaded and takes peers.
+
+        beside: addresses of peers that are there in any case. `note` takes a line for the user.
+        """
+        ...
+
+    def beside(
+        self, shares: npt.NDArray[np.floating] | None
+    ) -> contextlib.AbstractContextManager[None]:
+        """Wake what a prompt will ask, by its predicted shares of experts, while it is answered."""
+        ...
+
+    def stats(self) -> list[dict[str, Any]]:
+        """Tell of each function."""
+        ...
+
+    def close(self) -> None:
+        """Give all of them back."""
         ...
 
 

@@ -30,7 +30,7 @@ def pieces(loaded: Loaded, request: Request, produced: Produced) -> Generator[st
         if loaded.native is not None:
             loaded.native.check_unchanged()
         produced.runs_with(loaded.interrupt)
-        with _remembered(loaded, request):
+        with _leased(loaded, request), _remembered(loaded, request):
             yield from _texts(tokens, request, produced)
     except (GeneratorExit, KeyboardInterrupt):
         stats.stop = "cancelled"
@@ -125,6 +125,22 @@ class _Tokens:
         begun = time.perf_counter()
         yield
         self._clock += time.perf_counter() - begun
+
+
+@contextlib.contextmanager
+def _leased(loaded: Loaded, request: Request) -> Iterator[None]:
+    """Have functions beside the answer that it will ask, where the engine was given some."""
+    functions, past = loaded.functions, loaded.past_prompts
+    if functions is None or loaded.native is None:
+        yield
+        return
+    beside = functions.beside(None if past is None else past.shares(request.tokens))
+    beside.__enter__()
+    try:
+        yield
+    finally:
+        if not loaded.life.forked:  # a child has none of its threads
+            beside.__exit__(None, None, None)
 
 
 @contextlib.contextmanager

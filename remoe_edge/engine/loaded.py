@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from remoe_edge._core import StreamedModel
     from remoe_edge.engine.answer import Answer
     from remoe_edge.engine.chat_template import ChatTemplate
-    from remoe_edge.engine.extensions import Profile, PromptMemory, TraceRecording
+    from remoe_edge.engine.extensions import Functions, Profile, PromptMemory, TraceRecording
     from remoe_edge.engine.settings import EngineSettings
     from remoe_edge.engine.tokenizer import Tokenizer
 
@@ -62,6 +62,7 @@ class Loaded:
         self.profile: Profile | None = None
         self.past_prompts: PromptMemory | None = None
         self.trace: TraceRecording | None = None
+        self.functions: Functions | None = None
         self.answer: Callable[[], Answer | None] = lambda: None  # the last one that was begun
         self.last = AnswerStats()  # its stats
 
@@ -174,8 +175,13 @@ class Loaded:
                 self._raise_failure(error)
             raise
         finally:
-            if self.settings.peers:
+            if self.asks_peers:
                 self._note_peers()
+
+    @property
+    def asks_peers(self) -> bool:
+        """Say whether experts may be computed elsewhere."""
+        return bool(self.settings.peers) or self.functions is not None
 
     def _note_peers(self) -> None:
         if self.native is not None:
@@ -245,6 +251,8 @@ class Loaded:
         try:
             if answer is not None:
                 answer.cut_off()
+            if self.functions is not None:
+                self.functions.close()
             self.observers.close()
             if save:
                 self._save()

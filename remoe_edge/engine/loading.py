@@ -15,6 +15,7 @@ from remoe_edge.engine import peers
 from remoe_edge.engine.chat_template import ChatTemplate
 from remoe_edge.engine.extensions import (
     FeatureFile,
+    Functions,
     Planner,
     Profile,
     PromptMemory,
@@ -50,6 +51,7 @@ class Extensions:
     past_prompts: FeatureFile[PromptMemory] | None = None
     trace: FeatureFile[TraceRecording] | None = None
     planner: Planner | None = None
+    functions: Functions | None = None
     start_observers: StartObservers | None = None
 
 
@@ -66,6 +68,10 @@ def load(
     loaded = Loaded(path, settings)
     loaded.native = _open_native(loaded, file)
     loaded.streamed = loaded.native is not None
+    if loaded.streamed:
+        loaded.functions = extensions.functions
+    elif extensions.functions is not None:
+        loaded.notes.append("functions are not used: no experts are streamed")
     _open_files(loaded, extensions)
     trained = file.unsigned(f"{file.architecture}.context_length")
     loaded.n_ctx = settings.context(trained)
@@ -271,10 +277,10 @@ def _attach(loaded: Loaded, cache: str) -> None:
     scratch = native.scratch_bytes(min(settings.n_ubatch, loaded.n_ctx))
     buffers = loaded.buffers.n_bytes
     buffers["compute"] = buffers.get("compute", 0) + scratch
-    checking_bytes = _core.peer_check_bytes(native) if settings.peers else 0
+    checking_bytes = _core.peer_check_bytes(native) if loaded.asks_peers else 0
     loaded.budget = budgets.resolve(cache, native, buffers["compute"], checking_bytes)
     prefetch = settings.prefetch
-    if settings.peers and prefetch == "auto":
+    if loaded.asks_peers and prefetch == "auto":
         prefetch = "off"
         loaded.notes.append("nothing is prefetched while peers are asked (--prefetch on does both)")
     native.attach(

@@ -87,12 +87,17 @@ class PastPrompts:
 
     def expect(self, tokens: Sequence[int]) -> Floats | None:
         """Give what a policy shall add for a new prompt, [layers, experts]; None without a past."""
+        shares = self.shares(tokens)
+        return None if shares is None else bonus(shares)
+
+    def shares(self, tokens: Sequence[int]) -> Floats | None:
+        """Predict a prompt's shares of experts, [layers, experts]; None without a past."""
         if not len(self.store):
             return None
         if self._search is None or len(self.store) >= _GROWTH * self._searched:
             self._search = SimilarPrompts(self.store, self._embeddings)
             self._searched = len(self.store)
-        return bonus(self._search.predict(tokens))
+        return self._search.predict(tokens)
 
     def learn(self, tokens: Sequence[int], choices: npt.NDArray[np.integer]) -> None:
         """Add a prompt and how many of its tokens and its answer's chose each expert.

@@ -82,6 +82,10 @@ class Worker:
         """Count engines connected now, answers, rows, and asks turned away or too late."""
         return self._native.counts()
 
+    def check(self) -> None:
+        """Sum an expert and compute a row again, in turn. Raises ModelError where bits have changed."""
+        self._native.check()
+
     def stop(self) -> None:
         """Take no more asks; those that wait are still answered."""
         self._native.stop()

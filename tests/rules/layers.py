@@ -33,7 +33,7 @@ PYTHON_LAYERS: tuple[frozenset[str], ...] = (
     frozenset(
         {
             *("bench", "plan", "placement", "predict", "profile", "tune", "telemetry", "convert"),
-            *("inspect", "remote", "serve"),
+            *("inspect", "remote", "serve", "deploy"),
         }
     ),
     frozenset({"api"}),  # puts features and the engine together for programs
@@ -43,6 +43,7 @@ PYTHON_LAYERS: tuple[frozenset[str], ...] = (
 _WEB = ("fastapi", "starlette", "uvicorn", "flask", "aiohttp", "tornado", "django", "bottle")
 PYTHON_OUTSIDE: dict[str, frozenset[str]] = {
     "click": frozenset({"cli"}),
+    "ray": frozenset({"deploy"}),
     "torch": frozenset({"tune"}),
     "transformers": frozenset({"tune"}),
     "llama_cpp.server": frozenset({"serve"}),

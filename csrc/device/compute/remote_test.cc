@@ -131,7 +131,7 @@ struct Client {
     Step(1);
     CHECK(source->Await(kWaitMs));
   }
-  std::string state() const { return source->peers()[0].state; }
+  std::string state() const { return source->peers()[0].peer.state; }
   std::string lines() {
     std::string all;
     for (const std::string& line : source->TakeLines()) all += line + "\n";
