@@ -236,6 +236,11 @@ def unwatch_interrupt() -> bool:
 def counter_names() -> dict[str, str]:
     """Return the names in `StreamedModel.counts()`, in order, and what each counts."""
 
+class LastWords:
+    """While it lives, one line names this model if llama.cpp ends the process. Thread-safe."""
+
+    def __init__(self, path: str) -> None: ...
+
 class StreamedModel:
     """One llama.cpp model whose experts stay on storage."""
 

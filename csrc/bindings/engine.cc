@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "bindings/bindings.h"
+#include "device/last_words.h"
 #include "device/loader.h"
 #include "device/streamed_model.h"
 
@@ -138,6 +139,10 @@ bool UnwatchInterrupt() {
 void RegisterEngine(py::module_& module) {
   module.def("counter_names", &CounterNames);
   module.def("check_abi", [] { ThrowIfError(RegisterDevice()); });
+
+  py::class_<LastWords>(module, "LastWords")
+      .def(py::init([](const Path& path) { return std::make_unique<LastWords>(path.bytes); }),
+           py::arg("path"));
 
   py::class_<StreamedModel>(module, "StreamedModel")
       .def_static(

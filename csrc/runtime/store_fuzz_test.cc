@@ -10,7 +10,7 @@
 //     accounting  every byte that was read is counted once
 //
 //     store_fuzz_test                        some fixed seeds, as the test suite runs it
-//     store_fuzz_test --seconds 3600 --seed 1    as long as that; the last line has the figures
+//     store_fuzz_test --seconds 3600 --seed 1    as long as that, with figures every minute
 #include <algorithm>
 #include <chrono>
 #include <cinttypes>
@@ -338,22 +338,33 @@ class Fuzz {
   int64_t step_ = 0;
 };
 
+void Print(double seconds, uint64_t next_seed, const Figures& figures) {
+  std::printf("%.0f s, next seed %" PRIu64 ": %" PRIu64 " stores, %" PRIu64 " actions, %" PRIu64
+              " plans, %" PRIu64 " events (%" PRIu64 " failed, %" PRIu64 " abandoned), %" PRIu64
+              " arrivals checked, %d failures\n",
+              seconds, next_seed, figures.stores, figures.actions, figures.plans, figures.events,
+              figures.failed_events, figures.abandoned_events, figures.experts,
+              testing::Failures());
+  std::fflush(stdout);
+}
+
+// Prints the figures every minute: a run that is ended early has said what it did.
 int RunFor(double seconds, uint64_t seed) {
   using Clock = std::chrono::steady_clock;
   const auto start = Clock::now();
   const auto elapsed = [&] { return std::chrono::duration<double>(Clock::now() - start).count(); };
   Figures figures;
+  double next_print = 60;
   while (elapsed() < seconds && testing::Failures() == 0) {
     Fuzz(seed, &figures).Run(300);
     if (testing::Failures() > 0) std::fprintf(stderr, "seed %" PRIu64 " failed\n", seed);
     seed++;
+    if (elapsed() >= next_print) {
+      Print(elapsed(), seed, figures);
+      next_print += 60;
+    }
   }
-  std::printf("%.0f s, next seed %" PRIu64 ": %" PRIu64 " stores, %" PRIu64 " actions, %" PRIu64
-              " plans, %" PRIu64 " events (%" PRIu64 " failed, %" PRIu64 " abandoned), %" PRIu64
-              " arrivals checked, %d failures\n",
-              elapsed(), seed, figures.stores, figures.actions, figures.plans, figures.events,
-              figures.failed_events, figures.abandoned_events, figures.experts,
-              testing::Failures());
+  Print(elapsed(), seed, figures);
   return testing::Failures() == 0 ? 0 : 1;
 }
 

@@ -32,6 +32,8 @@ _loading = threading.RLock()  # llama.cpp's log has one listener, and the core's
 
 _FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}
 
+_ERROR = 4  # GGML_LOG_LEVEL_ERROR
+_MOST_ERRORS = 4  # what follows repeats it
 _BUFFER = re.compile(r"(\S+) +(KV|compute|output|model|RS) buffer size *= *([\d.]+) MiB")
 
 
@@ -47,12 +49,16 @@ class FilePath(str):
 
 @dataclass
 class Buffers:
-    """Hold what llama.cpp says it reserved, in bytes by kind ("KV", "compute", ...)."""
+    """Hold what llama.cpp says it reserved, in bytes by kind ("KV", "compute", ...), and its errors."""
 
     n_bytes: dict[str, int] = field(default_factory=dict)
+    errors: list[str] = field(default_factory=list)
 
-    def read(self, line: str) -> None:
+    def read(self, level: int, line: str) -> None:
         """Take in one line of llama.cpp's log."""
+        said = line.strip()
+        if level == _ERROR and said and len(self.errors) < _MOST_ERRORS:
+            self.errors.append(" ".join(said.split()))
         for device, kind, mebibytes in _BUFFER.findall(line):
             if device == "Storage":  # addresses without memory
                 continue
@@ -64,7 +70,7 @@ def listening(buffers: Buffers, verbose: bool) -> Iterator[None]:
     """Take what this thread's calls log into `buffers`; restore the package's logger afterwards."""
 
     def on_line(level: int, line: str) -> None:
-        buffers.read(line)
+        buffers.read(level, line)
         if verbose:
             sys.stderr.write(line)
 

@@ -48,6 +48,7 @@ class Loaded:
         self.life = lifecycle.Lifecycle()
         self.observers = Observers(self.notes.append)
         self.buffers = Buffers()
+        self.last_words: _core.LastWords | None = None  # where llama.cpp ends the process
         self.native: StreamedModel | None = None
         self.llama: Any = None
         self._row_type: Any = None  # c_float * n_vocab
@@ -261,6 +262,7 @@ class Loaded:
                 self.llama.close()
             # After the llama_model: its buffers lead back to this.
             self.llama = self.native = self.tokenizer = self.template = None
+            self.last_words = None
 
     def _save(self) -> None:
         try:

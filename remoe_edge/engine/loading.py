@@ -66,6 +66,7 @@ def load(
     file = _core.ModelFile.open(str(path))
     file.check()
     loaded = Loaded(path, settings)
+    loaded.last_words = _core.LastWords(str(path))
     loaded.native = _open_native(loaded, file)
     loaded.streamed = loaded.native is not None
     if loaded.streamed:
@@ -265,7 +266,8 @@ def _load_llama(loaded: Loaded, progress: Progress) -> Any:
             n_threads_batch=settings.n_cores,
         )
     except (ValueError, RuntimeError) as error:
-        raise ModelError(f"llama.cpp refused {loaded.path}: {error}") from error
+        why = "; ".join(loaded.buffers.errors) or str(error)
+        raise ModelError(f"llama.cpp refused {loaded.path}: {why}") from error
 
 
 def _attach(loaded: Loaded, cache: str) -> None:

@@ -9,17 +9,15 @@ same: "needless" is a refusal of what gives an answer, and an abort is one that 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import resource
 import sys
-from pathlib import Path
 
 from remoe_edge import Engine
 from remoe_edge.errors import RemoeError
 from remoe_edge.inspect.info import describe
-from remoe_edge.native import _core, llama_cpp
+from remoe_edge.native import _core
 
 ADDRESS_SPACE_BYTES = 8 << 30
 _CHECK = _core.ModelFile.check
@@ -60,16 +58,6 @@ def run(path: str, needless: bool) -> tuple[str, str]:
     return "answered", ""
 
 
-def tell_aborts() -> object:
-    """Have llama.cpp's last words reach stderr: while it loads, llama-cpp-python closes that."""
-    last_words = os.dup(2)
-    kind = ctypes.CFUNCTYPE(None, ctypes.c_char_p)
-    callback = kind(lambda text: os.write(last_words, (text or b"") + b"\n") and None)
-    library = Path(llama_cpp.__file__).parent / "lib" / "libggml-base.so"
-    ctypes.CDLL(str(library)).ggml_set_abort_callback(callback)
-    return callback
-
-
 def main() -> None:
     """Serve until stdin ends."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -77,7 +65,6 @@ def main() -> None:
     needless = sys.argv[1:] == ["--needless"]
     if needless:
         _core.ModelFile.check = lambda self: None  # type: ignore[assignment,method-assign]
-    callback = tell_aborts()
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     for line in sys.stdin:
@@ -87,7 +74,6 @@ def main() -> None:
             end, text = "bug", f"{type(error).__name__}: {error}"
         answers.write(json.dumps({"end": end, "text": text}) + "\n")
         answers.flush()
-    del callback
 
 
 if __name__ == "__main__":
