@@ -13,6 +13,7 @@ from typing import Any
 from remoe_edge.engine import budget as budgets
 from remoe_edge.engine import peers
 from remoe_edge.engine.chat_template import ChatTemplate
+from remoe_edge.engine.elastic import Elastic
 from remoe_edge.engine.extensions import (
     FeatureFile,
     Planner,
@@ -258,6 +259,7 @@ def _attach(loaded: Loaded, cache: str) -> None:
         lock=settings.lock,
         profile=None if loaded.profile is None else loaded.profile.data,
         prefetch=prefetch,
+        most_slots=loaded.budget.most_slots,
     )
     loaded.notes.extend(native.notes)
     ahead = native.prefetch
@@ -273,4 +275,6 @@ def _begin_features(loaded: Loaded, extensions: Extensions) -> None:
         if native is None:
             raise InputError(f"{trace.path}: there is nothing to record, the model is not streamed")
         loaded.trace = trace.open(loaded.path, native)
+    if native is not None and loaded.budget is not None and loaded.budget.most_slots:
+        loaded.elastic = Elastic(native, loaded.buffers.n_bytes["compute"]).start()
     loaded.warm()
