@@ -27,6 +27,7 @@ from remoe_edge.engine.kv_cache import kv_bytes
 from remoe_edge.engine.lifecycle import check_threads, keep_in_children
 from remoe_edge.engine.llama import NativeLoad, make_llama
 from remoe_edge.engine.loaded import Loaded
+from remoe_edge.engine.locked_memory import lock_loaded
 from remoe_edge.engine.settings import EngineSettings
 from remoe_edge.engine.tokenizer import Tokenizer
 from remoe_edge.errors import BudgetError, InputError, ModelError, RemoeError
@@ -78,6 +79,7 @@ def load(
             loaded.tokenizer = Tokenizer(loaded.llama)
             loaded.template = ChatTemplate(loaded.llama, loaded.tokenizer, path)
             loaded.n_ctx = min(loaded.n_ctx, int(loaded.llama.n_ctx()))
+            _lock(loaded)
             _attach(loaded, cache)
             peers.connect(loaded)
             _begin_features(loaded, extensions)
@@ -236,6 +238,12 @@ def _load_llama(loaded: Loaded, progress: Progress) -> Any:
         )
     except (ValueError, RuntimeError) as error:
         raise ModelError(f"llama.cpp refused {loaded.path}: {error}") from error
+
+
+def _lock(loaded: Loaded) -> None:
+    """Keep dense weights out of swap; a model that is loaded whole is mapped, and not locked."""
+    if loaded.native is not None and loaded.settings.lock and (note := lock_loaded()) is not None:
+        loaded.notes.append(note)
 
 
 def _attach(loaded: Loaded, cache: str) -> None:
