@@ -264,7 +264,12 @@ class StreamedModel:
         lock: bool = False,
         profile: bytes | None = None,
         prefetch: str = "off",
+        most_slots: int = 0,
     ) -> None: ...
+    def resize(self, n_slots: int) -> int:
+        """Ask for a cache of n slots, at once or before the next layer; return how many there are."""
+    def finish_resize(self) -> None:
+        """Carry out what `resize` could not, between two steps."""
     def warm(self, experts: npt.NDArray[np.int64]) -> int:
         """Read experts (layer * n_experts + expert) into free slots in the background, best first."""
     def finish_warm_start(self) -> None:
@@ -336,6 +341,11 @@ class StreamedModel:
     def budget_bytes(self) -> int: ...
     @property
     def n_slots(self) -> int: ...
+    @property
+    def most_slots(self) -> int: ...
+    @property
+    def untouched_bytes(self) -> int:
+        """Give the bytes of `budget_bytes` that no expert has been read into yet."""
     @property
     def policy(self) -> str: ...
     @property

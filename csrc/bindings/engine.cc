@@ -196,8 +196,9 @@ void RegisterEngine(py::module_& module) {
       .def(
           "attach",
           [](StreamedModel& model, int n_slots, const std::string& policy, bool lock,
-             const std::optional<py::bytes>& profile, const std::string& prefetch) {
+             const std::optional<py::bytes>& profile, const std::string& prefetch, int most_slots) {
             AttachOptions options;
+            options.most_slots = most_slots;
             options.profile = ToProfile(profile);
             options.n_slots = n_slots;
             options.policy = policy;
@@ -206,7 +207,20 @@ void RegisterEngine(py::module_& module) {
             ThrowIfError(model.Attach(options));
           },
           py::kw_only(), py::arg("n_slots"), py::arg("policy") = "reuse-biased",
-          py::arg("lock") = false, py::arg("profile") = py::none(), py::arg("prefetch") = "off")
+          py::arg("lock") = false, py::arg("profile") = py::none(), py::arg("prefetch") = "off",
+          py::arg("most_slots") = 0)
+      .def(
+          "resize",
+          [](StreamedModel& model, int n_slots) {
+            const py::gil_scoped_release release;
+            return model.Resize(n_slots);
+          },
+          py::arg("n_slots"))
+      .def("finish_resize",
+           [](StreamedModel& model) {
+             const py::gil_scoped_release release;
+             model.FinishResize();
+           })
       .def(
           "start_trace",
           [](StreamedModel& model, const Path& path, const std::string& fingerprint,
@@ -295,9 +309,16 @@ void RegisterEngine(py::module_& module) {
                              [](const StreamedModel& model) -> uint64_t {
                                return model.store() ? model.store()->budget_bytes() : 0;
                              })
-      .def_property_readonly("n_slots",
+      .def_property_readonly(
+          "n_slots",
+          [](const StreamedModel& model) { return model.store() ? model.store()->n_slots() : 0; })
+      .def_property_readonly("most_slots",
                              [](const StreamedModel& model) {
-                               return model.store() ? model.store()->cache().total_slots() : 0;
+                               return model.store() ? model.store()->most_slots() : 0;
+                             })
+      .def_property_readonly("untouched_bytes",
+                             [](const StreamedModel& model) -> uint64_t {
+                               return model.store() ? model.store()->untouched_bytes() : 0;
                              })
       .def_property_readonly("policy",
                              [](const StreamedModel& model) {

@@ -63,6 +63,12 @@ void ArcPolicy::OnEvict(ExpertId id) {
   (once ? b1_ : b2_).PushBack(id);
 }
 
+void ArcPolicy::OnResize(int n_slots) {
+  n_slots_ = n_slots;
+  target_ = std::min(target_, n_slots_);
+  TrimGhosts();
+}
+
 void ArcPolicy::TrimGhosts() {
   while (!b1_.empty() && t1_.size() + b1_.size() > n_slots_) b1_.Remove(b1_.front());
   while (!b2_.empty() && t1_.size() + t2_.size() + b1_.size() + b2_.size() > 2 * n_slots_) {

@@ -22,6 +22,7 @@ class ArcPolicy : public Policy {
   void OnMiss(ExpertId id) override;
   void OnInsert(ExpertId id) override;
   void OnEvict(ExpertId id) override;
+  void OnResize(int n_slots) override;
   ExpertId Victim(const EvictableList& evictable) override;
 
  private:
@@ -29,7 +30,7 @@ class ArcPolicy : public Policy {
 
   void TrimGhosts();
 
-  const int n_slots_;
+  int n_slots_;
   EvictableList t1_, t2_;  // resident, oldest first
   EvictableList b1_, b2_;  // evicted from t1_, t2_, oldest first
   int target_ = 0;         // slots aimed at for t1_

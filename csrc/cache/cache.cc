@@ -14,7 +14,6 @@ Cache::Cache(const Geometry& geometry, std::unique_ptr<Policy> policy, int n_res
       expendable_(geometry.total()),
       slot_of_(geometry.total(), kNoSlot),
       prefetch_slot_of_(geometry.total(), kNoSlot) {
-  free_.reserve(total_slots());
   event_experts_.reserve(geometry.n_experts);
   event_next_use_.reserve(geometry.n_experts);
   Clear();
@@ -28,9 +27,39 @@ void Cache::Clear() {
     slot_of_[id] = kNoSlot;
   }
   resident_ = 0;
+  ListFree();
+}
+
+void Cache::ListFree() {
+  std::vector<bool> taken(total_slots());
+  for (const SlotId slot : slot_of_) {
+    if (slot != kNoSlot) taken[slot] = true;
+  }
   free_.clear();
   // Lowest slots first, so that a small working set stays in few pages.
-  for (SlotId slot = total_slots() - 1; slot >= 0; slot--) free_.push_back(slot);
+  for (SlotId slot = total_slots() - 1; slot >= 0; slot--) {
+    if (!taken[slot]) free_.push_back(slot);
+  }
+}
+
+void Cache::Resize(int n_slots, int n_reserved, std::vector<SlotMove>* moves) {
+  moves->clear();
+  policy_->OnResize(n_slots);
+  geometry_.n_slots = n_slots;
+  n_reserved_ = n_reserved;
+  while (resident_ > most_resident()) Evict(NextVictim());
+  std::vector<ExpertId> outside;
+  for (int id = 0; id < geometry_.total(); id++) {
+    if (slot_of_[id] == kNoSlot || slot_of_[id] < total_slots()) continue;
+    moves->push_back({slot_of_[id], kNoSlot});
+    outside.push_back(id);
+    slot_of_[id] = kNoSlot;
+  }
+  ListFree();
+  for (size_t i = 0; i < outside.size(); i++) {
+    (*moves)[i].to = slot_of_[outside[i]] = free_.back();
+    free_.pop_back();
+  }
 }
 
 Status Cache::Begin(const Event& event, std::vector<Placement>* placements) {

@@ -4,6 +4,7 @@
 //     Begin()          pins an event's residents (hits) and gives the missing slots: free ones, then
 //                      those of the policy's victims. The caller fills them.
 //     Failed(), End()  a slot could not be filled; the event is over and unpinned
+//     Resize()         more or fewer slots; residents that do not fit are evicted, others may move
 //     BeginPrefetch()  a slot before the event. The event that asks makes it a resident (a miss
 //                      whose slot may be filled already), Admit() does without an event, and
 //                      EndPrefetch() frees it.
@@ -50,6 +51,12 @@ struct PrefetchSlots {
   int first_layer = 0, last_layer = -1;
 };
 
+// A resident that changes its slot: the caller copies the bytes.
+struct SlotMove {
+  SlotId from = kNoSlot;
+  SlotId to = kNoSlot;
+};
+
 class Cache {
  public:
   // geometry.n_slots are for residents; n_reserved come on top.
@@ -70,6 +77,11 @@ class Cache {
   void Failed(uint16_t expert);
   // Closes the event: its experts may be evicted again, most recent last.
   void End();
+
+  // Has n_slots for residents and n_reserved on top from now on: slots below the sum, whoever was in
+  // a higher one is evicted, by the policy's choice of victims, or moves. `moves` are to be carried
+  // out in their order. REQUIRES: no event is open, nothing is prefetched, n_slots >= 1.
+  void Resize(int n_slots, int n_reserved, std::vector<SlotMove>* moves);
 
   // Whether residents may fill the reserved slots; taken back, the policy's victims leave them.
   // REQUIRES: no event is open.
@@ -103,6 +115,7 @@ class Cache {
   }
   int most_resident() const { return geometry_.n_slots + (reserved_shared_ ? n_reserved_ : 0); }
   ExpertId NextVictim();
+  void ListFree();
   void Release(ExpertId id);
   void Evict(ExpertId victim);
   void Unlist(ExpertId id);

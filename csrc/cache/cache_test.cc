@@ -50,6 +50,50 @@ TEST(NamesMatch) {
   CHECK_EQ(LivePolicyNames().size() + 1, PolicyNames().size());
 }
 
+TEST(AResizedCacheKeepsWhomThePolicyKeeps) {
+  for (const std::string& policy : LivePolicyNames()) {
+    const Geometry shape = Shape(2, 8, 6);
+    Cache cache(shape, Make(policy, shape), 1);
+    std::vector<Placement> placed;
+    std::vector<SlotMove> moves;
+    const std::vector<uint16_t> first = {0, 1, 2}, second = {3, 4, 5};
+    CHECK_OK(cache.Begin(MakeEvent(0, 0, first), &placed));
+    cache.End();
+    CHECK_OK(cache.Begin(MakeEvent(1, 0, second), &placed));
+    cache.End();
+    cache.Resize(4, 0, &moves);
+    CHECK_EQ(cache.total_slots(), 4);
+    CHECK_EQ(cache.resident(), 4);
+    CHECK_EQ(cache.counts().evictions, 2u);
+    std::set<SlotId> used;
+    for (int layer = 0; layer < 2; layer++) {
+      for (int expert = 0; expert < 8; expert++) {
+        const SlotId slot = cache.SlotOf(layer, expert);
+        if (slot != kNoSlot) CHECK(slot < 4 && used.insert(slot).second);
+      }
+    }
+    // Who was in the last slots has moved into those of who left.
+    for (const SlotMove& move : moves) {
+      CHECK(move.from >= 4 && move.to < 4 && used.count(move.to) == 1);
+    }
+    // Five at once do not fit any more, and do again once there is room.
+    const std::vector<uint16_t> five = {0, 1, 2, 3, 4};
+    CHECK(!cache.Begin(MakeEvent(0, 1, five), &placed).ok());
+    cache.Resize(9, 2, &moves);
+    CHECK(moves.empty());
+    CHECK_EQ(cache.total_slots(), 11);
+    CHECK_OK(cache.Begin(MakeEvent(0, 1, five), &placed));
+    cache.End();
+    CHECK(cache.resident() <= 9);
+    // As small as one slot, and everything is still in order.
+    cache.Resize(1, 0, &moves);
+    CHECK_EQ(cache.resident(), 1);
+    CHECK_OK(cache.Begin(MakeEvent(1, 2, {7}), &placed));
+    CHECK_EQ(placed[0].slot, 0);
+    cache.End();
+  }
+}
+
 TEST(ExpendableExpertsLeaveFirstAndInTheirOrder) {
   for (const std::string& policy : LivePolicyNames()) {
     Cache cache(Shape(2, 8, 6), Make(policy, Shape(2, 8, 6)));

@@ -120,6 +120,8 @@ class Policy {
   // where the policy cannot tell a prompt's experts apart, and does nothing. REQUIRES: the event is
   // the last that OnEvent() heard of, or continues it.
   virtual bool LeastFirst(int layer, uint16_t* experts, int n) { return false; }
+  // The cache has so many slots from now on; those that do not fit any more are evicted next.
+  virtual void OnResize(int n_slots) {}
   // Called when the event's experts are no longer pinned and are back on the evictable list.
   // Experts whose read failed are not among event.experts.
   virtual void OnEventEnd(const Event& event) {}

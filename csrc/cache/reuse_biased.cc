@@ -81,15 +81,7 @@ ReuseBiasedPolicy::ReuseBiasedPolicy(const Geometry& geometry,
       profile_(profile != nullptr ? std::move(profile)
                                   : std::make_shared<const Profile>(DefaultProfile())),
       stride_(Stride(geometry)) {
-  const double share = static_cast<double>(geometry.n_slots) / geometry.total();
-  const std::vector<float> weights =
-      profile_->shares.empty() ? DefaultProfile().WeightsFor(share) : profile_->WeightsFor(share);
-  for (int f = 0; f < kFeatures; f++) {
-    if (weights[f] == 0) continue;
-    live_.push_back(f);
-    live_weights_.push_back(weights[f]);
-    uses_probabilities_ |= f >= kProb;
-  }
+  ReuseBiasedPolicy::OnResize(geometry.n_slots);
   const size_t layers = static_cast<size_t>(geometry.n_layers), row = stride_;
   averages_.assign(layers * kScales * row, kPriorUse);
   idle_.assign(layers * row, kPriorIdle);
@@ -113,6 +105,21 @@ ReuseBiasedPolicy::ReuseBiasedPolicy(const Geometry& geometry,
   scored_.assign(layers * row, 0);
   least_.assign(layers, kUnavailable);
   stale_.assign(layers, 0);
+}
+
+void ReuseBiasedPolicy::OnResize(int n_slots) {
+  const double share = static_cast<double>(n_slots) / geometry_.total();
+  const std::vector<float> weights =
+      profile_->shares.empty() ? DefaultProfile().WeightsFor(share) : profile_->WeightsFor(share);
+  live_.clear();
+  live_weights_.clear();
+  uses_probabilities_ = false;
+  for (int f = 0; f < kFeatures; f++) {
+    if (weights[f] == 0) continue;
+    live_.push_back(f);
+    live_weights_.push_back(weights[f]);
+    uses_probabilities_ |= f >= kProb;
+  }
 }
 
 bool ReuseBiasedPolicy::Expect(const float* bonus) {

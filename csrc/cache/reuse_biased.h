@@ -46,6 +46,8 @@ class ReuseBiasedPolicy : public Policy {
   void OnEvent(const Event& event) override;
   void OnHit(ExpertId id) override;
   void OnEvict(ExpertId id) override;
+  // Weights depend on the share of the experts that fit; what was learnt of the routing stays.
+  void OnResize(int n_slots) override;
   bool LeastFirst(int layer, uint16_t* experts, int n) override;
   void OnEventEnd(const Event& event) override;
   ExpertId Victim(const EvictableList& evictable) override;

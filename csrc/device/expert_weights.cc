@@ -66,7 +66,7 @@ void ExpertWeights::Attach(const ExpertStore& store, const SlotLayout& layout) {
       view.type = static_cast<ggml_type>(tensor.type);
       view.ne[0] = static_cast<int64_t>(tensor.ne[0]);
       view.ne[1] = static_cast<int64_t>(tensor.ne[1]);
-      view.ne[2] = store.cache().total_slots();
+      view.ne[2] = store.most_slots();
       view.ne[3] = 1;
       view.nb[0] = ggml_type_size(view.type);
       view.nb[1] = ggml_row_size(view.type, view.ne[0]);

@@ -69,13 +69,13 @@ Status StreamedModel::MakeStore(const AttachOptions& options) {
   if (!options.single_experts || options.n_slots < 1) {
     REMOE_RETURN_IF_ERROR(sizes_->Check(options.n_slots));
   }
-  const PrefetchMode prefetch = sizes_->Settled(options.prefetch);
+  const PrefetchMode prefetch = prefetch_ = sizes_->Settled(options.prefetch);
+  least_slots_ = options.single_experts ? 1 : std::max(1, file_.n_experts_used());
   StoreOptions store_options;
-  store_options.n_slots = store_options.event_slots = options.n_slots;
-  if (prefetch != PrefetchMode::kOff) {
-    store_options.n_reserved = sizes_->ReservedSlots(options.n_slots, prefetch);
-    store_options.event_slots = std::max(file_.n_experts_used(), options.n_slots / 2);
-  }
+  store_options.n_slots = options.n_slots;
+  store_options.most_slots = std::min(options.most_slots, sizes_->total_experts());
+  store_options.n_reserved = sizes_->ReservedSlots(options.n_slots, prefetch);
+  store_options.event_slots = EventSlots(options.n_slots);
   store_options.policy = options.policy;
   store_options.profile = options.profile;
   store_options.lock = options.lock;
@@ -88,6 +88,43 @@ Status StreamedModel::MakeStore(const AttachOptions& options) {
   store_ = std::move(store.value());
   if (prefetch != PrefetchMode::kOff) planner_->Start(prefetch, store_.get());
   return Status::Ok();
+}
+
+int StreamedModel::EventSlots(int n_slots) const {
+  return prefetch_ == PrefetchMode::kOff ? n_slots : std::max(file_.n_experts_used(), n_slots / 2);
+}
+
+int StreamedModel::Resize(int n_slots) {
+  if (store_ == nullptr) return 0;
+  wanted_slots_ = std::max(1, n_slots);
+  // A step looks for itself, before each of its layers.
+  const std::unique_lock<std::mutex> lock(step_mutex_, std::try_to_lock);
+  if (lock.owns_lock() && !store_->open()) ResizeNow();
+  return store_->n_slots();
+}
+
+void StreamedModel::FinishResize() {
+  if (store_ == nullptr || wanted_slots_ == 0) return;
+  const std::lock_guard<std::mutex> lock(step_mutex_);
+  (void)EndEvent();
+  ResizeNow();
+}
+
+void StreamedModel::ResizeNow() {
+  const int wanted = wanted_slots_.exchange(0);
+  if (wanted == 0) return;
+  const int n_slots =
+      std::clamp(wanted, std::min(least_slots_, store_->most_slots()), store_->most_slots());
+  if (n_slots == store_->n_slots()) return;
+  store_->Resize(n_slots, sizes_->ReservedSlots(n_slots, prefetch_), EventSlots(n_slots));
+}
+
+void StreamedModel::NeedAtOnce(int n) {
+  least_slots_ = std::max(least_slots_, n);
+  const Cache& cache = store_->cache();
+  if (cache.geometry().n_slots >= n) return;
+  wanted_slots_ = n + cache.total_slots() - cache.geometry().n_slots;
+  ResizeNow();
 }
 
 std::vector<std::string> StreamedModel::notes() const {

@@ -42,6 +42,7 @@ struct LoadOptions {
 
 struct AttachOptions {
   int n_slots = 0;
+  int most_slots = 0;  // that Resize() may give it, where they are more
   std::string policy = "reuse-biased";
   PrefetchMode prefetch = PrefetchMode::kOff;
   std::shared_ptr<const Profile> profile;  // what fitting has learned of this model; may be null
@@ -57,6 +58,17 @@ class StreamedModel {
   ~StreamedModel();
 
   Status Attach(const AttachOptions& options);
+  // Asks for a cache of n slots, or the nearest number that works. Takes effect at once where no step
+  // is under way, else before the next layer of it. RETURNS how many slots there are now. From any
+  // thread, after Attach().
+  int Resize(int n_slots);
+  // Between two steps: what was asked for, and was not possible yet. From the thread that runs steps.
+  void FinishResize();
+  // The same within a step. REQUIRES: step_mutex() is held, no event is open.
+  void ResizeNow();
+  // A batch can only be computed with n experts of a layer at once: takes the slots again, as far as
+  // there may be so many. REQUIRES: as ResizeNow().
+  void NeedAtOnce(int n);
   // Another place where experts' rows can be computed, asked before the cache, in this order.
   // REQUIRES: no step is under way.
   void AddSource(std::unique_ptr<ExpertSource> source) { elsewhere_.push_back(std::move(source)); }
@@ -149,6 +161,7 @@ class StreamedModel {
  private:
   StreamedModel() = default;
   Status MakeStore(const AttachOptions& options);
+  int EventSlots(int n_slots) const;
 
   ModelFile file_;
   std::vector<ExpertLayer> layers_;
@@ -168,6 +181,9 @@ class StreamedModel {
   std::mutex step_mutex_;
   StepClock clock_;
   const void* event_owner_ = nullptr;
+  PrefetchMode prefetch_ = PrefetchMode::kOff;
+  std::atomic<int> wanted_slots_{0};  // 0: as they are
+  int least_slots_ = 1;
   std::atomic<bool> scores_seen_{false};
   bool loading_ = false;
   uint64_t dense_bytes_read_ = 0;

@@ -24,10 +24,8 @@ Result<std::unique_ptr<ExpertStore>> ExpertStore::Make(const ModelFile* model,
   parts.layers = layers;
   parts.reader = reader;
   parts.transform = std::move(transform);
-  parts.n_slots = options.n_slots;
   parts.staging_buffers = options.staging_buffers;
-  Result<std::unique_ptr<Slab>> slab =
-      Slab::Make(layout.slot_bytes() * static_cast<uint64_t>(options.n_slots), options.lock);
+  Result<std::unique_ptr<Slab>> slab = MakeSlab(layout.slot_bytes(), options, &parts.n_slots);
   if (!slab.ok()) return slab.status();
   parts.slab = std::move(slab.value());
   parts.populator = std::make_unique<Populator>(parts.slab->data(), parts.slab->n_bytes());
@@ -42,18 +40,34 @@ Result<std::unique_ptr<ExpertStore>> ExpertStore::Make(const ModelFile* model,
                       std::min(options.event_slots, options.n_slots)));
 }
 
+// Where the system gives no addresses for slots that are not in use, the store will not grow.
+Result<std::unique_ptr<Slab>> ExpertStore::MakeSlab(uint64_t slot_bytes,
+                                                    const StoreOptions& options, int* most_slots) {
+  const uint64_t held = slot_bytes * static_cast<uint64_t>(options.n_slots);
+  *most_slots = std::max(options.n_slots, options.most_slots);
+  const uint64_t most = slot_bytes * static_cast<uint64_t>(*most_slots);
+  Result<std::unique_ptr<Slab>> slab = Slab::Make(most, held, options.lock);
+  if (slab.ok() || most == held) return slab;
+  *most_slots = options.n_slots;
+  return Slab::Make(held, held, options.lock);
+}
+
 ExpertStore::ExpertStore(const std::vector<ExpertLayer>* layers, const SlotLayout& layout,
                          std::unique_ptr<Cache> cache, StorageParts parts, int event_slots)
     : layers_(layers),
       reader_(parts.reader),
       policy_name_(cache->policy().name()),
+      most_slots_(parts.n_slots),
+      n_slots_(cache->total_slots()),
       layer_tallies_(layers->size()),
       cache_(std::move(cache)),
       storage_(std::make_unique<StorageSource>(layout, std::move(parts), &tallies_)),
       prefetcher_(std::make_unique<Prefetcher>(cache_.get(), storage_.get(), layers, event_slots,
                                                &tallies_)),
       uses_(cache_->geometry().total()),
-      choices_(cache_->geometry().total()) {}
+      choices_(cache_->geometry().total()) {
+  storage_->Resize(n_slots_);
+}
 
 ExpertStore::~ExpertStore() {
   if (open_) (void)EndEvent();
@@ -122,6 +136,18 @@ Status ExpertStore::EndEvent() {
   open_ = false;
   prefetcher_->ReserveMore();
   return storage_->failure();
+}
+
+void ExpertStore::Resize(int n_slots, int n_reserved, int event_slots) {
+  prefetcher_->Quiesce();
+  const bool grows = n_slots > n_slots_;
+  if (grows) storage_->Resize(n_slots);
+  cache_->Resize(n_slots - n_reserved, n_reserved, &moves_);
+  for (const SlotMove& move : moves_) storage_->Move(move.from, move.to);
+  if (!grows) storage_->Resize(n_slots);
+  prefetcher_->set_event_slots(std::min(event_slots, n_slots));
+  tallies_.evictions = cache_->counts().evictions;
+  n_slots_ = n_slots;
 }
 
 int ExpertStore::Prefetch(const PrefetchPlan& plan) {

@@ -8,8 +8,9 @@
 //     Wait()       hands out what has come, if need be an expert without its last matrix
 //     EndEvent()   waits for stragglers, unpins, says the first failure
 //     Prefetch()   says what later events will want; a failed read of it is forgotten
+//     Resize()     gives slots back to the system, or takes them again
 //
-// One event at a time, and every call, from one thread; counts() and layer_counts() from any. The
+// One event at a time, and every call, from one thread; counts(), layer_counts() and sizes from any. The
 // reader, the model and its layers outlive the store; the store owns all else.
 #ifndef REMOE_RUNTIME_EXPERT_STORE_H_
 #define REMOE_RUNTIME_EXPERT_STORE_H_
@@ -42,6 +43,7 @@ struct LayerCounts {
 
 struct StoreOptions {
   int n_slots = 0;      // in all
+  int most_slots = 0;   // that Resize() may give it, where they are more
   int n_reserved = 0;   // those of n_slots that are kept for prefetch
   int event_slots = 0;  // what prefetch always leaves of n_slots
   std::string policy = "reuse-biased";
@@ -77,6 +79,14 @@ class ExpertStore {
   Status EndEvent();
   bool open() const { return open_; }
 
+  // Has n_slots in all from now on, of which n_reserved are kept for prefetch. What is prefetched is
+  // given up, residents that do not fit are evicted, and the memory of the slots is the system's at
+  // once. No expert changes its bytes. REQUIRES: no event is open; 1 <= n_slots - n_reserved;
+  // n_slots <= most_slots().
+  void Resize(int n_slots, int n_reserved, int event_slots);
+  int n_slots() const { return n_slots_; }
+  int most_slots() const { return most_slots_; }
+
   // Replaces what is planned. RETURNS how many experts got a slot: none, for a plan for the start,
   // while an event is open.
   int Prefetch(const PrefetchPlan& plan);
@@ -109,6 +119,7 @@ class ExpertStore {
   const Cache& cache() const { return *cache_; }
   const Slab& slab() const { return storage_->slab(); }
   uint64_t budget_bytes() const { return storage_->n_bytes(); }
+  uint64_t untouched_bytes() const { return storage_->untouched_bytes(); }
   StoreCounts counts() const;
   // By layer, in the order of layers().
   std::vector<LayerCounts> layer_counts() const;
@@ -120,11 +131,15 @@ class ExpertStore {
   };
   ExpertStore(const std::vector<ExpertLayer>* layers, const SlotLayout& layout,
               std::unique_ptr<Cache> cache, StorageParts parts, int event_slots);
+  static Result<std::unique_ptr<Slab>> MakeSlab(uint64_t slot_bytes, const StoreOptions& options,
+                                                int* most_slots);
   void CountUses(const Event& event);
 
   const std::vector<ExpertLayer>* const layers_;
   const Reader* const reader_;
   const std::string policy_name_;
+  const int most_slots_;
+  std::atomic<int> n_slots_;
   StoreTallies tallies_;
   std::vector<LayerTally> layer_tallies_;  // never resized once made
   Arrivals arrivals_;
@@ -138,6 +153,7 @@ class ExpertStore {
   int layer_ = 0;
   std::vector<Placement> placements_;
   std::vector<bool> taken_;
+  std::vector<SlotMove> moves_;
   std::vector<uint32_t> uses_, choices_;  // by expert id
 };
 

@@ -334,7 +334,7 @@ bool FirstPresent(uint8_t* data, size_t n_pages, size_t n_present) {
 
 TEST(PagesArePresentBeforeTheirUse) {
   constexpr size_t kPages = 64;
-  Result<std::unique_ptr<Slab>> slab = Slab::Make(kPages * kPage, false);
+  Result<std::unique_ptr<Slab>> slab = Slab::Make(kPages * kPage, kPages * kPage, false);
   CHECK_OK(slab.status());
   uint8_t* data = slab.value()->data();
   if (madvise(data, kPage, 23 /* MADV_POPULATE_WRITE */) != 0) return;  // an older kernel
@@ -349,6 +349,110 @@ TEST(PagesArePresentBeforeTheirUse) {
   populator.Used(kPages * kPage);
   CHECK(FirstPresent(data, kPages, kPages));
   CHECK_EQ(data[5], 7);
+}
+
+size_t PagesPresent(const Slab& slab, uint64_t from, uint64_t to) {
+  std::vector<unsigned char> present((to - from + kPage - 1) / kPage);
+  CHECK_EQ(mincore(slab.data() + from, to - from, present.data()), 0);
+  return std::count_if(present.begin(), present.end(),
+                       [](unsigned char page) { return (page & 1) != 0; });
+}
+
+TEST(AStoreGivesSlotsBackAndTakesThemAgain) {
+  for (const bool staged : {false, true}) {
+    Fixture fixture(staged, 12, 0);
+    ExpertStore& store = *fixture.store;
+    const uint64_t slot_bytes = store.slab().n_bytes() / 12;
+    for (int layer = 0; layer < 3; layer++) CHECK_OK(fixture.Run(layer, {0, 1, 2, 3}));
+    const uint64_t before = store.budget_bytes();
+    CHECK_EQ(store.cache().resident(), 12);
+
+    // The policy says who leaves: of LRU, those of the first layer and half of the second.
+    store.Resize(6, 0, 6);
+    CHECK_EQ(store.n_slots(), 6);
+    CHECK_EQ(store.most_slots(), 12);
+    CHECK_EQ(store.budget_bytes(), before - 6 * slot_bytes);
+    CHECK_EQ(store.counts().evictions, 6u);
+    for (uint16_t e = 0; e < 4; e++) {
+      CHECK_EQ(store.cache().SlotOf(0, e), kNoSlot);
+      CHECK(store.cache().SlotOf(2, e) != kNoSlot && store.cache().SlotOf(2, e) < 6);
+    }
+    const uint64_t end = (6 * slot_bytes + kPage - 1) / kPage * kPage;
+    CHECK_EQ(PagesPresent(store.slab(), end, store.slab().n_bytes()), 0u);
+
+    // Who stayed is a hit, wherever it lies now, and its bytes are the file's (Run checks them).
+    const uint64_t hits = store.counts().hits;
+    CHECK_OK(fixture.Run(2, {0, 1, 2, 3}));
+    CHECK_EQ(store.counts().hits, hits + 4);
+    // Six at once are as many as there are now.
+    CHECK(!fixture.Run(0, {0, 1, 2, 3, 4, 5, 6}).ok());
+    CHECK_OK(store.EndEvent());
+
+    store.Resize(12, 2, 8);
+    CHECK_EQ(store.budget_bytes(), before);
+    CHECK_EQ(store.cache().geometry().n_slots, 10);
+    CHECK_EQ(store.event_slots(), 8);
+    CHECK_OK(fixture.Run(0, {0, 1, 2, 3, 4, 5, 6}));
+    CHECK_OK(fixture.Run(2, {0, 1, 2}));
+  }
+}
+
+TEST(WhatIsPrefetchedIsGivenUpWhenSlotsAre) {
+  Fixture fixture(false, 12, 4);
+  CHECK_OK(fixture.Run(0, {0, 1, 2, 3}));
+  std::vector<uint16_t> some = {4, 5, 6};
+  fixture.Plan(1, some, PrefetchPriority::kToken);
+  CHECK(fixture.store->cache().n_prefetched() > 0);
+  fixture.store->Resize(4, 1, 2);
+  CHECK_EQ(fixture.store->cache().n_prefetched(), 0);
+  CHECK_EQ(fixture.store->cache().resident(), 3);
+  CHECK_OK(fixture.Run(1, {4, 5, 6}));
+}
+
+TEST(APlanForTheStartIsResidentWhereItFitsWhenSlotsAreGivenBack) {
+  Fixture fixture(false, 12, 0);
+  std::vector<uint16_t> hot = {0, 1, 2, 3, 4, 5};
+  fixture.Plan(1, hot, PrefetchPriority::kStart);
+  fixture.storage->Drain();
+  fixture.store->Resize(4, 0, 4);
+  CHECK_EQ(fixture.store->cache().resident(), 4);
+  CHECK_EQ(fixture.store->counts().start_experts, 6u);
+  CHECK_OK(fixture.Run(1, {0, 1, 2, 3}));
+}
+
+TEST(ALockedSlabGivesBackToo) {
+  constexpr uint64_t kBytes = 64 * kPage;
+  Result<std::unique_ptr<Slab>> made = Slab::Make(kBytes, kBytes / 2, true);
+  CHECK_OK(made.status());
+  Slab& slab = *made.value();  // locked, or noted that it may not be
+  CHECK_EQ(slab.locked(), slab.notes().empty());
+  std::memset(slab.data(), 1, kBytes / 2);
+  slab.Hold(kBytes / 4 + 1);
+  CHECK_EQ(PagesPresent(slab, kBytes / 4 + kPage, kBytes), 0u);
+  CHECK_EQ(PagesPresent(slab, 0, kBytes / 4 + kPage), 17u);
+  CHECK_EQ(slab.data()[kBytes / 4], 1);
+  slab.Hold(kBytes);
+  CHECK_EQ(slab.data()[kBytes / 2], 0);
+  CHECK_EQ(slab.data()[0], 1);
+}
+
+TEST(NothingIsPopulatedBeyondWhatIsHeld) {
+  constexpr size_t kPages = 64;
+  Result<std::unique_ptr<Slab>> slab = Slab::Make(kPages * kPage, kPages * kPage, false);
+  CHECK_OK(slab.status());
+  uint8_t* data = slab.value()->data();
+  if (madvise(data, kPage, 23 /* MADV_POPULATE_WRITE */) != 0) return;  // an older kernel
+  Populator populator(data, kPages * kPage, 8 * kPage);
+  populator.Used(40 * kPage);
+  CHECK(FirstPresent(data + 40 * kPage, 24, 8));
+  populator.Limit(20 * kPage);
+  slab.value()->Hold(20 * kPage);
+  CHECK(FirstPresent(data + 20 * kPage, 44, 0));
+  CHECK_EQ(populator.present_bytes(), 20 * kPage);
+  populator.Limit(kPages * kPage);
+  slab.value()->Hold(kPages * kPage);
+  populator.Used(30 * kPage);
+  CHECK(FirstPresent(data + 30 * kPage, 34, 8));
 }
 
 TEST(APromptTakesExpendableSlotsAndLeavesAnEventItsRoom) {

@@ -23,7 +23,7 @@ constexpr uint64_t kStepBytes = 8u << 20;
 }  // namespace
 
 Populator::Populator(uint8_t* data, uint64_t n_bytes, uint64_t next_bytes)
-    : data_(data), n_bytes_(n_bytes), next_bytes_(next_bytes) {
+    : data_(data), next_bytes_(next_bytes), limit_(n_bytes) {
   try {
     thread_ = std::thread([this] { Run(); });
   } catch (const std::system_error&) {
@@ -49,27 +49,39 @@ void Populator::Used(uint64_t end) {
   changed_.notify_one();
 }
 
+void Populator::Limit(uint64_t end) {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    limit_ = end;
+    used_ = std::min(used_.load(), end);
+    done_ = std::min(done_.load(), end);
+  }
+  changed_.notify_one();
+}
+
 uint64_t Populator::Target() const {
-  return std::min(n_bytes_, used_.load() + next_bytes_);
+  return std::min(limit_, used_.load() + next_bytes_);
 }
 
 void Populator::Run() {
   const sched_param priority{};
   sched_setscheduler(0, SCHED_IDLE, &priority);  // of this thread; refused, it still does no harm
-  uint64_t done = 0;
   std::unique_lock<std::mutex> lock(mutex_);
   while (true) {
-    changed_.wait(lock, [&] { return stop_ || done < Target(); });
+    changed_.wait(lock, [&] { return stop_ || done_ < Target(); });
     if (stop_) return;
     // What a read has overtaken is present by now.
-    const uint64_t from = RoundDown(std::max(done, used_.load()), kPage);
+    const uint64_t from = RoundDown(std::max(done_.load(), used_.load()), kPage);
     const uint64_t to = std::min(from + kStepBytes, Target());
-    done = to;
+    done_ = to;
     if (to <= from) continue;
     lock.unlock();
     const bool populated = madvise(data_ + from, to - from, MADV_POPULATE_WRITE) == 0;
     lock.lock();
     if (!populated) return;
+    // Shrunk meanwhile: nobody else touches what lies beyond, as long as the mutex is held.
+    const uint64_t kept = RoundUp(std::max(from, limit_), kPage);
+    if (kept < to) madvise(data_ + kept, to - kept, MADV_DONTNEED);
   }
 }
 

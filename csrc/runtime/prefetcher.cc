@@ -168,6 +168,13 @@ void Prefetcher::FinishStart() {
   EndStart(nullptr);
 }
 
+void Prefetcher::Quiesce() {
+  if (plan_.priority == PrefetchPriority::kStart) EndStart(nullptr);
+  Cancel();
+  storage_->Await(slots_);
+  Reap();
+}
+
 // What is complete becomes resident; the event goes on with what it asks for; the rest is dropped.
 void Prefetcher::EndStart(const Event* event) {
   ForgetPlan();

@@ -30,6 +30,9 @@ class Prefetcher {
   void Cancel();
   // Waits for all reads and ends a plan for the start.
   void FinishStart();
+  // Gives up everything and waits until nothing is in flight; of a plan for the start, what is
+  // complete becomes resident. Nothing is prefetched then. REQUIRES: no event is open.
+  void Quiesce();
 
   // The event is about to be placed: ends a plan for the start, frees what can be freed, and gives
   // up what leaves the event too few slots.
@@ -42,6 +45,7 @@ class Prefetcher {
   // Experts that may be prefetched for one layer's decode event without taking a resident's place.
   int room() const;
   int event_slots() const { return event_slots_; }
+  void set_event_slots(int n) { event_slots_ = n; }
 
  private:
   ExpertId IdOf(int layer, int expert) const {
@@ -59,7 +63,7 @@ class Prefetcher {
   Cache* const cache_;
   StorageSource* const storage_;
   const std::vector<ExpertLayer>* const layers_;
-  const int event_slots_;
+  int event_slots_;
   StoreTallies* const tallies_;
 
   PrefetchPlan plan_;

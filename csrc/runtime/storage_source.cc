@@ -30,7 +30,11 @@ uint64_t Nanoseconds(Clock::duration duration) {
 }  // namespace
 
 StorageSource::StorageSource(const SlotLayout& layout, StorageParts parts, StoreTallies* tallies)
-    : layout_(layout), parts_(std::move(parts)), tallies_(tallies), loads_(parts_.n_slots) {
+    : layout_(layout),
+      parts_(std::move(parts)),
+      tallies_(tallies),
+      slots_bytes_(layout_.slot_bytes() * static_cast<uint64_t>(parts_.n_slots)),
+      loads_(parts_.n_slots) {
   idle_since_ = Clock::now();
 }
 
@@ -38,6 +42,19 @@ StorageSource::~StorageSource() {
   StopPrefetch();
   CancelReads();
   parts_.reader->Drain();
+}
+
+void StorageSource::Resize(int n_slots) {
+  const uint64_t n_bytes = layout_.slot_bytes() * static_cast<uint64_t>(n_slots);
+  parts_.populator->Limit(n_bytes);
+  parts_.slab->Hold(n_bytes);
+  slots_bytes_ = n_bytes;
+}
+
+void StorageSource::Move(SlotId from, SlotId to) {
+  const uint64_t size = layout_.slot_bytes();
+  parts_.populator->Used((static_cast<uint64_t>(to) + 1) * size);
+  std::memcpy(parts_.slab->data() + to * size, parts_.slab->data() + from * size, size);
 }
 
 void StorageSource::Begin(const Demand& demand, std::vector<bool>* taken) {

@@ -10,6 +10,8 @@
 #ifndef REMOE_RUNTIME_STORAGE_SOURCE_H_
 #define REMOE_RUNTIME_STORAGE_SOURCE_H_
 
+#include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
@@ -43,7 +45,7 @@ struct StorageParts {
   const std::vector<ExpertLayer>* layers = nullptr;
   Reader* reader = nullptr;
   Transform transform;  // may be empty when no matrix is transformed
-  int n_slots = 0;
+  int n_slots = 0;      // that there may ever be
   int staging_buffers = 0;
   std::unique_ptr<Slab> slab;
   std::unique_ptr<Populator> populator;  // of the slab
@@ -96,9 +98,20 @@ class StorageSource : public ExpertSource {
     return parts_.slab->data() + static_cast<uint64_t>(slot) * layout_.slot_bytes() +
            layout_.at(layer, matrix).offset;
   }
+  // The first n slots are in use from now on. Higher ones lose what they hold, and their memory is
+  // the system's. REQUIRES: no event is open, nothing is prefetched, n <= the parts' n_slots.
+  void Resize(int n_slots);
+  // REQUIRES: nothing is in flight into either.
+  void Move(SlotId from, SlotId to);
+
   const SlotLayout& layout() const { return layout_; }
   const Slab& slab() const { return *parts_.slab; }
-  uint64_t n_bytes() const { return parts_.slab->n_bytes() + parts_.staging->n_bytes(); }
+  // From any thread: bytes of the slots in use and of staging, and those of them never touched.
+  uint64_t n_bytes() const { return slots_bytes_ + parts_.staging->n_bytes(); }
+  uint64_t untouched_bytes() const {
+    const uint64_t slots = slots_bytes_;
+    return slots - std::min(slots, parts_.populator->present_bytes());
+  }
 
  private:
   struct StagedRead {
@@ -124,6 +137,7 @@ class StorageSource : public ExpertSource {
   const SlotLayout layout_;
   StorageParts parts_;
   StoreTallies* const tallies_;
+  std::atomic<uint64_t> slots_bytes_;
 
   // Of the one thread that runs events.
   std::vector<SlotId> event_slots_;  // that the event waits for

@@ -1,16 +1,20 @@
 // A state-machine fuzzer of the expert store: random models, caches, policies and readers; events,
-// prefetch plans of every priority, faults, cancels, and events that are abandoned half-way, in any
-// order. After every action it checks that the store still keeps its promises:
+// prefetch plans of every priority, faults, cancels, resizes, and events that are abandoned half-way,
+// in any order. After every action it checks that the store still keeps its promises:
 //
 //     contents    every slot that is handed out holds the bytes of the file, down apart where only
 //                 that is still to come
 //     arrivals    each expert arrives once as a whole; none that was not asked for
 //     failures    an event fails only where a read of it was made to fail
 //     residents   no two experts share a slot; residents and prefetches never exceed the slots
+//     memory      slots that were given back are not in memory; the rest keep their bytes
 //     accounting  every byte that was read is counted once
 //
 //     store_fuzz_test                        some fixed seeds, as the test suite runs it
 //     store_fuzz_test --seconds 3600 --seed 1    as long as that, with figures every minute
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cinttypes>
@@ -33,7 +37,7 @@ using Kind = Arrival::Kind;
 
 struct Figures {
   uint64_t stores = 0, actions = 0, events = 0, failed_events = 0, abandoned_events = 0, plans = 0,
-           experts = 0;
+           experts = 0, shrinks = 0, grows = 0;
 };
 
 class Fuzz {
@@ -110,6 +114,7 @@ class Fuzz {
     const int total = n_layers_ * n_experts_;
     store.n_slots = Chance(3) ? top_k_ : std::min(total, top_k_ + Draw(total));
     store.n_reserved = Chance(2) ? 0 : Draw(std::max(1, std::min(5, store.n_slots - top_k_ + 1)));
+    store.most_slots = Chance(2) ? 0 : store.n_slots + Draw(total);
     store.event_slots = std::max(top_k_, store.n_slots / 2);
     const std::vector<std::string> policies = LivePolicyNames();
     store.policy = policies[static_cast<size_t>(Draw(static_cast<int>(policies.size())))];
@@ -122,14 +127,16 @@ class Fuzz {
     }
     const std::vector<std::vector<bool>> transformed(n_layers_,
                                                      std::vector<bool>(3, transform && Chance(2)));
-    Result<std::unique_ptr<ExpertStore>> made = ExpertStore::Make(
-        model_.get(), &layers_, SlotLayout(layers_, transformed), reader_.get(), transform, store);
+    const SlotLayout layout(layers_, transformed);
+    slot_bytes_ = layout.slot_bytes();
+    Result<std::unique_ptr<ExpertStore>> made =
+        ExpertStore::Make(model_.get(), &layers_, layout, reader_.get(), transform, store);
     CHECK_OK(made.status());
     if (made.ok()) store_ = std::move(made.value());
   }
 
   void Act() {
-    switch (Draw(12)) {
+    switch (Draw(13)) {
       case 0:
         Faults();
         break;
@@ -152,6 +159,9 @@ class Fuzz {
       case 6:
       case 7:
         Plan(Chance(2) ? PrefetchPriority::kToken : PrefetchPriority::kPrompt);
+        break;
+      case 8:
+        Resize();
         break;
       default:
         RunEvent();
@@ -176,6 +186,43 @@ class Fuzz {
     reader_->SetFaults(faults);
     // A read that was begun under the faults before may still fail.
     tainted_ |= faulty_;
+  }
+
+  void Resize() {
+    const int before = store_->n_slots();
+    const int n_slots = top_k_ + Draw(store_->most_slots() - top_k_ + 1);
+    const int n_reserved = Chance(2) ? 0 : Draw(std::min(5, n_slots - top_k_ + 1));
+    store_->Resize(n_slots, n_reserved, std::max(top_k_, n_slots / 2));
+    (n_slots < before ? figures_->shrinks : figures_->grows)++;
+    CHECK_EQ(store_->cache().total_slots(), n_slots);
+    CHECK_EQ(store_->cache().n_prefetched(), 0);
+    CHECK_EQ(store_->slab().held_bytes(), slot_bytes_ * static_cast<uint64_t>(n_slots));
+    CheckGivenBack();
+    // Who stayed is where the cache says, with the bytes of the file, whether it has moved or not.
+    for (int layer = 0; layer < n_layers_; layer++) {
+      for (int expert = 0; expert < n_experts_; expert++) {
+        Placement placement;
+        placement.expert = static_cast<uint16_t>(expert);
+        placement.slot = store_->cache().SlotOf(layer, expert);
+        if (placement.slot != kNoSlot) CheckBytes(layer, placement, 3);
+      }
+    }
+  }
+
+  // A populator that was at work beyond the end gives it back a moment later.
+  void CheckGivenBack() {
+    const Slab& slab = store_->slab();
+    const uint64_t page = static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+    const uint64_t from = (slab.held_bytes() + page - 1) / page * page;
+    if (from >= slab.n_bytes()) return;
+    std::vector<unsigned char> present((slab.n_bytes() - from + page - 1) / page);
+    for (int i = 0; i < 100000; i++) {
+      CHECK_EQ(mincore(slab.data() + from, slab.n_bytes() - from, present.data()), 0);
+      const auto there = [](unsigned char each) { return (each & 1) != 0; };
+      if (std::none_of(present.begin(), present.end(), there)) return;
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    CHECK(!"memory that was given back is still there");
   }
 
   std::vector<uint16_t> SomeExperts(int n) {
@@ -329,6 +376,7 @@ class Fuzz {
   int n_layers_ = 0, n_experts_ = 0, top_k_ = 0;
   testing::TemporaryFolder folder_;
   std::string bytes_;
+  uint64_t slot_bytes_ = 0;
   std::unique_ptr<ModelFile> model_;
   std::vector<ExpertLayer> layers_;
   std::unique_ptr<Reader> reader_;
@@ -341,10 +389,10 @@ class Fuzz {
 void Print(double seconds, uint64_t next_seed, const Figures& figures) {
   std::printf("%.0f s, next seed %" PRIu64 ": %" PRIu64 " stores, %" PRIu64 " actions, %" PRIu64
               " plans, %" PRIu64 " events (%" PRIu64 " failed, %" PRIu64 " abandoned), %" PRIu64
-              " arrivals checked, %d failures\n",
+              " arrivals checked, %" PRIu64 " shrinks, %" PRIu64 " grows, %d failures\n",
               seconds, next_seed, figures.stores, figures.actions, figures.plans, figures.events,
-              figures.failed_events, figures.abandoned_events, figures.experts,
-              testing::Failures());
+              figures.failed_events, figures.abandoned_events, figures.experts, figures.shrinks,
+              figures.grows, testing::Failures());
   std::fflush(stdout);
 }
 
@@ -378,6 +426,7 @@ TEST(AStoreKeepsItsPromisesWhateverHappens) {
     }
   }
   CHECK(figures.events > 1000 && figures.failed_events > 20 && figures.abandoned_events > 20);
+  CHECK(figures.shrinks > 100 && figures.grows > 100);
 }
 
 }  // namespace

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from remoe_edge.bench import summary
+from remoe_edge.machine.power_mode import PowerMode
 from remoe_edge.units import MIB, mib
 
 if TYPE_CHECKING:
@@ -81,6 +82,8 @@ def remarks(record: dict[str, Any]) -> list[str]:
     if touched:
         held.append(f"memory touched before every arm: {mib(touched)}")
     lines.append(", ".join(held) + f"; page cache {record['page_cache'] or 'not dropped'}")
+    if clocks := clocks_line(record["machine"]):
+        lines.append(clocks)
     if len({arm["bits"] for arm in record["arms"].values()}) < len(record["arms"]):
         agreed = "DIFFERENT TOKENS" if record["differs"] else "same tokens"
         lines.append(f"arms of the same bits: {agreed}")
@@ -92,6 +95,14 @@ def remarks(record: dict[str, Any]) -> list[str]:
     if not record["complete"]:
         lines.append(f"not complete: {record['ended']} after {len(record['runs'])} runs")
     return lines
+
+
+def clocks_line(machine: dict[str, Any]) -> str:
+    """Say the power mode and how the clocks were set, as far as a record knows them."""
+    told = PowerMode(
+        None, machine.get("power_mode"), {}, machine.get("clocks_held"), machine.get("governor")
+    )
+    return told.line()
 
 
 def disturbances(record: dict[str, Any]) -> list[str]:

@@ -153,6 +153,7 @@ def _table(plan: Plan) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from remoe_edge.machine.power_mode import power_mode
     from remoe_edge.plan.layers import GLOBAL
     from remoe_edge.units import MIB
 
@@ -162,6 +163,8 @@ def _table(plan: Plan) -> None:
         f"{machine.sizes.layers[0].block_bytes // 1024} KiB, {machine.reads.depth} in flight: "
         f"{machine.bandwidth / MIB:.0f} MiB/s beside computing"
     )
+    if clocks := power_mode().line():
+        click.echo(f"measured with: {clocks}")
     click.echo(f"misses: {plan.source}")
     click.echo(f"worst case: {plan.bound_source}")
     table = Table(box=box.SIMPLE)

@@ -39,13 +39,15 @@ def command(
     from remoe_edge.files.models import shipped_model
     from remoe_edge.machine import storage
 
-    result = storage.probe(path or shipped_model(), seconds, backend=io, direct=direct)
+    file = path or shipped_model()
+    result = storage.probe(file, seconds, backend=io, direct=direct)
     for note in result.notes:
         click.echo(f"note: {note}", err=True)
     if as_json:
         print_json(result.as_json())
     else:
         _table(result)
+        _meaning(file, result)
 
 
 def _table(result: StorageProbe) -> None:
@@ -72,3 +74,23 @@ def _table(result: StorageProbe) -> None:
         f"{result.backend}, {how}; the engine would keep {pick.depth} reads in flight: "
         f"{pick.mib_per_s:.0f} MiB/s at {pick.block_bytes // 1024} KiB"
     )
+
+
+def _meaning(file: Path, result: StorageProbe) -> None:
+    """Say what kind of storage it is, what a token's reads take on it, and how the clocks were set."""
+    from remoe_edge.machine.block_device import SLOW, kind_of
+    from remoe_edge.machine.disk import disk_of
+    from remoe_edge.machine.power_mode import power_mode
+    from remoe_edge.plan.reading_time import line, reading_times
+
+    disk = disk_of(file)
+    if disk is not None:
+        kind = kind_of(disk.name)
+        slow = (
+            ": for a model that does not fit in memory, take an NVMe drive" if kind in SLOW else ""
+        )
+        click.echo(f"{disk.name}, {kind}{slow}")
+    if times := reading_times(file, result.pick.mib_per_s * 2**20):
+        click.echo(line(times))
+    if clocks := power_mode().line():
+        click.echo(clocks)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from remoe_edge.engine.elastic_budget import CGROUP_RESERVE_BYTES, MACHINE_RESERVE_BYTES
 from remoe_edge.errors import BudgetError, InputError
 from remoe_edge.machine import memory
 from remoe_edge.units import mib, parse_bytes, parse_ms
@@ -17,11 +18,15 @@ PLAN = "plan:"
 
 @dataclass(frozen=True)
 class Budget:
-    """Hold the outcome: slots, the bytes that they take, and a line that says how it was found."""
+    """Hold the outcome: slots, the bytes that they take, and a line that says how it was found.
+
+    most_slots: where the cache follows what memory is free, the most that it may grow to; else 0.
+    """
 
     n_slots: int
     n_bytes: int
     why: str
+    most_slots: int = 0
 
 
 def check(spec: str) -> None:
@@ -70,6 +75,7 @@ def resolve(
     text = spec.strip().lower()
     total = model.total_experts
     floor = max(1, model.n_experts_used)
+    most_slots = 0
     if text.endswith("%"):
         n_slots = min(total, max(1, round(_fraction(text) * total)))
         if checking_bytes:
@@ -79,6 +85,7 @@ def resolve(
         room = memory.available()
         n_bytes = room.available_bytes - untouched_bytes - room.reserve_bytes
         n_slots = model.slots_for(max(0, n_bytes - checking_bytes))
+        most_slots = max(n_slots, _most_slots(model, untouched_bytes + checking_bytes))
         why = (
             f"auto: {mib(room.available_bytes)} by {room.limited_by}, less {mib(untouched_bytes)} for "
             f"compute buffers and {mib(room.reserve_bytes)} kept free"
@@ -95,4 +102,12 @@ def resolve(
             f"the expert cache is below the floor ({why}): one token uses {floor} experts of a layer at "
             f"once, which take {mib(need)}{checking}; use --cache {kib}KiB or more"
         )
-    return Budget(n_slots, int(model.budget_for(n_slots)) + checking_bytes, why)
+    return Budget(n_slots, int(model.budget_for(n_slots)) + checking_bytes, why, most_slots)
+
+
+def _most_slots(model: StreamedModel, taken_bytes: int) -> int:
+    """Say how far a cache may grow if all others leave: what memory there is, less what we hold."""
+    limited = memory.cgroup_limit_bytes() is not None
+    reserve = CGROUP_RESERVE_BYTES if limited else MACHINE_RESERVE_BYTES
+    room = memory.total_bytes() - memory.anonymous_bytes() - taken_bytes - reserve
+    return model.slots_for(max(0, room))

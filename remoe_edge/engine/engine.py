@@ -208,7 +208,8 @@ class Engine:
         }
         return CacheStats(
             budget_bytes=native.budget_bytes,
-            slots=budget.n_slots,
+            slots=native.n_slots,
+            most_slots=native.most_slots,
             policy=native.policy,
             warm_experts=counts["warm_experts"],
             warm_bytes=counts["warm_bytes"],

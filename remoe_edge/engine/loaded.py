@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from remoe_edge._core import StreamedModel
     from remoe_edge.engine.answer import Answer
     from remoe_edge.engine.chat_template import ChatTemplate
+    from remoe_edge.engine.elastic import Elastic
     from remoe_edge.engine.extensions import Functions, Profile, PromptMemory, TraceRecording
     from remoe_edge.engine.settings import EngineSettings
     from remoe_edge.engine.tokenizer import Tokenizer
@@ -58,6 +59,7 @@ class Loaded:
         self.n_ctx = 0  # of each conversation
         self.n_places = 1  # conversations that the context holds
         self.budget: Budget | None = None
+        self.elastic: Elastic | None = None  # while the cache follows what memory is free
         self.load_ms = 0.0
         self.lost = False
         self.profile: Profile | None = None
@@ -149,7 +151,7 @@ class Loaded:
         if self.native is not None and self.budget is not None:
             facts |= {
                 "budget_bytes": self.native.budget_bytes,
-                "slots": self.budget.n_slots,
+                "slots": self.native.n_slots,
                 "policy": self.native.policy,
                 "expert_bytes": self.native.expert_bytes,
                 "dense_bytes": self.native.dense_bytes,
@@ -178,6 +180,8 @@ class Loaded:
         finally:
             if self.asks_peers:
                 self._note_peers()
+            if self.elastic is not None:
+                self.elastic.between_steps()
 
     @property
     def asks_peers(self) -> bool:
@@ -249,6 +253,8 @@ class Loaded:
         save: write the files that features keep, too.
         """
         answer = self.answer()
+        if self.elastic is not None:
+            self.elastic.close()
         try:
             if answer is not None:
                 answer.cut_off()

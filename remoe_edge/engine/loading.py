@@ -13,6 +13,7 @@ from typing import Any
 from remoe_edge.engine import budget as budgets
 from remoe_edge.engine import peers
 from remoe_edge.engine.chat_template import ChatTemplate
+from remoe_edge.engine.elastic import Elastic
 from remoe_edge.engine.extensions import (
     FeatureFile,
     Functions,
@@ -27,6 +28,7 @@ from remoe_edge.engine.kv_cache import kv_bytes
 from remoe_edge.engine.lifecycle import check_threads, keep_in_children
 from remoe_edge.engine.llama import NativeLoad, make_llama
 from remoe_edge.engine.loaded import Loaded
+from remoe_edge.engine.locked_memory import lock_loaded
 from remoe_edge.engine.settings import EngineSettings
 from remoe_edge.engine.tokenizer import Tokenizer
 from remoe_edge.errors import BudgetError, InputError, ModelError, RemoeError
@@ -91,6 +93,7 @@ def load(
             loaded.template = ChatTemplate(loaded.llama, loaded.tokenizer, path)
             context = loaded.llama._ctx.ctx
             loaded.n_ctx = min(loaded.n_ctx, int(_low.llama_n_ctx_seq(context)))
+            _lock(loaded)
             _attach(loaded, cache)
             peers.connect(loaded)
             _begin_features(loaded, extensions)
@@ -270,6 +273,12 @@ def _load_llama(loaded: Loaded, progress: Progress) -> Any:
         raise ModelError(f"llama.cpp refused {loaded.path}: {why}") from error
 
 
+def _lock(loaded: Loaded) -> None:
+    """Keep dense weights out of swap; a model that is loaded whole is mapped, and not locked."""
+    if loaded.native is not None and loaded.settings.lock and (note := lock_loaded()) is not None:
+        loaded.notes.append(note)
+
+
 def _attach(loaded: Loaded, cache: str) -> None:
     """Give the model its cache, of what the context and its buffers have left."""
     native, settings = loaded.native, loaded.settings
@@ -291,6 +300,7 @@ def _attach(loaded: Loaded, cache: str) -> None:
         lock=settings.lock,
         profile=None if loaded.profile is None else loaded.profile.data,
         prefetch=prefetch,
+        most_slots=loaded.budget.most_slots,
     )
     loaded.notes.extend(native.notes)
     prefetched = native.prefetch
@@ -306,4 +316,6 @@ def _begin_features(loaded: Loaded, extensions: Extensions) -> None:
         if native is None:
             raise InputError(f"{trace.path}: there is nothing to record, the model is not streamed")
         loaded.trace = trace.open(loaded.path, native)
+    if native is not None and loaded.budget is not None and loaded.budget.most_slots:
+        loaded.elastic = Elastic(native, loaded.buffers.n_bytes["compute"]).start()
     loaded.warm()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from remoe_edge.engine import budget as budgets
 from remoe_edge.errors import InputError
+from remoe_edge.machine.processors import default_threads
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -53,8 +54,9 @@ class SettingsKeywords(TypedDict, total=False):
 class EngineSettings:
     """Hold every setting of an engine; checked as it is made.
 
-    cache: "auto", a size ("1500MiB"), a share of the experts ("30%"), or "plan:250ms": the least that
-        is expected to keep a token to that time (measured for a few seconds, and remembered).
+    cache: "auto" (what is free, followed while it runs), a size ("1500MiB"), a share of the experts
+        ("30%"), or "plan:250ms": the least that is expected to keep a token to that time (measured for
+        a few seconds and remembered, then followed).
     routers: a tuned-router overlay made for this model, or None.
     policy: which expert leaves the cache; see `remoe_edge._core.live_policy_names()`.
     prefetch: read experts that the next layers will probably want while storage is idle: "off", "on",
@@ -63,7 +65,8 @@ class EngineSettings:
     n_batch, n_ubatch: tokens of a prompt given to llama.cpp, and computed, at once.
     parallel: conversations that may be answered at a time, with a context each; 0 takes as many as an
         eighth of the memory holds, up to 8. Memory for all their contexts is taken at the start.
-    threads: compute threads; None takes the cores that this process may use.
+    threads: compute threads; None takes the big cores that this process may use, as far as its CPU
+        quota pays for them.
     repack: rearrange quantised weights for other kernels, as llama.cpp does when a model is resident.
         False gives the bits of stock with `--no-repack`, True those of its default; the work is done
         again for every miss, so it pays only where nearly everything fits.
@@ -71,7 +74,7 @@ class EngineSettings:
     stream: False loads everything whole, as llama.cpp does.
     io: "auto", "io_uring" or "pread"; direct: O_DIRECT where possible; depth: reads in flight, 0
         chooses.
-    lock: lock the cache in memory where the limit allows it.
+    lock: lock the cache in memory where the limit allows it, and dense weights too where there is swap.
     verbose: show llama.cpp's log on stderr.
     peers: workers that compute experts' rows, as HOST:PORT, or a text with commas between them
         (docs/remote.md).
@@ -198,9 +201,9 @@ class EngineSettings:
 
     @property
     def n_cores(self) -> int:
-        """Give the compute threads: those asked for, or one for each core of this process."""
+        """Give the compute threads: those asked for, or `processors.default_threads`."""
         if self.threads is None:
-            return min(len(os.sched_getaffinity(0)), MAX_THREADS)
+            return min(default_threads(), MAX_THREADS)
         return self.threads
 
     def context(self, trained: int | None) -> int:

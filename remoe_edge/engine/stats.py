@@ -85,12 +85,14 @@ class AnswerStats(Counts):
 class CacheStats:
     """Hold how experts are kept in memory; sizes in bytes.
 
-    why: a line that says how the budget was found. prefetch: the state of reading ahead, as
+    budget_bytes, slots: now; most_slots: what they may grow to where `--cache auto` follows the memory
+    that is free. why: a line that says how the budget was found. prefetch: the state of reading ahead, as
     docs/architecture.md explains it.
     """
 
     budget_bytes: int
     slots: int
+    most_slots: int
     policy: str
     warm_experts: int
     warm_bytes: int
@@ -115,6 +117,7 @@ class CacheStats:
         return {
             "budget_bytes": self.budget_bytes,
             "slots": self.slots,
+            "most_slots": self.most_slots,
             "hits": answer.hits,
             "misses": answer.misses,
             "bytes_read": answer.bytes_read,

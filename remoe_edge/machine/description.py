@@ -14,12 +14,13 @@ from typing import Any
 import psutil
 
 from remoe_edge.machine import kernel_files, memory
+from remoe_edge.machine.power_mode import power_mode
 
 
 def describe(root: Path = Path("/")) -> dict[str, Any]:
     """Name board, processor, memory, kernel and clocks in plain values; None where they are not told."""
     cpuinfo = kernel_files.text(root / "proc/cpuinfo")
-    governor = kernel_files.word(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+    mode = power_mode(root)
     flags = _field(cpuinfo, "flags") or ""
     return {
         "board": _board(root),
@@ -28,7 +29,9 @@ def describe(root: Path = Path("/")) -> dict[str, Any]:
         "cpus": len(os.sched_getaffinity(0)),
         "max_clock_mhz": _fastest(root),
         "virtual": "hypervisor" in flags.split(),
-        "governor": governor or None,
+        "governor": mode.governor,
+        "power_mode": mode.name,
+        "clocks_held": mode.held,
         "memory_bytes": _memory_bytes(root),
         "swap_bytes": psutil.swap_memory().total,
         "cgroup_limit_bytes": memory.cgroup_limit_bytes(),

@@ -19,6 +19,7 @@ from remoe_edge.engine.settings import EngineSettings
 from remoe_edge.errors import RemoeError
 from remoe_edge.files.atomic import replacing
 from remoe_edge.files.user_folder import home
+from remoe_edge.machine.power_mode import power_mode
 from remoe_edge.native import _core
 from remoe_edge.plan import compute as computing
 from remoe_edge.plan import reads as reading
@@ -85,6 +86,7 @@ def record_path(path: str | os.PathLike[str], settings: EngineSettings) -> Path 
         return None
     stat, core = os.stat(path), os.stat(_core.__file__)
     asked = {name: getattr(settings, name) for name in _TIMED}
+    asked["power"] = power_mode().line()
     asked["threads"] = settings.n_cores  # left alone, and given as it is anyway, it is the same
     parts = [
         _FORMAT, core.st_size, core.st_mtime_ns, platform.machine(), len(os.sched_getaffinity(0)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from remoe_edge.machine.power_mode import power_mode
 from remoe_edge.plan.latency import Machine
 from remoe_edge.plan.planner import Plan, Point
 from remoe_edge.units import MIB
@@ -45,6 +46,7 @@ def machine_as_json(machine: Machine) -> dict[str, Any]:
     return {
         "compute": asdict(machine.compute),
         "resident_ms": machine.resident_ms,
+        "clocks": power_mode().line(),
         "storage": {
             "bytes_per_s": machine.bandwidth,
             "block_bytes": machine.sizes.layers[0].block_bytes,

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from remoe_edge.machine import kernel_files
+from remoe_edge.machine.power_mode import mode_names
 from remoe_edge.telemetry.attribute import Attribute, opened, value
 from remoe_edge.telemetry.sample import Missing, Sample
 
@@ -27,7 +28,7 @@ class Tegra:
                 self._clock = opened(folder / "cur_freq")
                 break
         self._status = root / "var/lib/nvpmodel/status"
-        self._modes = _mode_names(root / "etc/nvpmodel.conf")
+        self._modes = mode_names(root)
         if self._load is None and self._clock is None and not self._status.exists():
             raise Missing("no Jetson GPU")
 
@@ -46,8 +47,3 @@ class Tegra:
         for file in (self._load, self._clock):
             if file:
                 file.close()
-
-
-def _mode_names(path: Path) -> dict[str, str]:
-    text = kernel_files.word(path)
-    return dict(re.findall(r"<\s*POWER_MODEL\s+ID=(\d+)\s+NAME=(\S+)\s*>", text))

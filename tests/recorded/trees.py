@@ -79,6 +79,48 @@ ORIN_NX = {
     ),
 }
 
+# The same board with everything wrong that a board can have: 8 GB, zram and swap on an SD card that the
+# system lies on, nested limits, a CPU quota, slow power mode, little CMA left.
+ORIN_NX_IN_TROUBLE = {
+    **ORIN_NX,
+    "proc/meminfo": (
+        "MemTotal:        7620000 kB\nMemFree:          412000 kB\nMemAvailable:    2460000 kB\n"
+        "Buffers:           91036 kB\nCached:          2112880 kB\nSwapCached:        12000 kB\n"
+        "SwapTotal:       8004300 kB\nSwapFree:        7100000 kB\nCmaTotal:         262144 kB\n"
+        "CmaFree:            8192 kB\nNvMapMemFree:     102400 kB\nNvMapMemUsed:     734003 kB\n"
+    ),
+    "proc/swaps": (
+        "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n"
+        "/dev/zram0                              partition\t635000\t\t120000\t\t5\n"
+        "/dev/zram1                              partition\t635000\t\t118000\t\t5\n"
+        "/swapfile                               file\t\t4194300\t\t4096\t\t-2\n"
+    ),
+    "proc/self/mountinfo": (
+        "24 1 179:1 / / rw,relatime shared:1 - ext4 /dev/mmcblk1p1 rw\n"
+        "30 24 259:1 / /data rw,relatime shared:9 - ext4 /dev/nvme0n1p1 rw\n"
+    ),
+    "proc/self/cgroup": "0::/system.slice/remoe-edge.service\n",
+    "sys/fs/cgroup/cgroup.controllers": "cpuset cpu io memory pids\n",
+    "sys/fs/cgroup/system.slice/memory.max": f"{3 << 30}\n",
+    "sys/fs/cgroup/system.slice/memory.high": "max\n",
+    "sys/fs/cgroup/system.slice/cpu.max": "max 100000\n",
+    "sys/fs/cgroup/system.slice/remoe-edge.service/memory.max": "max\n",
+    "sys/fs/cgroup/system.slice/remoe-edge.service/memory.high": f"{2 << 30}\n",
+    "sys/fs/cgroup/system.slice/remoe-edge.service/cpu.max": "300000 100000\n",
+    "sys/fs/cgroup/system.slice/remoe-edge.service/cpuset.cpus.effective": "0-5\n",
+    "sys/devices/system/cpu/online": "0-7\n",
+    "sys/devices/system/cpu/cpu4/cpu_capacity": "400\n",
+    "sys/devices/system/cpu/cpu5/cpu_capacity": "400\n",
+    **{f"sys/devices/system/cpu/cpu{n}/cpu_capacity": "1024\n" for n in range(4)},
+    "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor": "schedutil\n",
+    "sys/devices/system/cpu/cpufreq/policy0/scaling_min_freq": "729600\n",
+    "sys/devices/system/cpu/cpufreq/policy4/scaling_min_freq": "729600\n",
+    "sys/class/block/mmcblk1/device/type": "SD\n",
+    "sys/class/block/mmcblk0/device/type": "MMC\n",
+    "sys/class/block/sda/removable": "1\n",
+    "sys/class/block/sdb/removable": "0\n",
+}
+
 X86 = {
     **_PROC,
     "proc/cpuinfo": "processor\t: 0\nmodel name\t: A Processor @ 3.00GHz\ncpu MHz\t\t: 2999.998\n",

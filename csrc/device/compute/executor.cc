@@ -155,6 +155,7 @@ Status Executor::RunLayer(const Job& job, const Event& event) {
     }
   }
   (void)model->EndEvent();
+  model->ResizeNow();
   model->store()->BeginStep();
   SendElsewhere(job);
   here_.clear();
@@ -256,16 +257,27 @@ Status Executor::RunExperts(const Job& job, const Event& event, std::vector<uint
   // More experts than slots: in waves. Lowering the batch instead would change how the dense
   // products round, and with them the output.
   if (!ByPairs(job)) {
+    model->NeedAtOnce(static_cast<int>(experts->size()));
+    n_slots = static_cast<size_t>(store->cache().geometry().n_slots);
+    if (experts->size() <= n_slots) {
+      wave_ = *experts;
+      return RunEvent(job, event, &wave_, nullptr, 0);
+    }
     return Status(Code::kBudgetTooSmall,
                   Format("layer %d needs %zu experts at once for this batch and the cache has %zu "
                          "slots: lower --ubatch or raise --cache",
                          model->layers()[event.layer].block, experts->size(), n_slots));
   }
-  if (batch_reads) n_slots = std::min(n_slots, static_cast<size_t>(store->event_slots()));
   OrderForWaves(store->cache(), event.layer, experts);
   Event wave = event;
-  for (size_t begin = 0; begin < experts->size(); begin += n_slots) {
-    const size_t end = std::min(experts->size(), begin + n_slots);
+  for (size_t begin = 0, end = 0; begin < experts->size(); begin = end) {
+    if (begin > 0) {  // a neighbour that wants memory does not wait for the whole layer
+      (void)model->EndEvent();
+      model->ResizeNow();
+    }
+    n_slots = static_cast<size_t>(store->cache().geometry().n_slots);
+    if (batch_reads) n_slots = std::min(n_slots, static_cast<size_t>(store->event_slots()));
+    end = std::min(experts->size(), begin + n_slots);
     wave_.assign(experts->begin() + begin, experts->begin() + end);
     wave.continued = event.continued || begin > 0;
     REMOE_RETURN_IF_ERROR(

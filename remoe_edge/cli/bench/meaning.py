@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,13 +39,14 @@ def arms(path: Path, asked: dict[str, Any]) -> list[Arm]:
     """Give every combination of the arms, caches, routers and threads. Raises InputError."""
     from remoe_edge.bench import arms as made
     from remoe_edge.engine.budget import check
+    from remoe_edge.machine.processors import default_threads
 
     for cache in asked["cache"]:
         check(cache)
     return made.arms(
         _list(asked["arms"]),
         caches=asked["cache"],
-        threads=asked["threads"] or (len(os.sched_getaffinity(0)),),
+        threads=asked["threads"] or (default_threads(),),
         routers=_routers(path, asked["routers"]),
     )
 

@@ -8,16 +8,18 @@ from __future__ import annotations
 from pathlib import Path
 
 from remoe_edge.errors import InputError
-from remoe_edge.inspect.doctor import computing, installation, memory, sensors, storage
+from remoe_edge.inspect.doctor import board, computing, installation, memory, sensors, storage
 from remoe_edge.inspect.doctor.check import FAIL, INFO, OFF, OK, Check
+from remoe_edge.machine.cgroups import ROOT
 
 __all__ = ["FAIL", "INFO", "OFF", "OK", "Check", "can_run", "examine"]
 
 
-def examine(path: Path) -> list[Check]:
+def examine(path: Path, root: Path = ROOT) -> list[Check]:
     """Run every check; storage is checked where `path` (a file or a folder) lies.
 
-    Raises InputError when there is no such path.
+    root: where /proc and /sys are, for the board's checks and its sensors; another place for recorded
+    trees. Raises InputError when there is no such path.
     """
     if not path.exists():
         raise InputError(f"no file or folder at {path}")
@@ -28,7 +30,8 @@ def examine(path: Path) -> list[Check]:
         *checks,
         storage.read_ahead(path),
         *memory.checks(),
-        *sensors.checks(path),
+        *board.checks(path, root),
+        *sensors.checks(path, root),
         *installation.extras(),
     ]
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import tempfile
 from pathlib import Path
 
 from remoe_edge import amx
 from remoe_edge.inspect.doctor.check import INFO, OFF, OK, Check
+from remoe_edge.machine.processors import default_threads
 
 _GPU, _IGPU = 1, 2  # ggml_backend_dev_type
 
@@ -24,7 +24,7 @@ def _cpu() -> Check:
     said = llama_cpp.llama_print_system_info().decode("utf-8", "replace")
     pairs = [each.partition("=") for each in said.split(":", 1)[-1].split("|")]
     features = [name.strip() for name, _, value in pairs if value.strip() not in ("", "0")]
-    threads = len(os.sched_getaffinity(0))
+    threads = default_threads()
     return Check("CPU", OK, f"{threads} threads by default; {' '.join(features)}")
 
 

@@ -6,7 +6,7 @@ import mmap
 import resource
 from pathlib import Path
 
-from remoe_edge.inspect.doctor.check import INFO, OFF, OK, Check
+from remoe_edge.inspect.doctor.check import OFF, OK, Check
 from remoe_edge.machine import kernel_files, memory
 from remoe_edge.units import MIB, mib
 
@@ -15,8 +15,8 @@ _MADV_POPULATE_WRITE = 23
 
 
 def checks() -> list[Check]:
-    """Check locking, huge pages, populating ahead of reads, free memory and the cgroup's limit."""
-    return [_memlock(), _huge_pages(), _populating(), _memory(), _cgroup()]
+    """Check locking, huge pages, populating ahead of reads and free memory."""
+    return [_memlock(), _huge_pages(), _populating(), _memory()]
 
 
 def _memlock() -> Check:
@@ -73,10 +73,3 @@ def _memory() -> Check:
     state = OK if room.available_bytes >= 256 * MIB else OFF
     advice = "" if state == OK else "end other programs, or raise the limit"
     return Check("memory", state, f"{mib(room.available_bytes)} by {room.limited_by}", advice)
-
-
-def _cgroup() -> Check:
-    limit = memory.cgroup_limit_bytes()
-    if limit is None:
-        return Check("cgroup limit", INFO, "none")
-    return Check("cgroup limit", INFO, f"{mib(limit)}; --cache auto stays below it")

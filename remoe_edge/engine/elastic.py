@@ -1,0 +1,115 @@
+"""Keep a loaded model's cache as large as its memory lets it be: a look every few milliseconds.
+
+A light thread looks, and asks the core for slots; the core gives them back at once, or before the next
+layer of a step that runs. So a neighbour gets its memory while a prompt is computed, while a token is,
+and while nothing is.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from remoe_edge.engine.elastic_budget import (
+    CGROUP_RESERVE_BYTES,
+    MACHINE_RESERVE_BYTES,
+    ElasticBudget,
+    Sight,
+)
+from remoe_edge.machine import memory
+from remoe_edge.machine.memory_sensor import MemorySensor
+
+if TYPE_CHECKING:
+    from remoe_edge._core import StreamedModel
+
+LOOK_S = 0.01  # while memory is short or somebody takes it
+_REST_S = 0.05  # while there is plenty
+_PLENTY = 4  # reserves
+
+
+class Elastic:
+    """Look after one model's cache until `close`.
+
+    untouched_bytes: buffers of llama.cpp's that were reserved and not written to when this begins.
+    ceiling: asked for the most slots there may be at a moment, such as a plan that needs no more.
+    """
+
+    def __init__(
+        self,
+        native: StreamedModel,
+        untouched_bytes: int,
+        *,
+        ceiling: Callable[[], int] | None = None,
+        sensor: MemorySensor | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._native = native
+        self._untouched_bytes = untouched_bytes
+        self._began_bytes = memory.anonymous_bytes() - self._present_bytes()
+        self._ceiling = ceiling
+        self._sensor = sensor or MemorySensor()
+        self._clock = clock
+        least = max(1, native.n_experts_used)
+        self._budget = ElasticBudget(native.slot_bytes, least, native.most_slots)
+        self._stop = threading.Event()
+        self._pid = os.getpid()
+        self._thread = threading.Thread(target=self._run, name="remoe-edge-elastic", daemon=True)
+        self.grown = self.shrunk = 0  # slots, over all
+        self._n_slots = native.n_slots
+
+    def start(self) -> Elastic:
+        """Begin to look."""
+        self._thread.start()
+        return self
+
+    def close(self) -> None:
+        """End it; the cache stays as it is."""
+        self._stop.set()
+        if os.getpid() == self._pid and self._thread.is_alive():
+            self._thread.join()
+        self._sensor.close()
+
+    def between_steps(self) -> None:
+        """Carry out what a step left undone; called by the thread that computes."""
+        self._native.finish_resize()
+
+    def look(self) -> bool:
+        """Look once and ask for what is right; say whether memory is short or moving."""
+        native = self._native
+        now_s = self._clock()
+        seen = self._sensor.read(now_s)
+        reserve = CGROUP_RESERVE_BYTES if seen.cgroup else MACHINE_RESERVE_BYTES
+        free = seen.free_bytes - native.untouched_bytes - self._still_untouched()
+        n_slots = native.n_slots
+        self._count(n_slots)
+        wanted = self._budget.decide(Sight(now_s, free, reserve, seen.stalled, n_slots))
+        if self._ceiling is not None:
+            wanted = max(1, min(wanted, self._ceiling()))
+        if wanted != n_slots:
+            self._count(native.resize(wanted))
+        return wanted != n_slots or free < _PLENTY * reserve
+
+    def _count(self, n_slots: int) -> None:
+        self.grown += max(0, n_slots - self._n_slots)
+        self.shrunk += max(0, self._n_slots - n_slots)
+        self._n_slots = n_slots
+
+    def _present_bytes(self) -> int:
+        return self._native.budget_bytes - self._native.untouched_bytes
+
+    def _still_untouched(self) -> int:
+        """Reckon what llama.cpp's buffers will still take: what the process has not grown by since."""
+        if self._untouched_bytes > 0:
+            grown = memory.anonymous_bytes() - self._present_bytes() - self._began_bytes
+            if grown > 0:  # once touched, they stay
+                self._began_bytes += grown
+                self._untouched_bytes = max(0, self._untouched_bytes - grown)
+        return self._untouched_bytes
+
+    def _run(self) -> None:
+        busy = True
+        while not self._stop.wait(LOOK_S if busy else _REST_S):
+            busy = self.look()

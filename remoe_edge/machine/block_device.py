@@ -1,0 +1,90 @@
+"""What kind of storage a disk is: NVMe, eMMC, SD card, USB, SATA; and what swaps onto it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from remoe_edge.machine import kernel_files
+from remoe_edge.machine.cgroups import ROOT
+
+NVME, EMMC, SD, USB, SATA, VIRTUAL, UNKNOWN = (
+    "NVMe", "eMMC", "SD card", "USB", "SATA", "virtual disk", "unknown kind",
+)  # fmt: skip
+# Random reads of about a MiB, MiB/s, as their makers and buses have it (not measured by us): what to
+# take for an order of magnitude until `remoe-edge probe` has said it.
+EXPECTED_MIB_PER_S = {NVME: 2000, SATA: 450, USB: 300, EMMC: 250, SD: 80}
+SLOW = (EMMC, SD, USB)
+
+
+@dataclass(frozen=True)
+class Swap:
+    """Hold one place that memory is swapped to: its size, and the kind of storage under it.
+
+    zram: compressed memory, no storage at all.
+    """
+
+    name: str
+    size_bytes: int
+    used_bytes: int
+    zram: bool
+    kind: str
+
+
+def kind_of(name: str, root: Path = ROOT) -> str:
+    """Say of what kind the disk (or partition) of that name is: nvme0n1, mmcblk1p1, sda."""
+    name = whole_disk(name)
+    folder = root / "sys/class/block" / name
+    if name.startswith("nvme"):
+        return NVME
+    if name.startswith("mmcblk"):
+        # "MMC" is soldered, "SD" is a card that one takes out.
+        return SD if kernel_files.word(folder / "device/type").upper() == "SD" else EMMC
+    if name.startswith(("vd", "xvd")):
+        return VIRTUAL
+    if name.startswith("sd"):
+        where = str(folder.resolve()) + kernel_files.word(folder / "device/uevent")
+        return USB if "usb" in where.lower() or _removable(folder) else SATA
+    return UNKNOWN
+
+
+def _removable(folder: Path) -> bool:
+    return kernel_files.word(folder / "removable") == "1"
+
+
+def whole_disk(name: str) -> str:
+    """Cut a partition's number off its disk's name."""
+    name = name.removeprefix("/dev/")
+    match = re.fullmatch(r"((?:nvme\d+n|mmcblk)\d+)p\d+|((?:sd|vd|xvd)[a-z]+)\d+", name)
+    return (match[1] or match[2]) if match else name
+
+
+def swaps(root: Path = ROOT) -> list[Swap]:
+    """List where memory is swapped to."""
+    found = []
+    for line in kernel_files.text(root / "proc/swaps").splitlines()[1:]:
+        parts = line.split()
+        if len(parts) < 4 or not (parts[2].isdigit() and parts[3].isdigit()):
+            continue
+        name, how = parts[0], parts[1]
+        device = name if how == "partition" else _device_under(name, root)
+        zram = name.startswith("/dev/zram")
+        kind = UNKNOWN if zram or device is None else kind_of(device, root)
+        found.append(Swap(name, int(parts[2]) * 1024, int(parts[3]) * 1024, zram, kind))
+    return found
+
+
+def _device_under(path: str, root: Path) -> str | None:
+    """Find the device that a file's file system is mounted from."""
+    best, device = "", None
+    for line in kernel_files.text(root / "proc/self/mountinfo").splitlines():
+        left, _, right = line.partition(" - ")
+        fields = left.split()
+        if len(fields) < 5 or len(right.split()) < 2:
+            continue
+        point = fields[4]
+        inside = path == point or path.startswith(point.rstrip("/") + "/")
+        if inside and len(point) >= len(best):
+            best, device = point, right.split()[1]
+    return device if device is not None and device.startswith("/dev/") else None
