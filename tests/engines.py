@@ -42,11 +42,12 @@ class Onlooker:
 
 # Plain facts hold after `close` and in a forked child; calls are refused there.
 FACTS = {
-    "path", "settings", "notes", "threads", "n_ctx", "load_ms", "budget", "streamed", "answer",
+    "path", "settings", "notes", "threads", "n_ctx", "parallel", "load_ms", "budget", "streamed", "answer",
 }  # fmt: skip
 CALLS: dict[str, Callable[[Engine], Any]] = {
     "tokenize": lambda e: e.tokenize("x"),
     "evaluate": lambda e: e.evaluate(PROMPT),
+    "batch": lambda e: e.batch(),
     "generate": lambda e: e.generate(PROMPT),
     "chat": lambda e: e.chat([{"role": "user", "content": "x"}]),
     "render": lambda e: e.render([{"role": "user", "content": "x"}]),
