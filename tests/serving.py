@@ -16,7 +16,7 @@ import pytest
 
 import templates
 import tiny_moe
-from letters import letters_only
+from letters import recite
 from remoe_edge import Engine
 from vocabularies import remade
 
@@ -174,7 +174,7 @@ def chatting(folder: Path, template: str = HERMES) -> Path:
     """Make a tiny model with a chat template, whose greedy answers are letters without end."""
     tiny = folder / "tiny.gguf"
     if not tiny.exists():
-        letters_only(tiny_moe.make(tiny, "qwen3moe", "Q8_0"))
+        recite(tiny_moe.make(tiny, "qwen3moe", "Q8_0"))
     n_before = len(list(folder.glob("chat*.gguf")))
     return with_template(tiny, folder / f"chat{n_before}.gguf", template)
 

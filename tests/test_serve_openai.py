@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import tiny_moe
 from remoe_edge import Engine
 from serving import HI, Live, chatting, live
 
@@ -209,6 +210,18 @@ def test_any_value_can_be_asked_for(
     )
     assert json.loads(made["choices"][0]["message"]["content"]) == {'a "b"\n': 1}
     assert capfd.readouterr().err == ""
+
+
+def test_a_ban_does_not_stand_against_a_schema(server: Live) -> None:
+    """Where the schema allows banned tokens alone, llama.cpp would end the process."""
+    banned = dict.fromkeys(range(tiny_moe.N_VOCAB), -100)
+    form = {"type": "json_schema", "json_schema": {"name": "c", "schema": {"const": "abc"}}}
+    for temperature in (0, 1):
+        made = server.post(
+            CHAT, messages=HI, temperature=temperature, max_tokens=300, response_format=form,
+            logit_bias=banned,
+        )  # fmt: skip
+        assert made["choices"][0]["message"]["content"] == '"abc"'
 
 
 def test_any_json_is_an_object(server: Live) -> None:

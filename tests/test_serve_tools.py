@@ -11,7 +11,7 @@ import pytest
 
 import templates
 import tiny_moe
-from letters import letters_only
+from letters import recite
 from remoe_edge.errors import UnsupportedError
 from serving import GPT_OSS, HERMES, HI, LLAMA, MISTRAL, Live, live, with_template
 
@@ -171,7 +171,7 @@ def test_other_ways_are_refused_by_name(template: str, said: str) -> None:
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("tools") / "m.gguf"
-    return letters_only(tiny_moe.make(made, "qwen3moe", "Q8_0"))
+    return recite(tiny_moe.make(made, "qwen3moe", "Q8_0"))
 
 
 @pytest.fixture(scope="module", params=["hermes", "mistral", "named", "llama", "harmony"])
