@@ -72,7 +72,7 @@ HARMLESS = {
 def run_script(script: str) -> subprocess.CompletedProcess[str]:
     """Run a script to its end; it must end by itself, and say nothing on stderr."""
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _INT32_MAX = 2**31 - 1
 _NEVER = -100.0  # a bias of this or less bans a token, as OpenAI has it
+# Finite: where a grammar allows banned tokens alone, llama.cpp would find none, and end the process.
+_BANNED = -1e9
 _SEED_END = 2**32 - 1  # llama.cpp takes this one for "any"
 MAX_LOGPROBS = 1 << 20
 
@@ -120,7 +122,7 @@ def bias(wanted: Mapping[int, float] | None, n_vocab: int) -> Any:
         raise InputError(f"logit_bias is a mapping from token ids to numbers, not {wanted!r}")
     ids = token_ids(list(wanted), n_vocab)
     added = [number(f"logit_bias of {key}", each, -math.inf) for key, each in wanted.items()]
-    values = np.array([-math.inf if each <= _NEVER else each for each in added], np.float32)
+    values = np.array([_BANNED if each <= _NEVER else each for each in added], np.float32)
 
     def add(_: Any, logits: Any) -> Any:
         logits[ids] += values
