@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from remoe_edge.cli import options
+from remoe_edge.cli import options, placement_options
+from remoe_edge.cli.deployment_folder import folder
 from remoe_edge.cli.old_spellings import option
 from remoe_edge.cli.results import print_json
 from remoe_edge.cli.terminal import say, show_progress
@@ -17,13 +17,6 @@ if TYPE_CHECKING:
     from remoe_edge.deploy.record import Deployment
 
 KEEP_S = 15.0
-
-
-def folder() -> Path:
-    """Return where this user's deployments are written down."""
-    from remoe_edge.telemetry.status import default_folder
-
-    return default_folder(os.environ.get("XDG_RUNTIME_DIR")) / "deployments"
 
 
 class WithDefault(click.Group):
@@ -47,8 +40,8 @@ def command() -> None:
 
 @command.command(name="up")
 @options.model
-@options.slo(required=True)
-@options.price(default="lifetime")
+@placement_options.slo(required=True)
+@placement_options.price(default="lifetime")
 @option(
     "--ray",
     metavar="ADDRESS",
@@ -57,9 +50,9 @@ def command() -> None:
 @options.memory(
     more="It is for this machine, without it what is free; less leaves more experts to functions."
 )
-@options.link()
-@options.trace_file()
-@options.prompt_tokens()
+@placement_options.link()
+@placement_options.trace_file()
+@placement_options.prompt_tokens()
 @options.max_tokens(default=256)
 @option(
     "--functions",
@@ -88,7 +81,10 @@ def command() -> None:
     help="Conversations that may go on at a time; each has replicas of its own.",
 )
 @option(
-    "--name", metavar="NAME", help="What the deployment is called; the model's name without it."
+    "--as",
+    "name",
+    metavar="NAME",
+    help="What the deployment is called; the model's name without it.",
 )
 @options.context()
 @options.threads()

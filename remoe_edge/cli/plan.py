@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from remoe_edge.cli import options
+from remoe_edge.cli import options, placement_options
 from remoe_edge.cli.old_spellings import Old, option
 from remoe_edge.cli.results import print_json
 from remoe_edge.cli.terminal import show_progress
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 @options.memory(more="It is for the whole process; without it, what is free.")
 @option("--tpot", metavar="TIME", help="Target for the time of a token: 250ms, 0.25s.")
 @option("--ttft", metavar="TIME", help="Target for the time to a prompt's first token: 3s.")
-@options.slo()
-@options.price()
-@options.link(more="It matters with --price.")
-@options.trace_file()
-@options.prompt_tokens()
+@placement_options.slo()
+@placement_options.price()
+@placement_options.link(more="It matters with --price.")
+@placement_options.trace_file()
+@placement_options.prompt_tokens()
 @options.max_tokens(default=256, old=[Old("--answer-tokens")])
 @options.policy()
 @options.profile()
