@@ -51,6 +51,7 @@ def command() -> None:
     more="It is for this machine, without it what is free; less leaves more experts to functions."
 )
 @placement_options.link()
+@placement_options.function_times()
 @placement_options.trace_file()
 @placement_options.prompt_tokens()
 @options.max_tokens(default=256)
@@ -110,6 +111,7 @@ def up(
     ray: str | None,
     memory: str | None,
     link: str,
+    function_times: Path | None,
     trace_path: Path | None,
     prompt_tokens: int,
     max_tokens: int,
@@ -152,7 +154,7 @@ def up(
     placement = run_placement(
         model, settings, table=bounded(load(price), most),
         slo=parse_slo(slo), link=parse_link(link), workload=Workload(prompt_tokens, max_tokens),
-        trace_path=trace_path, fresh=fresh, progress=show_progress,
+        trace_path=trace_path, function_times=function_times, fresh=fresh, progress=show_progress,
     )  # fmt: skip
     show_progress("")
     for line in [f"note: {note}" for note in placement.notes] + placement_lines(placement):
@@ -169,7 +171,10 @@ def up(
         return
     from remoe_edge.cli.serve import command as serve
 
-    context.invoke(serve, model=model, deployment=path, port=port, n_ctx=n_ctx, threads=threads)
+    words = [str(model), "--deployment", str(path), "--port", str(port), "--ctx", str(n_ctx)]
+    words += [] if threads is None else ["--threads", str(threads)]
+    with serve.make_context("serve", words, parent=context) as asked:
+        serve.invoke(asked)
 
 
 @command.command(name="status")

@@ -41,6 +41,16 @@ def trace_file() -> Decorator:
     )  # fmt: skip
 
 
+def function_times(*, more: str = "") -> Decorator:
+    """Add --function-times."""
+    text = (
+        "What a row takes on functions, as tools/remote_experiments/expert_latency.py measures it."
+    )
+    return option(
+        "--function-times", type=FILE, metavar="FILE", help=f"{text} {more}".strip(),
+    )  # fmt: skip
+
+
 def prompt_tokens() -> Decorator:
     """Add --prompt-tokens."""
     return option(
