@@ -3,11 +3,11 @@
 
     python tools/remote_experiments/expert_latency.py MODEL -o docs/results/remote-latency.json
 
-In a control group (needs root) with 0.1 to all cores, twice: an engine with everything resident computes
-without a pause, so that the share is all it has; and a worker is asked by an engine that waits for it,
-whose pauses leave it more than its share. Where platforms give processors in proportion to memory, a share
-of a core is so many bytes (`--vcpu-bytes`), which makes points of T(y) from the first. `--times FILE` keeps
-them for `remoe-edge plan --function-times` and `remoe-edge deploy --function-times`.
+In a control group (needs root) with 0.1 to all cores, twice: an engine with everything resident
+computes without a pause, so that the share is all it has; and a worker is asked by an engine that waits
+for it, whose pauses leave it more than its share. Where platforms give processors in proportion to
+memory, a share of a core is so many bytes (`--vcpu-bytes`), which makes points of T(y) from the first.
+`--times FILE` keeps them for `remoe-edge plan --function-times` and `remoe-edge deploy --function-times`.
 """
 
 from __future__ import annotations

@@ -4,9 +4,9 @@
     python tools/remote_experiments/similarity_divergence.py MODEL.gguf models/heldout/*.txt -o found.json
 
 Prompts are cut from the texts and routed by the model itself, as tools/similar_prompts does. Reports the
-rank correlation (Spearman's) of similarity and Jensen-Shannon divergence over all pairs, over pairs of one
-text and of two, with intervals from prompts drawn again, and keeps a scatter of pairs. `--plot FILE.svg`
-draws it (extra [plot]).
+rank correlation (Spearman's) of similarity and Jensen-Shannon divergence over all pairs, over pairs of
+one text and of two, with intervals from prompts drawn again, and keeps a scatter of pairs. `--plot
+FILE.svg` draws it (extra [plot]).
 """
 
 from __future__ import annotations
@@ -93,7 +93,10 @@ def scatter(alike: Floats, apart: Floats, n: int, seed: int) -> list[list[float]
     """Draw pairs for a plot."""
     rows, columns = np.triu_indices(len(alike), 1)
     chosen = np.random.default_rng(seed).permutation(len(rows))[:n]
-    return [[float(alike[i, j]), float(apart[i, j])] for i, j in zip(rows[chosen], columns[chosen], strict=True)]  # fmt: skip
+    return [
+        [float(alike[i, j]), float(apart[i, j])]
+        for i, j in zip(rows[chosen], columns[chosen], strict=True)
+    ]
 
 
 def plot(points: list[list[float]], path: Path) -> None:
