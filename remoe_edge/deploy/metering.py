@@ -31,7 +31,8 @@ class Metering:
         self._lock = threading.Lock()
         self._engine: Callable[[], Engine | None] = lambda: None
         self._loaded_s = clock()
-        self._begun_s: float | None = None
+        self._running = 0  # answers
+        self._begun_s: float | None = None  # when the first of them did
         self._busy_ms = 0.0
         self._answers = 0
         self._last: tuple[Mapping[str, Any], int] | None = None
@@ -49,7 +50,9 @@ class Metering:
     def on_begin(self, n_prompt: int) -> None:
         """An answer begins."""
         with self._lock:
-            self._begun_s = self._clock()
+            self._running += 1
+            if self._running == 1:
+                self._begun_s = self._clock()
 
     def on_step(self, step: Step) -> None:
         """Steps are counted by the engine."""
@@ -57,9 +60,10 @@ class Metering:
     def on_answer(self, answer: AnswerStats) -> None:
         """An answer has ended."""
         with self._lock:
-            if self._begun_s is not None:
+            self._running = max(0, self._running - 1)
+            if self._begun_s is not None and not self._running:
                 self._busy_ms += 1000 * (self._clock() - self._begun_s)
-            self._begun_s = None
+                self._begun_s = None
             self._answers += 1
 
     def on_close(self) -> None:
