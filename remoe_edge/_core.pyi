@@ -370,6 +370,7 @@ def connect_peers(
     fingerprint: str,
     max_tokens: int = 8,
     audit_every: int = 1000,
+    hedge: bool = True,
 ) -> None:
     """Ask these workers for rows from now on; connecting and proving goes on in the background."""
 

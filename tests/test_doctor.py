@@ -24,7 +24,7 @@ PROMISED = (
     "io_uring", "O_DIRECT", "memlock", "huge pages", "pages ahead", "memory",
     "threads", "power mode", "swap", "memory limits", "page cache", "GPU memory", "CUDA VMM", "storage",
     "read-ahead", "power", "temperatures", "pressure", "model",
-    "[jetson]", "[tune]", "[plot]", "[serve]",
+    "[jetson]", "[tune]", "[plot]", "[remote]", "[serve]",
 )  # fmt: skip
 
 

@@ -59,13 +59,14 @@ void RegisterRemote(py::module_& module) {
   module.def(
       "connect_peers",
       [](StreamedModel& model, const std::vector<std::string>& addresses, const std::string& engine,
-         const std::string& fingerprint, int max_tokens, int audit_every) {
+         const std::string& fingerprint, int max_tokens, int audit_every, bool hedge) {
         PeerOptions options;
         options.addresses = addresses;
         options.engine = engine;
         options.fingerprint = fingerprint;
         options.source.max_tokens = max_tokens;
         options.source.audit_every = std::max(1, audit_every);
+        options.source.hedge = hedge;
         ThrowIfError([&] {
           const py::gil_scoped_release release;
           return ConnectPeers(&model, options);
@@ -73,7 +74,7 @@ void RegisterRemote(py::module_& module) {
       },
       py::arg("model"), py::arg("addresses"), py::kw_only(), py::arg("engine"),
       py::arg("fingerprint"), py::arg("max_tokens") = RemoteSource::Settings().max_tokens,
-      py::arg("audit_every") = RemoteSource::Settings().audit_every);
+      py::arg("audit_every") = RemoteSource::Settings().audit_every, py::arg("hedge") = true);
   module.def(
       "set_peers",
       [](const StreamedModel& model, const std::vector<std::string>& texts) {

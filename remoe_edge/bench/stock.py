@@ -85,6 +85,10 @@ class StockModel:
     def counts_by_layer(self) -> None:
         """Have no cache."""
 
+    def remote(self) -> dict[str, Any] | None:
+        """Ask nobody."""
+        return None
+
     def about(self) -> dict[str, Any]:
         """Tell how the model is loaded."""
         return dict(self._about)

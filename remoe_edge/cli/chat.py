@@ -101,6 +101,7 @@ def command(
     telemetry: Path | None,
     telemetry_hz: float,
     metrics: str | None,
+    price: str | None,
     **engine_settings: Any,
 ) -> None:
     """Talk to MODEL, while its experts stream from storage within a budget of memory.
@@ -123,7 +124,7 @@ def command(
         "seed": seed,
     }
     with (
-        watching(model, telemetry, telemetry_hz, metrics) as watched,
+        watching(model, telemetry, telemetry_hz, metrics, price) as watched,
         open_engine(model, **watched, **engine_settings) as engine,
     ):
         if not raw and engine.chat_template is None:

@@ -83,6 +83,7 @@ def command(
     telemetry: Path | None,
     telemetry_hz: float,
     metrics: str | None,
+    price: str | None,
     api_key: str | None,
     api_key_file: Path | None,
     cors: tuple[str, ...],
@@ -123,7 +124,11 @@ def command(
     if not model.is_file():
         raise InputError(f"no model at {model}")
     figures = Figures()
-    with watching(model, telemetry, telemetry_hz, metrics) as watched, _metrics(model) as own:
+    with (
+        watching(model, telemetry, telemetry_hz, metrics, price) as watched,
+        _metrics(model) as own,
+    ):
+        metering = watched["metering"]
         observers = [*watched.pop("telemetry", []), own]
         listening = threading.Event()  # a port that is taken shall not cost the loading of a model
 
@@ -135,8 +140,12 @@ def command(
 
         conversations = _conversations(load, n_places, schedule, queue_limit, figures)
         server = Server(
-            conversations, settings, model=name or model.stem, figures=figures, engine_text=own.text
-        )
+            conversations,
+            settings,
+            model=name or model.stem,
+            figures=figures,
+            engine_text=lambda: own.text() + metering.text(),
+        )  # fmt: skip
         listener = Listener(server.app(), settings)
         say(f"listening at {listener.url}")
         if settings.api_key is None and not is_loopback(listener.host):

@@ -47,6 +47,7 @@ class SettingsKeywords(TypedDict, total=False):
     lock: bool
     verbose: bool
     peers: str | Sequence[str]
+    hedge: bool
     io_backend: str
 
 
@@ -78,6 +79,7 @@ class EngineSettings:
     verbose: show llama.cpp's log on stderr.
     peers: workers that compute experts' rows, as HOST:PORT, or a text with commas between them
         (docs/remote.md).
+    hedge: read an expert from storage when a peer's answer is late; False waits up to three seconds.
 
     Raises InputError, which names the setting and what it may be.
     """
@@ -100,6 +102,7 @@ class EngineSettings:
     lock: bool = True
     verbose: bool = False
     peers: str | Sequence[str] = ()
+    hedge: bool = True
 
     def __post_init__(self) -> None:
         if not isinstance(self.cache, str):
@@ -112,7 +115,7 @@ class EngineSettings:
         _one_of("io", self.io, IO)
         self._check_numbers()
         self._check_peers()
-        for name in ("repack", "stream", "direct", "lock", "verbose"):
+        for name in ("repack", "stream", "direct", "lock", "verbose", "hedge"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"{name} is True or False, not {getattr(self, name)!r}")
 

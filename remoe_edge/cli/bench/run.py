@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from remoe_edge.cli import options
+from remoe_edge.cli import options, placement_options
 from remoe_edge.cli.bench import meaning
 from remoe_edge.cli.bench.shown import progress_line, show_record
 from remoe_edge.cli.old_spellings import JsonPathCommand, Old, option
@@ -115,6 +115,7 @@ if TYPE_CHECKING:
     metavar="S",
     help="Time for measuring the storage; 0 leaves it out.",
 )
+@placement_options.price()
 @options.output("It is the record of all runs, as JSON, and is written after each of them.")
 @options.json_flag("It is the record of all runs.")
 @option("--csv", type=options.OutputFile(), metavar="FILE", help="Write a row for each token.")
@@ -124,6 +125,7 @@ def run(
     context: click.Context,
     /,
     model: Path,
+    price: str | None,
     output: Path | None,
     as_json: bool,
     csv: Path | None,
@@ -144,11 +146,20 @@ def run(
     for path in (output, csv, html):
         if path is not None:
             check_output(path, [model])
+    table = None
+    if price is not None:
+        from remoe_edge.placement.price import load as load_prices
+
+        table = load_prices(price)
     settings = meaning.settings(asked)
     arms = meaning.arms(model, asked)
     questions = meaning.questions(model, asked, settings)
     words = ["remoe-edge", "bench", *map(without_folders, context.meta["arguments"])]
     record, whole = _measure(model, arms, questions, settings, shlex.join(words), output)
+    if table is not None:
+        from remoe_edge.bench.cost import add_costs
+
+        add_costs(record, table)
     if as_json:
         print_json(record)
     else:
