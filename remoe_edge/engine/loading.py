@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -62,8 +63,10 @@ def load(
 ) -> Loaded:
     """Load a model. Raises RemoeError of the kind that says what to do; then nothing is left over."""
     started = time.perf_counter()
-    if not path.is_file():
+    if not os.path.isfile(path):  # False too where a folder may not be searched
         raise InputError(f"no model at {path}{cut_short(path)}")
+    if progress is not None and not callable(progress):
+        raise InputError(f"progress is a function of a fraction, not {progress!r}")
     check_threads(settings.n_cores)
     file = _core.ModelFile.open(str(path))
     file.check()
