@@ -15,6 +15,7 @@ from remoe_edge.engine.extensions import PlannedBudget, StartObservers
 from remoe_edge.engine.observers import Observer
 from remoe_edge.engine.settings import EngineSettings
 from remoe_edge.errors import InputError
+from remoe_edge.files.atomic import check_output
 from remoe_edge.files.path_argument import path_argument
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ class Engine(core.Engine):
     ) -> None:
         settings = EngineSettings.of(settings, keywords)
         path = path_argument("the model's path", path)
+        _check_files([path, settings.routers], [profile, past_prompts, trace, telemetry])
         super().__init__(
             path,
             settings,
@@ -90,6 +92,18 @@ class Engine(core.Engine):
             self.add_observer(Status(folder))
         except OSError as error:
             self.notes.append(f"not shown by `remoe-edge top`: {error}")
+
+
+def _check_files(inputs: Sequence[object], outputs: Sequence[object]) -> None:
+    """Raise InputError where one file would be written over another that was given."""
+    read = [path_argument("a file", each) for each in inputs if each is not None]
+    written = [
+        path_argument("a file", each)
+        for each in outputs
+        if isinstance(each, str | bytes | os.PathLike) and os.fsencode(each)
+    ]
+    for i, output in enumerate(written):
+        check_output(output, [*read, *written[:i]], is_made=False)
 
 
 # Each imports its feature only where it is used: numpy-heavy modules and sensors cost a start.
