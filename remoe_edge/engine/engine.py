@@ -36,7 +36,6 @@ from remoe_edge.engine.schedule import Schedule
 from remoe_edge.engine.settings import EngineSettings
 from remoe_edge.engine.stats import AnswerStats, CacheStats, EngineStats
 from remoe_edge.errors import InputError
-from remoe_edge.files.path_argument import path_argument
 from remoe_edge.machine import memory
 from remoe_edge.native import WAIT_POLICY
 
@@ -81,9 +80,7 @@ class Engine:
     ) -> None:
         self._settings = EngineSettings.of(settings, keywords)
         extensions = Extensions(profile, past_prompts, trace, planner, functions, observers)
-        self._loaded = load(
-            path_argument("the model's path", path), self._settings, extensions, progress
-        )
+        self._loaded = load(path, self._settings, extensions, progress)
         self._life = self._loaded.life
         weakref.finalize(self, abandon, self._loaded)
 
@@ -234,9 +231,7 @@ class Engine:
         special: control tokens may be written in it; in what `render` returns, only by the template.
         bos: begin with BOS, and end a plain text with EOS, if the model wants them; never twice.
         """
-        if not isinstance(text, str):
-            raise InputError(f"what is tokenized is text, not {text!r}")
-        request.flags(special=special, bos=bos)
+        request.check_text(text, special=special, bos=bos)
         with self._life.reading():
             return self._loaded.words().encode(text, special=special, bos=bos)
 
@@ -248,8 +243,8 @@ class Engine:
         reset: start from an empty context; otherwise go on after what came before. every: have the
         last layer too run every token, not just the last one, so that a trace has them all.
 
-        Raises InputError for tokens the model does not have, more than the context holds, and where the
-        context to go on from was lost with a failed step; ReadError where storage fails.
+        Raises InputError for tokens the model does not have, more than the context holds, and a context
+        to go on from that was lost with a failed step; ReadError where storage fails.
         """
         request.flags(reset=reset, every=every)
         with self._life.running():

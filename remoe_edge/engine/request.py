@@ -179,6 +179,13 @@ def stop_strings(stop: str | Sequence[str] | None) -> tuple[str, ...]:
     return strings
 
 
+def check_text(text: object, **options: object) -> None:
+    """Raise InputError for what is no text, and for an option that is neither True nor False."""
+    if not isinstance(text, str):
+        raise InputError(f"what is tokenized is text, not {text!r}")
+    flags(**options)
+
+
 def flags(**given: object) -> None:
     """Raise InputError for what is neither True nor False: the text "no" would count as yes."""
     for name, value in given.items():

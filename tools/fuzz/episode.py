@@ -85,7 +85,7 @@ class Episode:
         draw = self.draw
         model = _core.StreamedModel.open(str(self.path))
         floor = model.budget_for(max(1, model.n_experts_used))
-        cache = draw.choice((str(floor), str(floor), f"{draw.randrange(20, 100)}%", "100%"))
+        cache = draw.choice((str(floor), str(floor), f"{draw.randrange(20, 100)}%", "100%", "auto"))
         settings = {
             "cache": cache,
             "policy": draw.choice(_core.live_policy_names()),
@@ -161,7 +161,7 @@ class Session:
         self.native.set_faults(_core.FaultPlan())
         self.faulty = self.tainted = False
         self.stop_in = None
-        self.native.finish_warming()
+        self.native.finish_warm_start()
         for prompt in self.episode.prompts:
             with contextlib.suppress(ReadError):  # begun before the faults ended
                 self.engine.evaluate(prompt)
@@ -290,8 +290,13 @@ class Session:
         """Ask for figures, wait for what is read, forget the conversation."""
         self.engine.stats()
         self.engine.tokenize("hello there")
+        if self.draw.random() < 0.5:  # as `--cache auto` does while memory comes and goes
+            floor = max(1, self.native.n_experts_used)
+            self.native.resize(self.draw.randrange(floor, self.native.most_slots + 1))
+            self.native.finish_resize()
+            self.figures["resizes"] += 1
         if self.draw.random() < 0.5:
-            self.native.finish_warming()
+            self.native.finish_warm_start()
         if self.draw.random() < 0.5:
             self.engine.reset()
 
