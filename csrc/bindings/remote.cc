@@ -51,8 +51,12 @@ py::dict WorkerCountsOf(const ExpertWorker& worker) {
 }  // namespace
 
 void RegisterRemote(py::module_& module) {
-  module.def("check_address", [](const std::string& text) {
-    const Result<Address> address = Address::Parse(text);
+  module.def("check_address", [](const py::str& text) {
+    // What is no UTF-8 is spelled out: it is no address, and the error says which text is none.
+    const auto bytes = py::reinterpret_steal<py::bytes>(
+        PyUnicode_AsEncodedString(text.ptr(), "utf-8", "backslashreplace"));
+    if (!bytes) throw py::error_already_set();
+    const Result<Address> address = Address::Parse(std::string(bytes));
     ThrowIfError(address.status());
     return address.value().text();
   });

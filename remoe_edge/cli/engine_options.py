@@ -30,7 +30,7 @@ _OPTIONS: tuple[Decorator, ...] = (
     options.policy(),
     options.profile(),
     option(
-        "--past-prompts", type=options.FILE, metavar="FILE",
+        "--past-prompts", type=options.KEPT_FILE, metavar="FILE",
         help="Predict a prompt's experts from similar prompts that were asked before, and keep "
         "those in the cache longer. The file grows with each prompt.",
     ),

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from remoe_edge.cli import file_arguments
+from remoe_edge.cli.file_arguments import met
 from remoe_edge.cli.old_spellings import Decorator, Function, Old, option, tell
 
 if TYPE_CHECKING:
@@ -21,18 +23,10 @@ if TYPE_CHECKING:
 else:
     _AnyType = click.ParamType  # takes no type arguments at run time before click 8.4
 
+PATH, FILE, FOLDER = file_arguments.PATH, file_arguments.FILE, file_arguments.FOLDER
+KEPT_FILE, OutputFile = file_arguments.KEPT_FILE, file_arguments.OutputFile
+
 DEFAULT_POLICY = "reuse-biased"
-
-PATH = click.Path(path_type=Path)
-FILE = click.Path(dir_okay=False, path_type=Path)
-FOLDER = click.Path(file_okay=False, path_type=Path)
-
-
-class OutputFile(click.Path):
-    """A file that the command writes."""
-
-    def __init__(self) -> None:
-        super().__init__(dir_okay=False, path_type=Path)
 
 
 class Several(_AnyType):
@@ -63,6 +57,8 @@ class Routers(_AnyType):
         """Leave the text as it is, and say how `on` is written now."""
         if value == "on" and ctx is not None:
             tell(ctx, "--routers on", "--routers default")
+        if value not in ("on", "off", "default"):
+            met(ctx, Path(str(value)), is_written=False)
         return str(value)
 
 
@@ -208,7 +204,7 @@ def policy(*, default: str = DEFAULT_POLICY, several: bool = False, more: str = 
 def profile() -> Decorator:
     """Add --profile."""
     return option(
-        "--profile", type=FILE, metavar="FILE",
+        "--profile", type=KEPT_FILE, metavar="FILE",
         help="The model's profile: what `remoe-edge profile` fitted, and which experts are hot. "
         "chat and trace also keep it up to date.",
     )  # fmt: skip

@@ -18,6 +18,7 @@ from remoe_edge.cli.old_spellings import option
 from remoe_edge.cli.telemetry_options import telemetry_options, watching
 from remoe_edge.cli.terminal import say
 from remoe_edge.errors import InputError, UnsupportedError
+from remoe_edge.files.reading import read_whole
 
 if TYPE_CHECKING:
     from remoe_edge.serve.engine_thread import EngineThread
@@ -225,6 +226,6 @@ def _key(given: str | None, file: Path | None) -> str | None:
     if file is None:
         return given if given is not None else os.environ.get(KEY_VARIABLE)
     try:
-        return file.read_text(encoding="utf-8").strip()
+        return read_whole(file, "API key").decode().strip()
     except UnicodeDecodeError:
         raise InputError(f"{file} is no text: it holds the API key in one line") from None

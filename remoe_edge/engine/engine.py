@@ -66,7 +66,7 @@ class Engine:
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        path: str | bytes | os.PathLike[str],
         settings: EngineSettings | None = None,
         *,
         profile: FeatureFile[Profile] | None = None,
@@ -80,7 +80,7 @@ class Engine:
     ) -> None:
         self._settings = EngineSettings.of(settings, keywords)
         extensions = Extensions(profile, past_prompts, trace, planner, functions, observers)
-        self._loaded = load(Path(path), self._settings, extensions, progress)
+        self._loaded = load(path, self._settings, extensions, progress)
         self._life = self._loaded.life
         weakref.finalize(self, abandon, self._loaded)
 
@@ -231,6 +231,7 @@ class Engine:
         special: control tokens may be written in it; in what `render` returns, only by the template.
         bos: begin with BOS, and end a plain text with EOS, if the model wants them; never twice.
         """
+        request.check_text(text, special=special, bos=bos)
         with self._life.reading():
             return self._loaded.words().encode(text, special=special, bos=bos)
 
@@ -242,9 +243,10 @@ class Engine:
         reset: start from an empty context; otherwise go on after what came before. every: have the
         last layer too run every token, not just the last one, so that a trace has them all.
 
-        Raises InputError for tokens the model does not have, more than the context holds, and where the
-        context to go on from was lost with a failed step; ReadError where storage fails.
+        Raises InputError for tokens the model does not have, more than the context holds, and a context
+        to go on from that was lost with a failed step; ReadError where storage fails.
         """
+        request.flags(reset=reset, every=every)
         with self._life.running():
             loaded = self._loaded
             ids = request.token_ids(tokens, int(loaded.llama.n_vocab()))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from remoe_edge.engine import budget as budgets
@@ -33,6 +33,7 @@ from remoe_edge.engine.settings import EngineSettings
 from remoe_edge.engine.tokenizer import Tokenizer
 from remoe_edge.errors import BudgetError, InputError, ModelError, RemoeError
 from remoe_edge.files.atomic import cut_short
+from remoe_edge.files.path_argument import path_argument
 from remoe_edge.machine import memory
 from remoe_edge.native import _core, llama_cpp
 from remoe_edge.units import mib
@@ -58,12 +59,18 @@ class Extensions:
 
 
 def load(
-    path: Path, settings: EngineSettings, extensions: Extensions, progress: Progress | None
+    path: str | bytes | os.PathLike[str],
+    settings: EngineSettings,
+    extensions: Extensions,
+    progress: Progress | None,
 ) -> Loaded:
     """Load a model. Raises RemoeError of the kind that says what to do; then nothing is left over."""
     started = time.perf_counter()
-    if not path.is_file():
+    path = path_argument("the model's path", path)
+    if not os.path.isfile(path):  # False too where a folder may not be searched
         raise InputError(f"no model at {path}{cut_short(path)}")
+    if progress is not None and not callable(progress):
+        raise InputError(f"progress is a function of a fraction, not {progress!r}")
     check_threads(settings.n_cores)
     file = _core.ModelFile.open(str(path))
     file.check()

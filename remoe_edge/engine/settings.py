@@ -130,7 +130,7 @@ class EngineSettings:
         from remoe_edge.native import _core  # brings llama.cpp in: not for a default
 
         known = _core.live_policy_names()
-        if self.policy not in known:
+        if not isinstance(self.policy, str) or self.policy not in known:
             raise InputError(
                 f"no policy '{self.policy}' for a running engine; there are: {', '.join(known)}"
             )
