@@ -34,7 +34,8 @@ class Elastic:
     """Look after one model's cache until `close`.
 
     untouched_bytes: buffers of llama.cpp's that were reserved and not written to when this begins.
-    ceiling: asked for the most slots there may be at a moment, such as a plan that needs no more.
+    ceiling: told how many slots there are and asked how many there may be at most, such as by a plan
+    that needs no more.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class Elastic:
         native: StreamedModel,
         untouched_bytes: int,
         *,
-        ceiling: Callable[[], int] | None = None,
+        ceiling: Callable[[int], int] | None = None,
         sensor: MemorySensor | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -87,7 +88,7 @@ class Elastic:
         self._count(n_slots)
         wanted = self._budget.decide(Sight(now_s, free, reserve, seen.stalled, n_slots))
         if self._ceiling is not None:
-            wanted = max(1, min(wanted, self._ceiling()))
+            wanted = max(1, min(wanted, self._ceiling(n_slots)))
         if wanted != n_slots:
             self._count(native.resize(wanted))
         return wanted != n_slots or free < _PLENTY * reserve

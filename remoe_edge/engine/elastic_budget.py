@@ -92,14 +92,14 @@ class ElasticBudget:
         return soon
 
     def _growth(self, sight: Sight, reserve: float) -> int:
-        spare = sight.free_bytes - reserve
+        unused = sight.free_bytes - reserve
         assert self._calm_s is not None
-        if spare < max(self._slot_bytes, _NOISE_BYTES) or sight.stalled >= _UNSTALLED:
+        if unused < max(self._slot_bytes, _NOISE_BYTES) or sight.stalled >= _UNSTALLED:
             return 0
         if sight.now_s - self._calm_s < _CALM_S or sight.now_s - self._grew_s < _STEP_S:
             return 0
         self._grew_s = sight.now_s
-        return max(1, int(min(spare / 2, self._most * self._slot_bytes / 8) // self._slot_bytes))
+        return max(1, int(min(unused / 2, self._most * self._slot_bytes / 8) // self._slot_bytes))
 
     def _slots_up(self, n_bytes: float) -> int:
         return int(-(-n_bytes // self._slot_bytes))
