@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from remoe_edge.cli import options
-from remoe_edge.cli.bench import meaning
+from remoe_edge.cli.bench import by_mode, meaning
 from remoe_edge.cli.bench.shown import progress_line, show_record
 from remoe_edge.cli.old_spellings import JsonPathCommand, Old, option
 from remoe_edge.cli.results import print_json
@@ -115,6 +115,11 @@ if TYPE_CHECKING:
     metavar="S",
     help="Time for measuring the storage; 0 leaves it out.",
 )
+@option(
+    "--power",
+    is_flag=True,
+    help="Run all of it at each power mode of the board (nvpmodel, as root), and show tokens per joule.",
+)
 @options.output("It is the record of all runs, as JSON, and is written after each of them.")
 @options.json_flag("It is the record of all runs.")
 @option("--csv", type=options.OutputFile(), metavar="FILE", help="Write a row for each token.")
@@ -128,6 +133,7 @@ def run(
     as_json: bool,
     csv: Path | None,
     html: Path | None,
+    power: bool,
     **asked: Any,
 ) -> None:
     """Run each arm on MODEL in turn, each in a process (and box) of its own, and report.
@@ -141,6 +147,8 @@ def run(
 
     if not model.is_file():
         raise InputError(f"no model at {model}")
+    if power:
+        by_mode.check(csv, html)
     for path in (output, csv, html):
         if path is not None:
             check_output(path, [model])
@@ -148,6 +156,13 @@ def run(
     arms = meaning.arms(model, asked)
     questions = meaning.questions(model, asked, settings)
     words = ["remoe-edge", "bench", *map(without_folders, context.meta["arguments"])]
+    if power:
+        by_mode.run_by_mode(
+            lambda: _measure(model, arms, questions, settings, shlex.join(words), None),
+            output,
+            as_json,
+        )
+        return
     record, whole = _measure(model, arms, questions, settings, shlex.join(words), output)
     if as_json:
         print_json(record)
