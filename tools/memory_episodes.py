@@ -54,6 +54,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--prompt", type=int, default=48, help="tokens of a prompt (48)")
     parser.add_argument("--tokens", type=int, default=24, help="tokens of an answer (24)")
     parser.add_argument("--quiet", type=int, default=4, help="answers before and after (4)")
+    parser.add_argument(
+        "--settle", type=float, default=6, help="seconds before the end's figures (6)"
+    )
     parser.add_argument("--cache", default="auto")
     parser.add_argument("-o", "--out", type=Path)
     parser.add_argument("--be", choices=("engine", "neighbour"), help=argparse.SUPPRESS)
@@ -266,7 +269,7 @@ def _course(
     neighbour.next()
     course.answers["during"] += engine.waiting()
     # The cache grows again in a few seconds, and has to be filled.
-    settled = time.monotonic() + 6
+    settled = time.monotonic() + options.settle
     while time.monotonic() < settled:
         engine.next()
     course.answers["after"] = [engine.next() for _ in range(max(3, options.quiet))]

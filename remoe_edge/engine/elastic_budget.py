@@ -56,6 +56,10 @@ class ElasticBudget:
         """Give what is kept free beyond the reserve, since a neighbour has taken as much at once."""
         return int(self._fall_bytes)
 
+    def calm(self, now_s: float) -> bool:
+        """Say whether nothing has fallen for a while."""
+        return self._calm_s is not None and now_s - self._calm_s >= _CALM_S
+
     def decide(self, sight: Sight) -> int:
         """Say how many slots there should be now."""
         falling = self._falling(sight)
@@ -93,10 +97,9 @@ class ElasticBudget:
 
     def _growth(self, sight: Sight, reserve: float) -> int:
         unused = sight.free_bytes - reserve
-        assert self._calm_s is not None
         if unused < max(self._slot_bytes, _NOISE_BYTES) or sight.stalled >= _UNSTALLED:
             return 0
-        if sight.now_s - self._calm_s < _CALM_S or sight.now_s - self._grew_s < _STEP_S:
+        if not self.calm(sight.now_s) or sight.now_s - self._grew_s < _STEP_S:
             return 0
         self._grew_s = sight.now_s
         return max(1, int(min(unused / 2, self._most * self._slot_bytes / 8) // self._slot_bytes))
