@@ -136,7 +136,7 @@ def test_a_cache_that_cannot_fill_so_soon_is_said_to_be_filling() -> None:
 
 def test_computing_alone_above_the_target_wants_everything() -> None:
     engine = Engine(exponent=1.0, computing_ms=90, read_ms=1.0)
-    _, keeper = keep(engine, 60.0, 300)
+    _, keeper = keep(engine, 60.0, 300, n_tokens=400)
     assert keeper.wanted(TOTAL) == TOTAL
     assert "90 are computing" in (keeper.verdict() or "")
 
@@ -158,13 +158,21 @@ def test_what_says_nothing_changes_nothing() -> None:
     keeper.on_close()
 
 
-def test_a_cache_that_still_fills_is_not_judged_early() -> None:
+def test_from_a_handful_of_slots_it_gets_there_too() -> None:
+    engine = Engine(exponent=0.5, computing_ms=20, read_ms=1.0)
+    measured, keeper = keep(engine, engine.steady_ms(700), FLOOR)
+    assert measured <= PROMISE * engine.steady_ms(700)
+    assert keeper.state == "kept"
+
+
+def test_a_cache_that_still_fills_gets_time_and_no_slots() -> None:
     keeper = PlanKeeper(60.0, 40.0, CHOICES, TOTAL, 500, FLOOR)
-    for _ in range(20):
+    for _ in range(100):
         keeper.on_step(Step("decode", 1, 0.0, 0.3, misses=100, evictions=0))
     assert keeper.wanted(500) == 500
-    for _ in range(20):
-        keeper.on_step(Step("decode", 1, 0.0, 0.3, misses=100, evictions=0))
+    assert keeper.state == "not yet"
+    for _ in range(40):
+        keeper.on_step(Step("decode", 1, 0.0, 0.3, misses=100, evictions=90))
     assert keeper.wanted(500) > 500
 
 

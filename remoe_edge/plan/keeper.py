@@ -7,7 +7,7 @@ how far they are off. Misses are taken to follow their shape, with an exponent o
 
 A token takes a + b·misses; a, computing, is the plan's, and b follows from what was measured. The slots
 at which that meets the target are asked for, a window is waited for, and so on: growing at most
-twofold, shrinking at most by a quarter at a time. Decisions alone: time is in what is handed in.
+twofold (or by a fifth of the experts), shrinking at most by a quarter at a time. Decisions alone: time is in what is handed in.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ _WINDOW, _LONGEST = (
 _SETTLE = 2  # after a change, uncounted
 _FULL = 0.3  # evictions per miss from which on a cache counts as full
 _MOST_GROWTH, _MOST_SHRINKING = 2.0, 0.75
+_ALWAYS = 0.2  # of all experts that a step of growth may be, from however few
 JUDGED_AFTER = 64  # tokens
 
 _X = np.asarray([x for x, _ in SHAPE])
@@ -148,13 +149,15 @@ class PlanKeeper:
         everything = self._slots >= self._total and (full or misses < 1)
         waited = self._wanted > self._slots or everything
         self._refused = self._refused + 1 if waited and ratio > PROMISE else 0
-        if _LOW <= ratio <= _HIGH:
+        # A cache that still has room for what it misses wants time, and no slots.
+        if _LOW <= ratio <= _HIGH or (ratio > 1 and not full):
             self._window.clear()
             return
         slots = self._meeting(ms, misses)
         if ratio > 1:
             least = self._slots + max(1, self._slots // 20)
-            slots = min(max(slots, least), math.ceil(self._slots * _MOST_GROWTH))
+            most = max(self._slots * _MOST_GROWTH, self._slots + _ALWAYS * self._total)
+            slots = min(max(slots, least), math.ceil(most))
         else:
             slots = max(min(slots, self._slots - 1), math.ceil(self._slots * _MOST_SHRINKING))
         self._wanted = max(self._floor, min(self._total, slots))
