@@ -7,7 +7,8 @@ how far they are off. Misses are taken to follow their shape, with an exponent o
 
 A token takes a + b·misses; a, computing, is the plan's, and b follows from what was measured. The slots
 at which that meets the target are asked for, a window is waited for, and so on: growing at most
-twofold (or by a fifth of the experts), shrinking at most by a quarter at a time. Decisions alone: time is in what is handed in.
+twofold (or by a fifth of the experts), shrinking at most by a quarter at a time. Decisions alone:
+time is in what is handed in.
 """
 
 from __future__ import annotations
