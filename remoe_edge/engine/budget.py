@@ -64,13 +64,19 @@ def floor_bytes(model: StreamedModel) -> int:
 
 
 def resolve(
-    spec: str, model: StreamedModel, untouched_bytes: int, checking_bytes: int = 0
+    spec: str,
+    model: StreamedModel,
+    untouched_bytes: int,
+    checking_bytes: int = 0,
+    *,
+    follow: bool = False,
 ) -> Budget:
     """Decide the slots for a loaded model.
 
     `untouched_bytes`: buffers that llama.cpp has reserved but not yet written to, which `auto` leaves
-    room for. `checking_bytes`: what checking peers takes, which the budget pays for too. Raises
-    BudgetError below the floor, InputError for a malformed spec.
+    room for. `checking_bytes`: what checking peers takes, which the budget pays for too. `follow`: the
+    size is a beginning, and may grow as `auto` does. Raises BudgetError below the floor, InputError
+    for a malformed spec.
     """
     text = spec.strip().lower()
     total = model.total_experts
@@ -85,7 +91,7 @@ def resolve(
         room = memory.available()
         n_bytes = room.available_bytes - untouched_bytes - room.reserve_bytes
         n_slots = model.slots_for(max(0, n_bytes - checking_bytes))
-        most_slots = max(n_slots, _most_slots(model, untouched_bytes + checking_bytes))
+        follow = True
         why = (
             f"auto: {mib(room.available_bytes)} by {room.limited_by}, less {mib(untouched_bytes)} for "
             f"compute buffers and {mib(room.reserve_bytes)} kept free"
@@ -102,6 +108,8 @@ def resolve(
             f"the expert cache is below the floor ({why}): one token uses {floor} experts of a layer at "
             f"once, which take {mib(need)}{checking}; use --cache {kib}KiB or more"
         )
+    if follow:
+        most_slots = max(n_slots, _most_slots(model, untouched_bytes + checking_bytes))
     return Budget(n_slots, int(model.budget_for(n_slots)) + checking_bytes, why, most_slots)
 
 

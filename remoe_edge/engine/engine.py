@@ -221,6 +221,7 @@ class Engine:
             repacked=native.repacked,
             locked=native.locked,
             huge_pages=native.huge_pages,
+            plan=None if self._loaded.keeper is None else self._loaded.keeper.to_dict(),
         )
 
     # --- running it ---

@@ -26,7 +26,13 @@ if TYPE_CHECKING:
     from remoe_edge.engine.answer import Answer
     from remoe_edge.engine.chat_template import ChatTemplate
     from remoe_edge.engine.elastic import Elastic
-    from remoe_edge.engine.extensions import Functions, Profile, PromptMemory, TraceRecording
+    from remoe_edge.engine.extensions import (
+        Functions,
+        PlanKeeper,
+        Profile,
+        PromptMemory,
+        TraceRecording,
+    )
     from remoe_edge.engine.settings import EngineSettings
     from remoe_edge.engine.tokenizer import Tokenizer
 
@@ -60,6 +66,7 @@ class Loaded:
         self.n_places = 1  # conversations that the context holds
         self.budget: Budget | None = None
         self.elastic: Elastic | None = None  # while the cache follows what memory is free
+        self.keeper: PlanKeeper | None = None  # while it follows a plan
         self.load_ms = 0.0
         self.lost = False
         self.profile: Profile | None = None
@@ -238,6 +245,8 @@ class Loaded:
         counts = self.counts()
         spent = Step.between(before, counts)
         self.observers.step(Step(phase, n_tokens, start_s, end_s, **spent))
+        if self.keeper is not None and (line := self.keeper.verdict()) is not None:
+            self.notes.append(line)
         return counts
 
     # --- ending it ---

@@ -110,7 +110,7 @@ def load(
         loaded.free(save=False)
         raise
     loaded.load_ms = (time.perf_counter() - started) * 1000
-    for observer in observers:
+    for observer in (*observers, *([] if loaded.keeper is None else [loaded.keeper])):
         loaded.observers.add(observer, loaded.facts())
     return loaded
 
@@ -247,6 +247,7 @@ def _planned(loaded: Loaded, planner: Planner | None) -> str:
         )
     choice = planner(loaded.path, settings.replace(n_ctx=loaded.n_ctx))
     loaded.notes.append(choice.why)
+    loaded.keeper = choice.keeper
     return str(choice.cache_bytes)
 
 
@@ -296,7 +297,9 @@ def _attach(loaded: Loaded, cache: str) -> None:
     buffers = loaded.buffers.n_bytes
     buffers["compute"] = buffers.get("compute", 0) + scratch
     checking_bytes = _core.peer_check_bytes(native) if loaded.asks_peers else 0
-    loaded.budget = budgets.resolve(cache, native, buffers["compute"], checking_bytes)
+    loaded.budget = budgets.resolve(
+        cache, native, buffers["compute"], checking_bytes, follow=loaded.keeper is not None
+    )
     prefetch = settings.prefetch
     if loaded.asks_peers and prefetch == "auto":
         prefetch = "off"
@@ -324,5 +327,9 @@ def _begin_features(loaded: Loaded, extensions: Extensions) -> None:
             raise InputError(f"{trace.path}: there is nothing to record, the model is not streamed")
         loaded.trace = trace.open(loaded.path, native)
     if native is not None and loaded.budget is not None and loaded.budget.most_slots:
-        loaded.elastic = Elastic(native, loaded.buffers.n_bytes["compute"]).start()
+        loaded.elastic = Elastic(
+            native,
+            loaded.buffers.n_bytes["compute"],
+            ceiling=None if loaded.keeper is None else loaded.keeper.wanted,
+        ).start()
     loaded.warm()

@@ -12,6 +12,7 @@ from remoe_edge import __version__
 from remoe_edge.errors import InputError
 from remoe_edge.files.fingerprint import fingerprint
 from remoe_edge.files.path_argument import path_argument
+from remoe_edge.machine.processors import default_threads
 from remoe_edge.native import _core
 from remoe_edge.remote.experts import parse_experts
 from remoe_edge.units import parse_bytes
@@ -58,7 +59,7 @@ class Worker:
             listen=listen,
             engine=__version__,
             fingerprint=fingerprint(model),
-            threads=threads or len(os.sched_getaffinity(0)),
+            threads=threads or default_threads(),
             repack=repack,
             backend=io,
             direct=direct,

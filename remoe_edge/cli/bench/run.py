@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from remoe_edge.cli import options, placement_options
-from remoe_edge.cli.bench import meaning
+from remoe_edge.cli.bench import by_mode, meaning
 from remoe_edge.cli.bench.shown import progress_line, show_record
 from remoe_edge.cli.old_spellings import JsonPathCommand, Old, option
 from remoe_edge.cli.results import print_json
@@ -116,6 +116,11 @@ if TYPE_CHECKING:
     help="Time for measuring the storage; 0 leaves it out.",
 )
 @placement_options.price()
+@option(
+    "--power",
+    is_flag=True,
+    help="Run all of it at each power mode of the board (nvpmodel, as root), and show tokens per joule.",
+)
 @options.output("It is the record of all runs, as JSON, and is written after each of them.")
 @options.json_flag("It is the record of all runs.")
 @option("--csv", type=options.OutputFile(), metavar="FILE", help="Write a row for each token.")
@@ -130,6 +135,7 @@ def run(
     as_json: bool,
     csv: Path | None,
     html: Path | None,
+    power: bool,
     **asked: Any,
 ) -> None:
     """Run each arm on MODEL in turn, each in a process (and box) of its own, and report.
@@ -143,6 +149,8 @@ def run(
 
     if not model.is_file():
         raise InputError(f"no model at {model}")
+    if power:
+        by_mode.check(csv, html)
     for path in (output, csv, html):
         if path is not None:
             check_output(path, [model])
@@ -155,6 +163,13 @@ def run(
     arms = meaning.arms(model, asked)
     questions = meaning.questions(model, asked, settings)
     words = ["remoe-edge", "bench", *map(without_folders, context.meta["arguments"])]
+    if power:
+        by_mode.run_by_mode(
+            lambda: _measure(model, arms, questions, settings, shlex.join(words), None),
+            output,
+            as_json,
+        )
+        return
     record, whole = _measure(model, arms, questions, settings, shlex.join(words), output)
     if table is not None:
         from remoe_edge.bench.cost import add_costs
