@@ -42,7 +42,8 @@ def context(model, **params):
     return lib.llama_init_from_model(model, made)
 
 def decode(ctx, tokens):
-    return lib.llama_decode(ctx, lib.llama_batch_get_one((lib.llama_token * len(tokens))(*tokens), len(tokens)))
+    array = (lib.llama_token * len(tokens))(*tokens)
+    return lib.llama_decode(ctx, lib.llama_batch_get_one(array, len(tokens)))
 
 def logits(ctx, model):
     n = lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(model))

@@ -14,7 +14,11 @@ from remoe_edge.cli import options
 from remoe_edge.cli.old_spellings import option
 from remoe_edge.cli.terminal import say
 
-_CHOICES = {"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False}
+_CHOICES = {
+    "allow_extra_args": True,
+    "ignore_unknown_options": True,
+    "allow_interspersed_args": False,
+}
 
 
 @click.group(name="plugin")
@@ -99,7 +103,9 @@ def _chosen(given: dict[str, Any]) -> dict[str, str]:
     """Turn options into settings; what was not given is left to the environment."""
     ctx = click.get_current_context()
     default = click.core.ParameterSource.DEFAULT
-    chosen = {name: value for name, value in given.items() if ctx.get_parameter_source(name) != default}
+    chosen = {
+        name: value for name, value in given.items() if ctx.get_parameter_source(name) != default
+    }
     settings = {name.removeprefix("experts_"): str(value) for name, value in chosen.items()}
     if "cache" in settings:
         _check_cache(settings["cache"])
@@ -116,7 +122,9 @@ def _check_cache(spec: str) -> None:
 
     budget.check(spec)
     if budget.is_plan(spec):
-        raise click.ClickException("a plug-in cannot plan: `remoe-edge plan` finds the size to give")
+        raise click.ClickException(
+            "a plug-in cannot plan: `remoe-edge plan` finds the size to give"
+        )
 
 
 def _environment(program: str | None, given: dict[str, Any]) -> dict[str, str]:
@@ -147,7 +155,9 @@ def run(program: str, arguments: tuple[str, ...], **given: Any) -> None:
 
 @command.command()
 @_settings
-@option("--for", "program", metavar="PROGRAM", help="Check that there is a plug-in for this program.")
+@option(
+    "--for", "program", metavar="PROGRAM", help="Check that there is a plug-in for this program."
+)
 def env(program: str | None, **given: Any) -> None:
     """Print the environment that `plugin run` sets, for a shell, a unit file or a container."""
     for name, value in _environment(program, given).items():

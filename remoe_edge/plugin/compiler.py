@@ -74,7 +74,9 @@ def sources() -> Path:
     for folder in (package / "source", package.parent.parent):
         if (folder / "csrc" / "plugin" / "CMakeLists.txt").is_file():
             return folder
-    raise UnsupportedError("this installation has no C++ sources: install remoe-edge again from its sdist")
+    raise UnsupportedError(
+        "this installation has no C++ sources: install remoe-edge again"
+    )
 
 
 def compile_into(folder: Path, source: Source, say: Callable[[str], None]) -> Path:
@@ -129,7 +131,9 @@ def _try(entry: Path, ggml: Ggml) -> None:
         timeout=120,
     )  # fmt: skip
     if done.returncode:
-        raise UnsupportedError(f"the plug-in was built, and {ggml} does not load it: {_end(done.stderr)}")
+        raise UnsupportedError(
+            f"the plug-in was built, and {ggml} does not load it: {_end(done.stderr)}"
+        )
 
 
 def _tool(name: str) -> str | None:

@@ -9,7 +9,9 @@ from rules import layers
 
 _INCLUDE = re.compile(r'^\s*#\s*include\s*(?:"([^"]+)"|<([^>]+)>)', re.M)
 _LAYER = re.compile(r"^remoe_layer\((\w+)([^)]*)\)", re.M)
-_LINKS = re.compile(r"^\s*target_link_libraries\((remoe_device|_core|remoe_plugin)\s([^)]*)\)", re.M)
+_LINKS = re.compile(
+    r"^\s*target_link_libraries\((remoe_device|_core|remoe_plugin)\s([^)]*)\)", re.M
+)
 
 
 def reach(layer: str) -> frozenset[str]:
