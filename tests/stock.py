@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import numpy.typing as npt
 
@@ -64,14 +64,15 @@ class _Refused(Exception):
     """Say in the process what could not be done."""
 
 
-class _Process:
+class Process:
     """Own the process that computes; one request at a time, a line each way.
 
     It is started by the first request, again by the first after it died, and ends with us: its
-    standard input closes.
+    standard input closes. `environment` is added to ours.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = {**os.environ, **environment}
         self._process: subprocess.Popen[str] | None = None
         self._folder = tempfile.TemporaryDirectory(prefix="stock-")
         self._log = Path(self._folder.name) / "log"
@@ -107,7 +108,7 @@ class _Process:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
-                env={**os.environ, **ENVIRONMENT},
+                env=self._environment,
             )
 
 
@@ -123,7 +124,7 @@ def replay(model: Path, calls: Calls, **settings: Any) -> npt.NDArray[np.float32
 
 DONE = "done"
 Calls = list[list[Any]]
-_process = _Process()
+_process = Process(ENVIRONMENT)
 _results: dict[tuple[str, int, int, Settings], Result] = {}
 
 

@@ -16,6 +16,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -27,6 +28,7 @@
 #include "device/interruption.h"
 #include "device/recorder.h"
 #include "device/step_clock.h"
+#include "device/virtual_loading.h"
 #include "gguf/model_file.h"
 #include "gguf/virtual_file.h"
 #include "runtime/expert_source.h"
@@ -36,13 +38,15 @@ namespace remoe {
 
 struct LoadOptions {
   ReaderOptions reader;
-  bool repack = true;  // rearrange weights as stock llama.cpp does by default
-  Overlay overlay;     // tuned routers
+  bool repack = true;    // rearrange weights as stock llama.cpp does by default
+  Overlay overlay;       // tuned routers
+  std::set<int> blocks;  // whose experts are streamed; empty for all
 };
 
 struct AttachOptions {
   int n_slots = 0;
   int most_slots = 0;  // that Resize() may give it, where they are more
+  bool takes_back = true;  // slots that Resize() took, for a batch that needs them at once
   std::string policy = "reuse-biased";
   PrefetchMode prefetch = PrefetchMode::kOff;
   std::shared_ptr<const Profile> profile;  // what fitting has learned of this model; may be null
@@ -55,6 +59,8 @@ class StreamedModel {
   // Opens and checks the files, and prepares the layout of a slot. Reads headers only.
   static Result<std::unique_ptr<StreamedModel>> Open(const std::string& path,
                                                      const LoadOptions& options);
+  // The same for a file that was opened before.
+  static Result<std::unique_ptr<StreamedModel>> Make(ModelFile file, const LoadOptions& options);
   ~StreamedModel();
 
   Status Attach(const AttachOptions& options);
@@ -69,6 +75,9 @@ class StreamedModel {
   // A batch can only be computed with n experts of a layer at once: takes the slots again, as far as
   // there may be so many. REQUIRES: as ResizeNow().
   void NeedAtOnce(int n);
+  // Gives the cache up with all it holds, between two steps; from then on they fail. REQUIRES: no
+  // source was added.
+  void Detach();
   // Another place where experts' rows can be computed, asked before the cache, in this order.
   // REQUIRES: no step is under way.
   void AddSource(std::unique_ptr<ExpertSource> source) { elsewhere_.push_back(std::move(source)); }
@@ -110,10 +119,9 @@ class StreamedModel {
   bool router_probabilities() const { return scores_seen_; }
 
   // --- for who loads ---
-  bool loading() const { return loading_; }
-  void BeginLoad() { loading_ = true; }
+  void BeginLoad() { loading_.SetUnderWay(true); }
   void EndLoad(uint64_t dense_bytes_read, double seconds) {
-    loading_ = false;
+    loading_.SetUnderWay(false);
     dense_bytes_read_ = dense_bytes_read;
     load_seconds_ = seconds;
   }
@@ -155,6 +163,8 @@ class StreamedModel {
   // and, of a step that has `recorded` something, takes it out of the trace.
   void AbandonStep(bool recorded);
 
+  // Tokens of the steps so far, by what the step was. Any thread.
+  std::atomic<uint64_t> prompt_tokens{0}, decoded_tokens{0};
   // Time spent in the expert FFNs, stalls included, in nanoseconds.
   std::atomic<uint64_t> ffn_ns{0};
 
@@ -170,6 +180,7 @@ class StreamedModel {
   std::unique_ptr<CacheSizes> sizes_;
   std::unique_ptr<Reader> reader_;
   double probed_bytes_per_s_ = 0;
+  VirtualFileLoading loading_{this};
   std::unique_ptr<ggml_backend_buffer_type> buffer_type_;
   std::unique_ptr<ExpertStore> store_;  // after reader_, which it uses
   std::unique_ptr<PrefetchPlanner> planner_;
@@ -184,8 +195,8 @@ class StreamedModel {
   PrefetchMode prefetch_ = PrefetchMode::kOff;
   std::atomic<int> wanted_slots_{0};  // 0: as they are
   int least_slots_ = 1;
+  bool takes_back_ = true;
   std::atomic<bool> scores_seen_{false};
-  bool loading_ = false;
   uint64_t dense_bytes_read_ = 0;
   double load_seconds_ = 0;
 };

@@ -27,6 +27,7 @@ COMMANDS: dict[str, str] = {
     "eval": "Compare routers: perplexity, reuse and cache misses.",
     "bench": "Measure a model on this machine against stock llama.cpp.",
     "plan": "Find the smallest memory budget that meets a latency target.",
+    "plugin": "Let llama-server and other programs of llama.cpp stream experts.",
     "worker": "Hold experts in memory and compute them for engines elsewhere.",
     "deploy": "Have functions on Ray compute a model's rarer experts.",
     "top": "Watch a running engine.",

@@ -34,11 +34,7 @@ _OPTIONS: tuple[Decorator, ...] = (
         help="Predict a prompt's experts from similar prompts that were asked before, and keep "
         "those in the cache longer. The file grows with each prompt.",
     ),
-    option(
-        "--prefetch", type=click.Choice(["auto", "off", "on"]), default="auto", show_default=True,
-        help="Prefetch the experts that the next layers will probably need; auto does so while it "
-        "makes tokens faster.",
-    ),
+    options.prefetch(),
     options.routers(callback=_chosen_routers),
     option("--no-stream", is_flag=True, help="Load the whole model, as llama.cpp does."),
     options.context(),

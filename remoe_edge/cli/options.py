@@ -201,6 +201,15 @@ def policy(*, default: str = DEFAULT_POLICY, several: bool = False, more: str = 
     )  # fmt: skip
 
 
+def prefetch() -> Decorator:
+    """Add --prefetch."""
+    return option(
+        "--prefetch", type=click.Choice(["auto", "off", "on"]), default="auto", show_default=True,
+        help="Prefetch the experts that the next layers will probably need; auto does so while it "
+        "makes tokens faster.",
+    )  # fmt: skip
+
+
 def profile() -> Decorator:
     """Add --profile."""
     return option(

@@ -22,6 +22,15 @@ Status Failed(ggml_status status) {
   return Status(Code::kIo, Format("computing experts failed (ggml status %d)", status));
 }
 
+// Whether a node multiplies by experts of a model that was never loaded, which have no memory.
+bool HasUnloadedExperts(ggml_cgraph* graph) {
+  for (int i = 0; i < ggml_graph_n_nodes(graph); i++) {
+    const ggml_tensor* node = ggml_graph_node(graph, i);
+    if (InWeightBuffer(node->src[0]) && OriginOf(node->src[0]) == nullptr) return true;
+  }
+  return false;
+}
+
 // The rows of a step that PairRunner has prepared.
 class StepRows : public ExpertRows {
  public:
@@ -47,6 +56,7 @@ class StepRows : public ExpertRows {
 }  // namespace
 
 ggml_status Executor::Run(ggml_cgraph* graph) {
+  if (HasUnloadedExperts(graph)) return GGML_STATUS_FAILED;
   CutByLayer(graph, &pieces_);
   if (pieces_.empty()) return ggml_backend_graph_compute(cpu_, graph);
   for (const Piece& piece : pieces_) {

@@ -15,7 +15,7 @@
 #include "device/compute/layer_step.h"
 #include "device/compute/pair_runner.h"
 #include "device/compute/piece.h"
-#include "device/graph/device.h"
+#include "device/graph/weight_buffer.h"
 
 namespace remoe {
 

@@ -88,6 +88,16 @@ void PrefetchPlanner::Start(PrefetchMode mode, ExpertStore* store) {
   governor_->SetSizes(expert_bytes, std::min(matrix_bytes, kMostInFlight));
 }
 
+void PrefetchPlanner::Stop() {
+  store_ = nullptr;
+  governor_.reset();
+  calibration_.reset();
+  predictions_.clear();
+  plan_ = PrefetchPlan();
+  counted_ = StoreCounts();
+  last_layer_ = -1;
+}
+
 void PrefetchPlanner::Learn(int layer, const ggml_tensor* product) {
   if (routers_[layer].weight != nullptr) return;
   RouterChain chain;

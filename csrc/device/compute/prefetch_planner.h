@@ -31,8 +31,10 @@ class PrefetchPlanner {
  public:
   PrefetchPlanner(const std::vector<ExpertLayer>* layers, int n_used);
 
-  // REQUIRES: called once, before events.
+  // REQUIRES: not started, and no step is under way.
   void Start(PrefetchMode mode, ExpertStore* store);
+  // The store goes. What was learned of routers stays.
+  void Stop();
   bool started() const { return governor_ != nullptr; }
 
   // Takes note of a layer's router.

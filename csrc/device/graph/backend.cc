@@ -4,9 +4,9 @@
 #include <memory>
 
 #include "device/compute/executor.h"
+#include "device/graph/cpu_backend.h"
 #include "device/graph/ffn_ops.h"
 #include "device/graph/router_scores.h"
-#include "ggml-cpu.h"
 
 namespace remoe {
 
@@ -52,11 +52,12 @@ void Optimize(ggml_backend_t, ggml_cgraph* graph, ggml_backend_graph_optimize_pa
 }
 
 void SetThreads(ggml_backend_t backend, int n_threads) {
-  ggml_backend_cpu_set_n_threads(ContextOf(backend)->cpu, n_threads);
+  cpu::ShareProgramPool(ContextOf(backend)->cpu);
+  cpu::SetThreads(ContextOf(backend)->cpu, n_threads);
 }
 
 void SetAbort(ggml_backend_t backend, ggml_abort_callback callback, void* data) {
-  ggml_backend_cpu_set_abort_callback(ContextOf(backend)->cpu, callback, data);
+  cpu::SetAbort(ContextOf(backend)->cpu, callback, data);
 }
 
 ggml_guid_t Guid() {
@@ -68,7 +69,7 @@ ggml_guid_t Guid() {
 }  // namespace
 
 ggml_backend_t MakeBackend(ggml_backend_dev_t device) {
-  ggml_backend_t cpu = ggml_backend_cpu_init();
+  ggml_backend_t cpu = cpu::NewBackend();
   if (cpu == nullptr) return nullptr;
   ggml_backend_i functions{};
   functions.get_name = Name;
