@@ -130,7 +130,11 @@ ggml_backend_buffer_type_t DeviceBufferType(ggml_backend_dev_t) {
 // Asked of every node of a graph before any of them runs: the time to learn where routers are.
 bool SupportsOp(ggml_backend_dev_t, const ggml_tensor* op) {
   if (const TensorOrigin* origin = ExpertProduct(op)) {
-    origin->model->Learn(*origin, op);
+    try {
+      origin->model->Learn(*origin, op);
+    } catch (const std::bad_alloc&) {
+      // Nothing may unwind through ggml; the step itself will say that there is no memory.
+    }
   }
   return IsExpertOp(op);
 }
