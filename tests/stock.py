@@ -7,6 +7,7 @@ The process registers no backend of ours, so what it returns is what stock llama
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import subprocess
@@ -37,6 +38,8 @@ class Settings:
     use_extra_bufts: bool = True  # repacked weights, stock's default
     n_ubatch: int = 512
     n_ctx: int = 1024
+    gpu_layers: int = 0  # none: llama.cpp is told of no GPU
+    experts_on_cpu: bool = False  # as llama.cpp's --cpu-moe and --no-op-offload have it
     beside: tuple[
         tuple[int, ...], ...
     ] = ()  # prompts of other conversations, in places of their own
@@ -149,8 +152,16 @@ def _compute(
 ) -> tuple[npt.NDArray[np.float32], list[Any]]:
     import llama_cpp as lib
 
+    from remoe_edge.bench.stock import experts_on_cpu  # brings in no engine
+
     params = lib.llama_model_default_params()
-    params.n_gpu_layers = 0
+    params.n_gpu_layers = settings.gpu_layers
+    no_device = (ctypes.c_void_p * 1)()
+    if settings.gpu_layers == 0:
+        params.devices = ctypes.addressof(no_device)
+    overrides = experts_on_cpu()
+    if settings.experts_on_cpu:
+        params.tensor_buft_overrides = ctypes.addressof(overrides)
     params.use_extra_bufts = settings.use_extra_bufts
     model = lib.llama_model_load_from_file(os.fsencode(model_path), params)
     if not model:
@@ -161,6 +172,7 @@ def _compute(
     params.n_ctx = settings.n_ctx * params.n_seq_max
     params.n_ubatch = settings.n_ubatch
     params.n_threads = params.n_threads_batch = settings.n_threads
+    params.op_offload = not settings.experts_on_cpu
     context = lib.llama_init_from_model(model, params)
     try:
         if not context:

@@ -270,6 +270,12 @@ void RegisterEngine(py::module_& module) {
       .def_property_readonly(
           "trace_failure",
           [](const StreamedModel& model) { return Readable(model.recorder().failure()); })
+      .def(
+          "router_bytes",
+          [](const StreamedModel& model, const std::string& prefetch) {
+            return model.RouterBytes(ModeOf(prefetch));
+          },
+          py::arg("prefetch"))
       .def_property_readonly("router_probabilities", &StreamedModel::router_probabilities)
       .def(
           "budget_for",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from remoe_edge.cli import options, placement_options
+from remoe_edge.cli import gpu_options, options, placement_options
 from remoe_edge.cli.deployment_folder import folder
 from remoe_edge.cli.old_spellings import Decorator, Function, Old, option
 from remoe_edge.cli.terminal import loading_bar, say
@@ -55,6 +55,7 @@ _OPTIONS: tuple[Decorator, ...] = (
         "--depth", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
         help="Reads in flight; 0 lets the engine choose.",
     ),
+    gpu_options.gpu_layers(),
     options.peers(),
     placement_options.deployment(),
     option("--verbose", is_flag=True, help="Show the log of llama.cpp."),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from remoe_edge.engine import budget as budgets
-from remoe_edge.engine import peers
+from remoe_edge.engine import offload, peers
 from remoe_edge.engine.chat_template import ChatTemplate
 from remoe_edge.engine.elastic import Elastic
 from remoe_edge.engine.extensions import (
@@ -86,6 +86,11 @@ def load(
     trained = file.unsigned(f"{file.architecture}.context_length")
     loaded.n_ctx = settings.context(trained)
     loaded.n_places = settings.parallel or _fitting(loaded, file)
+    weight_bytes = file.dense_bytes if loaded.streamed else path.stat().st_size
+    loaded.offload = offload.resolve(
+        settings.gpu_layers, file, weight_bytes, loaded.n_ctx * loaded.n_places
+    )
+    loaded.buffers.elsewhere = loaded.offload.names_elsewhere
     _check_context(file, loaded)
     _note_sizes(loaded)
     cache = _planned(loaded, extensions.planner)
@@ -210,6 +215,8 @@ def _check_context(file: _core.ModelFile, loaded: Loaded) -> None:
     cache_bytes = 0 if windowed else n_places * (kv_bytes(file, n_ctx) or 0)
     # Else mapped, and read as it is used.
     dense_bytes = file.dense_bytes if loaded.streamed else 0
+    here = 1 - loaded.offload.share_elsewhere
+    cache_bytes, dense_bytes = int(cache_bytes * here), int(dense_bytes * here)
     room = memory.available()
     if cache_bytes + dense_bytes > room.available_bytes:
         dense = f" and the dense weights {mib(dense_bytes)}" if loaded.streamed else ""
@@ -266,6 +273,7 @@ def _load_llama(loaded: Loaded, progress: Progress) -> Any:
             progress=progress,
             flash_attention=settings.flash_attention,
             repack=settings.repack,
+            gpu_layers=loaded.offload.n_layers,
             buffers=loaded.buffers,
             verbose=settings.verbose,
             n_places=loaded.n_places,
@@ -296,14 +304,14 @@ def _attach(loaded: Loaded, cache: str) -> None:
     scratch = native.scratch_bytes(min(settings.n_ubatch, loaded.n_ctx))
     buffers = loaded.buffers.n_bytes
     buffers["compute"] = buffers.get("compute", 0) + scratch
-    checking_bytes = _core.peer_check_bytes(native) if loaded.asks_peers else 0
-    loaded.budget = budgets.resolve(
-        cache, native, buffers["compute"], checking_bytes, follow=loaded.keeper is not None
-    )
     prefetch = settings.prefetch
     if loaded.asks_peers and prefetch == "auto":
         prefetch = "off"
         loaded.notes.append("nothing is prefetched while peers are asked (--prefetch on does both)")
+    beside_bytes = native.router_bytes(prefetch)
+    beside_bytes += _core.peer_check_bytes(native) if loaded.asks_peers else 0
+    follow = loaded.keeper is not None
+    loaded.budget = budgets.resolve(cache, native, buffers["compute"], beside_bytes, follow=follow)
     native.attach(
         n_slots=loaded.budget.n_slots,
         policy=settings.policy,
@@ -313,6 +321,8 @@ def _attach(loaded: Loaded, cache: str) -> None:
         most_slots=loaded.budget.most_slots,
     )
     loaded.notes.extend(native.notes)
+    if said := loaded.offload.said():
+        loaded.notes.append(said)
     prefetched = native.prefetch
     if prefetched["state"] != "off" and prefetched["why_not"]:
         loaded.notes.append(f"nothing is prefetched while answering: {prefetched['why_not']}")

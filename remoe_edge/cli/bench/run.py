@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from remoe_edge.cli import options, placement_options
+from remoe_edge.cli import gpu_options, options, placement_options
 from remoe_edge.cli.bench import by_mode, meaning
 from remoe_edge.cli.bench.shown import progress_line, show_record
 from remoe_edge.cli.old_spellings import JsonPathCommand, Old, option
@@ -92,6 +92,9 @@ if TYPE_CHECKING:
     metavar="N",
     help="How often each arm runs.",
 )
+@gpu_options.gpu_layers(
+    default="off", more="It holds for all arms; stock keeps its experts off it."
+)
 @options.context(more="0 takes what the longest prompt needs.")
 @options.ubatch()
 @option(
@@ -159,6 +162,7 @@ def run(
         from remoe_edge.placement.price import load as load_prices
 
         table = load_prices(price)
+    asked["gpu_layers"] = meaning.gpu_layers(model, asked)
     settings = meaning.settings(asked)
     arms = meaning.arms(model, asked)
     questions = meaning.questions(model, asked, settings)
