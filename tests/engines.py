@@ -42,7 +42,8 @@ class Onlooker:
 
 # Plain facts hold after `close` and in a forked child; calls are refused there.
 FACTS = {
-    "path", "settings", "notes", "threads", "n_ctx", "parallel", "load_ms", "budget", "streamed", "answer",
+    "path", "settings", "notes", "threads", "n_ctx", "parallel", "load_ms", "budget", "streamed",
+    "answer",
 }  # fmt: skip
 CALLS: dict[str, Callable[[Engine], Any]] = {
     "tokenize": lambda e: e.tokenize("x"),

@@ -157,8 +157,10 @@ def live(
     answering: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> Iterator[Live]:
-    """Serve a model until the end of the block; answering: how several are answered at a time. settings: of
-    `ServeSettings`, and `around`."""
+    """Serve a model until the end of the block.
+
+    answering: how several are answered at a time. settings: of `ServeSettings`, and `around`.
+    """
     server = Live(
         lambda: Engine(model, cache=cache, n_ctx=n_ctx, threads=1, parallel=parallel),
         OneAtATime if parallel == 1 else functools.partial(SideBySide, **(answering or {})),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from remoe_edge.engine import chat_template, generation, peers, request
+from remoe_edge.engine import chat_template, generation, report, request
 from remoe_edge.engine.answer import Answer, Produced
 from remoe_edge.engine.batching import ContinuousBatch
 from remoe_edge.engine.budget import Budget
@@ -34,10 +34,8 @@ from remoe_edge.engine.observers import Observer
 from remoe_edge.engine.prompt import Prompt
 from remoe_edge.engine.schedule import Schedule
 from remoe_edge.engine.settings import EngineSettings
-from remoe_edge.engine.stats import AnswerStats, CacheStats, EngineStats
+from remoe_edge.engine.stats import AnswerStats, EngineStats
 from remoe_edge.errors import InputError
-from remoe_edge.machine import memory
-from remoe_edge.native import WAIT_POLICY
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
@@ -182,47 +180,7 @@ class Engine:
     def stats(self) -> EngineStats:
         """Tell what the last answer cost, and how the engine runs. Times in ms, sizes in bytes."""
         with self._life.reading():
-            native = self._loaded.native
-            return EngineStats(
-                answer=self._loaded.last,
-                load_ms=self.load_ms,
-                peak_rss_bytes=memory.peak_rss_bytes(),
-                streamed=self.streamed,
-                threads=self.threads,
-                n_ctx=self.n_ctx,
-                buffers=dict(self._loaded.buffers.n_bytes),
-                wait_policy=WAIT_POLICY,
-                notes=tuple(self.notes),
-                router_probabilities=None if native is None else native.router_probabilities,
-                cache=None if native is None else self._cache_stats(native),
-                io=None if native is None else dict(native.io),
-                remote=peers.stats(self._loaded),
-            )
-
-    def _cache_stats(self, native: StreamedModel) -> CacheStats:
-        budget, counts = self._loaded.budget, native.counts()
-        assert budget is not None
-        prefetch = {
-            name: round(each, 4) if isinstance(each, float) else each
-            for name, each in native.prefetch.items()
-        }
-        return CacheStats(
-            budget_bytes=native.budget_bytes,
-            slots=native.n_slots,
-            most_slots=native.most_slots,
-            policy=native.policy,
-            warm_experts=counts["warm_experts"],
-            warm_bytes=counts["warm_bytes"],
-            prefetch=prefetch,
-            why=budget.why,
-            expert_bytes=native.expert_bytes,
-            dense_bytes=native.dense_bytes,
-            dense_bytes_read=native.dense_bytes_read,
-            repacked=native.repacked,
-            locked=native.locked,
-            huge_pages=native.huge_pages,
-            plan=None if self._loaded.keeper is None else self._loaded.keeper.to_dict(),
-        )
+            return report.stats_of(self._loaded)
 
     # --- running it ---
 

@@ -1,8 +1,8 @@
 """Replay conversations that take turns: what a schedule costs in misses, from traces made one by one.
 
-A schedule is written as a slice's length (`32`: each conversation has 32 tokens, then the next), as groups
-(`4x32`: four at a time, 32 tokens each), as `turns` (one token each) or as `batch` (all in one step).
-`alone` is one conversation after another: nobody takes anybody's place in the cache.
+A schedule is written as a slice's length (`32`: each conversation has 32 tokens, then the next), as
+groups (`4x32`: four at a time, 32 tokens each), as `turns` (one token each) or as `batch` (all in one
+step). `alone` is one conversation after another: nobody takes anybody's place in the cache.
 """
 
 from __future__ import annotations
@@ -68,7 +68,10 @@ def parse_plans(text: str) -> list[Plan]:
 
 
 def conversations(trace: Trace) -> list[Routed]:
-    """Cut a trace into its answers' tokens: a prompt begins another. Raises InputError for less than two."""
+    """Cut a trace into its answers' tokens: a prompt begins another.
+
+    Raises InputError for less than two.
+    """
     routed = trace.routed()
     rows = trace.rows(0)
     decoded = np.repeat(trace.phase[rows] == 1, trace.n_tokens[rows])
@@ -103,7 +106,9 @@ def turns(lengths: Sequence[int], plan: Plan) -> Iterator[list[tuple[int, int]]]
 def scheduled(trace: Trace, talks: Sequence[Routed], plan: Plan) -> Trace:
     """Make the trace that the conversations would have left in this schedule."""
     n_layers = trace.n_layers
-    n_tokens, experts, offsets, ids, ids_at = [], [], [0], [], []
+    n_tokens: list[int] = []
+    experts: list[int] = []
+    offsets, ids, ids_at = [0], [], []
     at = 0
     for step in turns([talk.shape[1] for talk in talks], plan):
         taken = np.stack([talks[i][:, token] for i, token in step], axis=1)  # [layers, tokens, k]
