@@ -157,8 +157,10 @@ def live(
     answering: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> Iterator[Live]:
-    """Serve a model until the end of the block; answering: how several are answered at a time. settings: of
-    `ServeSettings`, and `around`."""
+    """Serve a model until the end of the block.
+
+    answering: how several are answered at a time. settings: of `ServeSettings`, and `around`.
+    """
     server = Live(
         lambda: Engine(model, cache=cache, n_ctx=n_ctx, threads=1, parallel=parallel),
         OneAtATime if parallel == 1 else functools.partial(SideBySide, **(answering or {})),
@@ -179,17 +181,21 @@ def chatting(folder: Path, template: str = HERMES) -> Path:
     return with_template(tiny, folder / f"chat{n_before}.gguf", template)
 
 
-def slow_down(server: Live | OneAtATime) -> None:
-    """Have each token take some milliseconds, so that a test can act before an answer ends."""
+def slow_down(server: Live | EngineThread) -> None:
+    """Have each step take some milliseconds, so that a test can act before an answer ends."""
     conversations = server.conversations if isinstance(server, Live) else server
-    loaded = conversations.engine._loaded
-    stock = loaded.check_finite
+    if isinstance(conversations, SideBySide):
+        wait_until(lambda: conversations._batch)
+        owner, name = conversations._batch, "step"
+    else:
+        owner, name = conversations.engine._loaded, "check_finite"
+    stock = getattr(owner, name)
 
-    def check() -> None:
+    def slowly() -> None:
         time.sleep(0.005)
         stock()
 
-    loaded.check_finite = check  # type: ignore[method-assign]
+    setattr(owner, name, slowly)
 
 
 def with_template(model: Path, path: Path, template: str) -> Path:
