@@ -42,113 +42,97 @@ std::vector<uint64_t> ShareOut(uint64_t budget_bytes, const std::vector<Claim>& 
   return shares;
 }
 
-uint64_t ProcessBudget::Total(const std::vector<Member>& members) {
+uint64_t ProcessBudget::Total(const Models& models) {
   if (amount_.kind != CacheAmount::Kind::kAuto) return amount_.n_bytes;
-  if (members_.empty()) {
+  if (models_.empty()) {
     const AvailableMemory memory = MeasureMemory();
     room_bytes_ = memory.n_bytes - std::min(memory.n_bytes, memory.reserve_bytes);
   }
   uint64_t dense = 0;
-  for (const Member& member : members) dense += member.model->file().dense_bytes();
+  for (const StreamedModel* model : models) dense += model->file().dense_bytes();
   const uint64_t room = room_bytes_ - std::min(room_bytes_, dense);
   return static_cast<uint64_t>(static_cast<double>(room) * (1 - kShareForContexts));
 }
 
-Status ProcessBudget::CheckFloors(const std::vector<Member>& members, uint64_t budget_bytes) const {
+Status ProcessBudget::CheckFloors(const Models& models, uint64_t budget_bytes) const {
   if (amount_.kind == CacheAmount::Kind::kShare) return Status::Ok();
   uint64_t floors = 0;
-  for (const Member& member : members) floors += ClaimOf(*member.model).floor_bytes;
+  for (const StreamedModel* model : models) floors += ClaimOf(*model).floor_bytes;
   if (floors <= budget_bytes) return Status::Ok();
-  const int n_used = members.back().model->file().n_experts_used();
   return Status(
       Code::kBudgetTooSmall,
       Format("the expert cache is below the floor: one token uses %d experts of a layer at once, "
              "which takes %.2f MiB%s, and there are %.2f MiB: REMOE_CACHE=%lluKiB or more",
-             n_used, floors / 1048576.0,
-             members.size() > 1 ? " with the other models of this process" : "",
+             models.back()->file().n_experts_used(), floors / 1048576.0,
+             models.size() > 1 ? " with the other models of this process" : "",
              budget_bytes / 1048576.0, static_cast<unsigned long long>((floors + 1023) / 1024)));
 }
 
-std::vector<int> ProcessBudget::Slots(const std::vector<Member>& members,
-                                      uint64_t budget_bytes) const {
+std::vector<int> ProcessBudget::Slots(const Models& models, uint64_t budget_bytes) const {
   std::vector<int> slots;
   if (amount_.kind == CacheAmount::Kind::kShare) {
-    for (const Member& member : members) {
-      const int total = member.model->sizes().total_experts();
+    for (const StreamedModel* model : models) {
+      const int total = model->sizes().total_experts();
       const int wished = static_cast<int>(std::lround(amount_.share * total));
-      slots.push_back(std::clamp(wished, FloorSlots(*member.model), total));
+      slots.push_back(std::clamp(wished, FloorSlots(*model), total));
     }
     return slots;
   }
   std::vector<Claim> claims;
-  for (const Member& member : members) claims.push_back(ClaimOf(*member.model));
+  for (const StreamedModel* model : models) claims.push_back(ClaimOf(*model));
   const std::vector<uint64_t> shares = ShareOut(budget_bytes, claims);
-  for (size_t i = 0; i < members.size(); i++) {
-    slots.push_back(members[i].model->sizes().SlotsFor(shares[i]));
+  for (size_t i = 0; i < models.size(); i++) {
+    slots.push_back(models[i]->sizes().SlotsFor(shares[i]));
   }
   return slots;
 }
 
-// Before anything grows, so that memory never holds both.
-void ProcessBudget::Shrink(const std::vector<int>& slots) {
-  for (size_t i = 0; i < members_.size(); i++) {
-    Member& member = members_[i];
-    if (slots[i] >= member.options.n_slots) continue;
-    member.options.n_slots = slots[i];
-    const Status status = member.model->Resize(member.options);
-    if (!status.ok()) member.model->failure().Keep(status);
-  }
-}
-
-void ProcessBudget::Grow(const std::vector<int>& slots) {
-  for (size_t i = 0; i < members_.size(); i++) {
-    Member& member = members_[i];
-    if (slots[i] <= member.options.n_slots) continue;
-    member.options.n_slots = slots[i];
-    const Status status = member.model->Resize(member.options);
-    if (!status.ok()) member.model->failure().Keep(status);
+void ProcessBudget::Resize(const std::vector<int>& slots) {
+  for (const bool grows : {false, true}) {
+    for (size_t i = 0; i < models_.size(); i++) {
+      const int has = models_[i]->store() != nullptr ? models_[i]->store()->n_slots() : 0;
+      if (has != 0 && (grows ? slots[i] > has : slots[i] < has)) models_[i]->Resize(slots[i]);
+    }
   }
 }
 
 Status ProcessBudget::Join(StreamedModel* model, const AttachOptions& options) {
   const std::lock_guard<std::mutex> lock(mutex_);
-  std::vector<Member> wished = members_;
-  wished.push_back({model, options});
+  Models wished = models_;
+  wished.push_back(model);
   const uint64_t budget_bytes = Total(wished);
   REMOE_RETURN_IF_ERROR(CheckFloors(wished, budget_bytes));
   const std::vector<int> slots = Slots(wished, budget_bytes);
-  std::vector<int> before;
-  for (const Member& member : members_) before.push_back(member.options.n_slots);
-  Shrink(slots);
-  wished.back().options.n_slots = slots.back();
-  const Status status = model->Attach(wished.back().options);
+  AttachOptions sized = options;
+  sized.n_slots = slots.back();
+  sized.most_slots = Slots({model}, Total({model})).back();
+  sized.takes_back = false;  // what another model has now is not to be had
+  Resize(slots);
+  const Status status = model->Attach(sized);
   if (!status.ok()) {
-    Grow(before);
+    if (!models_.empty()) Resize(Slots(models_, Total(models_)));
     return status;
   }
-  members_.push_back(wished.back());
+  models_.push_back(model);
   LogInfo(Format("%s: a cache of %d of %d experts, %.2f MiB", model->file().paths()[0].c_str(),
                  slots.back(), model->sizes().total_experts(),
-                 model->store()->budget_bytes() / 1048576.0));
+                 model->sizes().BudgetFor(slots.back()) / 1048576.0));
   return Status::Ok();
 }
 
-void ProcessBudget::Leave(StreamedModel* model) {
+void ProcessBudget::Leave(const StreamedModel* model) {
   const std::lock_guard<std::mutex> lock(mutex_);
-  const auto left = std::remove_if(members_.begin(), members_.end(),
-                                   [model](const Member& member) { return member.model == model; });
-  if (left == members_.end()) return;
-  members_.erase(left, members_.end());
-  // Its memory goes before the others take it.
-  model->Detach();
-  if (!members_.empty()) Grow(Slots(members_, Total(members_)));
+  const auto left = std::find(models_.begin(), models_.end(), model);
+  if (left == models_.end()) return;
+  models_.erase(left);
+  if (!models_.empty()) Resize(Slots(models_, Total(models_)));
 }
 
 uint64_t ProcessBudget::n_bytes() const {
   const std::lock_guard<std::mutex> lock(mutex_);
   uint64_t sum = 0;
-  for (const Member& member : members_) {
-    if (member.model->store() != nullptr) sum += member.model->store()->budget_bytes();
+  for (const StreamedModel* model : models_) {
+    if (model->store() != nullptr) sum += model->store()->budget_bytes();
   }
   return sum;
 }

@@ -3,9 +3,9 @@
 // A model that is loaded takes its share, for which the others' caches become smaller, and gives it
 // back when it goes. Every model has its floor, the experts of one token and layer; what is left is
 // shared out in proportion to what each could still use. A share of experts (30%) is each model's own,
-// and needs no sharing. A cache that changes its size begins empty.
+// and needs no sharing.
 //
-// Models leave before they end. Any thread.
+// Models leave when their caches are gone. Any thread.
 #ifndef REMOE_PLUGIN_PROCESS_BUDGET_H_
 #define REMOE_PLUGIN_PROCESS_BUDGET_H_
 
@@ -34,25 +34,23 @@ class ProcessBudget {
   // Gives the model its cache; `options` says all but its size. kBudgetTooSmall where the floors of
   // all models together do not fit: then nothing has changed.
   Status Join(StreamedModel* model, const AttachOptions& options);
-  void Leave(StreamedModel* model);
+  // The model has ended: the others grow.
+  void Leave(const StreamedModel* model);
   // Bytes of all caches.
   uint64_t n_bytes() const;
 
  private:
-  struct Member {
-    StreamedModel* model;
-    AttachOptions options;
-  };
-  uint64_t Total(const std::vector<Member>& members);
-  // Slots for each member.
-  std::vector<int> Slots(const std::vector<Member>& members, uint64_t budget_bytes) const;
-  Status CheckFloors(const std::vector<Member>& members, uint64_t budget_bytes) const;
-  void Shrink(const std::vector<int>& slots);
-  void Grow(const std::vector<int>& slots);
+  using Models = std::vector<StreamedModel*>;
+  uint64_t Total(const Models& models);
+  // Slots for each of them.
+  std::vector<int> Slots(const Models& models, uint64_t budget_bytes) const;
+  Status CheckFloors(const Models& models, uint64_t budget_bytes) const;
+  // Those who give go first, so that memory never holds both.
+  void Resize(const std::vector<int>& slots);
 
   const CacheAmount amount_;
   mutable std::mutex mutex_;
-  std::vector<Member> members_;
+  Models models_;
   uint64_t room_bytes_ = 0;  // of kAuto, dense weights included: measured when the first joins
 };
 

@@ -141,7 +141,8 @@ void Executor::MarkUsed(const Job& job) {
 // in the job.
 void Executor::Complete(const Job& job, Event* event) {
   StreamedModel* model = job.model;
-  const ggml_tensor* scores = RouterScores(job.piece->products.front());
+  const ggml_tensor* scores =
+      scores_are_kept_ ? RouterScores(job.piece->products.front()) : nullptr;
   model->SawScores(scores != nullptr);
   event->n_prob_tokens = scores != nullptr ? model->WantedProbabilities(event->n_tokens) : 0;
   if (event->n_prob_tokens > 0) {
