@@ -51,21 +51,26 @@ py::dict WorkerCountsOf(const ExpertWorker& worker) {
 }  // namespace
 
 void RegisterRemote(py::module_& module) {
-  module.def("check_address", [](const std::string& text) {
-    const Result<Address> address = Address::Parse(text);
+  module.def("check_address", [](const py::str& text) {
+    // What is no UTF-8 is spelled out: it is no address, and the error says which text is none.
+    const auto bytes = py::reinterpret_steal<py::bytes>(
+        PyUnicode_AsEncodedString(text.ptr(), "utf-8", "backslashreplace"));
+    if (!bytes) throw py::error_already_set();
+    const Result<Address> address = Address::Parse(std::string(bytes));
     ThrowIfError(address.status());
     return address.value().text();
   });
   module.def(
       "connect_peers",
       [](StreamedModel& model, const std::vector<std::string>& addresses, const std::string& engine,
-         const std::string& fingerprint, int max_tokens, int audit_every) {
+         const std::string& fingerprint, int max_tokens, int audit_every, bool hedge) {
         PeerOptions options;
         options.addresses = addresses;
         options.engine = engine;
         options.fingerprint = fingerprint;
         options.source.max_tokens = max_tokens;
         options.source.audit_every = std::max(1, audit_every);
+        options.source.hedge = hedge;
         ThrowIfError([&] {
           const py::gil_scoped_release release;
           return ConnectPeers(&model, options);
@@ -73,7 +78,7 @@ void RegisterRemote(py::module_& module) {
       },
       py::arg("model"), py::arg("addresses"), py::kw_only(), py::arg("engine"),
       py::arg("fingerprint"), py::arg("max_tokens") = RemoteSource::Settings().max_tokens,
-      py::arg("audit_every") = RemoteSource::Settings().audit_every);
+      py::arg("audit_every") = RemoteSource::Settings().audit_every, py::arg("hedge") = true);
   module.def(
       "set_peers",
       [](const StreamedModel& model, const std::vector<std::string>& texts) {

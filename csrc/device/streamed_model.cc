@@ -44,8 +44,10 @@ Result<std::unique_ptr<StreamedModel>> StreamedModel::Make(ModelFile file,
       std::make_unique<ExpertWeights>(model.get(), &model->file_, &model->layers_, options.repack);
   model->sizes_ = std::make_unique<CacheSizes>(
       &model->file_, &model->layers_, SlotLayout(model->layers_, model->weights_->transformed()));
-  model->planner_ =
-      std::make_unique<PrefetchPlanner>(&model->layers_, model->file_.n_experts_used());
+  model->router_notes_ =
+      std::make_unique<RouterNotes>(static_cast<int>(model->layers_.size()), &model->host_copies_);
+  model->planner_ = std::make_unique<PrefetchPlanner>(
+      &model->layers_, model->file_.n_experts_used(), &model->host_copies_);
 
   ReaderOptions reader_options = options.reader;
   reader_options.background_depth = kBackgroundDepth;
@@ -210,11 +212,16 @@ Status StreamedModel::ReadTensor(const TensorOrigin& origin, uint64_t offset, ui
 }
 
 void StreamedModel::Learn(const TensorOrigin& origin, const ggml_tensor* product) {
+  router_notes_->Note(origin.layer, product);
   const Matrix matrix = layers_[origin.layer].matrices[origin.matrix].matrix;
   if (matrix == Matrix::kDown) return;
   // Another context may be at work on what this one teaches.
   const std::lock_guard<std::mutex> lock(step_mutex_);
   planner_->Learn(origin.layer, product);
+}
+
+uint64_t StreamedModel::RouterBytes(PrefetchMode prefetch) const {
+  return sizes_->Settled(prefetch) == PrefetchMode::kOff ? 0 : planner_->BytesToCopy();
 }
 
 void StreamedModel::Routed(const TensorOrigin& origin, Event* event) {

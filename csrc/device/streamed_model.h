@@ -25,6 +25,8 @@
 #include "device/compute/prefetch_planner.h"
 #include "device/expert_weights.h"
 #include "device/graph/device.h"
+#include "device/graph/host_copies.h"
+#include "device/graph/router_notes.h"
 #include "device/interruption.h"
 #include "device/recorder.h"
 #include "device/step_clock.h"
@@ -107,6 +109,9 @@ class StreamedModel {
   ExpertStore* store() const { return store_.get(); }
   PrefetchPlanner& planner() { return *planner_; }
   const PrefetchPlanner& planner() const { return *planner_; }
+  // What prefetch copies of the dense weights that contexts made so far have on a GPU: part of the
+  // cache's budget.
+  uint64_t RouterBytes(PrefetchMode prefetch) const;
   Recorder& recorder() { return recorder_; }
   const Recorder& recorder() const { return recorder_; }
   Interruption& interruption() { return interruption_; }
@@ -134,6 +139,7 @@ class StreamedModel {
   const ggml_tensor& view(const TensorOrigin& origin) const { return weights_->view(origin); }
   // Takes note of what a product that may run later says of its layer's router.
   void Learn(const TensorOrigin& origin, const ggml_tensor* product);
+  const RouterNotes& router_notes() const { return *router_notes_; }
   const std::vector<std::unique_ptr<ExpertSource>>& elsewhere() const { return elsewhere_; }
   // One step, or a piece of one, at a time, whichever context it belongs to.
   std::mutex& step_mutex() { return step_mutex_; }
@@ -183,6 +189,8 @@ class StreamedModel {
   VirtualFileLoading loading_{this};
   std::unique_ptr<ggml_backend_buffer_type> buffer_type_;
   std::unique_ptr<ExpertStore> store_;  // after reader_, which it uses
+  HostCopies host_copies_;
+  std::unique_ptr<RouterNotes> router_notes_;
   std::unique_ptr<PrefetchPlanner> planner_;
   std::vector<std::unique_ptr<ExpertSource>> elsewhere_;  // after store_, whose arrivals they know
 

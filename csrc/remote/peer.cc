@@ -58,7 +58,7 @@ bool Peer::Ask(Wanted wanted) {
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (state_ != State::kServing) return false;
-    const int64_t late_us = latency_.late_us();
+    const int64_t late_us = links_.hedge ? latency_.late_us() : kSilentMs * 1000;
     frame.request = next_request_++;
     frame.time_us = static_cast<uint32_t>(kPatience * late_us);
     links_.tallies->asked++;

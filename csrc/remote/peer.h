@@ -49,6 +49,7 @@ class Peer : public std::enable_shared_from_this<Peer> {
   struct Links {
     Proof* proof = nullptr;
     RemoteTallies* tallies = nullptr;
+    bool hedge = true;  // whether storage stands in for an answer that is late
     std::function<void(const std::string&)> tell;  // a line for the user
     std::function<void(std::weak_ptr<Peer>, Audit)> audit;
   };

@@ -94,6 +94,7 @@ RemoteSource::Linked RemoteSource::Link(const Address& address) {
   Peer::Links links;
   links.proof = &proof_;
   links.tallies = linked.tallies.get();
+  links.hedge = settings_.hedge;
   links.tell = [this](const std::string& line) {
     const std::lock_guard<std::mutex> lock(mutex_);
     lines_.push_back(line);

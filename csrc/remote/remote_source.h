@@ -31,6 +31,7 @@ class RemoteSource : public ExpertSource {
   struct Settings {
     int max_tokens = 8;      // of a step, above which weights are fewer bytes than rows
     int audit_every = 1000;  // answers
+    bool hedge = true;       // see Peer::Links
   };
   RemoteSource(const std::vector<Address>& addresses, Identity identity,
                std::unique_ptr<RowComputer> computer, const Settings& settings);

@@ -9,7 +9,7 @@ import sys
 
 import click
 
-from remoe_edge.cli.terminal import lost_output, say
+from remoe_edge.cli.terminal import lost_output, open_closed_streams, say
 from remoe_edge.errors import RemoeError
 
 # Subcommand -> (module of this package, one line for --help). A module exposes `command`.
@@ -77,6 +77,7 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line; answers go to stdout, everything else to stderr."""
+    open_closed_streams()
     code: int | str | None = None
     try:
         cli(standalone_mode=True)

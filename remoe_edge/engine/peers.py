@@ -28,7 +28,11 @@ def connect(loaded: Loaded) -> None:
         return
     model = _core.ModelFile.open(str(loaded.path))
     _core.connect_peers(
-        native, list(settings.peers), engine=__version__, fingerprint=fingerprint(model)
+        native,
+        list(settings.peers),
+        engine=__version__,
+        fingerprint=fingerprint(model),
+        hedge=settings.hedge,
     )
     with loaded.computing():
         loaded.llama.eval([_ANY_TOKEN])

@@ -104,6 +104,7 @@ class CacheStats:
     repacked: bool
     locked: bool
     huge_pages: bool
+    plan: dict[str, Any] | None = None  # how a `plan:` is kept
 
     def to_dict(self, answer: AnswerStats) -> dict[str, Any]:
         """Give plain values, with what the answer took from the cache among them."""
@@ -118,6 +119,7 @@ class CacheStats:
             "budget_bytes": self.budget_bytes,
             "slots": self.slots,
             "most_slots": self.most_slots,
+            **({} if self.plan is None else {"plan": self.plan}),
             "hits": answer.hits,
             "misses": answer.misses,
             "bytes_read": answer.bytes_read,

@@ -74,9 +74,7 @@ def sources() -> Path:
     for folder in (package / "source", package.parent.parent):
         if (folder / "csrc" / "plugin" / "CMakeLists.txt").is_file():
             return folder
-    raise UnsupportedError(
-        "this installation has no C++ sources: install remoe-edge again"
-    )
+    raise UnsupportedError("this installation has no C++ sources: install remoe-edge again")
 
 
 def compile_into(folder: Path, source: Source, say: Callable[[str], None]) -> Path:

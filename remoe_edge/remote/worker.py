@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from remoe_edge import __version__
 from remoe_edge.errors import InputError
 from remoe_edge.files.fingerprint import fingerprint
+from remoe_edge.files.path_argument import path_argument
+from remoe_edge.machine.processors import default_threads
 from remoe_edge.native import _core
 from remoe_edge.remote.experts import parse_experts
 from remoe_edge.units import parse_bytes
@@ -44,24 +45,25 @@ class Worker:
         io: str = "auto",
         direct: bool = True,
     ) -> None:
-        if not Path(path).is_file():
-            raise InputError(f"no model at {os.fspath(path)}")
-        model = _core.ModelFile.open(os.fspath(path))
+        path = path_argument("the model's path", path)
+        if not os.path.isfile(path):
+            raise InputError(f"no model at {path}")
+        model = _core.ModelFile.open(str(path))
         chosen = parse_experts(experts, model)
         self.n_experts = len(chosen)
+        host = _core.check_address(listen).rpartition(":")[0]
         self._native = _core.ExpertWorker.open(
-            os.fspath(path),
+            str(path),
             experts=chosen,
             budget_bytes=parse_bytes(memory),
             listen=listen,
             engine=__version__,
             fingerprint=fingerprint(model),
-            threads=threads or len(os.sched_getaffinity(0)),
+            threads=threads or default_threads(),
             repack=repack,
             backend=io,
             direct=direct,
         )
-        host = _core.check_address(listen).rpartition(":")[0]
         self.address = f"{host}:{self._native.port}"
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="worker", daemon=True)

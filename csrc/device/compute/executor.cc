@@ -141,15 +141,22 @@ void Executor::MarkUsed(const Job& job) {
 // in the job.
 void Executor::Complete(const Job& job, Event* event) {
   StreamedModel* model = job.model;
-  const ggml_tensor* scores =
-      scores_are_kept_ ? RouterScores(job.piece->products.front()) : nullptr;
-  model->SawScores(scores != nullptr);
-  event->n_prob_tokens = scores != nullptr ? model->WantedProbabilities(event->n_tokens) : 0;
+  const ggml_tensor* product = job.piece->products.front();
+  const RouterNote* note = model->router_notes().Find(product);
+  const ggml_tensor* scores = note != nullptr ? note->logits : RouterScores(product);
+  const bool seen =
+      scores_are_kept_ && scores != nullptr && (note != nullptr || InHostMemory(scores));
+  model->SawScores(seen);
+  event->n_prob_tokens = seen ? model->WantedProbabilities(event->n_tokens) : 0;
   if (event->n_prob_tokens > 0) {
     const Stopwatch stopwatch(model->recorder().on() ? &model->recorder().ns : nullptr);
     probs_.resize(static_cast<size_t>(event->n_prob_tokens) * scores->ne[0]);
-    ReadProbabilities(scores, event->n_tokens - event->n_prob_tokens, event->n_tokens,
-                      probs_.data());
+    const int begin = event->n_tokens - event->n_prob_tokens;
+    if (note != nullptr) {
+      note->ReadProbabilities(begin, event->n_tokens, probs_.data());
+    } else {
+      ReadProbabilities(scores, begin, event->n_tokens, probs_.data());
+    }
     event->probs = probs_.data();
   }
   model->Routed(job.piece->origin(), event);

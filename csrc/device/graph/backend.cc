@@ -8,6 +8,7 @@
 #include "device/graph/cpu_backend.h"
 #include "device/graph/ffn_ops.h"
 #include "device/graph/router_scores.h"
+#include "device/streamed_model.h"
 
 namespace remoe {
 
@@ -50,7 +51,8 @@ void Optimize(ggml_backend_t, ggml_cgraph* graph, Params* params) {
   for (int i = 0; i < n; i++) {
     ggml_tensor* node = ggml_graph_node(graph, i);
     if (ExpertProduct(node) == nullptr) continue;
-    ggml_tensor* scores = RouterScores(node);
+    const RouterNote* note = OriginOf(node->src[0])->model->router_notes().Find(node);
+    ggml_tensor* scores = note != nullptr ? note->logits : RouterScores(node);
     if (scores == nullptr || scores == last) continue;
     params->add_alloc_dep(params->user_data, scores, node);
     last = scores;

@@ -51,7 +51,11 @@ ggml_backend_buffer_type_t ListedBufferType(ggml_backend_dev_t device) {
 bool SupportsOp(ggml_backend_dev_t, const ggml_tensor* op) {
   const bool ours = IsExpertOp(op);
   if (const TensorOrigin* origin = ExpertProduct(op)) {
-    origin->model->Learn(*origin, op);
+    try {
+      origin->model->Learn(*origin, op);
+    } catch (const std::bad_alloc&) {
+      // Nothing may unwind through ggml; the step itself will say that there is no memory.
+    }
   } else if (ours && op->op == GGML_OP_MUL_MAT_ID) {
     LoadingOf(op->src[0]->buffer->buft)->Claimed();
   }
