@@ -21,7 +21,7 @@ from remoe_edge.plugin import builds, libraries
 from remoe_edge.plugin.environment import environment
 
 # At the beginning of every script: a model by its path, a context of it, and what it computes.
-_PRELUDE = """
+PRELUDE = """
 import sys
 import llama_cpp as lib
 import numpy as np
@@ -81,7 +81,7 @@ def script(
     """Run a script in a program's process; it must end by itself."""
     more = added(**settings) if plugged else stock.ENVIRONMENT
     done = subprocess.run(
-        [sys.executable, "-c", _PRELUDE + textwrap.dedent(text), *map(str, arguments)],
+        [sys.executable, "-c", PRELUDE + textwrap.dedent(text), *map(str, arguments)],
         env={**os.environ, **more}, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]

@@ -1,6 +1,8 @@
 // VirtualFileLoading: how the engine's models come in: as a virtual file, of which llama.cpp reads the
 // dense bytes, and in which expert tensors are known by their names alone.
 //
+// Nothing of an expert is read, and nothing is written: the addresses have no memory behind them.
+//
 // Owned by the model that it loads, which llama.cpp's model points at. One thread.
 #ifndef REMOE_DEVICE_VIRTUAL_LOADING_H_
 #define REMOE_DEVICE_VIRTUAL_LOADING_H_

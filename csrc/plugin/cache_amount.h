@@ -1,7 +1,10 @@
 // CacheAmount: how large the user wants the process' expert cache: so many bytes, a share of the
 // experts, or what memory leaves.
 //
-// Written as everywhere in remoe-edge: 1500MiB, 1.5G, 800MB; 30%; auto. A plain value; any thread.
+// Written as everywhere in remoe-edge: 1500MiB, 1.5G, 800MB; 30%; auto. remoe_edge/units.py reads the
+// same.
+//
+// A plain value; any thread.
 #ifndef REMOE_PLUGIN_CACHE_AMOUNT_H_
 #define REMOE_PLUGIN_CACHE_AMOUNT_H_
 

@@ -29,8 +29,10 @@ class MappedTensors : public BufferTensors {
   }
   ~MappedTensors() override {
     if (model_ != nullptr) {
-      loading_->status_.Leave(model_.get());
-      loading_->budget_.Leave(model_.get());
+      const StreamedModel* gone = model_.get();
+      loading_->status_.Leave(gone);
+      model_.reset();
+      loading_->budget_.Leave(gone);
     }
     const std::lock_guard<std::mutex> lock(loading_->mutex_);
     for (const FileMapping& shard : mapped_.shards) loading_->taken_.erase(shard.begin);

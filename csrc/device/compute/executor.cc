@@ -144,7 +144,8 @@ void Executor::Complete(const Job& job, Event* event) {
   const ggml_tensor* product = job.piece->products.front();
   const RouterNote* note = model->router_notes().Find(product);
   const ggml_tensor* scores = note != nullptr ? note->logits : RouterScores(product);
-  const bool seen = scores != nullptr && (note != nullptr || InHostMemory(scores));
+  const bool seen =
+      scores_are_kept_ && scores != nullptr && (note != nullptr || InHostMemory(scores));
   model->SawScores(seen);
   event->n_prob_tokens = seen ? model->WantedProbabilities(event->n_tokens) : 0;
   if (event->n_prob_tokens > 0) {

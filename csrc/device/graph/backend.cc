@@ -2,6 +2,7 @@
 
 #include <cstring>
 #include <memory>
+#include <type_traits>
 
 #include "device/compute/executor.h"
 #include "device/graph/cpu_backend.h"
@@ -13,8 +14,12 @@ namespace remoe {
 
 namespace {
 
+// Whether a backend can say that tensors outside its piece are still needed: see Optimize().
+constexpr bool kScoresAreKept = !std::is_same_v<decltype(ggml_backend_i::graph_optimize),
+                                                void (*)(ggml_backend_t, ggml_cgraph*)>;
+
 struct Context {
-  explicit Context(ggml_backend_t cpu) : cpu(cpu), executor(cpu) {}
+  explicit Context(ggml_backend_t cpu) : cpu(cpu), executor(cpu, kScoresAreKept) {}
   ~Context() { ggml_backend_free(cpu); }
   ggml_backend_t cpu;
   Executor executor;
@@ -39,7 +44,8 @@ ggml_status Compute(ggml_backend_t backend, ggml_cgraph* graph) {
 
 // The scheduler's allocator would reuse the router's scores before the FFN runs, for the weights of
 // the experts' sum: each FFN says that it still needs them.
-void Optimize(ggml_backend_t, ggml_cgraph* graph, ggml_backend_graph_optimize_params* params) {
+template <typename Params>
+void Optimize(ggml_backend_t, ggml_cgraph* graph, Params* params) {
   const int n = ggml_graph_n_nodes(graph);
   const ggml_tensor* last = nullptr;
   for (int i = 0; i < n; i++) {
@@ -52,6 +58,9 @@ void Optimize(ggml_backend_t, ggml_cgraph* graph, ggml_backend_graph_optimize_pa
     last = scores;
   }
 }
+
+// Older builds of ggml let nobody say so.
+[[maybe_unused]] void Optimize(ggml_backend_t, ggml_cgraph*) {}
 
 void SetThreads(ggml_backend_t backend, int n_threads) {
   cpu::ShareProgramPool(ContextOf(backend)->cpu);
