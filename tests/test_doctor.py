@@ -134,9 +134,7 @@ def test_gpus_are_named_as_llama_cpp_names_them(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(doctor.gpu, "gpus", lambda: [orin])
     check = doctor.gpu.check()
     assert check.state == "ok"
-    assert check.detail == (
-        "CUDA0: Orin, 5,120 MiB of 7,168 MiB free, shared with the processor"
-    )
+    assert check.detail == ("CUDA0: Orin, 5,120 MiB of 7,168 MiB free, shared with the processor")
 
 
 @pytest.mark.parametrize("driver", [False, True])

@@ -80,7 +80,9 @@ def load(
     loaded.n_ctx = settings.context(trained)
     loaded.n_places = settings.parallel or _fitting(loaded, file)
     weight_bytes = file.dense_bytes if loaded.streamed else path.stat().st_size
-    loaded.offload = offload.resolve(settings.gpu_layers, file, weight_bytes, loaded.n_ctx * loaded.n_places)
+    loaded.offload = offload.resolve(
+        settings.gpu_layers, file, weight_bytes, loaded.n_ctx * loaded.n_places
+    )
     loaded.buffers.elsewhere = loaded.offload.names_elsewhere
     _check_context(file, loaded)
     _note_sizes(loaded)
