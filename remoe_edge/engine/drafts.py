@@ -20,7 +20,7 @@ from remoe_edge.engine.request import Request
 from remoe_edge.engine.stats import AnswerStats
 from remoe_edge.engine.step_batch import StepBatch
 
-MOST_GUESSES = 8
+MOST_GUESSES = 6  # with the token before them: from eight rows on ggml rounds in another way
 _LONGEST, _SHORTEST = 4, 2  # tokens that have to stand there again
 
 
