@@ -59,7 +59,7 @@ _OPTIONS: tuple[Decorator, ...] = (
     option(
         "--draft", type=click.Choice(["off", "auto", "on"]), default="off", show_default=True,
         help="Guess tokens from the text so far and verify several in one step; auto does so while it "
-        "makes tokens cheaper. The last bit of logits may differ then.",
+        "makes tokens cheaper. The last bits of logits may differ then (docs/drafts.md).",
     ),
     options.peers(),
     placement_options.deployment(),

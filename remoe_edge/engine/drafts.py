@@ -151,9 +151,9 @@ class Drafted:
                 if token != guess:
                     break
                 n_right += 1
-                llama.n_tokens += 1
                 lookup.add([token])
                 yield token
+                llama.n_tokens += 1  # it has been computed already
             self._stats.guessed += len(guesses)
             self._stats.guessed_right += n_right
             self._governor.after(ms, len(guesses), n_right)
