@@ -281,8 +281,9 @@ class StreamedModel:
     def declare_steps(self, kind: str) -> None:
         """Say what the following steps are for.
 
-        "decode" is a token of each of several conversations, "prompt" a prompt; with "by-tokens", as it
-        begins, several tokens are a prompt and one is decoded. Raises ValueError for another name.
+        "decode" is a token of each of several conversations, "draft" a token of one and guesses of
+        what follows it, "prompt" a prompt; with "by-tokens", as it begins, several tokens
+        are a prompt and one is decoded. Raises ValueError for another name.
         """
     def expect(self, bonus: npt.NDArray[np.float32] | None) -> bool:
         """Add [n_layers * n_experts] to the policy's scores until the next call; None: nothing.

@@ -83,10 +83,11 @@ py::dict Prefetch(const StreamedModel& model) {
 
 StepKind KindOf(const std::string& name) {
   if (name == "decode") return StepKind::kDecode;
+  if (name == "draft") return StepKind::kDraft;
   if (name == "prompt") return StepKind::kPrompt;
   if (name != "by-tokens") {
     ThrowIfError(Status(Code::kInvalidArgument,
-                        "steps are decode, prompt or by-tokens, not '" + name + "'"));
+                        "steps are decode, draft, prompt or by-tokens, not '" + name + "'"));
   }
   return StepKind::kByTokens;
 }

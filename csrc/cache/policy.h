@@ -43,6 +43,9 @@ struct Event {
   int64_t step = 0;  // counts llama_decode ubatches; equal for all layers of one
   Phase phase = Phase::kDecode;
   int n_tokens = 1;  // tokens of the step
+  // Each of the step's tokens follows the one before; otherwise they belong to so many conversations.
+  // Of a recorded step that was decoded it is not known, and taken to be false.
+  bool in_sequence = false;
   const uint16_t* experts = nullptr;
   int n = 0;
   // So many of `experts` are more than the cache can keep of a long prompt's layer: once the event

@@ -147,7 +147,7 @@ void ReuseBiasedPolicy::OnEvent(const Event& event) {
   choice.step = event.step;
   const bool by_token = event.ids != nullptr && event.n_tokens > 1;
   // Tokens of several conversations: none follows another.
-  const bool together = event.phase == Phase::kDecode && event.n_tokens > 1;
+  const bool together = event.phase == Phase::kDecode && event.n_tokens > 1 && !event.in_sequence;
   if (together || together_[event.layer]) n_chosen_[event.layer] = 0;
   together_[event.layer] = together;
   const int first = by_token ? std::max(0, event.n_tokens - kRecentTokens) : event.n_tokens - 1;

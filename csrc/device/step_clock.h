@@ -14,8 +14,9 @@
 
 namespace remoe {
 
-// What the steps that follow are for: a prompt, or a token of each of several conversations.
-enum class StepKind : uint8_t { kByTokens, kPrompt, kDecode };
+// What the steps that follow are for: a prompt, a token of each of several conversations, or one
+// conversation's next token and guesses of those after it.
+enum class StepKind : uint8_t { kByTokens, kPrompt, kDecode, kDraft };
 
 class StepClock {
  public:
@@ -44,6 +45,7 @@ class StepClock {
     }
     event->step = step_;
     event->phase = phase_;
+    event->in_sequence = kind_ != StepKind::kDecode;
     return begins;
   }
   void MarkUsed(int matrix) { used_matrices_ |= 1u << matrix; }

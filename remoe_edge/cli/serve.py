@@ -121,6 +121,8 @@ def command(
         certificate=tls_certificate, private_key=tls_key, queue_limit=queue_limit, grace_s=grace_s,
     )  # fmt: skip
     n_places = _count("--parallel", parallel)
+    if n_places == 0 and engine_settings["draft"] != "off":
+        n_places = 1  # guesses are made for one conversation at a time
     schedule = {"max_pause_s": _pause_s(max_pause), "most_together": _count("--together", together)}
     if not model.is_file():
         raise InputError(f"no model at {model}")

@@ -103,9 +103,9 @@ class Loaded:
         assert self.template is not None
         return self.template
 
-    def logits(self) -> npt.NDArray[np.float32]:
-        """Copy the logits [n_vocab] of the last token that was computed."""
-        row = self.row(-1)
+    def logits(self, index: int = -1) -> npt.NDArray[np.float32]:
+        """Copy the logits [n_vocab] of a token of the last step; by default of the last."""
+        row = self.row(index)
         if row is None:
             raise RemoeError("llama.cpp has computed no logits yet")
         copied: npt.NDArray[np.float32] = row.copy()
@@ -132,9 +132,9 @@ class Loaded:
         there = self._row_type.from_address(ctypes.addressof(row.contents))
         return np.frombuffer(there, np.float32)
 
-    def check_finite(self) -> None:
-        """Raise ModelError where what was computed last is no number; forget the context then."""
-        row = self.row(-1)
+    def check_finite(self, index: int = -1) -> None:
+        """Raise ModelError where logits of the last step are no numbers; forget the context then."""
+        row = self.row(index)
         if row is None:
             return
         try:

@@ -31,7 +31,7 @@ from remoe_edge.engine.loaded import Loaded
 from remoe_edge.engine.locked_memory import lock_loaded
 from remoe_edge.engine.settings import EngineSettings
 from remoe_edge.engine.tokenizer import Tokenizer
-from remoe_edge.errors import BudgetError, InputError, ModelError, RemoeError
+from remoe_edge.errors import BudgetError, InputError, ModelError, RemoeError, UnsupportedError
 from remoe_edge.files.atomic import cut_short
 from remoe_edge.files.path_argument import path_argument
 from remoe_edge.machine import memory
@@ -105,6 +105,7 @@ def load(
             loaded.template = ChatTemplate(loaded.llama, loaded.tokenizer, path)
             context = loaded.llama._ctx.ctx
             loaded.n_ctx = min(loaded.n_ctx, int(_low.llama_n_ctx_seq(context)))
+            _check_draft(loaded)
             _lock(loaded)
             _attach(loaded, cache)
             peers.connect(loaded)
@@ -287,6 +288,15 @@ def _load_llama(loaded: Loaded, progress: Progress) -> Any:
     except (ValueError, RuntimeError) as error:
         why = "; ".join(loaded.buffers.errors) or str(error)
         raise ModelError(f"llama.cpp refused {loaded.path}: {why}") from error
+
+
+def _check_draft(loaded: Loaded) -> None:
+    """Raise UnsupportedError where wrong guesses could not be taken back out of the context."""
+    if loaded.settings.draft != "off" and loaded.recurrent:
+        raise UnsupportedError(
+            f"--draft {loaded.settings.draft}: {loaded.path} has recurrent layers, from whose state "
+            "wrong guesses cannot be taken back: --draft off"
+        )
 
 
 def _lock(loaded: Loaded) -> None:
