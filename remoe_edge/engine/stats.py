@@ -155,8 +155,8 @@ class EngineStats(Mapping[str, Any]):
     """Hold what the last answer cost and how the engine runs; times in ms, sizes in bytes.
 
     cache, io and router_probabilities are None where nothing is streamed, remote without peers.
-    buffers, gpu_buffers: what llama.cpp has reserved, by kind, here and on GPUs. Until version 0.3 it also reads as the mapping that
-    `to_dict` returns.
+    buffers, gpu_buffers: what llama.cpp has reserved, by kind, here and on GPUs. Until version 0.3 it
+    also reads as the mapping that `to_dict` returns.
     """
 
     answer: AnswerStats
