@@ -78,6 +78,17 @@ def test_split_shards_and_a_plain_load(processes: dict[str, stock.Process], fold
     check(processes, path, n_greedy=4, repack=False)
 
 
+def test_shards_that_are_links_to_other_names(
+    processes: dict[str, stock.Process], folder: Path
+) -> None:
+    # As caches of downloads keep them; the kernel tells of a mapping what the link leads to.
+    first = tiny_moe.make(folder / "linked.gguf", "olmoe", "Q8_0", n_split=3)
+    for number, shard in enumerate(sorted(folder.glob("linked-*.gguf"))):
+        shard.rename(folder / f"blob-{7 - number}")
+        shard.symlink_to(folder / f"blob-{7 - number}")
+    check(processes, first, n_greedy=4)
+
+
 def test_loading_reads_no_expert(folder: Path) -> None:
     path = tiny_moe.make(folder / "big.gguf", "qwen3moe", "Q8_0", n_expert=64, n_ff_exp=512)
     begin = plugged.experts_last(path, folder / "last.gguf")
