@@ -181,17 +181,21 @@ def chatting(folder: Path, template: str = HERMES) -> Path:
     return with_template(tiny, folder / f"chat{n_before}.gguf", template)
 
 
-def slow_down(server: Live | OneAtATime) -> None:
-    """Have each token take some milliseconds, so that a test can act before an answer ends."""
+def slow_down(server: Live | EngineThread) -> None:
+    """Have each step take some milliseconds, so that a test can act before an answer ends."""
     conversations = server.conversations if isinstance(server, Live) else server
-    loaded = conversations.engine._loaded
-    stock = loaded.check_finite
+    if isinstance(conversations, SideBySide):
+        wait_until(lambda: conversations._batch)
+        owner, name = conversations._batch, "step"
+    else:
+        owner, name = conversations.engine._loaded, "check_finite"
+    stock = getattr(owner, name)
 
-    def check() -> None:
+    def slowly() -> None:
         time.sleep(0.005)
         stock()
 
-    loaded.check_finite = check  # type: ignore[method-assign]
+    setattr(owner, name, slowly)
 
 
 def with_template(model: Path, path: Path, template: str) -> Path:

@@ -312,7 +312,9 @@ void RegisterEngine(py::module_& module) {
                              [](const StreamedModel& model) { return Readable(model.notes()); })
       .def_property_readonly("budget_bytes",
                              [](const StreamedModel& model) -> uint64_t {
-                               return model.store() ? model.store()->budget_bytes() : 0;
+                               if (model.store() == nullptr) return 0;
+                               return model.store()->budget_bytes() +
+                                      model.RouterBytes(PrefetchMode::kOff);
                              })
       .def_property_readonly(
           "n_slots",

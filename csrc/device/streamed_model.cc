@@ -221,7 +221,8 @@ void StreamedModel::Learn(const TensorOrigin& origin, const ggml_tensor* product
 }
 
 uint64_t StreamedModel::RouterBytes(PrefetchMode prefetch) const {
-  return sizes_->Settled(prefetch) == PrefetchMode::kOff ? 0 : planner_->BytesToCopy();
+  if (sizes_->Settled(prefetch) == PrefetchMode::kOff) return host_copies_.n_bytes();
+  return host_copies_.n_bytes() + planner_->BytesToCopy();
 }
 
 void StreamedModel::Routed(const TensorOrigin& origin, Event* event) {

@@ -109,8 +109,8 @@ class StreamedModel {
   ExpertStore* store() const { return store_.get(); }
   PrefetchPlanner& planner() { return *planner_; }
   const PrefetchPlanner& planner() const { return *planner_; }
-  // What prefetch copies of the dense weights that contexts made so far have on a GPU: part of the
-  // cache's budget.
+  // What has been copied, and will be for prefetch, of routers that contexts made so far have on a
+  // GPU: part of the cache's budget.
   uint64_t RouterBytes(PrefetchMode prefetch) const;
   Recorder& recorder() { return recorder_; }
   const Recorder& recorder() const { return recorder_; }

@@ -90,7 +90,7 @@ class Metering:
         cpu_bytes = sum(n for name, n in stats.buffers.items() if name != "model")
         cpu_bytes += 0 if cache is None else cache.budget_bytes + cache.dense_bytes
         cpu_bytes += stats.buffers.get("model", 0) if cache is None else 0
-        gpu_bytes = sum(getattr(stats, "gpu_buffers", None) or {}.values())
+        gpu_bytes = sum(stats.gpu_buffers.values())
         main = MainUse(cpu_bytes, gpu_bytes, busy_ms, life_ms, stats.load_ms, answers)
         return metered(self.table, main, self._functions(stats, life_ms))
 

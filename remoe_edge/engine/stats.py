@@ -150,7 +150,7 @@ class EngineStats(Mapping[str, Any]):
     """Hold what the last answer cost and how the engine runs; times in ms, sizes in bytes.
 
     cache, io and router_probabilities are None where nothing is streamed, remote without peers.
-    buffers: what llama.cpp has reserved, by kind. Until version 0.3 it also reads as the mapping that
+    buffers, gpu_buffers: what llama.cpp has reserved, by kind, here and on GPUs. Until version 0.3 it also reads as the mapping that
     `to_dict` returns.
     """
 
@@ -167,6 +167,7 @@ class EngineStats(Mapping[str, Any]):
     cache: CacheStats | None
     io: dict[str, Any] | None
     remote: dict[str, Any] | None = None
+    gpu_buffers: dict[str, int] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Give plain values for JSON."""

@@ -98,7 +98,9 @@ def prompts_of(engine: Engine, path: Path, n_prompts: int, n_tokens: int) -> lis
         texts = read_prompts(path)
         found = [engine.tokenize(text)[:n_tokens] for text in texts]
     else:
-        tokens = engine.tokenize(path.read_text(encoding="utf-8")[: 40 * n_prompts * n_tokens])
+        text = path.read_text(encoding="utf-8")
+        text = text * (1 + 12 * n_prompts * n_tokens // len(text))  # again from its beginning
+        tokens = engine.tokenize(text[: 40 * n_prompts * n_tokens])
         found = [tokens[at : at + n_tokens] for at in range(0, len(tokens), n_tokens)]
     return [each for each in found if len(each) == n_tokens][:n_prompts]
 
