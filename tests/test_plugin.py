@@ -15,6 +15,7 @@ import pytest
 import plugged
 import stock
 import tiny_moe
+from remoe_edge.machine.gpu import gpus
 
 PROMPT = [(37 * i + 11) % 200 + 5 for i in range(40)]
 N_GREEDY = 128
@@ -57,6 +58,20 @@ def test_same_bits(processes: dict[str, stock.Process], folder: Path, arch: str)
     quant = FORMATS[ARCHS.index(arch) % len(FORMATS)]
     path = tiny_moe.make(folder / f"{arch}.gguf", arch, quant)
     check(processes, path, n_greedy=16)
+    path.unlink()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not gpus(), reason="llama.cpp has no GPU backend here that finds a device")
+@pytest.mark.parametrize("layers", [1 << 20, 2])
+def test_same_bits_with_the_dense_weights_on_a_gpu(folder: Path, layers: int) -> None:
+    path = tiny_moe.make(folder / f"gpu-{layers}.gguf", "qwen3moe", "Q4_K")
+    chosen = {"use_extra_bufts": False, "gpu_layers": layers, "experts_on_cpu": True}
+    reference = stock.run(path, PROMPT, 16, **chosen)
+    for cache in ("100%", "0.001%"):
+        process = plugged.process(cache=cache)
+        result = process.ask(path, stock.Settings(tuple(PROMPT), 16, **chosen))
+        assert (result.logits.view(np.uint32) == reference.logits.view(np.uint32)).all()
     path.unlink()
 
 
