@@ -54,7 +54,7 @@ class Loaded:
         self.settings = settings
         self.notes: list[str] = []
         self.life = lifecycle.Lifecycle()
-        self.observers = Observers(self.notes.append)
+        self.observers = Observers(self.notes.append, self._cache_now)
         self.buffers = Buffers()
         self.last_words: _core.LastWords | None = None  # where llama.cpp ends the process
         self.native: StreamedModel | None = None
@@ -79,6 +79,10 @@ class Loaded:
         self.last = AnswerStats()  # its stats
 
     # --- what it is ---
+
+    def _cache_now(self) -> tuple[int, int]:
+        native = self.native
+        return (native.n_slots, native.budget_bytes) if native is not None else (0, 0)
 
     @property
     def recurrent(self) -> bool:
@@ -253,8 +257,6 @@ class Loaded:
         counts = self.counts()
         spent = Step.between(before, counts)
         self.observers.step(Step(phase, n_tokens, start_s, end_s, **spent))
-        if self.keeper is not None and (line := self.keeper.verdict()) is not None:
-            self.notes.append(line)
         return counts
 
     # --- ending it ---

@@ -256,6 +256,8 @@ def _planned(loaded: Loaded, planner: Planner | None) -> str:
     choice = planner(loaded.path, settings.replace(n_ctx=loaded.n_ctx))
     loaded.notes.append(choice.why)
     loaded.keeper = choice.keeper
+    if loaded.keeper is not None:
+        loaded.keeper.says_to(loaded.notes.append)
     return str(choice.cache_bytes)
 
 

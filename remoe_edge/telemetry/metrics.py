@@ -50,6 +50,9 @@ class Metrics:
         """Count a step."""
         with self._lock:
             counts = self._counts
+            if step.slots:
+                now = {"slots": step.slots, "budget_bytes": step.budget_bytes}
+                self._facts = {**self._facts, **now}
             for each in METRICS:
                 self._spent[each.name] += getattr(step, each.name)
             if step.phase == "decode":

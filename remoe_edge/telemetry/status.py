@@ -129,6 +129,8 @@ class Status:
             totals["n_prompt"] += step.n_tokens
             totals["n_generated"] += self._answering  # a prompt ends with the first token
         self._state["state"] = step.phase
+        if step.slots:
+            self._state.update(slots=step.slots, budget_bytes=step.budget_bytes)
         if step.end_s - self._written_s >= _INTERVAL_S:
             self._write()
 
