@@ -7,6 +7,7 @@ in its steps it gets the bits that it gets alone.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -28,8 +29,8 @@ from remoe_edge.errors import InputError, ModelError, RemoeError
 class ContinuousBatch:
     """Answer many requests with one engine, which gives no other answers until `close`.
 
-    Used from one thread, but for `Conversation.cancel`. Everything raises InputError once the engine is
-    closed, and UnsupportedError in a forked child.
+    Dropping it closes it. Used from one thread, but for `Conversation.cancel`. Everything raises
+    InputError once the engine is closed, and UnsupportedError in a forked child.
     """
 
     def __init__(
@@ -37,12 +38,16 @@ class ContinuousBatch:
         loaded: Loaded,
         schedule: Schedule,
         clock: Callable[[], float] = time.perf_counter,
+        *,
+        engine: object = None,
     ) -> None:
+        self._engine = engine  # it lives as long as this
+        self._turn = object()  # what the engine is busy with: not this, so that it can be dropped
         self._loaded, self._schedule, self._clock = loaded, schedule, clock
         self._running: dict[int, Conversation] = {}  # by place
         self._life = loaded.life
-        with self._life.running(self):
-            self._life.begin(self)
+        with self._life.running(self._turn):
+            self._life.begin(self._turn)
             loaded.empty()
             self._piece = int(loaded.llama.n_batch)
             self._batch = StepBatch(max(self._piece, loaded.n_places))
@@ -94,7 +99,10 @@ class ContinuousBatch:
         REQUIRES: n_free. Raises InputError for an argument that makes no sense and for a prompt that
         does not fit a conversation's context, ReadError where the model's files have changed.
         """
-        with self._life.running(self):
+        for each in ("piece", "ended", "failed"):
+            if not callable(getattr(listener, each, None)):
+                raise InputError(f"the listener has no {each}(): {listener!r}")
+        with self._life.running(self._turn):
             loaded = self._loaded
             request = requests.asked(loaded, prompt, **settings)
             if loaded.native is not None:
@@ -123,11 +131,15 @@ class ContinuousBatch:
                 each.stats.stop = each.stats.stop or "cancelled"
                 self._leave(each)
             if not self._life.closing and not self._life.forked:
-                with self._life.running(self):
+                with self._life.running(self._turn):
                     self._declare("by-tokens")
                     self._loaded.empty()
         finally:
-            self._life.end(self)
+            self._life.end(self._turn)
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):
+            self.close()
 
     # --- a step ---
 
@@ -137,7 +149,7 @@ class ContinuousBatch:
         What goes wrong with an answer is told to its listener, and the others go on. Raises what is
         nobody's: InputError where the engine is closed, KeyboardInterrupt.
         """
-        with self._life.running(self):
+        with self._life.running(self._turn):
             for each in list(self._running.values()):
                 if each.cancelled and not each.over:
                     each.stats.stop = "cancelled"

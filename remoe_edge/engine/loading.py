@@ -212,8 +212,8 @@ def _fitting(loaded: Loaded, file: _core.ModelFile) -> int:
 def _check_context(file: _core.ModelFile, loaded: Loaded) -> None:
     """Refuse what memory cannot hold: llama.cpp would be killed while it fills it."""
     n_ctx, n_places = loaded.n_ctx, loaded.n_places
-    windowed = n_places == 1 and file.unsigned(f"{file.architecture}.attention.sliding_window")
-    cache_bytes = 0 if windowed else n_places * (kv_bytes(file, n_ctx) or 0)
+    # Sliding windows make it no smaller: llama.cpp keeps all tokens, so that some can be taken back.
+    cache_bytes = n_places * (kv_bytes(file, n_ctx) or 0)
     # Else mapped, and read as it is used.
     dense_bytes = file.dense_bytes if loaded.streamed else 0
     here = 1 - loaded.offload.share_elsewhere

@@ -48,7 +48,7 @@ async def read_body(request: Request, *, most_bytes: int, timeout_s: float) -> b
     """Read a body. Raises Refused for one that is too large or too slow, ClientDisconnect."""
     too_large = Refused(Failure(413, f"the body is larger than {most_bytes} bytes"))
     length = request.headers.get("content-length", "")
-    if length.isascii() and length.isdigit() and int(length) > most_bytes:
+    if length.isascii() and length.isdecimal() and int(length) > most_bytes:
         raise too_large
 
     found = bytearray()

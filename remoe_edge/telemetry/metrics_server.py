@@ -58,7 +58,7 @@ def parse_address(text: str) -> tuple[str, int]:
     """Split "[HOST:]PORT"; without a host it is the loopback. Raises InputError."""
     host, _, port = text.rpartition(":")
     host = host.removeprefix("[").removesuffix("]") or "127.0.0.1"
-    if not (port.isascii() and port.isdigit() and int(port) < 1 << 16):
+    if not (port.isascii() and port.isdecimal() and int(port) < 1 << 16):
         raise InputError(f"'{text}' is no [HOST:]PORT with a port up to 65535")
     return host, int(port)
 

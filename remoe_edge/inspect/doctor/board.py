@@ -57,7 +57,7 @@ def _listed(text: str) -> set[int] | None:
     found: set[int] = set()
     for part in text.split(","):
         first, _, last = part.partition("-")
-        if not first.isdigit():
+        if not first.isdecimal():
             return None
         found.update(range(int(first), int(last or first) + 1))
     return found
