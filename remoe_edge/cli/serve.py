@@ -66,6 +66,11 @@ KEY_VARIABLE = "REMOE_EDGE_API_KEY"
     "allows: longer turns read less from storage.",
 )  # fmt: skip
 @option(
+    "--max-wait", default="60s", show_default=True, metavar="TIME",
+    help="Begin a request's prompt after so long at most, once it has a place; until then it may wait "
+    "for others to end, where storage is the limit.",
+)  # fmt: skip
+@option(
     "--together", default="auto", show_default=True, metavar="N",
     help="Compute at most so many answers in one step; auto measures what is fastest. With 1, each "
     "answer has the bits that it has alone.",
@@ -94,6 +99,7 @@ def command(
     port: int,
     parallel: str,
     max_pause: str,
+    max_wait: str,
     together: str,
     queue_limit: int,
     grace_s: int,
@@ -121,7 +127,11 @@ def command(
         certificate=tls_certificate, private_key=tls_key, queue_limit=queue_limit, grace_s=grace_s,
     )  # fmt: skip
     n_places = _count("--parallel", parallel)
-    schedule = {"max_pause_s": _pause_s(max_pause), "most_together": _count("--together", together)}
+    schedule = {
+        "max_pause_s": _seconds("--max-pause", max_pause),
+        "max_wait_s": _seconds("--max-wait", max_wait),
+        "most_together": _count("--together", together),
+    }
     if not model.is_file():
         raise InputError(f"no model at {model}")
     figures = Figures()
@@ -170,7 +180,7 @@ def _count(name: str, text: str) -> int:
     return int(text)
 
 
-def _pause_s(text: str) -> float:
+def _seconds(name: str, text: str) -> float:
     from remoe_edge.units import parse_ms
 
     if text.isdecimal():
@@ -178,7 +188,7 @@ def _pause_s(text: str) -> float:
     try:
         return parse_ms(text) / 1000
     except InputError as error:
-        raise click.BadParameter(str(error), param_hint="--max-pause") from None
+        raise click.BadParameter(str(error), param_hint=name) from None
 
 
 def _conversations(

@@ -51,7 +51,7 @@ class ContinuousBatch:
             )
             self._names = list(loaded.counts())
             self._before = self._values()
-            self._declared = ""
+            self._declared = ("", -1)
         if loaded.past_prompts is not None and loaded.n_places > 1:
             loaded.notes.append(
                 "past prompts are not used while several conversations are answered"
@@ -124,7 +124,7 @@ class ContinuousBatch:
                 self._leave(each)
             if not self._life.closing and not self._life.forked:
                 with self._life.running(self):
-                    self._declare("by-tokens")
+                    self._declare("by-tokens", -1)
                     self._loaded.empty()
         finally:
             self._life.end(self)
@@ -188,8 +188,9 @@ class ContinuousBatch:
                 for each, part in zip(members, parts, strict=True)
             )
             at = list(range(len(members)))
-        self._declare("prompt" if prompt else "decode")
         alone = members[0] if len(members) == 1 else None
+        talk = -1 if alone is None else alone.place.talk
+        self._declare("prompt" if prompt else "decode", talk)
         if alone is not None:
             alone.runs_with(self._loaded.interrupt)
         try:
@@ -207,11 +208,11 @@ class ContinuousBatch:
             if each.computed(part, self._piece)
         ]
 
-    def _declare(self, kind: str) -> None:
-        """Tell the core what the steps are for, where that changes."""
-        if kind != self._declared and self._loaded.native is not None:
-            self._loaded.native.declare_steps(kind)
-            self._declared = kind
+    def _declare(self, kind: str, talk: int) -> None:
+        """Tell the core what the steps are for, and whose, where that changes."""
+        if (kind, talk) != self._declared and self._loaded.native is not None:
+            self._loaded.native.declare_steps(kind, talk)
+            self._declared = (kind, talk)
 
     def _sample(self, member: Conversation, index: int, now_s: float) -> None:
         loaded = self._loaded

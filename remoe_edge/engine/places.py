@@ -21,12 +21,14 @@ _low = llama_cpp.llama_cpp
 class Place:
     """Hold what the context has of one conversation.
 
-    tokens: those that have been computed. n_prompt: of them, the last prompt's. n_whole: of them, those
-    that were computed in whole pieces from the beginning.
+    tokens: those that have been computed. talk: a number that no other conversation has had. n_prompt: of
+    the tokens, the last prompt's. n_whole: of them, those that were computed in whole pieces from the
+    beginning.
     """
 
     id: int
     tokens: list[int] = field(default_factory=list)
+    talk: int = -1
     n_prompt: int = 0
     n_whole: int = 0
     busy: bool = False
@@ -56,7 +58,7 @@ class Places:
         self._memory = _low.llama_get_memory(llama.ctx)
         self._piece = piece
         self._recurrent = recurrent
-        self._n_left = 0
+        self._n_left = self._n_talks = 0
         self.all = tuple(Place(id) for id in range(n_places))
         self.why_not = (
             "this model's layers keep a state that cannot be taken back or shared: a prompt is only "
@@ -83,6 +85,8 @@ class Places:
         else:
             place = min(free, key=lambda each: (bool(each.tokens), each.left))
             self._share(place, prompt)
+            self._n_talks += 1
+            place.talk = self._n_talks
         place.busy = True
         place.n_prompt = len(prompt)
         return place

@@ -68,10 +68,7 @@ def parse_plans(text: str) -> list[Plan]:
 
 
 def conversations(trace: Trace) -> list[Routed]:
-    """Cut a trace into its answers' tokens: a prompt begins another.
-
-    Raises InputError for less than two.
-    """
+    """Cut a trace into its answers' tokens: a prompt begins another. Raises InputError for one alone."""
     routed = trace.routed()
     rows = trace.rows(0)
     decoded = np.repeat(trace.phase[rows] == 1, trace.n_tokens[rows])
@@ -103,10 +100,14 @@ def turns(lengths: Sequence[int], plan: Plan) -> Iterator[list[tuple[int, int]]]
                 yield step
 
 
-def scheduled(trace: Trace, talks: Sequence[Routed], plan: Plan) -> Trace:
-    """Make the trace that the conversations would have left in this schedule."""
+def scheduled(
+    trace: Trace, talks: Sequence[Routed], plan: Plan
+) -> tuple[Trace, npt.NDArray[np.int32]]:
+    """Make the trace that the conversations would have left in this schedule, and say whose each event is
+    (-1: of several)."""
     n_layers = trace.n_layers
     n_tokens: list[int] = []
+    whose: list[int] = []
     experts: list[int] = []
     offsets, ids, ids_at = [0], [], []
     at = 0
@@ -117,11 +118,12 @@ def scheduled(trace: Trace, talks: Sequence[Routed], plan: Plan) -> Trace:
             experts.extend(distinct)
             offsets.append(len(experts))
             n_tokens.append(len(step))
+            whose.append(step[0][0] if len(step) == 1 else -1)
             ids_at.append(at)
             at += 2 * taken[layer].size
         ids.append(taken.reshape(-1))
     n = len(n_tokens)
-    return Trace(
+    made = Trace(
         path=trace.path, n_layers=n_layers, n_experts=trace.n_experts, top_k=trace.top_k,
         fingerprint=trace.fingerprint, meta=trace.meta,
         step=np.repeat(np.arange(n // n_layers, dtype=np.int64), n_layers),
@@ -135,6 +137,7 @@ def scheduled(trace: Trace, talks: Sequence[Routed], plan: Plan) -> Trace:
         n_prob_tokens=np.zeros(n, np.uint16),
         data=np.concatenate(ids).astype("<u2").view(np.uint8),
     )  # fmt: skip
+    return made, np.array(whose, np.int32)
 
 
 def simulate(
@@ -153,7 +156,10 @@ def simulate(
         check_slots(n_slots, trace.top_k)
     talks = conversations(trace)
     tokens = sum(talk.shape[1] for talk in talks)
-    columns = [scheduled(trace, talks, plan).columns() for plan in plans]
+    columns = []
+    for plan in plans:
+        made, whose = scheduled(trace, talks, plan)
+        columns.append({**made.columns(), "conversation": whose})
     outcomes = []
     for n_slots in slots:
         for policy in policies:

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 class SideBySide(EngineThread):
     """Make as many answers at a time as the engine has places (`parallel`). Implements `Conversations`.
 
-    max_pause_s: how long an answer may stand still while others are made. most_together: answers that
+    max_pause_s, max_wait_s: how long an answer may stand still while others are made, and how long it may
+    take until its prompt is begun. most_together: answers that
     are computed in one step, 0 sets no limit.
     """
 
@@ -36,9 +37,10 @@ class SideBySide(EngineThread):
         queue_limit: int,
         figures: Figures,
         max_pause_s: float = 5.0,
+        max_wait_s: float = 60.0,
         most_together: int = 0,
     ) -> None:
-        self._schedule = Schedule(max_pause_s, most=most_together)
+        self._schedule = Schedule(max_pause_s, max_wait_s=max_wait_s, most=most_together)
         self._batch: ContinuousBatch | None = None
         self._begun: dict[RequestStream, _Answers] = {}  # requests of which an answer has begun
         self._next_asks: deque[tuple[_Answers, int]] = deque()  # the rest of theirs
