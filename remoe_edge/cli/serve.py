@@ -76,6 +76,15 @@ KEY_VARIABLE = "REMOE_EDGE_API_KEY"
     "answer has the bits that it has alone.",
 )  # fmt: skip
 @option(
+    "--keep-states", type=click.Path(path_type=Path, file_okay=False), metavar="FOLDER",
+    help="Keep conversations here, so that they go on where they were after a restart. What was said can "
+    "be read from the files.",
+)  # fmt: skip
+@option(
+    "--keep-size", default="2GiB", show_default=True, metavar="SIZE",
+    help="What --keep-states may take; the longest unused conversations go first.",
+)  # fmt: skip
+@option(
     "--queue", "queue_limit", type=click.IntRange(0, 10000), default=16, show_default=True,
     metavar="N", help="Let so many requests wait; what comes beside them is told to come again.",
 )  # fmt: skip
@@ -101,6 +110,8 @@ def command(
     max_pause: str,
     max_wait: str,
     together: str,
+    keep_states: Path | None,
+    keep_size: str,
     queue_limit: int,
     grace_s: int,
     name: str | None,
@@ -121,6 +132,7 @@ def command(
     from remoe_edge.serve.figures import Figures
     from remoe_edge.serve.settings import ServeSettings
     from remoe_edge.telemetry.metrics_server import is_loopback
+    from remoe_edge.units import parse_bytes
 
     settings = ServeSettings(
         host=host, port=port, api_key=_key(api_key, api_key_file), cors=cors,
@@ -131,6 +143,7 @@ def command(
         "max_pause_s": _seconds("--max-pause", max_pause),
         "max_wait_s": _seconds("--max-wait", max_wait),
         "most_together": _count("--together", together),
+        "keep_states": None if keep_states is None else (keep_states, parse_bytes(keep_size)),
     }
     if not model.is_file():
         raise InputError(f"no model at {model}")
@@ -201,7 +214,7 @@ def _conversations(
     from remoe_edge.serve.one_at_a_time import OneAtATime
     from remoe_edge.serve.side_by_side import SideBySide
 
-    if n_places == 1:
+    if n_places == 1 and schedule["keep_states"] is None:
         return OneAtATime(load, queue_limit=queue_limit, figures=figures)
     return SideBySide(load, queue_limit=queue_limit, figures=figures, **schedule)
 

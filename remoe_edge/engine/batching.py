@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from remoe_edge.engine import request as requests
 from remoe_edge.engine.conversation import Conversation, Listener
 from remoe_edge.engine.counters import Counts
 from remoe_edge.engine.finite import require_finite
+from remoe_edge.engine.kept_states import KeptStates, state_key
 from remoe_edge.engine.loaded import Loaded
 from remoe_edge.engine.observers import Step
 from remoe_edge.engine.places import Places
@@ -52,10 +54,17 @@ class ContinuousBatch:
             self._names = list(loaded.counts())
             self._before = self._values()
             self._declared = ("", -1)
-        if loaded.past_prompts is not None and loaded.n_places > 1:
-            loaded.notes.append(
-                "past prompts are not used while several conversations are answered"
-            )
+        self._note_unused()
+
+    def _note_unused(self) -> None:
+        """Say what the engine was given and one answer at a time would use."""
+        loaded = self._loaded
+        for name, feature in (
+            ("past prompts", loaded.past_prompts),
+            ("functions", loaded.functions),
+        ):
+            if feature is not None:
+                loaded.notes.append(f"{name} are not used while answers are made side by side")
 
     # --- what it is ---
 
@@ -116,6 +125,18 @@ class ContinuousBatch:
                 begun.stats.stop = "length"
             return begun
 
+    def keep_states(self, folder: Path, most_bytes: int) -> None:
+        """Keep conversations in a folder from now on, so that they go on after a restart.
+
+        Raises RemoeError where nothing can be kept there.
+        """
+        loaded = self._loaded
+        with self._life.reading():
+            key = state_key(loaded.path, loaded.settings, loaded.n_ctx)
+            self._places.states = KeptStates(
+                loaded.llama, folder, key, most_bytes, loaded.notes.append
+            )
+
     def close(self) -> None:
         """Cut off what runs, and let the engine give other answers. Idempotent."""
         try:
@@ -124,6 +145,7 @@ class ContinuousBatch:
                 self._leave(each)
             if not self._life.closing and not self._life.forked:
                 with self._life.running(self):
+                    self._places.save_all()
                     self._declare("by-tokens", -1)
                     self._loaded.empty()
         finally:
