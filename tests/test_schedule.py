@@ -83,7 +83,7 @@ def late(world: World, n: int = 200) -> list[Turn]:
 
 def test_one_goes_on_for_ever() -> None:
     world = World(Schedule(), storage)
-    assert {turn.ids for turn in world.run([Talk(3)], 200)} == {(3,)}
+    assert {(turn.ids, turn.apart) for turn in world.run([Talk(3)], 200)} == {((3,), True)}
     assert world.schedule.next([], world.now_s) is None
 
 
@@ -197,6 +197,14 @@ def test_who_leaves_ends_no_slice_of_others() -> None:
     assert schedule.next(talks[1:], 5.1) == Turn((1,))
     assert schedule.next(talks[2:], 5.2) == Turn((2, 3))
     assert schedule.next([talks[3]], 5.3) == Turn((3,))
+
+
+def test_a_policys_memory_is_told_apart_in_long_slices_only() -> None:
+    for length, apart in ((1, False), (8, False), (32, True)):
+        world = World(Schedule(fixed=(1, length)), storage)
+        assert {turn.apart for turn in world.run([Talk(0), Talk(1)], 100)} == {apart}
+    world = World(Schedule(fixed=(2, 64)), storage)
+    assert {turn.apart for turn in world.run([Talk(0), Talk(1)], 100)} == {False}
 
 
 def test_no_more_go_together_than_may() -> None:

@@ -61,7 +61,10 @@ def test_answers_are_cut_out_of_a_trace() -> None:
     assert list(made.n_tokens) == [2] * 8
     assert (made.token_ids(0) == [[0, 1], [2, 3]]).all()
     assert set(whose) == {-1}
-    assert list(scheduled(trace, found, Plan("2", 1, 2))[1]) == [0, 0, 1, 1] * 4
+    assert set(scheduled(trace, found, Plan("2", 1, 2))[1]) == {-1}
+    assert list(scheduled(two_talks(26), conversations(two_talks(26)), Plan("13", 1, 13))[1]) == (
+        [0] * 13 + [1] * 13 + [0] * 13 + [1] * 13
+    )
     with pytest.raises(InputError, match="at least two conversations"):
         conversations(from_routed(np.array([[[0, 1]] * 5]), 2))
 

@@ -175,7 +175,7 @@ class ContinuousBatch:
         members = [self._running[id] for id in turn.ids]
         begun_s = self._clock()
         try:
-            wanted = self._compute(members, prompt=turn.prompt)
+            wanted = self._compute(members, turn)
         except (KeyboardInterrupt, RemoeError) as error:
             self._failed(members, error)
             return
@@ -193,13 +193,11 @@ class ContinuousBatch:
             if each.over:
                 self._end(each)
 
-    def _compute(
-        self, members: list[Conversation], *, prompt: bool
-    ) -> list[tuple[Conversation, int]]:
+    def _compute(self, members: list[Conversation], turn: Turn) -> list[tuple[Conversation, int]]:
         """Compute; return whose token is to be sampled, and from which logits."""
         batch, llama = self._batch, self._loaded.llama
         batch.clear()
-        if prompt:
+        if turn.prompt:
             parts = [members[0].pending(self._piece)]
             at = [batch.add(members[0].id, len(members[0].place.tokens), parts[0], wanted=True)]
         else:
@@ -211,8 +209,8 @@ class ContinuousBatch:
             )
             at = list(range(len(members)))
         alone = members[0] if len(members) == 1 else None
-        talk = -1 if alone is None else alone.place.talk
-        self._declare("prompt" if prompt else "decode", talk)
+        talk = members[0].place.talk if turn.apart else -1
+        self._declare("prompt" if turn.prompt else "decode", talk)
         if alone is not None:
             alone.runs_with(self._loaded.interrupt)
         try:

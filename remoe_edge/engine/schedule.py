@@ -17,6 +17,7 @@ from remoe_edge.engine.step_costs import StepCosts
 
 LONGEST_SLICE = 256  # tokens: longer ones gain little
 SHORT_SLICE = 32  # tokens: shorter ones lose much, where storage is the limit
+LEAST_APART = 12  # tokens of a slice, by replays (docs/experiments/schedules.md)
 LEAST_TRIED = 8  # steps of a group's size before it is judged
 AGAIN = 32  # slices between two trials of what was slower
 WORTH_AGAIN = 0.6  # of the best rate
@@ -42,10 +43,14 @@ class Waiting(Protocol):
 
 @dataclass(frozen=True)
 class Turn:
-    """Hold what the next step computes: a piece of one prompt, or a token of each of these."""
+    """Hold what the next step computes: a piece of one prompt, or a token of each of these.
+
+    apart: one conversation goes on for so long that the policy does better with a memory of its own.
+    """
 
     ids: tuple[int, ...]
     prompt: bool = False
+    apart: bool = False
 
 
 @dataclass
@@ -97,7 +102,8 @@ class Schedule:
         running = self._go_on(waiting, now_s)
         if running is None:
             running = self._slice = self._begin(waiting)
-        return Turn(running.ids, running.prompt)
+        apart = len(running.ids) == 1 and running.n_most >= LEAST_APART
+        return Turn(running.ids, running.prompt, apart)
 
     def measured(self, turn: Turn, took_s: float, waited_s: float) -> None:
         """Note what a turn took, and how much of that was waiting for storage."""

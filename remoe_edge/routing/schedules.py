@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from remoe_edge import _core
+from remoe_edge.engine.schedule import LEAST_APART
 from remoe_edge.errors import InputError
 from remoe_edge.routing.replay import check_slots
 from remoe_edge.routing.trace import Trace
@@ -103,14 +104,17 @@ def turns(lengths: Sequence[int], plan: Plan) -> Iterator[list[tuple[int, int]]]
 def scheduled(
     trace: Trace, talks: Sequence[Routed], plan: Plan
 ) -> tuple[Trace, npt.NDArray[np.int32]]:
-    """Make the trace that the conversations would have left in this schedule, and say whose each event is
-    (-1: of several)."""
+    """Make the trace that conversations would have left in this schedule; say whose each event is.
+
+    -1: of several, or of slices so short that the engine does not tell conversations apart.
+    """
     n_layers = trace.n_layers
     n_tokens: list[int] = []
     whose: list[int] = []
     experts: list[int] = []
     offsets, ids, ids_at = [0], [], []
     at = 0
+    apart = plan.length == 0 or plan.length >= LEAST_APART
     for step in turns([talk.shape[1] for talk in talks], plan):
         taken = np.stack([talks[i][:, token] for i, token in step], axis=1)  # [layers, tokens, k]
         for layer in range(n_layers):
@@ -118,7 +122,7 @@ def scheduled(
             experts.extend(distinct)
             offsets.append(len(experts))
             n_tokens.append(len(step))
-            whose.append(step[0][0] if len(step) == 1 else -1)
+            whose.append(step[0][0] if apart and len(step) == 1 else -1)
             ids_at.append(at)
             at += 2 * taken[layer].size
         ids.append(taken.reshape(-1))
