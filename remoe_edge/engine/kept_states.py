@@ -39,7 +39,7 @@ def state_key(model: Path, settings: EngineSettings, n_ctx: int) -> str:
     digest = hashlib.blake2b(fingerprint(_core.ModelFile.open(str(model))).encode(), digest_size=16)
     routers = b"" if settings.routers is None else Path(settings.routers).read_bytes()
     digest.update(hashlib.blake2b(routers).digest())
-    names = ("n_batch", "n_ubatch", "flash_attention", "repack", "stream")
+    names = ("n_batch", "n_ubatch", "flash_attention", "repack", "stream", "gpu_layers")
     facts = [llama_cpp.__version__, n_ctx, *(getattr(settings, name) for name in names)]
     digest.update(json.dumps(facts).encode())
     return digest.hexdigest()
