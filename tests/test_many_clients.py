@@ -26,7 +26,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_moe.make(tmp_path_factory.mktemp("many") / "m.gguf", "qwen3moe", "Q8_0")
 
 
-@pytest.mark.parametrize("groups", [False, True])
+@pytest.mark.parametrize("groups", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_every_token_is_the_one_made_alone(model: Path, groups: bool) -> None:
     asked = prompts(6, seed=3)
     assert len(set(map(len, asked))) > 3
@@ -37,20 +37,20 @@ def test_every_token_is_the_one_made_alone(model: Path, groups: bool) -> None:
     ]  # fmt: skip
     with serving(model, options) as server:
         soak = Soak(server, asked, alone, compared=not groups)
-        memory = soak.run(8, 3600, most=6)
+        memory = soak.run(8, 3600, most=4)
         assert soak.all_free()
     # A random model's answers need not differ from the first token on: in groups only complaints
     # about failures count here.
     failed = [line for line in soak.wrong if not groups or "nearer" not in line]
     assert failed == []
-    assert soak.counts.total() == 48
+    assert soak.counts.total() == 32
     assert memory
 
 
 def test_a_token_of_anothers_answer_is_seen() -> None:
     assert same(["a", "b", "c"], ["a", "b", "x"]) == 2
     assert growth([100, 100, 100, 100, 102, 101, 100, 100, 100]) <= 0.02
-    assert growth([50, 80, *range(100, 200)]) > 0.5
+    assert growth([50, 80, *range(100, 200)]) > 0.4
 
 
 def test_the_table_tells_what_each_schedule_has_of_one_client_alone() -> None:
