@@ -20,7 +20,10 @@ enum class StepKind : uint8_t { kByTokens, kPrompt, kDecode, kDraft };
 
 class StepClock {
  public:
-  void Declare(StepKind kind) { kind_ = kind; }
+  void Declare(StepKind kind, int conversation) {
+    kind_ = kind;
+    conversation_ = conversation;
+  }
   // Whether that matrix of that layer belongs to the step under way.
   bool InStep(int layer, int matrix) const {
     return last_layer_ >= 0 && (layer > last_layer_ || AnotherPiece(layer, matrix));
@@ -46,6 +49,7 @@ class StepClock {
     event->step = step_;
     event->phase = phase_;
     event->in_sequence = kind_ != StepKind::kDecode;
+    event->conversation = conversation_;
     return begins;
   }
   void MarkUsed(int matrix) { used_matrices_ |= 1u << matrix; }
@@ -63,6 +67,7 @@ class StepClock {
   }
 
   StepKind kind_ = StepKind::kByTokens;
+  int conversation_ = kNoConversation;
   int64_t step_ = -1;
   Phase phase_ = Phase::kPrefill;
   int last_layer_ = -1;

@@ -31,7 +31,7 @@ class Metrics:
         self._counts = dict.fromkeys(("answers", "prompt", "generated"), 0)
         self._spent: dict[str, float] = {each.name: 0 for each in METRICS}
         self._decode_s = 0.0
-        self._answering = False
+        self._answering = 0
         self._tpot_s, self._ttft_s = Histogram(_TPOT_BOUNDS_S), Histogram(_TTFT_BOUNDS_S)
 
     # --- what is told ---
@@ -44,7 +44,7 @@ class Metrics:
     def on_begin(self, n_prompt: int) -> None:
         """An answer begins."""
         with self._lock:
-            self._answering = True
+            self._answering += 1
 
     def on_step(self, step: Step) -> None:
         """Count a step."""
@@ -68,7 +68,7 @@ class Metrics:
     def on_answer(self, answer: AnswerStats) -> None:
         """Count an answer."""
         with self._lock:
-            self._answering = False
+            self._answering -= 1
             self._counts["answers"] += 1
 
     def on_close(self) -> None:
