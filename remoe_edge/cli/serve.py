@@ -104,6 +104,8 @@ def command(
     remoe-edge[serve]`.
     """
     try:
+        import prometheus_client  # noqa: F401
+
         from remoe_edge.serve.listen import Listener
     except ImportError as error:
         raise UnsupportedError(
@@ -135,7 +137,11 @@ def command(
 
         conversations = _conversations(load, n_places, schedule, queue_limit, figures)
         server = Server(
-            conversations, settings, model=name or model.stem, figures=figures, engine_text=own.text
+            conversations,
+            settings,
+            model=name or model.stem,
+            figures=figures,
+            engine_figures=own.families,
         )
         listener = Listener(server.app(), settings)
         say(f"listening at {listener.url}")
