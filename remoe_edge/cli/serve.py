@@ -123,6 +123,8 @@ def command(
     remoe-edge[serve]`.
     """
     try:
+        import prometheus_client  # noqa: F401
+
         from remoe_edge.serve.listen import Listener
     except ImportError as error:
         raise UnsupportedError(
@@ -170,8 +172,8 @@ def command(
             settings,
             model=name or model.stem,
             figures=figures,
-            engine_text=lambda: own.text() + metering.text(),
-        )  # fmt: skip
+            engine_figures=lambda: [*own.families(), *metering.families()],
+        )
         listener = Listener(server.app(), settings)
         say(f"listening at {listener.url}")
         if settings.api_key is None and not is_loopback(listener.host):

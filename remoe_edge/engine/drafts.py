@@ -92,7 +92,11 @@ class Governor:
         elif n_right == 0:
             self._length = max(self._length - 1, 1)
         self._since_plain += 1
-        self._ms, self._tokens, self._steps = self._ms + ms, self._tokens + 1 + n_right, self._steps + 1
+        self._ms, self._tokens, self._steps = (
+            self._ms + ms,
+            self._tokens + 1 + n_right,
+            self._steps + 1,
+        )
         if self._steps >= self.BLOCK:
             self._judge()
 

@@ -19,7 +19,7 @@ _TTFT_BOUNDS_S = (0.1, 0.25, 0.5, 1, 2, 3, 5, 10, 20, 30, 60, 120)
 
 
 class Metrics:
-    """Count what an engine does; `text` is what Prometheus reads. Safe to use from several threads.
+    """Count what an engine does; `families` is what Prometheus reads. Safe to use from several threads.
 
     The sampler is the caller's, who also stops it.
     """
@@ -76,14 +76,12 @@ class Metrics:
 
     # --- what is shown ---
 
-    def text(self) -> str:
-        """Write everything in Prometheus' text format."""
+    def families(self) -> list[Family]:
+        """Give everything, as it is now."""
         with self._lock:
             families = self._engine()
         sample = self._sampler.latest
-        if sample is not None:
-            families += machine_families(sample)
-        return "".join(family.text() for family in families)
+        return families if sample is None else [*families, *machine_families(sample)]
 
     def _engine(self) -> list[Family]:
         facts, counts = self._facts, self._counts

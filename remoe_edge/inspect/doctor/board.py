@@ -200,8 +200,8 @@ def _disk_name(path: Path, root: Path) -> str | None:
         disk = disk_of(path)
         return None if disk is None else disk.name
     # A recorded tree says itself what its root lies on.
-    for line in kernel_files.text(root / "proc/self/mountinfo").splitlines():
-        match = re.search(r" / / .* - \S+ /dev/(\S+)", line)
+    for mount in kernel_files.text(root / "proc/self/mountinfo").splitlines():
+        match = re.search(r" / / .* - \S+ /dev/(\S+)", mount)
         if match:
             return match[1]
     return None
