@@ -30,6 +30,7 @@ from remoe_edge.serve.http import (
     read_fields,
     whole_answer,
 )
+from remoe_edge.serve.openapi import description
 from remoe_edge.serve.protocols import (
     anthropic_messages,
     openai_chat,
@@ -87,10 +88,13 @@ class Server:
             Route("/v1/embeddings", self._catching(self._embeddings), methods=post),
             Route("/v1/models", self._models, methods=get),
             Route("/v1/models/{name:path}", self._one_model, methods=get),
+            Route("/v1/messages/count_tokens", self._catching(self._count_tokens), methods=post),
             Route("/tokenize", self._catching(self._tokenize), methods=post),
+            Route("/detokenize", self._catching(self._detokenize), methods=post),
             Route("/health", self._health, methods=get),
             Route("/metrics", self._metrics, methods=get),
             Route("/slots", self._slots, methods=get),
+            Route("/openapi.json", self._openapi, methods=get),
             Route("/", self._page, methods=get),
             Route("/page/{name}", self._page, methods=get),
         ]
@@ -218,6 +222,27 @@ class Server:
         return json_response(
             {"tokens": tokens, "count": len(tokens), "max_model_len": engine.n_ctx}
         )
+
+    async def _detokenize(self, request: Request) -> Response:
+        engine = self._conversations.engine
+        fields = await self._fields(request)
+        fields.required("tokens")
+        tokens = fields.items("tokens")
+        fields.ignore("model")
+        fields.end()
+        openai_completions.check_ids(engine, tokens, "tokens")
+        text = await asyncio.to_thread(openai_completions.text_of, engine, tokens)
+        return json_response({"content": text})
+
+    async def _count_tokens(self, request: Request) -> Response:
+        _ = self._conversations.engine
+        fields = await self._fields(request)
+        asked = await asyncio.to_thread(anthropic_messages.read, fields, counting=True)
+        (ask,) = await asyncio.to_thread(self._chat_asks, asked.chat)
+        return json_response({"input_tokens": len(ask.tokens)})
+
+    async def _openapi(self, request: Request) -> Response:
+        return json_response(description(has_key=self._settings.api_key is not None))
 
     # --- how it is doing ---
 
