@@ -142,6 +142,7 @@ def command(
             model=name or model.stem,
             figures=figures,
             engine_figures=own.families,
+            power_w=own.power_w,
         )
         listener = Listener(server.app(), settings)
         say(f"listening at {listener.url}")

@@ -59,8 +59,11 @@ Prepared = tuple[list[Ask], Callable[[], Reply], bool]
 
 
 class Server:
-    """Answer HTTP with conversations. model: the name that clients see. engine_figures: those of the
-    engine, for Prometheus."""
+    """Answer HTTP with conversations.
+
+    model: the name that clients see. engine_figures: those of the engine, for Prometheus. power_w: the
+    machine's power in watts.
+    """
 
     def __init__(
         self,
@@ -70,11 +73,13 @@ class Server:
         model: str,
         figures: Figures,
         engine_figures: Callable[[], list[Family]] = list,
+        power_w: Callable[[], float | None] = lambda: None,
     ) -> None:
         self._conversations = conversations
         self._settings = settings
         self._model = model
         self._figures, self._engine_figures = figures, engine_figures
+        self._power_w = power_w
         self._created = now()
 
     def app(self) -> App:
@@ -272,8 +277,18 @@ class Server:
             }
             for s in load.slots
         ]
+        is_ready = self._conversations.state == "ready"
         return json_response(
-            {"slots": slots, "queued": load.queued, "queue_limit": load.queue_limit}
+            {
+                "slots": slots,
+                "queued": load.queued,
+                "queue_limit": load.queue_limit,
+                # The page shows them beside an answer: what it took of both.
+                "misses_by_layer": self._conversations.engine.misses_by_layer()
+                if is_ready
+                else None,
+                "power_w": self._power_w(),
+            }
         )
 
     # --- the page ---

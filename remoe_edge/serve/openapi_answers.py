@@ -45,7 +45,9 @@ _SLOT = _with(
     {"id": _WHOLE, "is_processing": {"type": "boolean"}, "n_prompt": _WHOLE, "n_generated": _WHOLE}
 )  # fmt: skip
 SLOTS = _with(
-    {"slots": {"type": "array", "items": _SLOT}, "queued": _WHOLE, "queue_limit": _WHOLE}
+    {"slots": {"type": "array", "items": _SLOT}, "queued": _WHOLE, "queue_limit": _WHOLE,
+     "misses_by_layer": {"type": ["array", "null"], "items": _WHOLE},
+     "power_w": {"type": ["number", "null"]}}
 )  # fmt: skip
 HEALTH = _with({"status": {"enum": ["loading", "ready", "failed", "closing"]}, "model": _TEXT})
 
