@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from remoe_edge.machine import memory
 from remoe_edge.machine.cgroups import ROOT, MemoryGroup, memory_groups, reclaimable_bytes
 from remoe_edge.units import MIB
 
