@@ -29,6 +29,7 @@
 #include "device/step_clock.h"
 #include "gguf/model_file.h"
 #include "gguf/virtual_file.h"
+#include "remote/peer_reader.h"
 #include "runtime/expert_source.h"
 #include "runtime/expert_store.h"
 
@@ -38,6 +39,7 @@ struct LoadOptions {
   ReaderOptions reader;
   bool repack = true;  // rearrange weights as stock llama.cpp does by default
   Overlay overlay;     // tuned routers
+  bool peers = false;  // workers may send weights
 };
 
 struct AttachOptions {
@@ -84,6 +86,8 @@ class StreamedModel {
   bool Expect(const float* bonus);
   // What the steps from the next one on are for; see StepClock.
   void DeclareSteps(StepKind kind);
+  // Empties the slot of a resident expert.
+  void Drop(int layer, uint16_t expert);
   // The bytes of one of our tensors, as the file has them.
   Status ReadTensor(const TensorOrigin& origin, uint64_t offset, uint64_t n_bytes, uint8_t* dest);
 
@@ -93,6 +97,8 @@ class StreamedModel {
   const LoadOptions& options() const { return options_; }
   bool repacked() const { return weights_->repacked(); }
   Reader* reader() const { return reader_.get(); }
+  // The same, where peers may be asked for weights; null otherwise.
+  PeerReader* peer_reader() const { return peer_reader_; }
   ggml_backend_buffer_type* buffer_type() const { return buffer_type_.get(); }
   // Null before Attach().
   ExpertStore* store() const { return store_.get(); }
@@ -169,6 +175,7 @@ class StreamedModel {
   std::unique_ptr<ExpertWeights> weights_;
   std::unique_ptr<CacheSizes> sizes_;
   std::unique_ptr<Reader> reader_;
+  PeerReader* peer_reader_ = nullptr;  // reader_ as what it is
   double probed_bytes_per_s_ = 0;
   std::unique_ptr<ggml_backend_buffer_type> buffer_type_;
   std::unique_ptr<ExpertStore> store_;  // after reader_, which it uses

@@ -33,17 +33,24 @@ KnownRecipe Proof::recipe(int number) const {
   return recipes_[number];
 }
 
-Result<uint64_t> Proof::Sum(int layer, uint16_t expert) {
+Result<ExpertSums> Proof::Sums(int layer, uint16_t expert) {
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     const auto known = sums_.find({layer, expert});
     if (known != sums_.end()) return known->second;
   }
-  Result<uint64_t> sum = computer_->Sum(layer, expert);
-  if (!sum.ok()) return sum;
+  Result<ExpertSums> sums = computer_->Sums(layer, expert);
+  if (!sums.ok()) return sums;
   const std::lock_guard<std::mutex> lock(mutex_);
-  sums_[{layer, expert}] = sum.value();
-  return sum;
+  sums_[{layer, expert}] = sums.value();
+  return sums;
+}
+
+uint64_t Proof::KnownSum(int layer, uint16_t expert, int matrix) const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  const auto known = sums_.find({layer, expert});
+  if (known == sums_.end() || matrix >= static_cast<int>(known->second.matrices.size())) return 0;
+  return known->second.matrices[matrix];
 }
 
 std::vector<float> Proof::CanaryRows(int n_rows, int64_t n_in) {

@@ -29,6 +29,7 @@ COMMANDS: dict[str, str] = {
     "plan": "Find the smallest memory budget that meets a latency target.",
     "worker": "Hold experts in memory and compute them for engines elsewhere.",
     "deploy": "Have functions on Ray compute a model's rarer experts.",
+    "keys": "Make the keys that engines and workers on other machines prove themselves with.",
     "top": "Watch a running engine.",
 }
 

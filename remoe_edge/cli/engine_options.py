@@ -59,6 +59,7 @@ _OPTIONS: tuple[Decorator, ...] = (
     ),
     options.peers(),
     options.deployment(),
+    options.peer_keys(),
     option("--verbose", is_flag=True, help="Show the log of llama.cpp."),
 )  # fmt: skip
 

@@ -302,6 +302,15 @@ def deployment() -> Decorator:
     )  # fmt: skip
 
 
+def peer_keys() -> Decorator:
+    """Add --keys for the engine's side."""
+    return option(
+        "--keys", "peer_keys", type=FILE, metavar="FILE",
+        help="The client.pem of `remoe-edge keys`, with which connections to --peers are encrypted and "
+        "both sides proven; needed beyond this machine.",
+    )  # fmt: skip
+
+
 # --- what it is asked ---
 
 

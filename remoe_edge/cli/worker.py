@@ -21,8 +21,8 @@ from remoe_edge.units import mib
     default="all",
     show_default=True,
     metavar="LIST",
-    help="The experts to serve: all, 30% (the first of every layer), or LAYER:FIRST-LAST, as in "
-    "3:0-7,*:12.",
+    help="The experts to serve: all, 30% (the first of every layer), LAYER:FIRST-LAST, as in "
+    "3:0-7,*:12, or AUTO: what engines wish for, as many as --memory holds.",
 )
 @options.memory(
     required=True, more="It is for the experts; if they need more, the error says how much."
@@ -32,7 +32,27 @@ from remoe_edge.units import mib
     default="127.0.0.1:7700",
     show_default=True,
     metavar="HOST:PORT",
-    help="Where engines connect. Only addresses of this machine; port 0 takes a free one.",
+    help="Where engines connect; 0.0.0.0 is every address of this machine, port 0 a free one. Beyond "
+    "this machine --keys is needed.",
+)
+@option(
+    "--keys",
+    type=options.FILE,
+    metavar="FILE",
+    help="The worker.pem of `remoe-edge keys`: connections are encrypted, and only its engines served.",
+)
+@option(
+    "--move-rate",
+    default="32MiB",
+    show_default=True,
+    metavar="SIZE",
+    help="With AUTO: read at most so much a second of what engines wish for.",
+)
+@option(
+    "--profile",
+    type=options.FILE,
+    metavar="FILE",
+    help="With AUTO: begin with the experts that this profile calls hot.",
 )
 @options.threads()
 @options.repack(default=False, more="Do as the engines do that will connect.")
@@ -49,6 +69,9 @@ def command(
     experts: str,
     memory: str,
     listen: str,
+    keys: Path | None,
+    move_rate: str,
+    profile: Path | None,
     threads: int | None,
     repack: bool,
     io: str,
@@ -63,8 +86,8 @@ def command(
     from remoe_edge.remote.worker import Worker
 
     worker = Worker(
-        model, experts=experts, memory=memory, listen=listen, threads=threads, repack=repack,
-        io=io, direct=direct,
+        model, experts=experts, memory=memory, listen=listen, keys=keys, move_rate=move_rate,
+        profile=profile, threads=threads, repack=repack, io=io, direct=direct,
     )  # fmt: skip
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: worker.stop())
@@ -78,6 +101,6 @@ def command(
         stop_with_input(worker, sys.stdin.buffer)
         worker.wait(Report(worker, sys.stdout))
     else:
-        worker.wait()
+        worker.wait(lambda: [say(line) for line in worker.take_lines()])
     counts = worker.counts()
     say(f"stopped after {counts['answers']} answers ({counts['rows']} rows)")

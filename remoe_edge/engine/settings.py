@@ -47,6 +47,7 @@ class SettingsKeywords(TypedDict, total=False):
     lock: bool
     verbose: bool
     peers: str | Sequence[str]
+    peer_keys: str | os.PathLike[str] | None
     io_backend: str
 
 
@@ -78,6 +79,7 @@ class EngineSettings:
     verbose: show llama.cpp's log on stderr.
     peers: workers that compute experts' rows, as HOST:PORT, or a text with commas between them
         (docs/remote.md).
+    peer_keys: the file of `remoe-edge keys` that proves this engine to workers beyond this machine.
 
     Raises InputError, which names the setting and what it may be.
     """
@@ -100,6 +102,7 @@ class EngineSettings:
     lock: bool = True
     verbose: bool = False
     peers: str | Sequence[str] = ()
+    peer_keys: str | os.PathLike[str] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.cache, str):
@@ -133,6 +136,8 @@ class EngineSettings:
             )
 
     def _check_peers(self) -> None:
+        if self.peer_keys is not None:
+            object.__setattr__(self, "peer_keys", os.fspath(self.peer_keys))
         if not isinstance(self.peers, Sequence):
             raise InputError(f"peers is a list of HOST:PORT, not {self.peers!r}")
         if isinstance(self.peers, str):
@@ -144,7 +149,8 @@ class EngineSettings:
 
         if not all(isinstance(each, str) for each in self.peers):
             raise InputError(f"peers is a list of HOST:PORT, not {self.peers!r}")
-        checked = tuple(_core.check_address(each) for each in self.peers)
+        keys = self.peer_keys is not None
+        checked = tuple(_core.check_address(each, keys) for each in self.peers)
         if len(set(checked)) < len(checked):
             raise InputError("peers names a worker twice")
         object.__setattr__(self, "peers", checked)

@@ -13,7 +13,7 @@ from remoe_edge import __version__
 from remoe_edge.errors import InputError
 from remoe_edge.files.fingerprint import fingerprint
 from remoe_edge.native import _core
-from remoe_edge.remote.experts import parse_experts
+from remoe_edge.remote.experts import first_experts, parse_experts
 from remoe_edge.units import parse_bytes
 
 if TYPE_CHECKING:
@@ -22,12 +22,22 @@ if TYPE_CHECKING:
 _TICK_S = 0.2  # how soon a signal is noticed while nothing happens
 
 
+def _hot(profile: Path | None, model: Path) -> list[int]:
+    if profile is None:
+        return []
+    from remoe_edge.profile.kept_profile import KeptProfile
+
+    return [int(each) for each in KeptProfile(Path(profile), model).hot()]
+
+
 class Worker:
     """Hold the experts that engines may ask for, and answer until `stop`.
 
-    path: the model. experts: see `parse_experts`. memory: what the experts may take ("4GiB").
-    listen: HOST:PORT on this machine; port 0 takes a free one. threads: None takes the cores that
-    this process may use. repack: as the engines have it.
+    path: the model. experts: see `parse_experts`, or "AUTO" for what engines wish for, beginning with
+    what `profile` calls hot. memory: what the experts may take ("4GiB"), computing included. listen:
+    HOST:PORT; port 0 takes a free one; beyond this machine `keys` is needed, the worker.pem of
+    `remoe-edge keys`. move_rate: what AUTO reads a second ("32MiB"). threads: None takes the cores
+    that this process may use. repack: as the engines have it.
 
     Nothing else of the model is loaded. Raises InputError, BudgetError, ReadError, ModelError.
     """
@@ -39,6 +49,9 @@ class Worker:
         experts: str,
         memory: str,
         listen: str,
+        keys: str | os.PathLike[str] | None = None,
+        move_rate: str = "32MiB",
+        profile: Path | None = None,
         threads: int | None = None,
         repack: bool = False,
         io: str = "auto",
@@ -47,8 +60,13 @@ class Worker:
         if not Path(path).is_file():
             raise InputError(f"no model at {os.fspath(path)}")
         model = _core.ModelFile.open(os.fspath(path))
-        chosen = parse_experts(experts, model)
-        self.n_experts = len(chosen)
+        auto = experts.strip().upper() == "AUTO"
+        if profile is not None and not auto:
+            raise InputError("--profile says what AUTO begins with; these experts are named")
+        if auto:
+            chosen = first_experts(model, _hot(profile, Path(path)))
+        else:
+            chosen = parse_experts(experts, model)
         self._native = _core.ExpertWorker.open(
             os.fspath(path),
             experts=chosen,
@@ -56,12 +74,17 @@ class Worker:
             listen=listen,
             engine=__version__,
             fingerprint=fingerprint(model),
+            keys="" if keys is None else os.fspath(keys),
+            chosen_by_engines=auto,
+            move_bytes_per_s=parse_bytes(move_rate),
             threads=threads or len(os.sched_getaffinity(0)),
             repack=repack,
             backend=io,
             direct=direct,
         )
-        host = _core.check_address(listen).rpartition(":")[0]
+        self.n_experts = self._native.counts()["experts"]
+        self.capacity = self._native.n_slots if auto else 0
+        host = _core.check_address(listen, keys is not None).rpartition(":")[0]
         self.address = f"{host}:{self._native.port}"
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="worker", daemon=True)
@@ -85,6 +108,9 @@ class Worker:
     def check(self) -> None:
         """Sum an expert and compute a row again, in turn. Raises ModelError where bits have changed."""
         self._native.check()
+    def take_lines(self) -> list[str]:
+        """Take the lines for the user since the last call: who was refused, what could not be read."""
+        return self._native.take_lines()
 
     def stop(self) -> None:
         """Take no more asks; those that wait are still answered."""

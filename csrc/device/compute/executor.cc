@@ -162,8 +162,14 @@ Status Executor::RunLayer(const Job& job, const Event& event) {
   step_.Unplaced(&here_);
   Status status;
   bool continued = event.continued;
+  if (step_.n_sent() > 0) {
+    model->store()->Note(event);
+    continued = true;
+  }
   if (!here_.empty()) {
-    status = RunExperts(job, event, &here_);
+    Event ours = event;
+    ours.continued = continued;
+    status = RunExperts(job, ours, &here_);
     continued = true;
   }
   if (status.ok() && step_.n_sent() > 0) status = AwaitElsewhere(job);
@@ -186,6 +192,7 @@ void Executor::SendElsewhere(const Job& job) {
   if (sources.empty() || !ByPairs(job) || !pairs_.can_be_sent()) return;
   const Cache& cache = job.model->store()->cache();
   std::vector<Placement> experts;
+  experts.reserve(step_.experts().size());
   for (const uint16_t expert : step_.experts()) {
     experts.emplace_back();
     experts.back().expert = expert;
@@ -193,6 +200,10 @@ void Executor::SendElsewhere(const Job& job) {
     experts.back().hit = cache.SlotOf(step_.layer(), expert) != kNoSlot;
     experts.back().prefetched = cache.PrefetchSlotOf(step_.layer(), expert) != kNoSlot;
   }
+  // A step that has everything here costs nothing more.
+  const bool whole =
+      std::all_of(experts.begin(), experts.end(), [](const Placement& each) { return each.hit; });
+  if (whole) return;
   const StepRows rows(&step_, &pairs_);
   std::vector<bool> taken(experts.size());
   Demand demand;
@@ -206,7 +217,8 @@ void Executor::SendElsewhere(const Job& job) {
   for (size_t i = 0; i < experts.size(); i++) {
     if (taken[i]) step_.Send(experts[i].expert);
   }
-  if (step_.n_sent() > 0) MarkUsed(job);
+  if (step_.n_sent() == 0) return;
+  MarkUsed(job);
 }
 
 void Executor::EndElsewhere(const Job& job) {
