@@ -96,7 +96,9 @@ class Line:
         host, _, port = address.rpartition(":")
         self._worker = (host, int(port))
         self.spoil = spoil
-        self.raw: Callable[[bytes], object] | None = None  # gets all bytes, which are carried as they are
+        self.raw: Callable[[bytes], object] | None = (
+            None  # gets all bytes, which are carried as they are
+        )
         self.down = threading.Event()
         self._ended = threading.Event()
         self._server = socket.create_server(("127.0.0.1", 0))
@@ -137,7 +139,11 @@ class Line:
                     target.sendall(piece)
                     continue
                 data += piece
-                said = [frame for kind, whole in frames(data) for frame in self._said(spoils, kind, whole)]
+                said = [
+                    frame
+                    for kind, whole in frames(data)
+                    for frame in self._said(spoils, kind, whole)
+                ]
                 for frame in said:
                     target.sendall(frame)
         for each in (source, target):

@@ -88,22 +88,25 @@ def test_every_worker_is_gone(model: Path) -> None:
 
 
 def test_the_line_goes_down_and_comes_up(model: Path) -> None:
-    with worker(model) as serving, Line(serving.address) as line:
-        with engine(model, line.address) as made:
+    with (
+        worker(model) as serving,
+        Line(serving.address) as line,
+        engine(model, line.address) as made,
+    ):
+        check(made, expected(model, 7), 7)
+        line.down.set()
+        for _ in range(3):
             check(made, expected(model, 7), 7)
-            line.down.set()
-            for _ in range(3):
-                check(made, expected(model, 7), 7)
-            assert remote(made)["remote_hedges"] > 0
-            wait_until(lambda: says(made, "silent for 3 s"))
-            line.down.clear()
-            before = remote(made)["remote_experts"]
+        assert remote(made)["remote_hedges"] > 0
+        wait_until(lambda: says(made, "silent for 3 s"))
+        line.down.clear()
+        before = remote(made)["remote_experts"]
 
-            def used() -> bool:
-                check(made, expected(model, 7), 7)
-                return remote(made)["remote_experts"] > before
+        def used() -> bool:
+            check(made, expected(model, 7), 7)
+            return remote(made)["remote_experts"] > before
 
-            wait_until(used)
+        wait_until(used)
 
 
 def test_a_stopped_worker_is_not_waited_for(model: Path) -> None:
@@ -150,28 +153,34 @@ HARMS: dict[str, Callable[[int, bytes], list[bytes]]] = {
 def test_answers_that_are(model: Path, harm: str) -> None:
     HELD.clear()
     reference = expected(model, 7)
-    with worker(model) as serving, Line(serving.address, every(4, HARMS[harm])) as line:
-        with engine(model, line.address) as made:
-            for _ in range(6):
-                check(made, reference, 7)
-            counts = remote(made)
-            assert counts["remote_rows"] > 0
-            assert counts["remote_mismatches"] == 0
-            if harm == "busy":
-                assert counts["remote_busy"] > 0
-            elif harm in ("dropped", "late"):
-                assert counts["remote_hedges"] > 0
-            else:
-                wait_until(lambda: says(made, "does not answer"))
+    with (
+        worker(model) as serving,
+        Line(serving.address, every(4, HARMS[harm])) as line,
+        engine(model, line.address) as made,
+    ):
+        for _ in range(6):
+            check(made, reference, 7)
+        counts = remote(made)
+        assert counts["remote_rows"] > 0
+        assert counts["remote_mismatches"] == 0
+        if harm == "busy":
+            assert counts["remote_busy"] > 0
+        elif harm in ("dropped", "late"):
+            assert counts["remote_hedges"] > 0
+        else:
+            wait_until(lambda: says(made, "does not answer"))
 
 
 def test_a_storm_of_busy(model: Path) -> None:
     harm = every(1, lambda at, frame: [as_kind(frame, BUSY)])
-    with worker(model) as serving, Line(serving.address, harm) as line:
-        with engine(model, line.address) as made:
-            for length in (1, 7, 60):
-                check(made, expected(model, length), length)
-            assert remote(made)["remote_busy"] > 10
+    with (
+        worker(model) as serving,
+        Line(serving.address, harm) as line,
+        engine(model, line.address) as made,
+    ):
+        for length in (1, 7, 60):
+            check(made, expected(model, length), length)
+        assert remote(made)["remote_busy"] > 10
 
 
 def test_another_version_is_refused(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,7 +194,10 @@ def test_another_protocol_is_refused(model: Path) -> None:
     def older(kind: int, frame: bytes) -> list[bytes]:
         return [frame[:4] + b"\1\0" + frame[6:]]
 
-    with worker(model) as serving, Line(serving.address, older) as line:
-        with engine(model, line.address) as made:
-            check(made, expected(model, 7), 7)
-            assert any("version 1 of the protocol" in note for note in made.notes)
+    with (
+        worker(model) as serving,
+        Line(serving.address, older) as line,
+        engine(model, line.address) as made,
+    ):
+        check(made, expected(model, 7), 7)
+        assert any("version 1 of the protocol" in note for note in made.notes)

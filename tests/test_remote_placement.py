@@ -67,7 +67,9 @@ def test_nothing_moves_beyond_the_allowance(model: Path) -> None:
         worker(model, "AUTO", memory=memory_for(model, 8), move_rate="1KiB") as serving,
         engine(model, serving.address) as made,
     ):
-        wait_until(lambda: made.evaluate(prompt(5)) is not None and serving.counts()["answers"] > 20)
+        wait_until(
+            lambda: made.evaluate(prompt(5)) is not None and serving.counts()["answers"] > 20
+        )
         file = _core.ModelFile.open(str(model))
         largest = max(sum(m.expert_bytes for m in each.matrices) for each in file.expert_layers)
         assert serving.counts()["moved_bytes"] <= 2 * largest
@@ -95,7 +97,9 @@ def test_a_profile_says_what_comes_first(model: Path, folder: Path) -> None:
     uses[[n + 3, 6]] = 5, 4
     kept.save(uses, 1, len(file.expert_layers), n)
     with (
-        worker(model, "AUTO", memory=memory_for(model, 2), profile=folder / "hot.profile") as serving,
+        worker(
+            model, "AUTO", memory=memory_for(model, 2), profile=folder / "hot.profile"
+        ) as serving,
         engine(model, serving.address) as made,
     ):
         assert serving.capacity >= 2

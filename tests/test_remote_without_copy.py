@@ -43,9 +43,7 @@ def test_what_is_in_the_file(model: Path, dense: Path) -> None:
     assert fingerprint(whole) == fingerprint(made)
     sums = made.unsigned_array(KEY)
     assert sums is not None
-    assert len(sums) == sum(
-        layer.n_experts * len(layer.matrices) for layer in whole.expert_layers
-    )
+    assert len(sums) == sum(layer.n_experts * len(layer.matrices) for layer in whole.expert_layers)
     with model.open("rb") as old, dense.open("rb") as new:
         for a, b in zip(whole.tensors, made.tensors, strict=True):
             if "_exps.weight" in a.name:

@@ -108,6 +108,7 @@ class Worker:
     def check(self) -> None:
         """Sum an expert and compute a row again, in turn. Raises ModelError where bits have changed."""
         self._native.check()
+
     def take_lines(self) -> list[str]:
         """Take the lines for the user since the last call: who was refused, what could not be read."""
         return self._native.take_lines()

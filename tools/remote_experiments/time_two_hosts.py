@@ -143,9 +143,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     asked.worker_memory = asked.worker_memory or str(int(size * 0.7))
     wanted = {name.strip() for name in asked.arms.split(";") if name.strip()}
-    chosen = [
-        arm for arm in arms(parse_bytes(asked.slow_disk)) if not wanted or arm.name in wanted
-    ]
+    chosen = [arm for arm in arms(parse_bytes(asked.slow_disk)) if not wanted or arm.name in wanted]
     runs = []
     with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as stack:
         keys = Path(scratch) / "keys"
