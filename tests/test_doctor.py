@@ -20,8 +20,8 @@ from remoe_edge.inspect import doctor
 from remoe_edge.inspect.doctor import Check
 
 PROMISED = (
-    "remoe-edge", "python", "llama.cpp", "ABI", "CPU", "GPU", "AMX", "repacking", "wait policy", "OpenSSL",
-    "io_uring", "O_DIRECT", "memlock", "huge pages", "pages ahead", "memory",
+    "remoe-edge", "python", "llama.cpp", "ABI", "CPU", "GPU", "AMX", "repacking", "wait policy",
+    "OpenSSL", "io_uring", "O_DIRECT", "memlock", "huge pages", "pages ahead", "memory",
     "threads", "power mode", "swap", "memory limits", "page cache", "GPU memory", "CUDA VMM", "storage",
     "read-ahead", "power", "temperatures", "pressure", "model",
     "[jetson]", "[tune]", "[plot]", "[serve]",

@@ -141,16 +141,6 @@ bool ReuseBiasedPolicy::Expect(const float* bonus) {
   return true;
 }
 
-bool ReuseBiasedPolicy::Scores(std::vector<float>* scores) const {
-  scores->clear();
-  for (int layer = 0; layer < geometry_.n_layers; layer++) {
-    for (int j = 0; j < geometry_.n_experts; j++) {
-      scores->push_back(static_cast<float>(scored_[Row(layer) + j]) / rows::kRankScale);
-    }
-  }
-  return true;
-}
-
 void ReuseBiasedPolicy::OnEvent(const Event& event) {
   Choice choice;
   choice.layer = event.layer;

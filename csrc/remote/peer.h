@@ -47,7 +47,7 @@ class Peer : public std::enable_shared_from_this<Peer> {
  public:
   struct Links {
     Proof* proof = nullptr;
-    RemoteTallies* tallies = nullptr;
+    std::shared_ptr<RemoteTallies> tallies;
     std::shared_ptr<const TlsKeys> keys;  // null where nothing is encrypted
     bool hedged = true;                   // storage has what a peer does not answer in time
     std::function<void(const std::string&)> tell;  // a line for the user

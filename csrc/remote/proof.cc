@@ -3,17 +3,23 @@
 namespace remoe {
 
 int Proof::Find(int layer, const std::string& bytes) {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  const auto last = recipe_of_layer_.find(layer);
-  if (last != recipe_of_layer_.end() && recipes_[last->second].bytes == bytes) return last->second;
-  const auto refused = refused_.find(layer);
-  if (refused != refused_.end() && refused->second == bytes) return -1;
-  for (size_t i = 0; i < recipes_.size(); i++) {
-    if (recipes_[i].layer != layer || recipes_[i].bytes != bytes) continue;
-    recipe_of_layer_[layer] = static_cast<int>(i);
-    return static_cast<int>(i);
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const auto last = recipe_of_layer_.find(layer);
+    if (last != recipe_of_layer_.end() && recipes_[last->second].bytes == bytes) {
+      return last->second;
+    }
+    const auto refused = refused_.find(layer);
+    if (refused != refused_.end() && refused->second == bytes) return -1;
+    for (size_t i = 0; i < recipes_.size(); i++) {
+      if (recipes_[i].layer != layer || recipes_[i].bytes != bytes) continue;
+      recipe_of_layer_[layer] = static_cast<int>(i);
+      return static_cast<int>(i);
+    }
   }
+  // Without the lock: the computer may be waiting for a peer's weights, which are checked here.
   Result<RowComputer::Learned> learned = computer_->Learn(layer, bytes);
+  const std::lock_guard<std::mutex> lock(mutex_);
   if (!learned.ok()) {
     refused_[layer] = bytes;
     return -1;

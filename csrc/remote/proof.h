@@ -39,6 +39,7 @@ class Proof {
 
   // RETURNS: the number of that recipe, learned now if it is new; -1 where it cannot be computed
   // from a file alone.
+  // One thread at a time.
   int Find(int layer, const std::string& bytes);
   int n_recipes() const;
   KnownRecipe recipe(int number) const;

@@ -52,10 +52,10 @@ RemoteSource::~RemoteSource() {
 RemoteSource::Linked RemoteSource::Link(const Address& address) {
   Linked linked;
   linked.address = address.text();
-  linked.tallies = std::make_unique<RemoteTallies>();
+  linked.tallies = std::make_shared<RemoteTallies>();
   Peer::Links links;
   links.proof = &proof_;
-  links.tallies = linked.tallies.get();
+  links.tallies = linked.tallies;
   links.keys = keys_;
   links.hedged = local_.has_experts;
   links.tell = [this](const std::string& line) {
@@ -79,15 +79,6 @@ RemoteSource::Linked RemoteSource::Link(const Address& address) {
   };
   linked.peer = std::make_shared<Peer>(address, links);
   return linked;
-}
-
-Peer* RemoteSource::StillLinked(const std::weak_ptr<Peer>& peer) const {
-  for (const Linked& linked : peers_) {
-    if (!peer.owner_before(linked.peer) && !linked.peer.owner_before(peer)) {
-      return linked.peer.get();
-    }
-  }
-  return nullptr;
 }
 
 void RemoteSource::SetPeers(const std::vector<Address>& addresses) {
@@ -125,15 +116,13 @@ RemoteCounts RemoteSource::counts() const {
 }
 
 // RETURNS: -1 where the layer cannot be computed elsewhere.
-int RemoteSource::RecipeOf(const Demand& demand) {
+int RemoteSource::RecipeOf(const Demand& demand, bool* is_new) {
   recipe_.clear();
   demand.rows->Describe(&recipe_);
   if (recipe_.empty()) return -1;
   const int n_known = proof_.n_recipes();
   const int recipe = proof_.Find(demand.layer, recipe_);
-  if (recipe >= n_known) {
-    for (const Linked& linked : peers_) linked.peer->Notice();
-  }
+  *is_new = recipe >= n_known;
   return recipe;
 }
 
@@ -202,10 +191,15 @@ void RemoteSource::Place() {
 
 void RemoteSource::Begin(const Demand& demand, std::vector<bool>* taken) {
   if (demand.rows == nullptr) return;
+  // Before the lock: learning may have to wait for weights that a peer sends.
+  bool is_new = false;
+  const int recipe = RecipeOf(demand, &is_new);
   const std::lock_guard<std::mutex> lock(peers_mutex_);
   if (demand.layer == 0) Place();
-  const int recipe = RecipeOf(demand);
   if (recipe < 0) return;
+  for (const Linked& linked : peers_) {
+    if (is_new) linked.peer->Notice();
+  }
   for (size_t i = 0; i < demand.experts->size(); i++) {
     const Placement& placement = (*demand.experts)[i];
     if ((*taken)[i] || placement.hit || placement.prefetched) continue;
@@ -262,8 +256,8 @@ bool RemoteSource::Fetch(const Matrix& matrix, uint64_t n_bytes, uint8_t* dest,
   weights.matrix = matrix.matrix;
   weights.n_bytes = static_cast<uint32_t>(n_bytes);
   weights.dest = dest;
-  weights.done = [this, peer = least->weak_from_this(), matrix, n_bytes, dest,
-                  done](const Status& status) {
+  // It is called by the peer's own thread, or by one that refuses the peer: it is there.
+  weights.done = [this, least, matrix, n_bytes, dest, done](const Status& status) {
     if (!status.ok()) {
       done(status);
       return;
@@ -277,10 +271,7 @@ bool RemoteSource::Fetch(const Matrix& matrix, uint64_t n_bytes, uint8_t* dest,
     tallies_.mismatches++;
     const std::string why = Format("the weights it sent of %s are not those of our file",
                                    proof_.computer()->Name(matrix.layer, matrix.expert).c_str());
-    {
-      const std::lock_guard<std::mutex> refusing(peers_mutex_);
-      if (Peer* sender = StillLinked(peer)) sender->Refuse(why);
-    }
+    least->Refuse(why);
     done(Status(Code::kIo, why));
   };
   return least->Fetch(std::move(weights));
@@ -357,8 +348,7 @@ void RemoteSource::CheckAnswer(const std::weak_ptr<Peer>& audited, const Audit& 
     return;
   }
   tallies_.mismatches++;
-  const std::lock_guard<std::mutex> lock(peers_mutex_);
-  Peer* peer = StillLinked(audited);
+  const std::shared_ptr<Peer> peer = audited.lock();
   if (peer == nullptr) return;
   peer->Refuse(Format("its answer for %s had other bits; answers since the last audit may be wrong",
                       proof_.computer()->Name(audit.layer, audit.expert).c_str()));
@@ -369,8 +359,7 @@ void RemoteSource::CheckWeights(const std::weak_ptr<Peer>& holder, const ServedE
   const int layer = static_cast<int>(expert.layer);
   const Result<ExpertSums> ours = proof_.Sums(layer, static_cast<uint16_t>(expert.expert));
   if (!ours.ok()) return;  // storage that fails is told by the step that needs it
-  const std::lock_guard<std::mutex> lock(peers_mutex_);
-  Peer* peer = StillLinked(holder);
+  const std::shared_ptr<Peer> peer = holder.lock();
   if (peer == nullptr) return;
   if (ours.value().whole == expert.sum) {
     peer->Admit(expert);

@@ -85,13 +85,11 @@ class RemoteSource : public ExpertSource, public WeightsElsewhere {
   using Clock = std::chrono::steady_clock;
   struct Linked {
     std::string address;
-    std::unique_ptr<RemoteTallies> tallies;  // outlives the peer
+    std::shared_ptr<RemoteTallies> tallies;
     std::shared_ptr<Peer> peer;
   };
   Linked Link(const Address& address);
-  // Null where it is gone: its tallies may be, too. REQUIRES: peers_mutex_.
-  Peer* StillLinked(const std::weak_ptr<Peer>& peer) const;
-  int RecipeOf(const Demand& demand);
+  int RecipeOf(const Demand& demand, bool* is_new);
   bool RowsPay(const Demand& demand, const Peer& peer, int n_rows) const;
   // Whether storage would long have the expert when the peer answers.
   bool TooSlow(int layer, Peer* peer);

@@ -6,6 +6,7 @@
 #include <thread>
 
 #include "base/format.h"
+#include "remote/worker_frames.h"
 
 namespace remoe {
 
@@ -15,23 +16,7 @@ constexpr int kTickMs = 200;  // how often greetings and draining are looked at
 constexpr size_t kMostRecipes = 4096;
 constexpr uint64_t kGreetingBytes = 64 << 10;
 constexpr size_t kMostLines = 100;
-constexpr size_t kPieceBytes = 256 << 10;  // of weights, so that no row waits behind many
 constexpr size_t kMostUnsentBytes = 1 << 20;
-
-Frame Said(FrameKind kind, const std::string& text) {
-  Frame frame;
-  frame.kind = kind;
-  frame.payload.assign(text.begin(), text.end());
-  return frame;
-}
-
-Frame Reply(const Frame& ask, FrameKind kind, const std::string& text = "") {
-  Frame frame = Said(kind, text);
-  frame.request = ask.request;
-  frame.layer = ask.layer;
-  frame.expert = ask.expert;
-  return frame;
-}
 
 }  // namespace
 
@@ -300,26 +285,6 @@ Status WorkerServer::Queue(Client* client, Frame frame) {
   return Status::Ok();
 }
 
-Status WorkerServer::QueueFetch(Client* client, Frame frame) {
-  const bool known = welcome_.sends_weights && held_.count({frame.layer, frame.expert}) > 0 &&
-                     frame.rows > 0 && frame.recipe < 16 &&
-                     frame.rows == computer_->MatrixBytes(static_cast<int>(frame.layer),
-                                                          static_cast<int>(frame.recipe));
-  if (!known) {
-    return client->stream.Send(
-        Reply(frame, FrameKind::kFailed,
-              Format("weights of layer %u, expert %u are not sent", frame.layer, frame.expert)));
-  }
-  if (client->under_way >= static_cast<int>(welcome_.credits) || stopping_) {
-    counts_.busy++;
-    return client->stream.Send(Reply(frame, FrameKind::kBusy));
-  }
-  client->under_way++;
-  client->fetches.push_back({std::move(frame), Clock::time_point::max()});
-  changed_.notify_one();
-  return Status::Ok();
-}
-
 // REQUIRES: the lock. RETURNS: null when nobody has anything to do.
 std::shared_ptr<WorkerServer::Client> WorkerServer::NextWithWork() {
   for (size_t i = 0; i < clients_.size(); i++) {
@@ -390,36 +355,6 @@ void WorkerServer::ComputeNext(Client* client, std::unique_lock<std::mutex>* loc
   const Status sent =
       status.ok() ? client->stream.Send(reply, out.data()) : client->stream.Send(reply);
   client->gone |= !sent.ok();
-}
-
-void WorkerServer::SendPiece(Client* client, std::unique_lock<std::mutex>* lock) {
-  Ask fetch = std::move(client->fetches.front());
-  client->fetches.pop_front();
-  Frame piece = Reply(fetch.frame, FrameKind::kWeights);
-  piece.recipe = fetch.frame.recipe;
-  piece.rows = fetch.frame.rows;
-  piece.columns = static_cast<uint32_t>(fetch.sent);
-  piece.payload.resize(std::min<uint64_t>(kPieceBytes, fetch.frame.rows - fetch.sent));
-  computing_ = {fetch.frame.layer, fetch.frame.expert};
-  const bool held = held_.count(computing_) > 0;
-  lock->unlock();
-  const Status status = held ? computer_->CopyWeights(static_cast<int>(piece.layer),
-                                                      static_cast<uint16_t>(piece.expert),
-                                                      static_cast<int>(piece.recipe), fetch.sent,
-                                                      piece.payload.size(), piece.payload.data())
-                             : Status(Code::kIo, "it holds that expert no longer");
-  lock->lock();
-  computing_.first = UINT32_MAX;
-  idle_.notify_all();
-  fetch.sent += piece.payload.size();
-  const bool over = !status.ok() || fetch.sent == fetch.frame.rows;
-  if (over) client->under_way--;
-  if (client->gone) return;
-  counts_.weights_bytes += status.ok() ? piece.payload.size() : 0;
-  const Frame reply =
-      status.ok() ? std::move(piece) : Reply(fetch.frame, FrameKind::kFailed, status.message());
-  client->gone |= !client->stream.Send(reply).ok();
-  if (!over) client->fetches.push_front(std::move(fetch));
 }
 
 }  // namespace remoe

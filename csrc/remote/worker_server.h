@@ -105,14 +105,15 @@ class WorkerServer {
   Status Greet(Client* client, const Frame& hello);
   Status Learn(Client* client, const Frame& frame);
   Status Queue(Client* client, Frame frame);
-  Status QueueFetch(Client* client, Frame frame);
   Status TakeWish(Client* client, const Frame& frame);
   void ComputeAll();
   void ComputeNext(Client* client, std::unique_lock<std::mutex>* lock);
-  void SendPiece(Client* client, std::unique_lock<std::mutex>* lock);
   std::shared_ptr<Client> NextWithWork();
   void CloseGone();
   bool Drained() const;
+  // --- worker_weights.cc ---
+  Status QueueFetch(Client* client, Frame frame);
+  void SendPiece(Client* client, std::unique_lock<std::mutex>* lock);
   // --- worker_moves.cc ---
   struct Move {
     bool any = false, drops = false;

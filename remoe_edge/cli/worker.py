@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,6 +13,9 @@ from remoe_edge.cli import options
 from remoe_edge.cli.old_spellings import option
 from remoe_edge.cli.terminal import say
 from remoe_edge.units import mib
+
+if TYPE_CHECKING:
+    from remoe_edge.remote.worker import Worker
 
 
 @click.command(name="worker")
@@ -101,6 +105,11 @@ def command(
         stop_with_input(worker, sys.stdin.buffer)
         worker.wait(Report(worker, sys.stdout))
     else:
-        worker.wait(lambda: [say(line) for line in worker.take_lines()])
+        worker.wait(lambda: _tell(worker))
     counts = worker.counts()
     say(f"stopped after {counts['answers']} answers ({counts['rows']} rows)")
+
+
+def _tell(worker: Worker) -> None:
+    for line in worker.take_lines():
+        say(line)
