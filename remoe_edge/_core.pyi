@@ -308,6 +308,8 @@ class StreamedModel:
     def trace_failure(self) -> str: ...
     @property
     def router_probabilities(self) -> bool: ...
+    def router_bytes(self, prefetch: str) -> int:
+        """Return what prefetch will copy of routers that lie on a GPU; known once a context was made."""
     def budget_for(self, n_slots: int) -> int: ...
     def slots_for(self, budget_bytes: int) -> int: ...
     def scratch_bytes(self, n_tokens: int) -> int:
@@ -384,6 +386,7 @@ def connect_peers(
     max_tokens: int = 8,
     audit_every: int = 1000,
     move_bytes_per_s: int = 64 << 20,
+    hedge: bool = True,
 ) -> None:
     """Ask these workers for rows from now on; connecting and proving goes on in the background.
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from remoe_edge.engine import engine as core
 from remoe_edge.engine.extensions import PlannedBudget, StartObservers
 from remoe_edge.engine.observers import Observer
 from remoe_edge.engine.settings import EngineSettings
+from remoe_edge.errors import InputError
+from remoe_edge.files.atomic import check_output
+from remoe_edge.files.path_argument import path_argument
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
     from remoe_edge.profile.kept_profile import ProfileFile
     from remoe_edge.routing.live_trace import TraceFile
 
-PathLike = str | os.PathLike[str]
+PathLike = str | bytes | os.PathLike[str]
 
 
 class Engine(core.Engine):
@@ -65,6 +68,8 @@ class Engine(core.Engine):
         **keywords: Unpack[SettingsKeywords],
     ) -> None:
         settings = EngineSettings.of(settings, keywords)
+        path = path_argument("the model's path", path)
+        _check_files([path, settings.routers], [profile, past_prompts, trace, telemetry])
         super().__init__(
             path,
             settings,
@@ -72,8 +77,8 @@ class Engine(core.Engine):
             past_prompts=None if past_prompts is None else past_file(past_prompts, settings),
             trace=None if trace is None else trace_file(trace),
             planner=plan,
-            functions=None if deployment is None else leases(deployment, Path(path)),
-            observers=observing(telemetry, Path(path)),
+            functions=None if deployment is None else leases(deployment, path),
+            observers=observing(telemetry, path),
             progress=progress,
         )
         if publish is not False:
@@ -82,11 +87,23 @@ class Engine(core.Engine):
     def _publish(self, where: bool | PathLike) -> None:
         from remoe_edge.telemetry.status import Status, default_folder
 
-        folder = default_folder() if isinstance(where, bool) else Path(where)
+        folder = default_folder() if isinstance(where, bool) else path_argument("publish", where)
         try:
             self.add_observer(Status(folder))
         except OSError as error:
             self.notes.append(f"not shown by `remoe-edge top`: {error}")
+
+
+def _check_files(inputs: Sequence[object], outputs: Sequence[object]) -> None:
+    """Raise InputError where one file would be written over another that was given."""
+    read = [path_argument("a file", each) for each in inputs if each is not None]
+    written = [
+        path_argument("a file", each)
+        for each in outputs
+        if isinstance(each, str | bytes | os.PathLike) and os.fsencode(each)
+    ]
+    for i, output in enumerate(written):
+        check_output(output, [*read, *written[:i]], is_made=False)
 
 
 # Each imports its feature only where it is used: numpy-heavy modules and sensors cost a start.
@@ -96,21 +113,22 @@ def profile_file(path: PathLike) -> ProfileFile:
     """Name the file that keeps a model's profile."""
     from remoe_edge.profile.kept_profile import ProfileFile
 
-    return ProfileFile(Path(path))
+    return ProfileFile(path_argument("profile", path))
 
 
 def past_file(path: PathLike, settings: EngineSettings) -> PastPromptsFile:
     """Name the file that keeps past prompts, those under the tuned routers of `settings`."""
     from remoe_edge.predict.past_prompts import PastPromptsFile
 
-    return PastPromptsFile(Path(path), None if settings.routers is None else Path(settings.routers))
+    routers = None if settings.routers is None else Path(settings.routers)
+    return PastPromptsFile(path_argument("past_prompts", path), routers)
 
 
 def trace_file(path: PathLike) -> TraceFile:
     """Name the file that a trace is recorded into."""
     from remoe_edge.routing.live_trace import TraceFile
 
-    return TraceFile(Path(path))
+    return TraceFile(path_argument("trace", path))
 
 
 def leases(deployment: PathLike, model: Path) -> Leases:
@@ -119,7 +137,7 @@ def leases(deployment: PathLike, model: Path) -> Leases:
     from remoe_edge.deploy.ray_process import RayHolder
     from remoe_edge.deploy.record import load_for
 
-    deployed = load_for(Path(deployment), model)
+    deployed = load_for(path_argument("deployment", deployment), model)
     return Leases(deployed, RayHolder(deployed))
 
 
@@ -131,15 +149,23 @@ def plan(path: Path, settings: EngineSettings) -> PlannedBudget:
 
 
 def observing(telemetry: PathLike | Sequence[Observer] | None, model: Path) -> StartObservers:
-    """Make the function that starts an engine's observers."""
+    """Make the function that starts an engine's observers. Raises InputError for what is none of them."""
+    file: Path | None = None
+    observers: Sequence[Observer] = ()
+    if telemetry is None:
+        pass
+    elif isinstance(telemetry, str | bytes | os.PathLike):
+        file = path_argument("telemetry", telemetry)
+    elif isinstance(telemetry, Sequence):
+        observers = cast("Sequence[Observer]", telemetry)
+    else:
+        raise InputError(f"telemetry is a path or a list of observers, not {telemetry!r}")
 
     def start(note: Callable[[str], None]) -> Sequence[Observer]:
-        if telemetry is None:
-            return ()
-        if isinstance(telemetry, str | os.PathLike):
+        if file is not None:
             from remoe_edge.telemetry.recording import Recording
 
-            return (Recording.start(telemetry, model=model, note=note),)
-        return telemetry
+            return (Recording.start(file, model=model, note=note),)
+        return observers
 
     return start

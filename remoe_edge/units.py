@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 from remoe_edge.errors import InputError
@@ -12,6 +13,7 @@ for _power, _letter in enumerate("kmgt", start=1):
     _UNITS[_letter + "b"] = 1000**_power
 
 MIB = 1024 * 1024
+_MOST_BYTES = 2**63 - 1  # what a file may have, and what the core counts in
 
 
 def parse_bytes(text: str) -> int:
@@ -23,7 +25,10 @@ def parse_bytes(text: str) -> int:
     unit = _UNITS.get(match[2].lower()) if match else None
     if match is None or unit is None:
         raise InputError(f"'{text}' is not a size; write for example 1500MiB, 1.5G or 800MB")
-    return int(float(match[1]) * unit)
+    n_bytes = float(match[1]) * unit
+    if n_bytes > _MOST_BYTES:
+        raise InputError(f"'{text}' is more than any machine has; write for example 1500MiB")
+    return int(n_bytes)
 
 
 def mib(n_bytes: float) -> str:
@@ -36,6 +41,6 @@ def parse_ms(text: str) -> float:
     """Turn "250ms", "0.25s" or "250" into milliseconds above 0. Raises InputError."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(ms|s|)\s*", text.lower())
     value = float(match[1]) * (1000 if match[2] == "s" else 1) if match else 0.0
-    if value <= 0:
+    if value <= 0 or not math.isfinite(value):
         raise InputError(f"'{text}' is not a time; write for example 250ms or 0.25s")
     return value

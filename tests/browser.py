@@ -25,7 +25,7 @@ NAMES = (
     "chromium-headless-shell", "chromium", "chromium-browser", "google-chrome-stable",
     "google-chrome", "chrome", "msedge",
 )  # fmt: skip
-SECONDS = 60
+SECONDS = 600  # how long a test waits before it calls something lost
 
 
 def find() -> str | None:
@@ -96,8 +96,7 @@ class Browser:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self._call("Emulation.setEmulatedMedia", session, features=[scheme])
         self._events.clear()
-        self._call("Page.navigate", session, url=path.as_uri())
-        self._wait("Page.loadEventFired")
+        self.navigate(session, path.as_uri())
         page = Page()
         for name, expression in ask.items():
             answer = self._call(
@@ -130,8 +129,11 @@ class Browser:
                 return result
             self._events.append(answer)
 
-    def _wait(self, method: str) -> None:
-        while not any(event["method"] == method for event in self._events):
+    def navigate(self, session: str, url: str) -> None:
+        """Go to an address, and wait until that page, and not the one before it, has loaded."""
+        self._call("Page.setLifecycleEventsEnabled", session, enabled=True)
+        loader = self._call("Page.navigate", session, url=url)["loaderId"]
+        while not any(_has_loaded(event, loader) for event in self._events):
             self._events.append(self._receive())
 
     def _receive(self) -> dict[str, Any]:
@@ -145,3 +147,11 @@ class Browser:
         raw, _, self._buffer = self._buffer.partition(b"\0")
         message: dict[str, Any] = json.loads(raw)
         return message
+
+
+def _has_loaded(event: dict[str, Any], loader: str) -> bool:
+    about = event.get("params", {})
+    return (
+        event["method"] == "Page.lifecycleEvent"
+        and (about["loaderId"], about["name"]) == (loader, "load")
+    )  # fmt: skip

@@ -16,7 +16,7 @@ import pytest
 
 from remoe_edge.cli import cli
 
-SECONDS = 60  # how long a test waits before it calls something lost
+SECONDS = 600  # how long a test waits before it calls something lost
 
 
 @dataclass(frozen=True)

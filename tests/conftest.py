@@ -6,8 +6,13 @@ import os
 import signal
 
 import pytest
+from hypothesis import settings
 
 import remoe_edge.native  # noqa: F401
+
+# The same examples each time, however long one takes: a test that fails by luck is no test.
+settings.register_profile("same", derandomize=True, deadline=None, database=None)
+settings.load_profile("same")
 
 # A shell starts what it runs in the background with Ctrl-C ignored, and children inherit that: the
 # programs that these tests interrupt would never hear of it.

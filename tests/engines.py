@@ -42,11 +42,13 @@ class Onlooker:
 
 # Plain facts hold after `close` and in a forked child; calls are refused there.
 FACTS = {
-    "path", "settings", "notes", "threads", "n_ctx", "load_ms", "budget", "streamed", "answer",
+    "path", "settings", "notes", "threads", "n_ctx", "parallel", "load_ms", "budget", "streamed",
+    "answer",
 }  # fmt: skip
 CALLS: dict[str, Callable[[Engine], Any]] = {
     "tokenize": lambda e: e.tokenize("x"),
     "evaluate": lambda e: e.evaluate(PROMPT),
+    "batch": lambda e: e.batch(),
     "generate": lambda e: e.generate(PROMPT),
     "chat": lambda e: e.chat([{"role": "user", "content": "x"}]),
     "render": lambda e: e.render([{"role": "user", "content": "x"}]),
@@ -71,7 +73,7 @@ HARMLESS = {
 def run_script(script: str) -> subprocess.CompletedProcess[str]:
     """Run a script to its end; it must end by itself, and say nothing on stderr."""
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr

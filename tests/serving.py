@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 
 import templates
+import tiny_moe
+from letters import recite
 from remoe_edge import Engine
 from vocabularies import remade
 
@@ -24,12 +26,13 @@ pytest.importorskip("uvicorn", reason="no uvicorn: pip install 'remoe-edge[serve
 from remoe_edge.serve.app import Server
 from remoe_edge.serve.engine_thread import EngineThread
 from remoe_edge.serve.figures import Figures
+from remoe_edge.serve.guards import App
 from remoe_edge.serve.listen import Listener
 from remoe_edge.serve.one_at_a_time import OneAtATime
 from remoe_edge.serve.settings import ServeSettings
 from remoe_edge.serve.side_by_side import SideBySide
 
-SECONDS = 60
+SECONDS = 600  # how long a test waits before it calls something lost
 HI = [{"role": "user", "content": "hi"}]
 # Qwen3's template, which says how to call tools.
 HERMES = templates.QWEN3.replace("# Tools", "# Tools: <tool_call>...</tool_call>")
@@ -39,24 +42,31 @@ MISTRAL = (
     + ("{# [TOOL_CALLS] #}")
 )
 LLAMA = templates.LLAMA3.replace("'Tools: '", '\'Tools, as {"name": , "parameters": }: \'')
+# The same calls from a model that does not reason first.
+PLAIN_HERMES = templates.CHATML + "{% if tools %}<tool_call>{{ tools | tojson }}{% endif %}"
 GPT_OSS = templates.HARMONY + "{% if tools %}{# commentary to=functions.x #}{% endif %}"
 
 
 class Live:
-    """A server that listens at a free port. load: makes its engine, in its thread. answering: makes its
-    conversations."""
+    """A server that listens at a free port.
+
+    load: makes its engine, in its thread. answering: makes its conversations. around: wraps the
+    application, as a proxy would.
+    """
 
     def __init__(
         self,
         load: Callable[[], Engine],
         answering: Callable[..., EngineThread] = OneAtATime,
+        around: Callable[[App], App] | None = None,
         **settings: Any,
     ) -> None:
         asked = ServeSettings(port=0, **settings)
         figures = Figures()
         self.conversations = answering(load, queue_limit=asked.queue_limit, figures=figures)
         server = Server(self.conversations, asked, model="tiny", figures=figures)
-        self._listener = Listener(server.app(), asked)
+        app = server.app()
+        self._listener = Listener(app if around is None else around(app), asked)
         self.url = self._listener.url
         self.port = int(self.url.rstrip("/").rpartition(":")[2])
         self._thread = threading.Thread(target=self._listener.run)
@@ -86,7 +96,8 @@ class Live:
         sent = {"Content-Type": "application/json", **(headers or {})}
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=SECONDS)
         with contextlib.closing(connection):
-            connection.request(method or ("GET" if data is None else "POST"), path, data, sent)
+            with contextlib.suppress(ConnectionError):  # it may answer before it has everything
+                connection.request(method or ("GET" if data is None else "POST"), path, data, sent)
             answer = connection.getresponse()
             return answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read()
 
@@ -146,7 +157,10 @@ def live(
     answering: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> Iterator[Live]:
-    """Serve a model until the end of the block; answering: how several are answered at a time."""
+    """Serve a model until the end of the block.
+
+    answering: how several are answered at a time. settings: of `ServeSettings`, and `around`.
+    """
     server = Live(
         lambda: Engine(model, cache=cache, n_ctx=n_ctx, threads=1, parallel=parallel),
         OneAtATime if parallel == 1 else functools.partial(SideBySide, **(answering or {})),
@@ -156,6 +170,32 @@ def live(
         yield server.ready()
     finally:
         server.close()
+
+
+def chatting(folder: Path, template: str = HERMES) -> Path:
+    """Make a tiny model with a chat template, whose greedy answers are letters without end."""
+    tiny = folder / "tiny.gguf"
+    if not tiny.exists():
+        recite(tiny_moe.make(tiny, "qwen3moe", "Q8_0"))
+    n_before = len(list(folder.glob("chat*.gguf")))
+    return with_template(tiny, folder / f"chat{n_before}.gguf", template)
+
+
+def slow_down(server: Live | EngineThread) -> None:
+    """Have each step take some milliseconds, so that a test can act before an answer ends."""
+    conversations = server.conversations if isinstance(server, Live) else server
+    if isinstance(conversations, SideBySide):
+        wait_until(lambda: conversations._batch)
+        owner, name = conversations._batch, "step"
+    else:
+        owner, name = conversations.engine._loaded, "check_finite"
+    stock = getattr(owner, name)
+
+    def slowly() -> None:
+        time.sleep(0.005)
+        stock()
+
+    setattr(owner, name, slowly)
 
 
 def with_template(model: Path, path: Path, template: str) -> Path:

@@ -144,6 +144,7 @@ def test_a_model_is_positional_and_optional() -> None:
             assert by_option[0].opts == ["-m", "--model"]
     assert have == [
         *("chat", "serve", "info", "trace", "tune", "eval", "bench run", "plan", "worker"),
+        "deploy up",
     ]
 
 

@@ -12,16 +12,13 @@ from pathlib import Path
 
 import pytest
 
-import tiny_moe
 from command_line import SECONDS, Running, run, start
-from serving import HERMES, wait_until, with_template
+from serving import chatting, wait_until
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("cli")
-    tiny = tiny_moe.make(folder / "m.gguf", "qwen3moe", "Q8_0")
-    return with_template(tiny, folder / "chat.gguf", HERMES)
+    return chatting(tmp_path_factory.mktemp("cli"))
 
 
 def url_of(running: Running) -> str:

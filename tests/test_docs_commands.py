@@ -98,8 +98,9 @@ def problem(line: Line) -> str | None:
                 return None
             if not words and not line.whole:
                 return None  # `remoe-edge bench`, a command with others below it
-            if "run" in command.commands and not {*words[:1]} & {*command.commands}:
-                words = ["run", *words]  # as bench does
+            for default in ("run", "up"):  # as bench and deploy do
+                if default in command.commands and not {*words[:1]} & {*command.commands}:
+                    words = [default, *words]
             name, found, words = command.resolve_command(context, words or [""])
             assert found is not None
             command = found

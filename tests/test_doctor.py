@@ -18,13 +18,14 @@ from recorded.trees import ORIN_NX, X86, plant
 from remoe_edge import amx, native
 from remoe_edge.inspect import doctor
 from remoe_edge.inspect.doctor import Check
+from remoe_edge.machine.gpu import Gpu
 
 PROMISED = (
     "remoe-edge", "python", "llama.cpp", "ABI", "CPU", "GPU", "AMX", "repacking", "wait policy",
     "OpenSSL", "io_uring", "O_DIRECT", "memlock", "huge pages", "pages ahead", "memory",
     "threads", "power mode", "swap", "memory limits", "page cache", "GPU memory", "CUDA VMM", "storage",
     "read-ahead", "power", "temperatures", "pressure", "model",
-    "[jetson]", "[tune]", "[plot]", "[serve]",
+    "[jetson]", "[tune]", "[plot]", "[remote]", "[serve]",
 )  # fmt: skip
 
 
@@ -125,11 +126,27 @@ def test_amx_that_is_avoided_or_not_is_said(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_gpus_are_named_as_llama_cpp_names_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert bool(doctor.computing.gpu_devices()) == llama_cpp.llama_supports_gpu_offload()
-    monkeypatch.setattr(doctor.computing, "gpu_devices", list)
-    assert "no GPU backend" in doctor.computing._gpu().detail
-    monkeypatch.setattr(doctor.computing, "gpu_devices", lambda: ["CUDA0", "Vulkan0"])
-    assert "CUDA0, Vulkan0" in doctor.computing._gpu().detail
+    assert bool(doctor.gpu.gpus()) == llama_cpp.llama_supports_gpu_offload()
+    monkeypatch.setattr(doctor.gpu, "gpus", list)
+    monkeypatch.setattr(doctor.gpu, "backends_without_device", list)
+    assert "no GPU backend" in doctor.gpu.check().detail
+    orin = Gpu("CUDA0", "Orin", True, 5 << 30, 7 << 30)
+    monkeypatch.setattr(doctor.gpu, "gpus", lambda: [orin])
+    check = doctor.gpu.check()
+    assert check.state == "ok"
+    assert check.detail == ("CUDA0: Orin, 5,120 MiB of 7,168 MiB free, shared with the processor")
+
+
+@pytest.mark.parametrize("driver", [False, True])
+def test_a_gpu_build_without_a_gpu_says_why(monkeypatch: pytest.MonkeyPatch, driver: bool) -> None:
+    monkeypatch.setattr(doctor.gpu, "gpus", list)
+    monkeypatch.setattr(doctor.gpu, "backends_without_device", lambda: ["CUDA"])
+    monkeypatch.setattr(doctor.gpu, "_loads", lambda library: driver)
+    check = doctor.gpu.check()
+    assert check.state == "off"
+    assert "built for CUDA" in check.detail
+    assert ("libcuda.so.1 is not found" in check.detail) != driver
+    assert "driver" in check.advice
 
 
 def test_the_wait_policy_is_judged(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,7 +50,7 @@ def in_child(do: Callable[[], str], *, ends: Callable[[int], None] = os._exit) -
         os.write(writes, said.encode())
         ends(0)
     os.close(writes)
-    for _ in range(200):
+    for _ in range(6000):
         done, status = os.waitpid(pid, os.WNOHANG)
         if done:
             with os.fdopen(reads) as pipe:
@@ -163,8 +163,8 @@ def test_multiprocessing(model: Path, method: str) -> None:
         queue = context.Queue()
         process = context.Process(target=answer_elsewhere, args=(str(model), queue))
         process.start()
-        said = queue.get(timeout=60)
-        process.join(60)
+        said = queue.get(timeout=600)
+        process.join(600)
         assert process.exitcode == 0
         if method == "fork":
             assert "UnsupportedError" in said

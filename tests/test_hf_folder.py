@@ -281,7 +281,7 @@ def dies(source, target):
 os.rename = dies
 merge(*map(Path, {[str(split.base_path), str(split.overlay), str(outputs[0])]!r}))
 """
-    done = subprocess.run([sys.executable, "-c", script], timeout=60)
+    done = subprocess.run([sys.executable, "-c", script], timeout=600)
     assert done.returncode == 9
     assert not outputs[0].exists()  # by which a set is found
     with pytest.raises(InputError, match=r"cut short.*\.old"):

@@ -137,7 +137,7 @@ def test_a_forbidden_include_is_found(tmp_path: Path) -> None:
         "csrc/device/f.cc:1: only bindings may see pybind11/pybind11.h",
         "csrc/device/f.cc:2: d.h names no layer: write layer/file.h",
         "csrc/device/testing/t.h:2: device may not include bindings/b.h",
-        "csrc/runtime/c.cc:1: only device may see ggml-cpu.h",
+        "csrc/runtime/c.cc:1: only device, plugin may see ggml-cpu.h",
         "csrc/trace/e.cc:1: trace may not include testing/check.h",
         "csrc/trace/e_test.cc:2: trace may not include gguf/g.h",
     ]

@@ -117,9 +117,9 @@ def test_closing_from_another_thread_waits_for_the_step(model: Path, stream: boo
 
     thread = threading.Thread(target=read)
     thread.start()
-    assert begun.wait(30)
+    assert begun.wait(600)
     engine.close()
-    thread.join(30)
+    thread.join(600)
     assert not thread.is_alive()
     assert "closed" in str(ended[0])
 

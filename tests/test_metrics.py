@@ -131,7 +131,7 @@ def test_a_histogram_is_cumulative() -> None:
 
 def get(server: MetricsServer, path: str = "/metrics", method: str = "GET") -> tuple[int, str, str]:
     host, port = re.fullmatch(r"http://(.+):(\d+)/metrics", server.url).groups()  # type: ignore[union-attr]
-    connection = http.client.HTTPConnection(host.strip("[]"), int(port), timeout=60)
+    connection = http.client.HTTPConnection(host.strip("[]"), int(port), timeout=600)
     connection.request(method, path)
     answer = connection.getresponse()
     body = answer.read().decode()
@@ -170,7 +170,7 @@ def port_of(server: MetricsServer) -> int:
 def asked(server: MetricsServer, *headers: str, version: str = "1.1") -> int:
     """Ask with these headers and no others; return the status."""
     lines = [f"GET /metrics HTTP/{version}", *headers, "", ""]
-    with socket.create_connection(("127.0.0.1", port_of(server)), timeout=60) as client:
+    with socket.create_connection(("127.0.0.1", port_of(server)), timeout=600) as client:
         client.sendall("\r\n".join(lines).encode())
         return int(client.makefile().readline().split()[1])
 
@@ -203,10 +203,10 @@ def test_more_clients_than_places_are_closed_at_once(server: MetricsServer) -> N
     address = ("127.0.0.1", port_of(server))
     idle = []
     for _ in range(metrics_server._MOST_CLIENTS):
-        client = socket.create_connection(address, timeout=60)
+        client = socket.create_connection(address, timeout=600)
         client.sendall(b"GET /metrics HTTP/1.0\r\n")  # and no more
         idle.append(client)
-    with socket.create_connection(address, timeout=60) as late:
+    with socket.create_connection(address, timeout=600) as late:
         assert late.recv(100) == b""
     for client in idle:
         client.sendall(b"\r\n")
@@ -223,7 +223,7 @@ def test_a_client_that_sends_no_end_is_cut_off(
         monkeypatch.setattr(metrics_server, limit, 0.2)
     else:
         monkeypatch.setattr(metrics_server._Handler, "timeout", 0.2)
-    with socket.create_connection(("127.0.0.1", port_of(server)), timeout=60) as client:
+    with socket.create_connection(("127.0.0.1", port_of(server)), timeout=600) as client:
         client.sendall(b"GET /metrics HTTP/1.0\r\nX: ")
         assert client.recv(100) == b""
 
@@ -269,7 +269,7 @@ def test_chat_serves_while_it_runs(model: Path, tmp_path: Path) -> None:
         assert url is not None
         chat.type("hello\n")
         chat.wait_for(" tokens, ")
-        connection = http.client.HTTPConnection("127.0.0.1", int(url[1]), timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", int(url[1]), timeout=600)
         connection.request("GET", "/metrics")
         samples, _ = parse(connection.getresponse().read().decode())
         assert value(samples, "remoe_edge_answers_total") == 1

@@ -28,7 +28,7 @@ def command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         errors="surrogateescape",
-        timeout=120,
+        timeout=600,
     )
 
 

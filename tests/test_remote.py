@@ -129,7 +129,7 @@ def test_sigterm_is_polite(model: Path) -> None:
     with process(model) as (running, address), engine(model, address) as made:
         check(made, expected(model, 7), 7)
         running.terminate()
-        assert running.wait(timeout=30) == 0
+        assert running.wait(timeout=600) == 0
         assert running.stderr is not None
         assert "stopped after" in running.stderr.read()
         check(made, expected(model, 7), 7)

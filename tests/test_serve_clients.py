@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
-import tiny_moe
 from remoe_edge.files.models import shipped_model
-from serving import HERMES, Live, live, with_template
+from serving import Live, chatting, live
 
 WHY = "not installed: pip install 'remoe-edge[test-clients]'"
 HI: Any = [{"role": "user", "content": "hi"}]
@@ -32,9 +31,7 @@ def server(
     if request.param == "shipped":
         model = shipped_model()
     else:
-        folder = tmp_path_factory.mktemp("clients")
-        tiny = tiny_moe.make(folder / "m.gguf", "qwen3moe", "Q8_0")
-        model = with_template(tiny, folder / "chat.gguf", HERMES)
+        model = chatting(tmp_path_factory.mktemp("clients"))
     with live(model, api_key="secret") as started:
         started.with_tools = request.param == "tiny"  # type: ignore[attr-defined]
         yield started

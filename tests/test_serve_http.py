@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import socket
 import ssl
@@ -17,9 +18,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import tiny_moe
 from remoe_edge import Engine, InputError, ModelError
-from serving import HERMES, HI, SECONDS, Live, live, wait_until, with_template
+from serving import HI, SECONDS, Live, chatting, live, wait_until
 
 from remoe_edge.serve.listen import Listener  # isort: skip
 from remoe_edge.serve.settings import ServeSettings  # isort: skip
@@ -31,13 +31,18 @@ POSTED = (*ANSWERING, "/tokenize", "/v1/embeddings")
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("http")
-    tiny = tiny_moe.make(folder / "m.gguf", "qwen3moe", "Q8_0")
-    return with_template(tiny, folder / "chat.gguf", HERMES)
+    return chatting(tmp_path_factory.mktemp("http"))
 
 
 @pytest.fixture(scope="module")
 def server(model: Path) -> Iterator[Live]:
+    with live(model, most_bytes=100_000) as started:
+        yield started
+
+
+@pytest.fixture
+def hasty(model: Path) -> Iterator[Live]:
+    """A server that waits for nobody; on a busy machine even a client that hurries may be too late."""
     with live(model, most_bytes=100_000, header_s=1.0, body_s=1.0) as started:
         yield started
 
@@ -57,7 +62,18 @@ def error_of(path: str, data: bytes) -> dict[str, Any]:
 
 def still_answers(server: Live) -> None:
     made = server.post(CHAT, messages=HI, temperature=0, max_tokens=2)
-    assert made["usage"]["completion_tokens"] <= 2
+    assert made["usage"]["completion_tokens"] == 2
+
+
+def answers_again(server: Live) -> None:
+    """Insist that one of many tries comes through to a server that waits for nobody."""
+
+    def answered() -> bool:
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            return server.ask(CHAT, {"messages": HI, "max_tokens": 2})[0] == 200
+        return False
+
+    wait_until(answered)
 
 
 @pytest.mark.parametrize("path", POSTED)
@@ -89,7 +105,7 @@ NAMES = st.sampled_from(
 ) | st.text(max_size=8)  # fmt: skip
 
 
-@settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=1000, suppress_health_check=list(HealthCheck))
 @given(
     path=st.sampled_from(POSTED),
     body=st.dictionaries(NAMES, VALUES, max_size=6) | VALUES | st.binary(max_size=200),
@@ -108,10 +124,7 @@ def test_random_bodies_are_errors_or_answered(server: Live, path: str, body: Any
 def test_after_all_that_it_answers(server: Live) -> None:
     still_answers(server)
     # The client has the last byte a moment before the engine's thread has put the answer away.
-    end = time.monotonic() + 30
-    while server.conversations.load.running and time.monotonic() < end:
-        time.sleep(0.01)
-    assert server.conversations.load.running == 0
+    wait_until(lambda: server.conversations.load.running == 0)
 
 
 def test_paths_and_methods_that_are_not_there(server: Live) -> None:
@@ -169,8 +182,8 @@ def receive(client: socket.socket) -> bytes:
     return found
 
 
-def test_slow_clients_are_let_go(server: Live) -> None:
-    with plain(server) as silent, plain(server) as slow_head, plain(server) as slow_body:
+def test_slow_clients_are_let_go(hasty: Live) -> None:
+    with plain(hasty) as silent, plain(hasty) as slow_head, plain(hasty) as slow_body:
         slow_head.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: loc")
         slow_body.sendall(head(CHAT, "Content-Length: 100") + b'{"mess')
         assert receive(silent) == b""
@@ -178,20 +191,20 @@ def test_slow_clients_are_let_go(server: Live) -> None:
         answer = receive(slow_body)
         assert b" 408 " in answer
         error_of(CHAT, answer.rpartition(b"\r\n\r\n")[2])
-    still_answers(server)
+    answers_again(hasty)
 
 
-def test_what_is_no_http_is_let_go(server: Live) -> None:
+def test_what_is_no_http_is_let_go(hasty: Live) -> None:
     for data in (b"\x16\x03\x01\x02\x00\x01", b"GET\r\n\r\n", b"GET / HTTP/x\r\n\r\n",
                  b"\r\n" * 1000, b"A" * 100_000, b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 9000):  # fmt: skip
-        with plain(server) as client, contextlib.suppress(OSError):
+        with plain(hasty) as client, contextlib.suppress(OSError):
             client.sendall(data)
             assert b" 200 " not in receive(client)
-    still_answers(server)
+    answers_again(hasty)
 
 
 def test_a_client_that_has_closed_its_side_frees_the_engine(server: Live) -> None:
-    body = json.dumps({"messages": HI, "temperature": 2, "seed": 1}).encode()
+    body = json.dumps({"messages": HI, "temperature": 0}).encode()
     with plain(server) as client:
         client.sendall(head(CHAT, f"Content-Length: {len(body)}") + body)
         client.shutdown(socket.SHUT_WR)

@@ -11,7 +11,7 @@ import pytest
 
 import tiny_moe
 from remoe_edge import Engine
-from serving import HERMES, HI, Live, live, with_template
+from serving import HI, Live, chatting, live
 
 CHAT, TEXT, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
 GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 12}
@@ -19,20 +19,18 @@ GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 12}
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("serve")
-    tiny = tiny_moe.make(folder / "m.gguf", "qwen3moe", "Q8_0")
-    return with_template(tiny, folder / "chat.gguf", HERMES)
+    return chatting(tmp_path_factory.mktemp("serve"))
 
 
 @pytest.fixture(scope="module")
 def server(model: Path) -> Iterator[Live]:
-    with live(model) as started:
+    with live(model, n_ctx=1024) as started:
         yield started
 
 
 def test_a_chat_is_answered_as_the_engine_answers_it(server: Live, model: Path) -> None:
     found = server.post(CHAT, model="whatever", messages=HI, **GREEDY)
-    with Engine(model, cache="50%", n_ctx=512, threads=1) as engine:
+    with Engine(model, cache="50%", n_ctx=1024, threads=1) as engine:
         alone = engine.chat(HI, **GREEDY)
         text = alone.read()
     (choice,) = found["choices"]
@@ -156,7 +154,8 @@ SCHEMA = {
 
 def test_an_answer_is_held_to_a_schema(server: Live) -> None:
     form = {"type": "json_schema", "json_schema": {"name": "c", "strict": True, "schema": SCHEMA}}
-    unthinking = {server.post("/tokenize", content="<")["tokens"][0]: -100}
+    # No reasoning, which might have no end, and few blanks, which the grammar lets be many.
+    unthinking = {server.post("/tokenize", content=each)["tokens"][0]: -100 for each in "< \n\t"}
     for seed in range(4):
         made = server.post(
             CHAT, messages=HI, temperature=1.5, seed=seed, max_tokens=200, response_format=form,
@@ -211,6 +210,18 @@ def test_any_value_can_be_asked_for(
     )
     assert json.loads(made["choices"][0]["message"]["content"]) == {'a "b"\n': 1}
     assert capfd.readouterr().err == ""
+
+
+def test_a_ban_does_not_stand_against_a_schema(server: Live) -> None:
+    """Where the schema allows banned tokens alone, llama.cpp would end the process."""
+    banned = dict.fromkeys(range(tiny_moe.N_VOCAB), -100)
+    form = {"type": "json_schema", "json_schema": {"name": "c", "schema": {"const": "abc"}}}
+    for temperature in (0, 1):
+        made = server.post(
+            CHAT, messages=HI, temperature=temperature, max_tokens=300, response_format=form,
+            logit_bias=banned,
+        )  # fmt: skip
+        assert made["choices"][0]["message"]["content"] == '"abc"'
 
 
 def test_any_json_is_an_object(server: Live) -> None:
@@ -344,15 +355,15 @@ def test_reasoning_comes_apart(server: Live) -> None:
     """A grammar has the random model think first."""
     opening = server.post(CHAT, messages=HI, logit_bias={}, **GREEDY)
     assert "reasoning_content" not in opening["choices"][0]["message"]
-    asked = {"messages": HI, "temperature": 0, "max_tokens": 40}
+    asked: dict[str, Any] = {"messages": HI, "temperature": 0, "max_tokens": 40}
     form = {"type": "json_object"}
     # Nothing but "<" begins the reasoning, and nothing but "{" the answer.
-    less = server.post("/tokenize", content="<")["tokens"][0]
-    brace = server.post("/tokenize", content="{")["tokens"][0]
-    made = server.post(CHAT, response_format=form, logit_bias={brace: -100, less: 100}, **asked)
+    less, brace, slash = (server.post("/tokenize", content=each)["tokens"][0] for each in "<{/")
+    asked["logit_bias"] = {brace: -100, slash: -100, less: 100}
+    made = server.post(CHAT, response_format=form, **asked)
     message = made["choices"][0]["message"]
     assert message["reasoning_content"]
     assert message["content"] == "" or message["content"].startswith("{")
-    chunks = server.stream(CHAT, response_format=form, logit_bias={brace: -100, less: 100}, **asked)
+    chunks = server.stream(CHAT, response_format=form, **asked)
     deltas = [data["choices"][0]["delta"] for _, data in chunks[:-1]]
     assert "".join(d.get("reasoning_content", "") for d in deltas) == message["reasoning_content"]

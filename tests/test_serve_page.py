@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from collections.abc import Iterator
@@ -11,10 +12,10 @@ from typing import Any
 import pytest
 
 import browser
-import tiny_moe
-from serving import HERMES, SECONDS, Live, live, with_template
+from serving import SECONDS, Live, chatting, live
 
 from remoe_edge.serve.app import PAGE  # isort: skip
+from remoe_edge.serve.guards import App  # isort: skip
 
 HOSTILE = (
     '<img src=x onerror="window.hostile=1"> <script>window.hostile=1</script> [a](javascript:alert) '
@@ -24,13 +25,32 @@ HOSTILE = (
 )
 
 
+# An answer is held back behind so many pieces, until the page stops it.
+HELD_BEHIND = 20
+
+
+def holding(app: App) -> App:
+    """Let through the beginning of a stream alone, and no end of it, however fast the model is."""
+
+    async def held(scope: Any, receive: Any, send: Any) -> None:
+        n_sent = 0
+
+        async def pass_on(message: dict[str, Any]) -> None:
+            nonlocal n_sent
+            n_sent += 1
+            if n_sent > HELD_BEHIND:
+                await asyncio.sleep(SECONDS)
+            await send(message)
+
+        await app(scope, receive, pass_on if scope["type"] == "http" else send)
+
+    return held
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    folder = tmp_path_factory.mktemp("page")
-    tiny = tiny_moe.make(folder / "m.gguf", "qwen3moe", "Q8_0")
-    with live(with_template(tiny, folder / "chat.gguf", HERMES), n_ctx=16384) as started:
-        # Answers go on until they are stopped.
-        started.conversations.engine._loaded.is_end = lambda token: False  # type: ignore[method-assign]
+    model = chatting(tmp_path_factory.mktemp("page"))
+    with live(model, around=holding, send_s=SECONDS) as started:
         yield started
 
 
@@ -54,11 +74,7 @@ class Tab:
         self.go(url)
 
     def go(self, url: str) -> None:
-        self._browser._events = [
-            e for e in self._browser._events if e["method"] != "Page.loadEventFired"
-        ]
-        self._browser._call("Page.navigate", self._session, url=url)
-        self._browser._wait("Page.loadEventFired")
+        self._browser.navigate(self._session, url)
 
     def ask(self, expression: str) -> Any:
         answer = self._browser._call(
@@ -114,11 +130,20 @@ ANSWER = "document.querySelectorAll('article.assistant .body')[0]?.innerText.len
 STOPPED = "document.getElementById('stop').hidden"
 
 
+def setting(tab: Tab, name: str, value: str) -> None:
+    """Have the page's settings say so."""
+    tab.ask("document.getElementById('open-settings').click()")
+    tab.ask(f"document.getElementById('{name}').value = '{value}'")
+    tab.ask("document.getElementById('close-settings').click()")
+    tab.wait(f"JSON.parse(localStorage['remoe-edge'] ?? '{{}}').settings?.{name} === '{value}'")
+
+
 @pytest.mark.parametrize("width", [360, 1200])
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_a_conversation(server: Live, opened: browser.Browser, width: int, dark: bool) -> None:
     tab = Tab(opened, server.url, width=width, dark=dark)
     tab.wait("document.getElementById('model').textContent === 'tiny'")
+    setting(tab, "temperature", "0")
     tab.type("hello <b>there</b>")
     tab.press("Enter", 13)
     tab.wait(ANSWER)
@@ -134,9 +159,7 @@ def test_a_conversation(server: Live, opened: browser.Browser, width: int, dark:
     tab.wait("document.querySelectorAll('article').length === 2")
     assert tab.ask(TEXTS)[0] == before[0]
     # Again, with a bound and so to its end: what it cost stands below.
-    tab.ask("document.getElementById('open-settings').click()")
-    tab.ask("document.getElementById('max_tokens').value = '8'")
-    tab.ask("document.getElementById('close-settings').click()")
+    setting(tab, "max_tokens", "8")
     tab.ask("[...document.querySelectorAll('article.assistant button')].at(-1).click()")
     tab.wait("document.querySelector('.cost')?.textContent.includes('tok/s')")
     cost = tab.ask("document.querySelector('.cost').textContent")

@@ -11,11 +11,10 @@ from typing import Any
 
 import pytest
 
-import tiny_moe
 from conversations import prompt
 from remoe_edge import Engine
 from remoe_edge.errors import ReadError
-from serving import HERMES, HI, SECONDS, Live, live, wait_until, with_template
+from serving import HI, PLAIN_HERMES, SECONDS, Live, chatting, live, slow_down, wait_until
 from test_serve_queue import CHAT, begin, figures
 
 from remoe_edge.serve.conversations import Ask, NotReady, QueueFull  # isort: skip
@@ -26,9 +25,7 @@ from remoe_edge.serve.side_by_side import SideBySide  # isort: skip
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("parallel")
-    tiny = tiny_moe.make(folder / "m.gguf", "qwen3moe", "Q8_0")
-    return with_template(tiny, folder / "chat.gguf", HERMES)
+    return chatting(tmp_path_factory.mktemp("parallel"), PLAIN_HERMES)
 
 
 @pytest.fixture(params=[1, 0], ids=["slices", "groups"])
@@ -36,8 +33,7 @@ def server(model: Path, request: pytest.FixtureRequest) -> Iterator[Live]:
     with live(
         model, n_ctx=4096, parallel=3, queue_limit=1, answering={"most_together": request.param}
     ) as started:
-        # Nothing ends an answer by itself.
-        started.conversations.engine._loaded.is_end = lambda token: False  # type: ignore[method-assign]
+        slow_down(started)
         yield started
 
 
@@ -136,10 +132,10 @@ def test_an_error_is_that_requests(server: Live, monkeypatch: pytest.MonkeyPatch
 
 
 def test_several_answers_to_one_request(server: Live) -> None:
-    found = server.post(CHAT, messages=HI, temperature=2, seed=5, max_tokens=5, n=5)
+    found = server.post(CHAT, messages=HI, temperature=0, seed=5, max_tokens=5, n=5)
     texts = [each["message"]["content"] for each in found["choices"]]
     singles = [
-        server.post(CHAT, messages=HI, temperature=2, seed=5 + i, max_tokens=5) for i in range(5)
+        server.post(CHAT, messages=HI, temperature=0, seed=5 + i, max_tokens=5) for i in range(5)
     ]
     assert texts == [each["choices"][0]["message"]["content"] for each in singles]
     assert found["usage"]["completion_tokens"] == 25
@@ -163,7 +159,7 @@ def test_a_call_ends_its_answer(server: Live) -> None:
 
 def test_stopping_cuts_answers_off_after_the_grace(model: Path) -> None:
     with live(model, n_ctx=4096, parallel=2, grace_s=0) as server:
-        server.conversations.engine._loaded.is_end = lambda token: False  # type: ignore[method-assign]
+        slow_down(server)
         connections = [begin(server, stream=True) for _ in range(2)]
         wait_until(lambda: server.conversations.load.running == 2)
     assert server.conversations.state == "closing"
@@ -222,6 +218,7 @@ def test_after_closing_nothing_is_taken(conversations: SideBySide) -> None:
         for _ in range(20):
             conversations.submit([Ask([65, 66], {"max_tokens": 50})])
 
+    slow_down(conversations)
     with pytest.raises(QueueFull):
         asyncio.run(too_many())
     conversations.close()

@@ -13,10 +13,9 @@ from typing import Any
 
 import pytest
 
-import tiny_moe
 from remoe_edge import Engine
 from remoe_edge.errors import ReadError
-from serving import HERMES, HI, SECONDS, Live, live, wait_until, with_template
+from serving import HI, SECONDS, Live, chatting, live, slow_down, wait_until
 
 from remoe_edge.serve.conversations import Ask, NotReady, QueueFull  # isort: skip
 from remoe_edge.serve.events import Event, Failed, Finish, Text  # isort: skip
@@ -24,21 +23,18 @@ from remoe_edge.serve.figures import Figures  # isort: skip
 from remoe_edge.serve.one_at_a_time import OneAtATime  # isort: skip
 
 CHAT = "/v1/chat/completions"
-LONG: dict[str, Any] = {"messages": HI, "temperature": 2, "seed": 3}
+LONG: dict[str, Any] = {"messages": HI, "temperature": 0}  # until the context is full
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("queue")
-    tiny = tiny_moe.make(folder / "m.gguf", "qwen3moe", "Q8_0")
-    return with_template(tiny, folder / "chat.gguf", HERMES)
+    return chatting(tmp_path_factory.mktemp("queue"))
 
 
 @pytest.fixture
 def server(model: Path) -> Iterator[Live]:
     with live(model, n_ctx=16384, queue_limit=1) as started:
-        # Nothing ends an answer by itself.
-        started.conversations.engine._loaded.is_end = lambda token: False  # type: ignore[method-assign]
+        slow_down(started)
         yield started
 
 
@@ -57,7 +53,6 @@ def figures(server: Live) -> dict[str, float]:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_client_that_goes_away_frees_the_engine(server: Live, stream: bool) -> None:
-    made: list[int] = []
     engine = server.conversations.engine
     connection = begin(server, stream=stream)
     wait_until(lambda: server.conversations.load.slots[0].n_generated > 3)
@@ -66,9 +61,7 @@ def test_a_client_that_goes_away_frees_the_engine(server: Live, stream: bool) ->
     connection.sock.close() if connection.sock else connection.close()
     connection.close()
     wait_until(lambda: server.conversations.load.running == 0)
-    made.append(engine.answer.n_generated)
     assert engine.answer.stop == "cancelled"
-    assert made[0] < 5000
     assert figures(server)['remoe_edge_requests_total{outcome="cancelled"}'] == 1
     short = server.post(CHAT, messages=HI, temperature=0, max_tokens=3)
     assert short["usage"]["completion_tokens"] == 3
@@ -179,7 +172,7 @@ def test_many_clients_get_their_own_answers(server: Live) -> None:
 
 def test_requests_are_measured(server: Live) -> None:
     for _ in range(2):
-        server.post(CHAT, messages=HI, max_tokens=4)
+        server.post(CHAT, messages=HI, temperature=0, max_tokens=4)
     found = figures(server)
     assert found["remoe_edge_request_time_to_first_token_seconds_count"] == 2
     assert found["remoe_edge_request_time_per_output_token_seconds_count"] == 2
@@ -188,7 +181,7 @@ def test_requests_are_measured(server: Live) -> None:
 
 def test_stopping_cuts_answers_off_after_the_grace(model: Path) -> None:
     with live(model, n_ctx=16384, grace_s=0) as server:
-        server.conversations.engine._loaded.is_end = lambda token: False  # type: ignore[method-assign]
+        slow_down(server)
         connection = begin(server, stream=True)
         wait_until(lambda: server.conversations.load.running == 1)
     assert server.conversations.state == "closing"
@@ -196,7 +189,8 @@ def test_stopping_cuts_answers_off_after_the_grace(model: Path) -> None:
 
 
 def test_stopping_lets_answers_end(model: Path) -> None:
-    with live(model, grace_s=30) as server:
+    with live(model, grace_s=SECONDS) as server:
+        slow_down(server)
         answer: list[Any] = []
         thread = threading.Thread(
             target=lambda: answer.append(
@@ -258,6 +252,7 @@ def test_after_closing_nothing_is_taken(conversations: OneAtATime) -> None:
         for _ in range(20):
             conversations.submit([Ask([65, 66], {"max_tokens": 50})])
 
+    slow_down(conversations)
     with pytest.raises(QueueFull):
         asyncio.run(too_many())
     conversations.close()

@@ -11,6 +11,7 @@ import pytest
 
 import templates
 import tiny_moe
+from letters import recite
 from remoe_edge.errors import UnsupportedError
 from serving import GPT_OSS, HERMES, HI, LLAMA, MISTRAL, Live, live, with_template
 
@@ -169,7 +170,8 @@ def test_other_ways_are_refused_by_name(template: str, said: str) -> None:
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_moe.make(tmp_path_factory.mktemp("tools") / "m.gguf", "qwen3moe", "Q8_0")
+    made = tmp_path_factory.mktemp("tools") / "m.gguf"
+    return recite(tiny_moe.make(made, "qwen3moe", "Q8_0"))
 
 
 @pytest.fixture(scope="module", params=["hermes", "mistral", "named", "llama", "harmony"])
@@ -182,7 +184,9 @@ def server(request: pytest.FixtureRequest, tiny: Path) -> Iterator[Live]:
         # A random model thinks without end, unless it often writes what begins the end of that.
         ends = {"hermes": "</", "harmony": "<|"}.get(request.param, "")
         tokens = [started.post("/tokenize", content=each)["tokens"][0] for each in ends]
-        started.liked = dict.fromkeys(tokens, 30)  # type: ignore[attr-defined]
+        # Nor may it write blanks between the parts of a call, where its grammar lets it write many.
+        blanks = [started.post("/tokenize", content=each)["tokens"][0] for each in " \n\t"]
+        started.liked = dict.fromkeys(tokens, 30) | dict.fromkeys(blanks, -100)  # type: ignore[attr-defined]
         yield started
 
 

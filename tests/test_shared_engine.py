@@ -55,13 +55,13 @@ def test_two_threads_on_one_engine(engine: Engine) -> None:
 
     def hold() -> None:
         going.set()
-        assert refused.wait(30)
+        assert refused.wait(600)
 
     engine.add_observer(Onlooker(hold))
     answer = engine.generate(PROMPT, **GREEDY)
 
     def other() -> None:
-        assert going.wait(30)
+        assert going.wait(600)
         for call in (
             lambda: next(answer), answer.close, lambda: engine.generate(PROMPT),
             lambda: engine.evaluate(PROMPT), engine.reset,
@@ -75,7 +75,7 @@ def test_two_threads_on_one_engine(engine: Engine) -> None:
     thread = threading.Thread(target=other)
     thread.start()
     text = answer.read()
-    thread.join(30)
+    thread.join(600)
     assert text == alone
     assert len(said) == 5
     assert all("answer" in each for each in said)
@@ -87,7 +87,7 @@ def test_an_answer_may_be_read_by_turns_of_threads(engine: Engine) -> None:
     text: list[str] = [next(answer)]
     thread = threading.Thread(target=lambda: text.extend(answer))
     thread.start()
-    thread.join(30)
+    thread.join(600)
     assert "".join(text) == alone
 
 
@@ -122,7 +122,7 @@ def test_two_engines_in_two_threads(model: Path) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(120)
+        thread.join(600)
     assert found == [(True, text)] * 6
 
 
@@ -172,7 +172,7 @@ def test_a_plain_llama_made_meanwhile_is_the_model_it_asked_for(
                 found.append("")
                 thread = threading.Thread(target=plain)
                 thread.start()
-                thread.join(30)
+                thread.join(600)
             return True
 
         with Engine(model, cache="50%", stream=stream, progress=progress, n_ctx=128) as engine:

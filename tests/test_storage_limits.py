@@ -44,7 +44,7 @@ def need_io_uring():
 def _run(path: Path, script: str) -> None:
     begin = _BEGIN.format(folder=str(Path(__file__).parent), path=str(path))
     done = subprocess.run(
-        [sys.executable, "-c", begin + script], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", begin + script], capture_output=True, text=True, timeout=600
     )
     last = done.stderr.strip().rpartition("\n")[2]
     if last.startswith("SKIP "):

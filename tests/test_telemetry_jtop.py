@@ -24,7 +24,7 @@ from remoe_edge.telemetry import Sample, Sampler
 from remoe_edge.telemetry.jetson import Jetson
 from remoe_edge.telemetry.sample import Missing
 
-SECONDS = 60
+SECONDS = 600
 
 
 def expect_tick(sample: Sample, tick: dict[str, Any]) -> None:

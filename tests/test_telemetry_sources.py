@@ -26,7 +26,7 @@ from remoe_edge.telemetry.sampler import pause
 from remoe_edge.telemetry.tegra import Tegra
 from remoe_edge.telemetry.thermal import Thermal
 
-SECONDS = 60
+SECONDS = 600
 
 
 @pytest.fixture

@@ -16,9 +16,6 @@ import json
 import os
 import random
 import re
-import select
-import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -33,9 +30,7 @@ sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "tests")]
 import tiny_moe  # noqa: E402
 from fuzz.header import Header, parse, write  # noqa: E402
 from fuzz.mutations import mutate  # noqa: E402
-
-SECONDS = 60  # how long an input may take before it counts as a hang
-CAUSE = re.compile(r"([\w./-]+\.(?:cpp|c|h|cc)):(\d+): (.*)")
+from fuzz.process import Child  # noqa: E402
 
 
 @dataclass
@@ -77,70 +72,6 @@ class Figures:
         return not self.deaths and not self.bugs
 
 
-class Child:
-    """A process that runs inputs until one of them ends it; then another is started."""
-
-    def __init__(self, folder: Path, needless: bool = False) -> None:
-        self._arguments = ["--needless"] if needless else []
-        self._errors = folder / "stderr"
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def run(self, path: Path) -> tuple[str, str]:
-        """Return ("answered" and the like, why), or ("died", "SIGABRT: cause")."""
-        process = self._process or self._start()
-        assert process.stdin is not None
-        assert process.stdout is not None
-        os.truncate(self._errors, 0)
-        process.stdin.write(os.fsencode(path) + b"\n")
-        process.stdin.flush()
-        if not select.select([process.stdout], [], [], SECONDS)[0]:
-            self.close()
-            return "died", f"hang: more than {SECONDS} s"
-        line = process.stdout.readline()
-        if line:
-            said = json.loads(line)
-            return said["end"], said["text"]
-        code = process.wait()
-        self.close()
-        return "died", f"{_ending(code)}: {self._cause()}"
-
-    def close(self) -> None:
-        """End the process."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.communicate()
-            self._process = None
-
-    def _start(self) -> subprocess.Popen[bytes]:
-        with open(self._errors, "ab") as errors:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "fuzz.child", *self._arguments],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                env={
-                    **os.environ,
-                    "GGML_NO_BACKTRACE": "1",
-                    "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
-                    "PYTHONFAULTHANDLER": "",
-                },
-            )
-        return self._process
-
-    def _cause(self) -> str:
-        """Find llama.cpp's assertion in what was written to stderr."""
-        text = self._errors.read_text(errors="replace")
-        found = CAUSE.search(text)
-        if found is None:
-            lines = text.strip().splitlines()
-            return lines[-1][:160] if lines else "nothing was said"
-        return f"{Path(found[1]).name}:{found[2]}: {found[3][:120]}"
-
-
-def _ending(code: int) -> str:
-    return signal.Signals(-code).name if code < 0 else f"exit {code}"
-
-
 def seeds(folder: Path) -> list[tuple[Header, bytes]]:
     """Make a tiny model of every architecture, in formats of different block sizes."""
     made = []
@@ -165,7 +96,7 @@ def fuzz(
     figures = Figures(seed=seed)
     made = seeds(folder)
     headers = [header for header, _ in made]
-    child = Child(folder, needless)
+    child = Child(folder, "fuzz.child", *(["--needless"] if needless else []))
     path = folder / "input.gguf"
     clock = time.monotonic()
     try:

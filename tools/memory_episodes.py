@@ -9,7 +9,8 @@ or a part. The engine (`--cache auto`) answers the same prompts all the while. W
 
     kills       of either, by the kernel's account: must be 0
     bits        a hash of all logits of each prompt: must be what it was before the first episode
-    waits       how long the neighbour took to have its memory, beyond what its speed explains
+    waits       how long the neighbour took to have its memory, less what its speed explains and the
+                time that it waited for a processor
     TPOT        in the quiet time before, during the episodes, and in the quiet time after them
 
 Needs root (a cgroup of its own). The exit status is 1 if anything was killed or any bit differed.
@@ -21,6 +22,7 @@ import argparse
 import hashlib
 import json
 import mmap
+import os
 import queue
 import random
 import statistics
@@ -54,6 +56,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--prompt", type=int, default=48, help="tokens of a prompt (48)")
     parser.add_argument("--tokens", type=int, default=24, help="tokens of an answer (24)")
     parser.add_argument("--quiet", type=int, default=4, help="answers before and after (4)")
+    parser.add_argument(
+        "--settle", type=float, default=6, help="seconds before the end's figures (6)"
+    )
     parser.add_argument("--cache", default="auto")
     parser.add_argument("-o", "--out", type=Path)
     parser.add_argument("--be", choices=("engine", "neighbour"), help=argparse.SUPPRESS)
@@ -97,7 +102,7 @@ def be_neighbour() -> None:
     filler = b"\x55" * piece
     for line in sys.stdin:
         wanted, speed = int(line.split()[0]), float(line.split()[1])
-        start = time.monotonic()
+        start, queued = time.monotonic(), queued_s()
         while len(held) * piece > wanted:
             held.pop().close()
         begun = len(held)
@@ -107,8 +112,18 @@ def be_neighbour() -> None:
             ahead = start + (len(held) - begun) / speed - time.monotonic()
             if ahead > 0:
                 time.sleep(ahead)
-        least = max(0, len(held) - begun) / speed
-        print(json.dumps({"seconds": time.monotonic() - start, "least": least}), flush=True)
+        said = {
+            "seconds": time.monotonic() - start,
+            "least": max(0, len(held) - begun) / speed,
+            "queued": queued_s() - queued,
+        }
+        print(json.dumps(said), flush=True)
+
+
+def queued_s() -> float:
+    """Give how long this process has waited for a processor so far, which is no wait for memory."""
+    parts = kernel_files.text(Path("/proc/self/schedstat")).split()
+    return int(parts[1]) / 1e9 if len(parts) > 1 else 0.0
 
 
 # --- who looks on -----------------------------------------------------------------------------------
@@ -185,7 +200,8 @@ class Course:
         waits = sorted(self.waits_s) or [0.0]
         slots = [each["slots"] for each in answers] or [0]
         return {
-            "command": " ".join(["python", "tools/memory_episodes.py", *sys.argv[1:]]),
+            "command": " ".join(["python", "tools/memory_episodes.py", *map(_name, sys.argv[1:])]),
+            "load_average": os.getloadavg(),
             "limit_bytes": parse_bytes(options.limit),
             "seed": options.seed,
             "episodes": len(self.waits_s),
@@ -211,6 +227,11 @@ class Course:
             "peak_bytes": box.account().peak_bytes,
             "end_bytes": {"slots": slots[-1], "budget": (answers or [{}])[-1].get("budget_bytes")},
         }
+
+
+def _name(word: str) -> str:
+    """Name a file, not where it lies on this machine."""
+    return Path(word).name if "/" in word else word
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
@@ -256,7 +277,7 @@ def _course(
         held = dice.randrange(most) if dice.random() < 0.7 else dice.randrange(held + 1)
         neighbour.say(f"{held} {dice.uniform(20, options.fastest):.0f}")
         told = neighbour.next()
-        course.waits_s.append(max(0.0, told["seconds"] - told["least"]))
+        course.waits_s.append(max(0.0, told["seconds"] - told["least"] - told["queued"]))
         course.taken_bytes.append(held)
         time.sleep(dice.uniform(0, options.hold))
         course.answers["during"] += engine.waiting()
@@ -266,7 +287,7 @@ def _course(
     neighbour.next()
     course.answers["during"] += engine.waiting()
     # The cache grows again in a few seconds, and has to be filled.
-    settled = time.monotonic() + 6
+    settled = time.monotonic() + options.settle
     while time.monotonic() < settled:
         engine.next()
     course.answers["after"] = [engine.next() for _ in range(max(3, options.quiet))]

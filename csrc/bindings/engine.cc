@@ -235,11 +235,10 @@ void RegisterEngine(py::module_& module) {
             return model.PrefetchForStart(experts);
           },
           py::arg("experts"))
-      .def("finish_warm_start",
-           [](StreamedModel& model) {
-             const py::gil_scoped_release release;
-             model.FinishStart();
-           })
+      .def("finish_warm_start", &StreamedModel::FinishStart,
+           py::call_guard<py::gil_scoped_release>())
+      .def("finish_warming", &StreamedModel::FinishStart,  // its name until version 0.3
+           py::call_guard<py::gil_scoped_release>())
       .def("uses",
            [](const StreamedModel& model) {
              const std::vector<uint32_t> none;
@@ -272,6 +271,12 @@ void RegisterEngine(py::module_& module) {
       .def_property_readonly(
           "trace_failure",
           [](const StreamedModel& model) { return Readable(model.recorder().failure()); })
+      .def(
+          "router_bytes",
+          [](const StreamedModel& model, const std::string& prefetch) {
+            return model.RouterBytes(ModeOf(prefetch));
+          },
+          py::arg("prefetch"))
       .def_property_readonly("router_probabilities", &StreamedModel::router_probabilities)
       .def(
           "budget_for",
@@ -308,7 +313,9 @@ void RegisterEngine(py::module_& module) {
                              [](const StreamedModel& model) { return Readable(model.notes()); })
       .def_property_readonly("budget_bytes",
                              [](const StreamedModel& model) -> uint64_t {
-                               return model.store() ? model.store()->budget_bytes() : 0;
+                               if (model.store() == nullptr) return 0;
+                               return model.store()->budget_bytes() +
+                                      model.RouterBytes(PrefetchMode::kOff);
                              })
       .def_property_readonly(
           "n_slots",

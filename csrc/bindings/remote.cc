@@ -60,8 +60,12 @@ py::dict WorkerCountsOf(const ExpertWorker& worker) {
 void RegisterRemote(py::module_& module) {
   module.def(
       "check_address",
-      [](const std::string& text, bool keys) {
-        const Result<Address> address = Address::Parse(text);
+      [](const py::str& text, bool keys) {
+        // What is no UTF-8 is spelled out: it is no address, and the error says which text is none.
+        const auto bytes = py::reinterpret_steal<py::bytes>(
+            PyUnicode_AsEncodedString(text.ptr(), "utf-8", "backslashreplace"));
+        if (!bytes) throw py::error_already_set();
+        const Result<Address> address = Address::Parse(std::string(bytes));
         ThrowIfError(address.status());
         ThrowIfError(address.value().CheckKeys(keys));
         return address.value().text();
@@ -82,7 +86,7 @@ void RegisterRemote(py::module_& module) {
       "connect_peers",
       [](StreamedModel& model, const std::vector<std::string>& addresses, const std::string& engine,
          const std::string& fingerprint, const std::string& keys, int max_tokens, int audit_every,
-         uint64_t move_bytes_per_s) {
+         uint64_t move_bytes_per_s, bool hedge) {
         PeerOptions options;
         options.addresses = addresses;
         options.engine = engine;
@@ -91,6 +95,7 @@ void RegisterRemote(py::module_& module) {
         options.source.audit_every = std::max(1, audit_every);
         options.source.move_bytes_per_s = move_bytes_per_s;
         options.keys = keys;
+        options.source.hedge = hedge;
         ThrowIfError([&] {
           const py::gil_scoped_release release;
           return ConnectPeers(&model, options);
@@ -100,7 +105,8 @@ void RegisterRemote(py::module_& module) {
       py::arg("fingerprint"), py::arg("keys") = "",
       py::arg("max_tokens") = RemoteSource::Settings().max_tokens,
       py::arg("audit_every") = RemoteSource::Settings().audit_every,
-      py::arg("move_bytes_per_s") = RemoteSource::Settings().move_bytes_per_s);
+      py::arg("move_bytes_per_s") = RemoteSource::Settings().move_bytes_per_s,
+      py::arg("hedge") = true);
   module.def(
       "set_peers",
       [](const StreamedModel& model, const std::vector<std::string>& texts) {

@@ -163,6 +163,14 @@ TEST(ReuseBiasedSpendsWhatItThinksLeastOf) {
   CHECK_EQ(cache.SlotOf(0, 2), kNoSlot);
 }
 
+int ColumnOf(const std::string& name) {
+  for (int i = 0; i < kReuseColumnCount; i++) {
+    if (name == kReuseColumns[i].name) return i;
+  }
+  CHECK(false);
+  return -1;
+}
+
 // Tokens of several conversations do not follow one another: how much a layer keeps from token to
 // token is not learned from them.
 TEST(ReuseBiasedLearnsNothingFromNeighboursInAStep) {
@@ -184,7 +192,8 @@ TEST(ReuseBiasedLearnsNothingFromNeighboursInAStep) {
     event.ids = nullptr;
     event.phase = Phase::kDecode;
     policy.OnEvent(event);
-    const float locality = policy.FeatureColumn(kLocality)[5] / policy.FeatureColumn(kLogIdle)[5];
+    const float locality = policy.FeatureColumn(ColumnOf("locality-log-idle"))[5] /
+                           policy.FeatureColumn(ColumnOf("log-idle"))[5];
     CHECK_EQ(std::fabs(locality - 0.3f) < 1e-6f, phase == Phase::kDecode);
   }
 }

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "device/compute/repack.h"
-#include "device/graph/device.h"
+#include "device/graph/weight_buffer.h"
 #include "gguf/model_file.h"
 #include "runtime/expert_store.h"
 

@@ -7,7 +7,9 @@
 #define REMOE_DEVICE_INTERRUPTION_H_
 
 #include <atomic>
+#include <functional>
 #include <mutex>
+#include <utility>
 
 #include "base/status.h"
 
@@ -28,6 +30,12 @@ class FirstFailure {
   void Keep(const Status& status) {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (failure_.ok()) failure_ = status;
+    if (listener_) listener_(status);
+  }
+  // From now on, whoever wants to be told of each failure at once, in the thread that fails.
+  void TellAlso(std::function<void(const Status&)> listener) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    listener_ = std::move(listener);
   }
   Status Take() {
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -39,6 +47,7 @@ class FirstFailure {
  private:
   std::mutex mutex_;
   Status failure_;
+  std::function<void(const Status&)> listener_;
 };
 
 }  // namespace remoe

@@ -15,6 +15,10 @@ namespace {
 // said.
 constexpr char kExpertPattern[] = "^blk\\.[0-9]+\\.ffn_(up|gate|down|gate_up)_exps\\.weight$";
 
+// Small, and used between the products with experts: they stay where those are computed, whatever else
+// goes to a GPU, or each of them would cut the expert FFN in two.
+constexpr char kBesidePattern[] = "^blk\\.[0-9]+\\.ffn_(up|gate|down|gate_up)_exps\\.(bias|scale)$";
+
 // Keeps what llama.cpp says when it refuses a model, and lets its logger have it too.
 class ErrorLog {
  public:
@@ -68,8 +72,10 @@ Result<llama_model*> Load(StreamedModel* model, const llama_model_params& wished
   Result<std::FILE*> stream = file.value().OpenStream();
   if (!stream.ok()) return stream.status();
 
-  const llama_model_tensor_buft_override overrides[] = {{kExpertPattern, model->buffer_type()},
-                                                        {nullptr, nullptr}};
+  const llama_model_tensor_buft_override overrides[] = {
+      {kExpertPattern, model->buffer_type()},
+      {kBesidePattern, ggml_backend_cpu_buffer_type()},
+      {nullptr, nullptr}};
   llama_model_params params = wished;
   params.tensor_buft_overrides = overrides;
   params.load_mode = LLAMA_LOAD_MODE_NONE;

@@ -28,11 +28,13 @@ class StepClock {
   bool AnotherPiece(int layer, int matrix) const {
     return layer == last_layer_ && (used_matrices_ & 1u << matrix) == 0;
   }
-  // The layer comes: completes the event with its place in the run.
-  void Advance(int matrix, Event* event) {
+  // The layer comes: completes the event with its place in the run. RETURNS: whether a step begins.
+  bool Advance(int matrix, Event* event) {
+    bool begins = false;
     event->continued = AnotherPiece(event->layer, matrix);
     if (!event->continued) {
       if (!InStep(event->layer, matrix)) {
+        begins = true;
         step_++;
         // A prompt's last layer is run for its last token alone, and is prefill all the same.
         phase_ = PhaseOf(event->n_tokens);
@@ -42,6 +44,7 @@ class StepClock {
     }
     event->step = step_;
     event->phase = phase_;
+    return begins;
   }
   void MarkUsed(int matrix) { used_matrices_ |= 1u << matrix; }
   bool UsedAll(int n_matrices) const { return used_matrices_ == (1u << n_matrices) - 1; }

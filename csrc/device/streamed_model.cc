@@ -21,22 +21,33 @@ Result<std::unique_ptr<StreamedModel>> StreamedModel::Open(const std::string& pa
   REMOE_RETURN_IF_ERROR(RegisterDevice());
   Result<ModelFile> file = ModelFile::Open(path);
   if (!file.ok()) return file.status();
-  Result<std::vector<ExpertLayer>> layers = file.value().ExpertLayers();
+  return Make(std::move(file.value()), options);
+}
+
+Result<std::unique_ptr<StreamedModel>> StreamedModel::Make(ModelFile file,
+                                                           const LoadOptions& options) {
+  Result<std::vector<ExpertLayer>> layers = file.ExpertLayers();
   if (!layers.ok()) return layers.status();
-  if (layers.value().empty()) {
-    return Status(Code::kNotSupported,
-                  Format("%s has no experts: there is nothing to stream", path.c_str()));
-  }
   std::unique_ptr<StreamedModel> model(new StreamedModel);
-  model->file_ = std::move(file.value());
-  model->layers_ = std::move(layers.value());
+  model->file_ = std::move(file);
+  for (ExpertLayer& layer : layers.value()) {
+    if (options.blocks.empty() || options.blocks.count(layer.block) > 0) {
+      model->layers_.push_back(std::move(layer));
+    }
+  }
+  if (model->layers_.empty()) {
+    return Status(Code::kNotSupported, Format("%s has no experts: there is nothing to stream",
+                                              model->file_.paths()[0].c_str()));
+  }
   model->options_ = options;
   model->weights_ =
       std::make_unique<ExpertWeights>(model.get(), &model->file_, &model->layers_, options.repack);
   model->sizes_ = std::make_unique<CacheSizes>(
       &model->file_, &model->layers_, SlotLayout(model->layers_, model->weights_->transformed()));
-  model->planner_ =
-      std::make_unique<PrefetchPlanner>(&model->layers_, model->file_.n_experts_used());
+  model->router_notes_ =
+      std::make_unique<RouterNotes>(static_cast<int>(model->layers_.size()), &model->host_copies_);
+  model->planner_ = std::make_unique<PrefetchPlanner>(
+      &model->layers_, model->file_.n_experts_used(), &model->host_copies_);
 
   ReaderOptions reader_options = options.reader;
   reader_options.background_depth = kBackgroundDepth;
@@ -55,7 +66,7 @@ Result<std::unique_ptr<StreamedModel>> StreamedModel::Open(const std::string& pa
   } else {
     model->reader_ = std::move(reader.value());
   }
-  model->buffer_type_ = MakeBufferType(model.get());
+  model->buffer_type_ = MakeBufferType(StorageDevice(), &model->loading_);
   return model;
 }
 
@@ -64,11 +75,20 @@ StreamedModel::~StreamedModel() {
 }
 
 Status StreamedModel::Attach(const AttachOptions& options) {
+  const std::lock_guard<std::mutex> lock(step_mutex_);
   try {
     return MakeStore(options);
   } catch (const std::bad_alloc&) {
     return Status(Code::kOutOfMemory, "no memory for the tables of the expert cache");
   }
+}
+
+// A step that stands between two of its layers goes no further.
+void StreamedModel::Detach() {
+  const std::lock_guard<std::mutex> lock(step_mutex_);
+  (void)EndEvent();
+  planner_->Stop();
+  store_.reset();
 }
 
 Status StreamedModel::MakeStore(const AttachOptions& options) {
@@ -77,6 +97,7 @@ Status StreamedModel::MakeStore(const AttachOptions& options) {
     REMOE_RETURN_IF_ERROR(sizes_->Check(options.n_slots));
   }
   const PrefetchMode prefetch = prefetch_ = sizes_->Settled(options.prefetch);
+  takes_back_ = options.takes_back;
   least_slots_ = options.single_experts ? 1 : std::max(1, file_.n_experts_used());
   StoreOptions store_options;
   store_options.n_slots = options.n_slots;
@@ -90,7 +111,6 @@ Status StreamedModel::MakeStore(const AttachOptions& options) {
   Result<std::unique_ptr<ExpertStore>> store = ExpertStore::Make(
       &file_, &layers_, sizes_->layout(), reader_.get(), weights_->transform(), store_options);
   if (!store.ok()) return store.status();
-  const std::lock_guard<std::mutex> lock(step_mutex_);
   weights_->Attach(*store.value(), sizes_->layout());
   store_ = std::move(store.value());
   if (prefetch != PrefetchMode::kOff) planner_->Start(prefetch, store_.get());
@@ -127,6 +147,7 @@ void StreamedModel::ResizeNow() {
 }
 
 void StreamedModel::NeedAtOnce(int n) {
+  if (!takes_back_) return;
   least_slots_ = std::max(least_slots_, n);
   const Cache& cache = store_->cache();
   if (cache.geometry().n_slots >= n) return;
@@ -205,12 +226,23 @@ Status StreamedModel::ReadTensor(const TensorOrigin& origin, uint64_t offset, ui
 }
 
 void StreamedModel::Learn(const TensorOrigin& origin, const ggml_tensor* product) {
+  router_notes_->Note(origin.layer, product);
   const Matrix matrix = layers_[origin.layer].matrices[origin.matrix].matrix;
-  if (matrix != Matrix::kDown) planner_->Learn(origin.layer, product);
+  if (matrix == Matrix::kDown) return;
+  // Another context may be at work on what this one teaches.
+  const std::lock_guard<std::mutex> lock(step_mutex_);
+  planner_->Learn(origin.layer, product);
+}
+
+uint64_t StreamedModel::RouterBytes(PrefetchMode prefetch) const {
+  if (sizes_->Settled(prefetch) == PrefetchMode::kOff) return host_copies_.n_bytes();
+  return host_copies_.n_bytes() + planner_->BytesToCopy();
 }
 
 void StreamedModel::Routed(const TensorOrigin& origin, Event* event) {
-  clock_.Advance(origin.matrix, event);
+  if (clock_.Advance(origin.matrix, event)) {
+    (event->phase == Phase::kDecode ? decoded_tokens : prompt_tokens) += event->n_tokens;
+  }
   recorder_.Record(*event);
 }
 

@@ -16,6 +16,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -24,9 +25,12 @@
 #include "device/compute/prefetch_planner.h"
 #include "device/expert_weights.h"
 #include "device/graph/device.h"
+#include "device/graph/host_copies.h"
+#include "device/graph/router_notes.h"
 #include "device/interruption.h"
 #include "device/recorder.h"
 #include "device/step_clock.h"
+#include "device/virtual_loading.h"
 #include "gguf/model_file.h"
 #include "gguf/virtual_file.h"
 #include "remote/peer_reader.h"
@@ -37,14 +41,16 @@ namespace remoe {
 
 struct LoadOptions {
   ReaderOptions reader;
-  bool repack = true;  // rearrange weights as stock llama.cpp does by default
-  Overlay overlay;     // tuned routers
-  bool peers = false;  // workers may send weights
+  bool repack = true;    // rearrange weights as stock llama.cpp does by default
+  Overlay overlay;       // tuned routers
+  std::set<int> blocks;  // whose experts are streamed; empty for all
+  bool peers = false;    // workers may send weights
 };
 
 struct AttachOptions {
   int n_slots = 0;
-  int most_slots = 0;  // that Resize() may give it, where they are more
+  int most_slots = 0;      // that Resize() may give it, where they are more
+  bool takes_back = true;  // slots that Resize() took, for a batch that needs them at once
   std::string policy = "reuse-biased";
   PrefetchMode prefetch = PrefetchMode::kOff;
   std::shared_ptr<const Profile> profile;  // what fitting has learned of this model; may be null
@@ -57,6 +63,8 @@ class StreamedModel {
   // Opens and checks the files, and prepares the layout of a slot. Reads headers only.
   static Result<std::unique_ptr<StreamedModel>> Open(const std::string& path,
                                                      const LoadOptions& options);
+  // The same for a file that was opened before.
+  static Result<std::unique_ptr<StreamedModel>> Make(ModelFile file, const LoadOptions& options);
   ~StreamedModel();
 
   Status Attach(const AttachOptions& options);
@@ -71,6 +79,9 @@ class StreamedModel {
   // A batch can only be computed with n experts of a layer at once: takes the slots again, as far as
   // there may be so many. REQUIRES: as ResizeNow().
   void NeedAtOnce(int n);
+  // Gives the cache up with all it holds, between two steps; from then on they fail. REQUIRES: no
+  // source was added.
+  void Detach();
   // Another place where experts' rows can be computed, asked before the cache, in this order.
   // REQUIRES: no step is under way.
   void AddSource(std::unique_ptr<ExpertSource> source) { elsewhere_.push_back(std::move(source)); }
@@ -104,6 +115,9 @@ class StreamedModel {
   ExpertStore* store() const { return store_.get(); }
   PrefetchPlanner& planner() { return *planner_; }
   const PrefetchPlanner& planner() const { return *planner_; }
+  // What has been copied, and will be for prefetch, of routers that contexts made so far have on a
+  // GPU: part of the cache's budget.
+  uint64_t RouterBytes(PrefetchMode prefetch) const;
   Recorder& recorder() { return recorder_; }
   const Recorder& recorder() const { return recorder_; }
   Interruption& interruption() { return interruption_; }
@@ -116,10 +130,9 @@ class StreamedModel {
   bool router_probabilities() const { return scores_seen_; }
 
   // --- for who loads ---
-  bool loading() const { return loading_; }
-  void BeginLoad() { loading_ = true; }
+  void BeginLoad() { loading_.SetUnderWay(true); }
   void EndLoad(uint64_t dense_bytes_read, double seconds) {
-    loading_ = false;
+    loading_.SetUnderWay(false);
     dense_bytes_read_ = dense_bytes_read;
     load_seconds_ = seconds;
   }
@@ -132,6 +145,7 @@ class StreamedModel {
   const ggml_tensor& view(const TensorOrigin& origin) const { return weights_->view(origin); }
   // Takes note of what a product that may run later says of its layer's router.
   void Learn(const TensorOrigin& origin, const ggml_tensor* product);
+  const RouterNotes& router_notes() const { return *router_notes_; }
   const std::vector<std::unique_ptr<ExpertSource>>& elsewhere() const { return elsewhere_; }
   // One step, or a piece of one, at a time, whichever context it belongs to.
   std::mutex& step_mutex() { return step_mutex_; }
@@ -161,6 +175,8 @@ class StreamedModel {
   // and, of a step that has `recorded` something, takes it out of the trace.
   void AbandonStep(bool recorded);
 
+  // Tokens of the steps so far, by what the step was. Any thread.
+  std::atomic<uint64_t> prompt_tokens{0}, decoded_tokens{0};
   // Time spent in the expert FFNs, stalls included, in nanoseconds.
   std::atomic<uint64_t> ffn_ns{0};
 
@@ -177,8 +193,11 @@ class StreamedModel {
   std::unique_ptr<Reader> reader_;
   PeerReader* peer_reader_ = nullptr;  // reader_ as what it is
   double probed_bytes_per_s_ = 0;
+  VirtualFileLoading loading_{this};
   std::unique_ptr<ggml_backend_buffer_type> buffer_type_;
   std::unique_ptr<ExpertStore> store_;  // after reader_, which it uses
+  HostCopies host_copies_;
+  std::unique_ptr<RouterNotes> router_notes_;
   std::unique_ptr<PrefetchPlanner> planner_;
   std::vector<std::unique_ptr<ExpertSource>> elsewhere_;  // after store_, whose arrivals they know
 
@@ -191,8 +210,8 @@ class StreamedModel {
   PrefetchMode prefetch_ = PrefetchMode::kOff;
   std::atomic<int> wanted_slots_{0};  // 0: as they are
   int least_slots_ = 1;
+  bool takes_back_ = true;
   std::atomic<bool> scores_seen_{false};
-  bool loading_ = false;
   uint64_t dense_bytes_read_ = 0;
   double load_seconds_ = 0;
 };

@@ -29,7 +29,7 @@ std::optional<BlockName> ParseBlockName(const std::string& name) {
   return BlockName{block, name.substr(end + 1)};
 }
 
-std::optional<Matrix> ExpertMatrixOf(const std::string& rest) {
+std::optional<Matrix> MatrixOfRest(const std::string& rest) {
   if (rest == "ffn_up_exps.weight") return Matrix::kUp;
   if (rest == "ffn_gate_exps.weight") return Matrix::kGate;
   if (rest == "ffn_down_exps.weight") return Matrix::kDown;
@@ -50,8 +50,7 @@ bool IsSingleExpert(const std::string& rest) {
 }
 
 bool IsExpert(const Tensor& tensor) {
-  const auto name = ParseBlockName(tensor.name);
-  return name && ExpertMatrixOf(name->rest).has_value();
+  return ExpertMatrixOf(tensor.name).has_value();
 }
 
 // Graph order, so that a slot's layout follows the order of use.
@@ -70,6 +69,11 @@ int Rank(Matrix matrix) {
 }
 
 }  // namespace
+
+std::optional<Matrix> ExpertMatrixOf(const std::string& tensor_name) {
+  const auto name = ParseBlockName(tensor_name);
+  return name ? MatrixOfRest(name->rest) : std::nullopt;
+}
 
 const char* MatrixName(Matrix matrix) {
   switch (matrix) {
@@ -106,7 +110,7 @@ Result<std::vector<ExpertLayer>> ModelFile::ExpertLayers() const {
           "' holds a single expert, an old layout that llama.cpp no longer loads; convert the "
           "model again from its source");
     }
-    const auto matrix = ExpertMatrixOf(name->rest);
+    const auto matrix = MatrixOfRest(name->rest);
     if (!matrix) continue;
     if (tensor.n_dims != 3 || tensor.ne[2] > INT32_MAX) {
       return refuse(Format("tensor '%s' has %" PRIu32 " dimensions, experts' matrices have 3",

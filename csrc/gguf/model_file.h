@@ -45,6 +45,8 @@ struct KeyPlace {
 
 enum class Matrix : uint8_t { kUp, kGate, kDown, kGateUp };
 const char* MatrixName(Matrix matrix);  // "up", "gate", "down", "gate_up"
+// Which of them the tensor of that name is; nullopt for every other tensor.
+std::optional<Matrix> ExpertMatrixOf(const std::string& tensor_name);
 
 // One of the matrices of a layer's experts: n_experts consecutive spans of expert_bytes each.
 struct ExpertMatrix {

@@ -16,6 +16,7 @@ constexpr int kSilent = 8;        // asks given up in a row, after which nothing
 constexpr int64_t kPatience = 4;  // a worker need not compute what is later than so many times late
 constexpr double kSlack = 3;      // so many times the expected time of many rows is late
 constexpr int64_t kMostLateUs = 10000000;
+constexpr int64_t kSilentUs = 3000000;     // after which the connection is given up
 constexpr int64_t kLeastFetchUs = 100000;  // from one piece of weights to the next
 
 FrameLimits AnswerLimits() {
@@ -45,7 +46,7 @@ int Peer::Load(int recipe, int layer, uint16_t expert, int n_rows) const {
   const std::lock_guard<std::mutex> lock(mutex_);
   const bool takes = state_ == State::kServing && recipe < static_cast<int>(proven_.size()) &&
                      proven_[recipe] && n_rows <= static_cast<int>(max_rows_) &&
-                     pending_.size() < credits_ && (unanswered_ < kSilent || !links_.hedged) &&
+                     pending_.size() < credits_ && (unanswered_ < kSilent || !links_.has_copy) &&
                      served_.count({layer, expert}) > 0;
   return takes ? pending_rows_ : -1;
 }
@@ -64,10 +65,11 @@ bool Peer::Ask(Wanted wanted) {
     // Many rows, and those before them, take their time.
     const double many_us = kSlack * row_us_ * (pending_rows_ + wanted.n_rows);
     const int64_t late_us =
-        std::min(latency_.late_us() + static_cast<int64_t>(many_us), kMostLateUs);
+        links_.hedge ? std::min(latency_.late_us() + static_cast<int64_t>(many_us), kMostLateUs)
+                     : kSilentUs;
     frame.request = next_request_++;
     frame.time_us = static_cast<uint32_t>(kPatience * late_us);
-    if (!links_.hedged) frame.time_us = UINT32_MAX;
+    if (!links_.has_copy) frame.time_us = UINT32_MAX;
     links_.tallies->asked++;
     links_.tallies->sent_bytes += wanted.rows.size() * sizeof(float);
     const bool sent = stream_->Send(frame, wanted.rows.data()).ok();
@@ -78,8 +80,8 @@ bool Peer::Ask(Wanted wanted) {
     }
     Pending pending;
     pending.asked = Clock::now();
-    pending.late = links_.hedged ? pending.asked + std::chrono::microseconds(late_us)
-                                 : Clock::time_point::max();
+    pending.late = links_.has_copy ? pending.asked + std::chrono::microseconds(late_us)
+                                   : Clock::time_point::max();
     pending.rows_before = pending_rows_;
     pending_rows_ += wanted.n_rows;
     if (!wanted.audit) wanted.rows.clear();
@@ -94,7 +96,7 @@ bool Peer::Ask(Wanted wanted) {
 // have been compared by then.
 bool Peer::CanFetchLocked() const {
   if (stream_ == nullptr || !sends_weights_) return false;
-  if (!links_.hedged) return state_ == State::kServing || state_ == State::kChecking;
+  if (!links_.has_copy) return state_ == State::kServing || state_ == State::kChecking;
   return state_ == State::kServing && unanswered_ == 0;
 }
 
@@ -125,7 +127,7 @@ bool Peer::Fetch(Weights weights) {
     fetching.asked = Clock::now();
     fetching.late = fetching.asked + std::chrono::microseconds(
                                          std::max(kLeastFetchUs, kPatience * latency_.late_us()));
-    if (!links_.hedged) fetching.late = Clock::time_point::max();
+    if (!links_.has_copy) fetching.late = Clock::time_point::max();
     fetching_bytes_ += weights.n_bytes;
     fetching.weights = std::move(weights);
     fetching_.emplace(frame.request, std::move(fetching));
@@ -281,7 +283,7 @@ void Peer::Run() {
     if (served || !told) {
       links_.tell(Format("peer %s does not answer (%s)%s", address_.text().c_str(),
                          status.message().c_str(),
-                         links_.hedged ? ": its experts come from storage" : ""));
+                         links_.has_copy ? ": its experts come from storage" : ""));
       told = true;
     }
     pause_ms = served ? kFirstPauseMs : std::min(2 * pause_ms, kLongestPauseMs);

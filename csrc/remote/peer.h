@@ -49,7 +49,8 @@ class Peer : public std::enable_shared_from_this<Peer> {
     Proof* proof = nullptr;
     std::shared_ptr<RemoteTallies> tallies;
     std::shared_ptr<const TlsKeys> keys;  // null where nothing is encrypted
-    bool hedged = true;                   // storage has what a peer does not answer in time
+    bool has_copy = true;                 // storage has what a peer does not answer
+    bool hedge = true;  // and stands in for an answer that is late; without, only for a lost one
     std::function<void(const std::string&)> tell;  // a line for the user
     std::function<void(std::weak_ptr<Peer>, Audit)> audit;
     std::function<void(std::weak_ptr<Peer>, ServedExpert)>

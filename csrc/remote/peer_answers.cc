@@ -55,7 +55,8 @@ Status Peer::Poll(int timeout_ms) {
   for (Frame& frame : frames) REMOE_RETURN_IF_ERROR(Take(std::move(frame)));
   GiveUpLate();
   const std::lock_guard<std::mutex> lock(mutex_);
-  const bool waits = unanswered_ > 0 || !fetching_.empty() || (!links_.hedged && !pending_.empty());
+  const bool waits =
+      unanswered_ > 0 || !fetching_.empty() || (!links_.has_copy && !pending_.empty());
   const bool silent = waits && Clock::now() - heard_ > std::chrono::milliseconds(kSilentMs);
   return silent ? Status(Code::kIo, "it has been silent for 3 s") : Status::Ok();
 }

@@ -9,6 +9,7 @@
 #ifndef REMOE_REMOTE_PEER_READER_H_
 #define REMOE_REMOTE_PEER_READER_H_
 
+#include <atomic>
 #include <condition_variable>
 #include <map>
 #include <memory>
@@ -78,6 +79,7 @@ class PeerReader : public Reader {
   std::map<std::pair<int, uint64_t>, Span> spans_;  // by file and where they begin
   TransferRate storage_rate_;
   std::atomic<int64_t> storage_bytes_{0};  // under way
+  std::atomic<uint64_t> n_choices_{0};
 
   mutable std::shared_mutex peers_mutex_;
   WeightsElsewhere* peers_ = nullptr;

@@ -57,7 +57,8 @@ RemoteSource::Linked RemoteSource::Link(const Address& address) {
   links.proof = &proof_;
   links.tallies = linked.tallies;
   links.keys = keys_;
-  links.hedged = local_.has_experts;
+  links.has_copy = local_.has_experts;
+  links.hedge = settings_.hedge;
   links.tell = [this](const std::string& line) {
     const std::lock_guard<std::mutex> lock(mutex_);
     lines_.push_back(line);
@@ -152,7 +153,7 @@ bool RemoteSource::RowsPay(const Demand& demand, const Peer& peer, int n_rows) c
 }
 
 bool RemoteSource::TooSlow(int layer, Peer* peer) {
-  if (!local_.has_experts || local_.reader == nullptr) return false;
+  if (!local_.has_experts || !settings_.hedge || local_.reader == nullptr) return false;
   const double rate = local_.reader->storage_bytes_per_s();
   const int64_t answer_us = peer->answer_us();
   if (rate == 0 || answer_us < kNeverSlowUs) return false;

@@ -35,6 +35,7 @@ class RemoteSource : public ExpertSource, public WeightsElsewhere {
   struct Settings {
     int max_tokens = 8;                     // of a step whose rows are sent whatever they cost
     int audit_every = 1000;                 // answers
+    bool hedge = true;                      // see Peer::Links
     uint64_t move_bytes_per_s = 64u << 20;  // of experts that become hot here while a peer has them
   };
   // What of this machine it has to know.

@@ -14,6 +14,10 @@ namespace remoe {
 
 namespace {
 constexpr uint64_t kHugePage = 2u << 20;
+
+#ifndef MADV_DONTNEED_LOCKED
+#define MADV_DONTNEED_LOCKED 24
+#endif
 }  // namespace
 
 Result<std::unique_ptr<Slab>> Slab::Make(uint64_t n_bytes, uint64_t held_bytes, bool lock) {
@@ -60,7 +64,9 @@ void Slab::Hold(uint64_t n_bytes) {
   const uint64_t end = RoundUp(n_bytes, page), before = RoundUp(held_bytes_, page);
   held_bytes_ = n_bytes;
   if (end < before) {
-    // What is locked cannot be given back (it could from Linux 5.18 on).
+    const int locked = locked_ ? madvise(data_ + end, before - end, MADV_DONTNEED_LOCKED) : -1;
+    if (locked == 0) return;
+    // Before Linux 5.18 what is locked cannot be given back.
     if (locked_) munlock(data_ + end, before - end);
     madvise(data_ + end, before - end, MADV_DONTNEED);
   } else if (end > before && locked_) {

@@ -31,12 +31,17 @@ int ProveDirect(int fd, uint64_t offset) {
   return n < 0 ? errno : 0;
 }
 
+bool IsAnother(const struct timespec& one, const struct timespec& other) {
+  return one.tv_sec != other.tv_sec || one.tv_nsec != other.tv_nsec;
+}
+
 }  // namespace
 
 Result<OpenFile> OpenFile::Open(const std::string& path, const OpenFileOptions& options) {
   OpenFile file;
   file.path_ = path;
-  file.fd_ = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  // A pipe would wait for whoever writes; what it is, is looked at below.
+  file.fd_ = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (file.fd_ < 0) return Status::Io("cannot open " + path, errno);
   if (::fstat(file.fd_, &file.opened_) != 0) return Status::Io("cannot stat " + path, errno);
   if (!S_ISREG(file.opened_.st_mode)) {
@@ -109,22 +114,25 @@ void OpenFile::DropCache(uint64_t offset, uint64_t n_bytes) const {
 }
 
 std::optional<uint64_t> OpenFile::SampleOf(int fd, uint64_t n_bytes) {
-  constexpr uint64_t kPages = 256;
-  const std::unique_ptr<void, decltype(&std::free)> page(
-      std::aligned_alloc(kProofBytes, kProofBytes), &std::free);
-  if (!page) return std::nullopt;
-  const uint64_t n_pages = (n_bytes + kProofBytes - 1) / kProofBytes;
-  const uint64_t n_sampled = std::min(n_pages, kPages);
+  // A small file is read whole, so that no change of it is missed. Of a large one some pages are,
+  // the first and the last among them: whoever writes another model there changes nearly all.
+  constexpr uint64_t kWholeBytes = 16 << 20, kPieceBytes = 1 << 20, kSampled = 256;
+  const bool is_whole = n_bytes <= kWholeBytes;
+  const uint64_t size = is_whole ? kPieceBytes : kProofBytes;
+  const uint64_t n_pieces = (n_bytes + size - 1) / size;
+  const uint64_t n_read = is_whole ? n_pieces : kSampled;
+  const std::unique_ptr<void, decltype(&std::free)> piece(std::aligned_alloc(kProofBytes, size),
+                                                          &std::free);
+  if (!piece) return std::nullopt;
   uint64_t hash = 14695981039346656037ull;  // FNV-1a
-  for (uint64_t i = 0; i < n_sampled; ++i) {
-    // The first and the last page are among them.
-    const uint64_t at = n_sampled == n_pages ? i : i * (n_pages - 1) / (n_sampled - 1);
+  for (uint64_t i = 0; i < n_read; ++i) {
+    const uint64_t at = is_whole ? i : i * (n_pieces - 1) / (n_read - 1);
     ssize_t n;
     do {
-      n = ::pread(fd, page.get(), kProofBytes, static_cast<off_t>(at * kProofBytes));
+      n = ::pread(fd, piece.get(), size, static_cast<off_t>(at * size));
     } while (n < 0 && errno == EINTR);
     if (n < 0) return std::nullopt;
-    const auto* bytes = static_cast<const uint8_t*>(page.get());
+    const auto* bytes = static_cast<const uint8_t*>(piece.get());
     for (ssize_t b = 0; b < n; ++b) hash = (hash ^ bytes[b]) * 1099511628211ull;
   }
   return hash;
@@ -142,13 +150,17 @@ Status OpenFile::CheckUnchanged() const {
                                     static_cast<long long>(now.st_size),
                                     static_cast<long long>(opened_.st_size)));
   }
-  const bool is_touched = now.st_mtim.tv_sec != opened_.st_mtim.tv_sec ||
-                          now.st_mtim.tv_nsec != opened_.st_mtim.tv_nsec;
+  // Whoever writes may set st_mtim back, as `rsync --inplace --times` does; st_ctim nobody can.
+  const bool is_touched =
+      IsAnother(now.st_mtim, opened_.st_mtim) || IsAnother(now.st_ctim, opened_.st_ctim);
   if (now.st_size != opened_.st_size || (is_touched && !SampleIsAsBefore(fd_))) {
     return Status(Code::kIo, path_ + " was modified while it was in use; load it again");
   }
   if (::stat(path_.c_str(), &now) != 0) {
-    if (errno == ENOENT) return Status::Ok();
+    // No name leads to the file any more; what is open is read on.
+    if (errno == ENOENT || errno == ENOTDIR || errno == EACCES || errno == ELOOP) {
+      return Status::Ok();
+    }
     return Status::Io("cannot stat " + path_, errno);
   }
   if (now.st_ino != opened_.st_ino || now.st_dev != opened_.st_dev) {

@@ -1,11 +1,14 @@
 #include "storage/open_file.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "testing/check.h"
@@ -87,6 +90,45 @@ TEST(ATouchedOrCopiedFileOfTheSameBytesIsUnchanged) {
     CHECK(Says(file.value().CheckUnchanged(), path + " was modified"));
   }
   ::unlink(path.c_str());
+}
+
+TEST(OneByteThatChangedIsFoundThoughTheTimeIsSetBack) {
+  const std::string path = MakeFile(3 << 20);
+  for (const bool direct : {true, false}) {
+    OpenFileOptions options;
+    options.direct = direct;
+    // Clocks of file systems tick a few milliseconds.
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    struct stat before = {};
+    CHECK_EQ(::stat(path.c_str(), &before), 0);
+    const auto file = OpenFile::Open(path, options);
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    const int fd = ::open(path.c_str(), O_WRONLY);
+    CHECK_EQ(::pwrite(fd, direct ? "1" : "2", 1, (1 << 20) + 12345), ssize_t{1});
+    const struct timespec times[2] = {before.st_atim, before.st_mtim};
+    CHECK_EQ(::futimens(fd, times), 0);
+    ::close(fd);
+    CHECK(Says(file.value().CheckUnchanged(), path + " was modified"));
+  }
+  ::unlink(path.c_str());
+}
+
+TEST(AFileWhoseNameLeadsNowhereIsReadOn) {
+  const std::string folder = MakeFile(0);
+  ::unlink(folder.c_str());
+  CHECK_EQ(::mkdir(folder.c_str(), 0700), 0);
+  const std::string path = folder + "/f", elsewhere = folder + ".moved";
+  const std::string made = MakeFile(10000);
+  CHECK_EQ(std::rename(made.c_str(), path.c_str()), 0);
+  const auto file = OpenFile::Open(path, {});
+  CHECK_OK(file.status());
+  CHECK_EQ(std::rename(folder.c_str(), elsewhere.c_str()), 0);
+  CHECK_OK(file.value().CheckUnchanged());
+  ::close(::open(folder.c_str(), O_CREAT | O_WRONLY, 0600));  // where the folder was, a file
+  CHECK_OK(file.value().CheckUnchanged());
+  ::unlink(folder.c_str());
+  ::unlink((elsewhere + "/f").c_str());
+  ::rmdir(elsewhere.c_str());
 }
 
 TEST(WhatIsNoRegularFileIsRefused) {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ _SETTLED = {"cache", "routers", "policy", "n_ctx", "n_batch", "n_ubatch", "threa
 _SETTLED |= {"verbose", "stream"}
 
 # Settings of the engine that reorder sums.
-_CHANGE_BITS = {"flash_attention"}
+_CHANGE_BITS = {"flash_attention", "gpu_layers"}
 
 # Files of features. An arm reads them and keeps nothing.
 FILES = {"profile", "past_prompts"}
@@ -50,6 +50,7 @@ class Arm:
     routers: str = OFF
     overlay: str | None = None  # the path of these routers
     options: tuple[tuple[str, Option], ...] = ()
+    gpu_layers: int = 0
 
     @property
     def is_stock(self) -> bool:
@@ -66,6 +67,10 @@ class Arm:
         if self.routers != OFF:
             parts.append(f"routers {self.routers}")
         parts += [f"{name} {value}" for name, value in self.options if name in _CHANGE_BITS]
+        if self.gpu_layers and "gpu_layers" not in dict(self.options):
+            parts.append(f"gpu_layers {self.gpu_layers}")
+            # llama.cpp brings experts to the GPU for long prompts; the engine's stay where they are.
+            parts += ["stock's placement"] if self.is_stock else []
         return ", ".join(parts)
 
     def as_json(self) -> dict[str, Any]:
@@ -76,6 +81,8 @@ class Arm:
         }
         plain = {**asdict(self), "options": options, "bits": self.bits}
         del plain["overlay"]
+        if not self.gpu_layers:
+            del plain["gpu_layers"]
         return plain
 
 
@@ -85,12 +92,13 @@ def arms(
     caches: Sequence[str],
     threads: Sequence[int],
     routers: Mapping[str, str | None],
+    gpu_layers: int = 0,
 ) -> list[Arm]:
     """Make every combination of the arms named by `specs`, in their order.
 
     A spec is `stock-mmap`, `stock-resident` or `stream:POLICY`, each with `+repack`, the last also
     with `+NAME=VALUE` for any other setting of `Engine`. routers: a name for each set of routers, and
-    its overlay; "off" has none. Raises InputError.
+    its overlay; "off" has none. gpu_layers: of all arms that do not say otherwise. Raises InputError.
     """
     made: list[Arm] = []
     for spec in specs:
@@ -120,7 +128,7 @@ def arms(
             raise InputError(
                 f"no arm '{spec}'; there are {', '.join(STOCK)} and stream:POLICY, such as stream:lru"
             )
-    named = _with_what_varies(made)
+    named = [replace(arm, gpu_layers=gpu_layers) for arm in _with_what_varies(made)]
     names = [arm.name for arm in named]
     if not names:
         raise InputError("there is no arm to run")

@@ -37,6 +37,10 @@ class Model(Protocol):
         """Tell how the model is run."""
         ...
 
+    def remote(self) -> dict[str, Any] | None:
+        """Tell what workers on other machines did; None without any."""
+        ...
+
 
 class Ledger:
     """Read all counts at once, and tell what was added since they were last read."""

@@ -159,6 +159,7 @@ def _settings_of(arm: Arm, settings: Settings) -> dict[str, Any]:
         "n_ctx": settings.n_ctx,
         "n_batch": settings.n_batch,
         "n_ubatch": settings.n_ubatch,
+        "gpu_layers": settings.gpu_layers,
     }
     if arm.is_stock:
         return common

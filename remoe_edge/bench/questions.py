@@ -12,6 +12,7 @@ from remoe_edge.engine.chat_template import ChatTemplate
 from remoe_edge.engine.llama import Buffers, FilePath, listening
 from remoe_edge.engine.tokenizer import Tokenizer
 from remoe_edge.errors import InputError, ModelError
+from remoe_edge.files.reading import read_whole
 
 
 class Vocabulary:
@@ -40,10 +41,7 @@ class Vocabulary:
 
     def follow(self, text_path: Path, n_prompt: int, n_tokens: int) -> list[Question]:
         """Make one question that reads a text: its first tokens are the prompt, the rest is fed."""
-        try:
-            text = text_path.read_bytes()
-        except OSError as error:
-            raise InputError(f"cannot read the text {text_path}: {error.strerror}") from error
+        text = read_whole(text_path, "text")
         tokens = self._tokenizer.encode(text, special=True)
         if len(tokens) < n_prompt + n_tokens:
             raise InputError(

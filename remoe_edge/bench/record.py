@@ -8,6 +8,7 @@ from typing import Any
 
 from remoe_edge.errors import InputError
 from remoe_edge.files.atomic import replacing
+from remoe_edge.files.reading import read_whole
 
 FORMAT = "remoe-edge bench"
 VERSION = 1
@@ -28,10 +29,8 @@ def write_text(text: str, path: Path) -> None:
 def read(path: Path) -> dict[str, Any]:
     """Read a record. Raises InputError for anything else."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot read the record {path}: {error.strerror}") from error
-    except ValueError as error:
+        record = json.loads(read_whole(path, "record"))
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is no record of `remoe-edge bench`: {error}") from error
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise InputError(f"{path} is no record of `remoe-edge bench`")

@@ -24,6 +24,7 @@ class Settings:
     n_ctx: int = 0
     n_batch: int = 512
     n_ubatch: int = 512
+    gpu_layers: int = 0  # stock's experts stay on the processor, as the engine's do
     limits: Limits = field(default_factory=Limits)
     read_ahead_kib: int | None = READ_AHEAD_KIB
     probe_seconds: float = 1.0

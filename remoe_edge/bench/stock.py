@@ -5,6 +5,7 @@ Nothing of the engine may be imported here: it would register a device with llam
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +16,18 @@ import numpy.typing as npt
 
 from remoe_edge import amx
 from remoe_edge.engine.llama_log import log_to
+
+
+class _Override(ctypes.Structure):
+    _fields_ = (("pattern", ctypes.c_char_p), ("buffer_type", ctypes.c_void_p))
+
+
+def experts_on_cpu() -> ctypes.Array[_Override]:
+    """Give the overrides that llama.cpp's --cpu-moe makes: experts stay with the processor."""
+    cpu = low.llama_cpp._lib.ggml_backend_cpu_buffer_type
+    cpu.restype = ctypes.c_void_p
+    experts = _Override(rb"\.ffn_(up|gate|down|gate_up)_exps\.", cpu())
+    return (_Override * 2)(experts, _Override(None, None))
 
 
 class StockModel:
@@ -33,6 +46,7 @@ class StockModel:
         n_ctx: int,
         n_batch: int,
         n_ubatch: int,
+        gpu_layers: int = 0,
     ) -> None:
         amx.avoid()
         if repack:
@@ -41,7 +55,12 @@ class StockModel:
         log_to(self._listen)
         low.llama_backend_init()
         params = low.llama_model_default_params()
-        params.n_gpu_layers = 0  # as the engine computes
+        params.n_gpu_layers = gpu_layers
+        no_device, on_cpu = (ctypes.c_void_p * 1)(), experts_on_cpu()
+        if gpu_layers:  # with the experts where the engine has them
+            params.tensor_buft_overrides = ctypes.addressof(on_cpu)
+        else:  # else llama.cpp would use a GPU for long prompts
+            params.devices = ctypes.addressof(no_device)
         params.use_extra_bufts = repack
         params.load_mode = (
             low.LLAMA_LOAD_MODE_MMAP if kind == "stock-mmap" else low.LLAMA_LOAD_MODE_NONE
@@ -57,7 +76,10 @@ class StockModel:
             raise RuntimeError(self._refusal("llama.cpp made no context"))
         self._n_batch = n_batch
         self._n_vocab = low.llama_vocab_n_tokens(low.llama_model_get_vocab(self._model))
-        self._about = {"load_mode": "mmap" if kind == "stock-mmap" else "none", "repack": repack}
+        load_mode = "mmap" if kind == "stock-mmap" else "none"
+        self._about: dict[str, Any] = {"load_mode": load_mode, "repack": repack}
+        if gpu_layers:
+            self._about["gpu_layers"] = gpu_layers
 
     def _listen(self, level: int, line: str) -> None:
         if level in (3, 4):  # warnings and errors
@@ -84,6 +106,10 @@ class StockModel:
 
     def counts_by_layer(self) -> None:
         """Have no cache."""
+
+    def remote(self) -> dict[str, Any] | None:
+        """Ask nobody."""
+        return None
 
     def about(self) -> dict[str, Any]:
         """Tell how the model is loaded."""

@@ -56,11 +56,24 @@ class StreamedArm:
         model = self._engine.native
         return None if model is None else model.counts_by_layer()
 
+    def remote(self) -> dict[str, Any] | None:
+        """Tell what peers did; None without any."""
+        return self._engine.stats().to_dict().get("remote")
+
     def about(self) -> dict[str, Any]:
         """Tell how the engine runs the model."""
         stats = self._engine.stats().to_dict()
         cache = stats["cache"] or {}
-        kept = ("budget_bytes", "slots", "policy", "why", "locked", "huge_pages", "repacked")
+        kept = (
+            "budget_bytes",
+            "slots",
+            "policy",
+            "why",
+            "locked",
+            "huge_pages",
+            "repacked",
+            "expert_bytes",
+        )
         return {
             "streamed": stats["streamed"],
             "cache": {name: cache[name] for name in kept if name in cache},

@@ -32,8 +32,11 @@ def tables(record: dict[str, Any]) -> list[RenderableType]:
         speed.add_column(heading, justify="right", no_wrap=True)
     cost = Table(box=box.SIMPLE)
     cost.add_column("arm", no_wrap=True)
+    priced = record.get("prices")
+    currency = [f"{priced['currency']}/answer"] if priced else []
     for heading in (
         "load, s", "stall", "compute", "hit rate", "misses", "MiB/token", "faults", "peak", "J/token",
+        *currency,
     ):  # fmt: skip
         cost.add_column(heading, justify="right", no_wrap=True)
     for name, figures in record["summary"].items():
@@ -58,6 +61,7 @@ def tables(record: dict[str, Any]) -> list[RenderableType]:
             _one(figures["major_faults"], 0),
             "" if figures["peak_bytes"] is None else mib(figures["peak_bytes"]),
             _one(figures["joules_per_token"], 2),
+            *([f"{figures['cost_an_answer']:.4g}"] if priced else []),
         )
     return [speed, cost]
 

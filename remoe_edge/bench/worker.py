@@ -67,6 +67,7 @@ def _run(job: dict[str, Any], out: IO[str]) -> None:
         first_token_ms=first_token_ms,
         major_faults=used.ru_majflt,
         cpu_seconds=round(used.ru_utime + used.ru_stime, 3),
+        remote=model.remote(),
     )
 
 

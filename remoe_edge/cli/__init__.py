@@ -9,7 +9,7 @@ import sys
 
 import click
 
-from remoe_edge.cli.terminal import lost_output, say
+from remoe_edge.cli.terminal import lost_output, open_closed_streams, say
 from remoe_edge.errors import RemoeError
 
 # Subcommand -> (module of this package, one line for --help). A module exposes `command`.
@@ -27,6 +27,7 @@ COMMANDS: dict[str, str] = {
     "eval": "Compare routers: perplexity, reuse and cache misses.",
     "bench": "Measure a model on this machine against stock llama.cpp.",
     "plan": "Find the smallest memory budget that meets a latency target.",
+    "plugin": "Let llama-server and other programs of llama.cpp stream experts.",
     "worker": "Hold experts in memory and compute them for engines elsewhere.",
     "deploy": "Have functions on Ray compute a model's rarer experts.",
     "keys": "Make the keys that engines and workers on other machines prove themselves with.",
@@ -77,6 +78,7 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line; answers go to stdout, everything else to stderr."""
+    open_closed_streams()
     code: int | str | None = None
     try:
         cli(standalone_mode=True)

@@ -18,7 +18,7 @@ from remoe_edge.cli.prompt import questions
 from remoe_edge.cli.reasoning import ShownReasoning
 from remoe_edge.cli.stats_lines import stats_lines
 from remoe_edge.cli.telemetry_options import telemetry_options, watching
-from remoe_edge.cli.terminal import as_text, say, tolerate_any_text, write
+from remoe_edge.cli.terminal import as_text, say, stdin_text, tolerate_any_text, write
 from remoe_edge.errors import RemoeError
 
 if TYPE_CHECKING:
@@ -101,6 +101,7 @@ def command(
     telemetry: Path | None,
     telemetry_hz: float,
     metrics: str | None,
+    price: str | None,
     **engine_settings: Any,
 ) -> None:
     """Talk to MODEL, while its experts stream from storage within a budget of memory.
@@ -112,7 +113,7 @@ def command(
         raise click.UsageError("--json needs a prompt: -p TEXT, or -p - for stdin")
     tolerate_any_text()
     if prompt == "-":
-        prompt = sys.stdin.read()
+        prompt = stdin_text()
     sampling = {
         "max_tokens": max_tokens,
         "temperature": temperature,
@@ -123,7 +124,7 @@ def command(
         "seed": seed,
     }
     with (
-        watching(model, telemetry, telemetry_hz, metrics) as watched,
+        watching(model, telemetry, telemetry_hz, metrics, price) as watched,
         open_engine(model, **watched, **engine_settings) as engine,
     ):
         if not raw and engine.chat_template is None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from remoe_edge.cli import options
+from remoe_edge.cli import options, placement_options
+from remoe_edge.cli.deployment_folder import folder
 from remoe_edge.cli.old_spellings import option
 from remoe_edge.cli.results import print_json
 from remoe_edge.cli.terminal import say, show_progress
@@ -17,13 +17,6 @@ if TYPE_CHECKING:
     from remoe_edge.deploy.record import Deployment
 
 KEEP_S = 15.0
-
-
-def folder() -> Path:
-    """Return where this user's deployments are written down."""
-    from remoe_edge.telemetry.status import default_folder
-
-    return default_folder(os.environ.get("XDG_RUNTIME_DIR")) / "deployments"
 
 
 class WithDefault(click.Group):
@@ -47,8 +40,8 @@ def command() -> None:
 
 @command.command(name="up")
 @options.model
-@options.slo(required=True)
-@options.price(default="lifetime")
+@placement_options.slo(required=True)
+@placement_options.price(default="lifetime")
 @option(
     "--ray",
     metavar="ADDRESS",
@@ -57,9 +50,10 @@ def command() -> None:
 @options.memory(
     more="It is for this machine, without it what is free; less leaves more experts to functions."
 )
-@options.link()
-@options.trace_file()
-@options.prompt_tokens()
+@placement_options.link()
+@placement_options.function_times()
+@placement_options.trace_file()
+@placement_options.prompt_tokens()
 @options.max_tokens(default=256)
 @option(
     "--functions",
@@ -88,7 +82,10 @@ def command() -> None:
     help="Conversations that may go on at a time; each has replicas of its own.",
 )
 @option(
-    "--name", metavar="NAME", help="What the deployment is called; the model's name without it."
+    "--as",
+    "name",
+    metavar="NAME",
+    help="What the deployment is called; the model's name without it.",
 )
 @options.context()
 @options.threads()
@@ -114,6 +111,7 @@ def up(
     ray: str | None,
     memory: str | None,
     link: str,
+    function_times: Path | None,
     trace_path: Path | None,
     prompt_tokens: int,
     max_tokens: int,
@@ -156,7 +154,7 @@ def up(
     placement = run_placement(
         model, settings, table=bounded(load(price), most),
         slo=parse_slo(slo), link=parse_link(link), workload=Workload(prompt_tokens, max_tokens),
-        trace_path=trace_path, fresh=fresh, progress=show_progress,
+        trace_path=trace_path, function_times=function_times, fresh=fresh, progress=show_progress,
     )  # fmt: skip
     show_progress("")
     for line in [f"note: {note}" for note in placement.notes] + placement_lines(placement):
@@ -173,7 +171,10 @@ def up(
         return
     from remoe_edge.cli.serve import command as serve
 
-    context.invoke(serve, model=model, deployment=path, port=port, n_ctx=n_ctx, threads=threads)
+    words = [str(model), "--deployment", str(path), "--port", str(port), "--ctx", str(n_ctx)]
+    words += [] if threads is None else ["--threads", str(threads)]
+    with serve.make_context("serve", words, parent=context) as asked:
+        serve.invoke(asked)
 
 
 @command.command(name="status")

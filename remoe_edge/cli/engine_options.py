@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from remoe_edge.cli import options
+from remoe_edge.cli import gpu_options, options, placement_options
+from remoe_edge.cli.deployment_folder import folder
 from remoe_edge.cli.old_spellings import Decorator, Function, Old, option
 from remoe_edge.cli.terminal import loading_bar, say
 
 if TYPE_CHECKING:
     from remoe_edge.api import Engine
+    from remoe_edge.deploy.metering import Metering
     from remoe_edge.engine.observers import Observer
 
 
@@ -28,15 +30,11 @@ _OPTIONS: tuple[Decorator, ...] = (
     options.policy(),
     options.profile(),
     option(
-        "--past-prompts", type=options.FILE, metavar="FILE",
+        "--past-prompts", type=options.KEPT_FILE, metavar="FILE",
         help="Predict a prompt's experts from similar prompts that were asked before, and keep "
         "those in the cache longer. The file grows with each prompt.",
     ),
-    option(
-        "--prefetch", type=click.Choice(["auto", "off", "on"]), default="auto", show_default=True,
-        help="Prefetch the experts that the next layers will probably need; auto does so while it "
-        "makes tokens faster.",
-    ),
+    options.prefetch(),
     options.routers(callback=_chosen_routers),
     option("--no-stream", is_flag=True, help="Load the whole model, as llama.cpp does."),
     options.context(),
@@ -57,8 +55,9 @@ _OPTIONS: tuple[Decorator, ...] = (
         "--depth", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
         help="Reads in flight; 0 lets the engine choose.",
     ),
+    gpu_options.gpu_layers(),
     options.peers(),
-    options.deployment(),
+    placement_options.deployment(),
     options.peer_keys(),
     option("--verbose", is_flag=True, help="Show the log of llama.cpp."),
 )  # fmt: skip
@@ -85,6 +84,7 @@ def open_engine(
     peers: Sequence[str] | None = None,
     deployment: str | Path | None = None,
     cache: str = "auto",
+    metering: Metering | None = None,
     **settings: Any,
 ) -> Engine:
     """Load the model that the options name, with a bar on stderr; say the engine's notes once."""
@@ -97,12 +97,14 @@ def open_engine(
 
     deployed = None
     if deployment is not None:
-        from remoe_edge.cli.deploy import folder
         from remoe_edge.deploy.deploying import WorkerSizes
         from remoe_edge.deploy.record import find, load_for
 
         deployed = find(folder(), str(deployment))
-        local = load_for(deployed, path).placement.local
+        placement = load_for(deployed, path).placement
+        local = placement.local
+        if metering is not None and metering.table is None:
+            metering.table = placement.table
         if cache == "auto":  # as many experts as the plan keeps here
             cache = str(WorkerSizes(path).main_cache_bytes(sum(len(layer) for layer in local)))
     asked = EngineSettings(
@@ -114,6 +116,8 @@ def open_engine(
         peers=peers or (),
         **settings,
     )
+    if metering is not None:
+        telemetry = [*(telemetry or ()), metering]
     with loading_bar(path.name, shown=not asked.verbose) as progress:
         engine = Engine(
             path,
@@ -126,6 +130,8 @@ def open_engine(
             publish=publish,
             progress=progress,
         )
+    if metering is not None:
+        metering.watch(engine)
     for note in engine.notes:
         say(note)
     return engine

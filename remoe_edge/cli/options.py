@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from remoe_edge.cli import file_arguments
+from remoe_edge.cli.file_arguments import met
 from remoe_edge.cli.old_spellings import Decorator, Function, Old, option, tell
 
 if TYPE_CHECKING:
@@ -21,18 +23,10 @@ if TYPE_CHECKING:
 else:
     _AnyType = click.ParamType  # takes no type arguments at run time before click 8.4
 
+PATH, FILE, FOLDER = file_arguments.PATH, file_arguments.FILE, file_arguments.FOLDER
+KEPT_FILE, OutputFile = file_arguments.KEPT_FILE, file_arguments.OutputFile
+
 DEFAULT_POLICY = "reuse-biased"
-
-PATH = click.Path(path_type=Path)
-FILE = click.Path(dir_okay=False, path_type=Path)
-FOLDER = click.Path(file_okay=False, path_type=Path)
-
-
-class OutputFile(click.Path):
-    """A file that the command writes."""
-
-    def __init__(self) -> None:
-        super().__init__(dir_okay=False, path_type=Path)
 
 
 class Several(_AnyType):
@@ -63,6 +57,8 @@ class Routers(_AnyType):
         """Leave the text as it is, and say how `on` is written now."""
         if value == "on" and ctx is not None:
             tell(ctx, "--routers on", "--routers default")
+        if value not in ("on", "off", "default"):
+            met(ctx, Path(str(value)), is_written=False)
         return str(value)
 
 
@@ -205,10 +201,19 @@ def policy(*, default: str = DEFAULT_POLICY, several: bool = False, more: str = 
     )  # fmt: skip
 
 
+def prefetch() -> Decorator:
+    """Add --prefetch."""
+    return option(
+        "--prefetch", type=click.Choice(["auto", "off", "on"]), default="auto", show_default=True,
+        help="Prefetch the experts that the next layers will probably need; auto does so while it "
+        "makes tokens faster.",
+    )  # fmt: skip
+
+
 def profile() -> Decorator:
     """Add --profile."""
     return option(
-        "--profile", type=FILE, metavar="FILE",
+        "--profile", type=KEPT_FILE, metavar="FILE",
         help="The model's profile: what `remoe-edge profile` fitted, and which experts are hot. "
         "chat and trace also keep it up to date.",
     )  # fmt: skip
@@ -294,14 +299,6 @@ def peers() -> Decorator:
     )  # fmt: skip
 
 
-def deployment() -> Decorator:
-    """Add --deployment."""
-    return option(
-        "--deployment", metavar="NAME",
-        help="Lease functions that `remoe-edge deploy` has deployed, as prompts want them.",
-    )  # fmt: skip
-
-
 def peer_keys() -> Decorator:
     """Add --keys for the engine's side."""
     return option(
@@ -321,47 +318,6 @@ def max_tokens(
     return option(
         "-n", "--max-tokens", type=click.IntRange(min=at_least), default=default,
         show_default=True, metavar="N", old=old, help=_text("Tokens of an answer, at most.", more),
-    )  # fmt: skip
-
-
-def slo(*, required: bool = False) -> Decorator:
-    """Add --slo."""
-    return option(
-        "--slo", required=required, metavar="tpot=TIME,ttft=TIME",
-        help="The targets, one or both: tpot=250ms,ttft=3s.",
-    )  # fmt: skip
-
-
-def price(*, default: str | None = None) -> Decorator:
-    """Add --price."""
-    return option(
-        "--price", metavar="NAME|FILE", default=default, show_default=default is not None,
-        help="Prices of memory, time and calls: per-call, lifetime, paper or steps, which come along, "
-        "or a JSON file (docs/placement.md).",
-    )  # fmt: skip
-
-
-def link(*, more: str = "") -> Decorator:
-    """Add --link."""
-    return option(
-        "--link", metavar="TIME,SIZE", default="0.6ms,125MB", show_default=True,
-        help=_text("The network to a function, its round trip and bytes per second.", more),
-    )  # fmt: skip
-
-
-def trace_file() -> Decorator:
-    """Add --trace."""
-    return option(
-        "--trace", "trace_path", type=FILE, metavar="FILE",
-        help="The model's routing, recorded with `remoe-edge trace`.",
-    )  # fmt: skip
-
-
-def prompt_tokens() -> Decorator:
-    """Add --prompt-tokens."""
-    return option(
-        "--prompt-tokens", type=click.IntRange(min=1), default=128, show_default=True, metavar="N",
-        help="Tokens of a prompt.",
     )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from remoe_edge.cli import options
+from remoe_edge.cli import options, placement_options
 from remoe_edge.cli.old_spellings import Old, option
 from remoe_edge.cli.results import print_json
 from remoe_edge.cli.terminal import show_progress
@@ -22,11 +22,12 @@ if TYPE_CHECKING:
 @options.memory(more="It is for the whole process; without it, what is free.")
 @option("--tpot", metavar="TIME", help="Target for the time of a token: 250ms, 0.25s.")
 @option("--ttft", metavar="TIME", help="Target for the time to a prompt's first token: 3s.")
-@options.slo()
-@options.price()
-@options.link(more="It matters with --price.")
-@options.trace_file()
-@options.prompt_tokens()
+@placement_options.slo()
+@placement_options.price()
+@placement_options.link(more="It matters with --price.")
+@placement_options.function_times(more="It matters with --price.")
+@placement_options.trace_file()
+@placement_options.prompt_tokens()
 @options.max_tokens(default=256, old=[Old("--answer-tokens")])
 @options.policy()
 @options.profile()
@@ -49,6 +50,7 @@ def command(
     slo: str | None,
     price: str | None,
     link: str,
+    function_times: Path | None,
     trace_path: Path | None,
     prompt_tokens: int,
     max_tokens: int,
@@ -94,7 +96,7 @@ def command(
     targets = Targets(*limits, prompt_tokens, max_tokens)
     if price is not None:
         _place(model, EngineSettings(policy=policy, n_ctx=n_ctx, threads=threads), targets, price,
-               link, trace_path, fresh, output, as_json)  # fmt: skip
+               link, function_times, trace_path, fresh, output, as_json)  # fmt: skip
         return
     if output is not None:
         raise InputError("--output writes a placement: give --price too")
@@ -120,7 +122,7 @@ def command(
 
 def _place(
     model: Path, settings: EngineSettings, targets: Targets, price: str, link: str,
-    trace_path: Path | None, fresh: bool, output: Path | None, as_json: bool,
+    function_times: Path | None, trace_path: Path | None, fresh: bool, output: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     from remoe_edge.cli.placement_lines import placement_lines
     from remoe_edge.errors import InputError
@@ -134,7 +136,7 @@ def _place(
     placement = run_placement(
         model, settings, table=load(price), slo=Slo(targets.tpot_ms, targets.ttft_ms),
         link=parse_link(link), workload=Workload(targets.n_prompt, targets.n_answer),
-        trace_path=trace_path, fresh=fresh, progress=show_progress,
+        trace_path=trace_path, function_times=function_times, fresh=fresh, progress=show_progress,
     )  # fmt: skip
     show_progress("")
     for note in placement.notes:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from remoe_edge.cli.terminal import say
+from remoe_edge.cli.terminal import say, stdin_line
 from remoe_edge.files.user_folder import home
 
 PROMPT, MORE = "> ", "| "
@@ -96,7 +96,7 @@ def _read(interactive: bool) -> str:
 
 def _line(prompt: str, interactive: bool) -> str:
     if not interactive:
-        return input()
+        return stdin_line()
     if sys.stdout.isatty():
         return input(prompt)  # readline must know the prompt to redraw the line
     click.echo(prompt, nl=False, err=True)

@@ -18,6 +18,7 @@ from remoe_edge.cli.old_spellings import option
 from remoe_edge.cli.telemetry_options import telemetry_options, watching
 from remoe_edge.cli.terminal import say
 from remoe_edge.errors import InputError, UnsupportedError
+from remoe_edge.files.reading import read_whole
 
 if TYPE_CHECKING:
     from remoe_edge.serve.engine_thread import EngineThread
@@ -83,6 +84,7 @@ def command(
     telemetry: Path | None,
     telemetry_hz: float,
     metrics: str | None,
+    price: str | None,
     api_key: str | None,
     api_key_file: Path | None,
     cors: tuple[str, ...],
@@ -123,7 +125,11 @@ def command(
     if not model.is_file():
         raise InputError(f"no model at {model}")
     figures = Figures()
-    with watching(model, telemetry, telemetry_hz, metrics) as watched, _metrics(model) as own:
+    with (
+        watching(model, telemetry, telemetry_hz, metrics, price) as watched,
+        _metrics(model) as own,
+    ):
+        metering = watched["metering"]
         observers = [*watched.pop("telemetry", []), own]
         listening = threading.Event()  # a port that is taken shall not cost the loading of a model
 
@@ -135,8 +141,12 @@ def command(
 
         conversations = _conversations(load, n_places, schedule, queue_limit, figures)
         server = Server(
-            conversations, settings, model=name or model.stem, figures=figures, engine_text=own.text
-        )
+            conversations,
+            settings,
+            model=name or model.stem,
+            figures=figures,
+            engine_text=lambda: own.text() + metering.text(),
+        )  # fmt: skip
         listener = Listener(server.app(), settings)
         say(f"listening at {listener.url}")
         if settings.api_key is None and not is_loopback(listener.host):
@@ -216,6 +226,6 @@ def _key(given: str | None, file: Path | None) -> str | None:
     if file is None:
         return given if given is not None else os.environ.get(KEY_VARIABLE)
     try:
-        return file.read_text(encoding="utf-8").strip()
+        return read_whole(file, "API key").decode().strip()
     except UnicodeDecodeError:
         raise InputError(f"{file} is no text: it holds the API key in one line") from None

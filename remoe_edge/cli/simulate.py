@@ -13,6 +13,7 @@ from remoe_edge.cli.results import print_json, write_json
 
 if TYPE_CHECKING:
     from remoe_edge.routing.simulate import Outcome
+    from remoe_edge.routing.trace import Trace
 
 
 @click.command(name="simulate")
@@ -38,6 +39,12 @@ if TYPE_CHECKING:
     metavar="N",
     help="Bytes of one expert, if the trace does not say.",
 )
+@option(
+    "--schedule",
+    metavar="NAME[,...]",
+    help="Replay the trace's answers as conversations that take turns: `turns` by token, `batch` all in "
+    "one step, `32` in slices of so many tokens, `4x32` the same four at a time.",
+)
 @options.output("It holds what --json prints.")
 @options.json_flag()
 @options.plot("It shows misses against the cache's size.")
@@ -49,6 +56,7 @@ def command(
     warm: int,
     span: str | None,
     expert_bytes: int | None,
+    schedule: str | None,
     output: Path | None,
     as_json: bool,
     plot: Path | None,
@@ -73,11 +81,21 @@ def command(
             raise InputError(f"--range {span}: give FROM:TO, such as 4000:5500")
         trace = trace.tokens(int(begin), int(end))
     total = trace.n_layers * trace.n_experts
+    policies = simulation.parse_policies(",".join(policy))
+    slots = [
+        simulation.parse_cache(text, total, expert_bytes or trace.expert_bytes) for text in cache
+    ]
+    fitted = read_profile(profile) if profile else None
+    if schedule is not None:
+        if plot is not None or warm:
+            raise click.UsageError("--schedule goes without --plot and --warm")
+        _schedules(trace, schedule, policies, slots, fitted, output, as_json=as_json)
+        return
     outcomes = simulation.simulate(
         trace,
-        simulation.parse_policies(",".join(policy)),
-        [simulation.parse_cache(text, total, expert_bytes or trace.expert_bytes) for text in cache],
-        profile=read_profile(profile) if profile else None,
+        policies,
+        slots,
+        profile=fitted,
         warm_tokens=warm,
         expert_bytes=expert_bytes,
     )
@@ -90,6 +108,53 @@ def command(
         print_json(result)
     else:
         _table(outcomes)
+
+
+def _schedules(
+    trace: Trace,
+    text: str,
+    policies: list[str],
+    slots: list[int],
+    profile: bytes | None,
+    output: Path | None,
+    *,
+    as_json: bool,
+) -> None:
+    from remoe_edge.errors import InputError
+    from remoe_edge.routing import schedules
+
+    live = [each for each in policies if each != "belady"]  # the oracle's future is one trace's
+    if not live:
+        raise InputError("--schedule takes policies of a running engine")
+    plans = schedules.parse_plans(text)
+    outcomes = schedules.simulate(trace, plans, live, slots, profile)
+    result = schedules.as_json(trace, outcomes)
+    if output is not None:
+        write_json(result, output)
+    if as_json:
+        print_json(result)
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE)
+    for name in ("cache", "policy", "schedule"):
+        table.add_column(name)
+    for name in ("misses/token", "times alone"):
+        table.add_column(name, justify="right")
+    for outcome in outcomes:
+        first = outcome.schedule == schedules.ALONE
+        if first and outcome is not outcomes[0]:
+            table.add_section()
+        table.add_row(
+            f"{outcome.cache_share:.1%} · {outcome.slots} slots" if first else "",
+            outcome.policy if first else "",
+            outcome.schedule,
+            f"{outcome.misses_per_token:.2f}",
+            f"{outcome.times_alone:.2f}",
+        )
+    Console(width=None if Console().is_terminal else 110).print(table)
 
 
 def _table(outcomes: list[Outcome]) -> None:

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from remoe_edge.cli import options
+from remoe_edge.cli import options, placement_options
 from remoe_edge.cli.old_spellings import Decorator, Function, option
 from remoe_edge.cli.terminal import say
 
 if TYPE_CHECKING:
+    from remoe_edge.deploy.metering import Metering
     from remoe_edge.engine.observers import Observer
 
 _OPTIONS: tuple[Decorator, ...] = (
@@ -30,6 +31,7 @@ _OPTIONS: tuple[Decorator, ...] = (
         "--metrics", metavar="[HOST:]PORT",
         help="Serve /metrics for Prometheus; without HOST, to this machine alone.",
     ),
+    placement_options.price(),
 )  # fmt: skip
 
 
@@ -42,12 +44,16 @@ def telemetry_options(function: Function) -> Function:
 
 @contextlib.contextmanager
 def watching(
-    model: Path, telemetry: Path | None, hz: float, metrics: str | None
+    model: Path, telemetry: Path | None, hz: float, metrics: str | None, price: str | None = None
 ) -> Iterator[dict[str, Any]]:
     """Give the settings that make an engine be watched; what was started ends with the block."""
     from remoe_edge.telemetry.status import default_folder
 
-    settings = {"publish": default_folder(os.environ.get("XDG_RUNTIME_DIR"))}
+    metering = _metering(price)
+    settings = {
+        "publish": default_folder(os.environ.get("XDG_RUNTIME_DIR")),
+        "metering": metering,
+    }
     if telemetry is None and metrics is None:
         yield settings
         return
@@ -65,7 +71,7 @@ def watching(
         stack.callback(sampler.stop)
         if metrics is not None:
             figures = Metrics(sampler)
-            server = MetricsServer(figures.text, metrics)
+            server = MetricsServer(lambda: figures.text() + metering.text(), metrics)
             stack.callback(server.close)
             say(f"metrics at {server.url}")
             observers.append(figures)
@@ -76,3 +82,11 @@ def watching(
         elif missing := sampler.start().missing_line():
             say(missing)
         yield {**settings, "telemetry": observers}
+
+
+def _metering(price: str | None) -> Metering:
+    """Make an engine's meter; without prices it has those of a deployment, or none."""
+    from remoe_edge.deploy.metering import Metering
+    from remoe_edge.placement.price import load
+
+    return Metering(None if price is None else load(price))

@@ -11,6 +11,9 @@ from typing import Any
 
 import click
 
+from remoe_edge.errors import InputError
+from remoe_edge.files.reading import MOST_BYTES
+
 # C0 without tab and newline, DEL, and C1: what a terminal would obey instead of showing.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -26,6 +29,44 @@ def tolerate_any_text() -> None:
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors="replace" if stream is sys.stdin else "backslashreplace")
+
+
+def open_closed_streams() -> None:
+    """Give stdin, stdout and stderr something where this process was started without them.
+
+    A file opened later would take their numbers, and what llama.cpp prints would go into it. An answer
+    that nobody can read is an error, so stdout gets what cannot be written to.
+    """
+    for number, name, flags in (
+        (0, "stdin", os.O_RDONLY), (1, "stdout", os.O_RDONLY), (2, "stderr", os.O_WRONLY)
+    ):  # fmt: skip
+        if getattr(sys, name) is None:
+            with contextlib.suppress(OSError):
+                os.close(number)  # what Python could make nothing of
+            opened = os.open(os.devnull, flags)
+            assert opened == number, "the lowest free number"
+            os.set_inheritable(number, True)
+            mode = "r" if name == "stdin" else "w"
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115
+
+
+def stdin_text() -> str:
+    """Read stdin to its end. Raises InputError where it has none."""
+    return _ended(sys.stdin.read(MOST_BYTES + 1))
+
+
+def stdin_line() -> str:
+    """Read a line of stdin. Raises EOFError after the last, InputError where it has no end."""
+    line = _ended(sys.stdin.readline(MOST_BYTES + 1))
+    if not line:
+        raise EOFError
+    return line.removesuffix("\n")
+
+
+def _ended(text: str) -> str:
+    if len(text) > MOST_BYTES:
+        raise InputError(f"stdin has no end: {MOST_BYTES >> 20} MiB were read")
+    return text
 
 
 def as_text(argument: str) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from remoe_edge.errors import InputError, UnsupportedError
+from remoe_edge.files.reading import read_whole
 from remoe_edge.files.safetensors_file import SafetensorsFile
 
 INDEX = "model.safetensors.index.json"
@@ -63,7 +64,7 @@ def _weight_map(index: Path) -> dict[str, str] | None:
     if not index.is_file():
         return None
     try:
-        table = json.loads(index.read_bytes())["weight_map"]
+        table = json.loads(read_whole(index, "index"))["weight_map"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{index} is no index of shards: it has no table weight_map") from error
     if not isinstance(table, dict) or not table:

@@ -72,6 +72,7 @@ class Leases:
         self._note: Callable[[str], None] = lambda text: None
         self._changed = threading.Condition()  # of all below
         self._leases: dict[tuple[str, int], _Lease] = {}
+        self.told: dict[str, dict[str, Any]] = {}  # by function, what its last lease came with
         self._rows: dict[str, float] = {}
         self._answering = 0
         self._idle_since = time.monotonic()
@@ -167,6 +168,7 @@ class Leases:
             if lease is None:  # given up meanwhile
                 return
             lease.address, lease.lost = str(line["address"]), 0
+            self.told[which[0]] = line
             self._uses.began(*which, float(line.get("start_ms", 0.0)))
         self._connect()
 

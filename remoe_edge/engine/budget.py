@@ -64,13 +64,19 @@ def floor_bytes(model: StreamedModel) -> int:
 
 
 def resolve(
-    spec: str, model: StreamedModel, untouched_bytes: int, checking_bytes: int = 0
+    spec: str,
+    model: StreamedModel,
+    untouched_bytes: int,
+    beside_bytes: int = 0,
+    *,
+    follow: bool = False,
 ) -> Budget:
     """Decide the slots for a loaded model.
 
     `untouched_bytes`: buffers that llama.cpp has reserved but not yet written to, which `auto` leaves
-    room for. `checking_bytes`: what checking peers takes, which the budget pays for too. Raises
-    BudgetError below the floor, InputError for a malformed spec.
+    room for. `beside_bytes`: what checking peers and copies of routers on a GPU take, which the budget
+    pays for too. `follow`: the size is a beginning, and may grow as `auto` does. Raises BudgetError
+    below the floor, InputError for a malformed spec.
     """
     text = spec.strip().lower()
     total = model.total_experts
@@ -78,31 +84,33 @@ def resolve(
     most_slots = 0
     if text.endswith("%"):
         n_slots = min(total, max(1, round(_fraction(text) * total)))
-        if checking_bytes:
-            n_slots = model.slots_for(max(0, model.budget_for(n_slots) - checking_bytes))
+        if beside_bytes:
+            n_slots = model.slots_for(max(0, model.budget_for(n_slots) - beside_bytes))
         why = f"{text} of {total} experts"
     elif text == "auto":
         room = memory.available()
         n_bytes = room.available_bytes - untouched_bytes - room.reserve_bytes
-        n_slots = model.slots_for(max(0, n_bytes - checking_bytes))
-        most_slots = max(n_slots, _most_slots(model, untouched_bytes + checking_bytes))
+        n_slots = model.slots_for(max(0, n_bytes - beside_bytes))
+        follow = True
         why = (
             f"auto: {mib(room.available_bytes)} by {room.limited_by}, less {mib(untouched_bytes)} for "
             f"compute buffers and {mib(room.reserve_bytes)} kept free"
         )
     else:
         n_bytes = parse_bytes(text)
-        n_slots = model.slots_for(max(0, min(n_bytes, 1 << 62) - checking_bytes))
+        n_slots = model.slots_for(max(0, min(n_bytes, 1 << 62) - beside_bytes))
         why = f"{mib(n_bytes)} asked for"
     if n_slots < floor:
         need = floor_bytes(model)
-        kib = -(-(need + checking_bytes) // 1024)
-        checking = f", and checking peers {mib(checking_bytes)}" if checking_bytes else ""
+        kib = -(-(need + beside_bytes) // 1024)
+        beside = f", and what stands beside the cache {mib(beside_bytes)}" if beside_bytes else ""
         raise BudgetError(
             f"the expert cache is below the floor ({why}): one token uses {floor} experts of a layer at "
-            f"once, which take {mib(need)}{checking}; use --cache {kib}KiB or more"
+            f"once, which take {mib(need)}{beside}; use --cache {kib}KiB or more"
         )
-    return Budget(n_slots, int(model.budget_for(n_slots)) + checking_bytes, why, most_slots)
+    if follow:
+        most_slots = max(n_slots, _most_slots(model, untouched_bytes + beside_bytes))
+    return Budget(n_slots, int(model.budget_for(n_slots)) + beside_bytes, why, most_slots)
 
 
 def _most_slots(model: StreamedModel, taken_bytes: int) -> int:

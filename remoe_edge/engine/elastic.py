@@ -25,8 +25,8 @@ from remoe_edge.machine.memory_sensor import MemorySensor
 if TYPE_CHECKING:
     from remoe_edge._core import StreamedModel
 
-LOOK_S = 0.01  # while memory is short or somebody takes it
-_REST_S = 0.05  # while there is plenty
+# Between two looks: while memory moves, while it is short, while there is plenty.
+MOVING_S, SHORT_S, PLENTY_S = 0.01, 0.02, 0.05
 _PLENTY = 4  # reserves
 
 
@@ -34,7 +34,8 @@ class Elastic:
     """Look after one model's cache until `close`.
 
     untouched_bytes: buffers of llama.cpp's that were reserved and not written to when this begins.
-    ceiling: asked for the most slots there may be at a moment, such as a plan that needs no more.
+    ceiling: told how many slots there are and asked how many there may be at most, such as by a plan
+    that needs no more.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class Elastic:
         native: StreamedModel,
         untouched_bytes: int,
         *,
-        ceiling: Callable[[], int] | None = None,
+        ceiling: Callable[[int], int] | None = None,
         sensor: MemorySensor | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -76,8 +77,8 @@ class Elastic:
         """Carry out what a step left undone; called by the thread that computes."""
         self._native.finish_resize()
 
-    def look(self) -> bool:
-        """Look once and ask for what is right; say whether memory is short or moving."""
+    def look(self) -> float:
+        """Look once and ask for what is right; say in how many seconds to look again."""
         native = self._native
         now_s = self._clock()
         seen = self._sensor.read(now_s)
@@ -87,10 +88,12 @@ class Elastic:
         self._count(n_slots)
         wanted = self._budget.decide(Sight(now_s, free, reserve, seen.stalled, n_slots))
         if self._ceiling is not None:
-            wanted = max(1, min(wanted, self._ceiling()))
+            wanted = max(1, min(wanted, self._ceiling(n_slots)))
         if wanted != n_slots:
             self._count(native.resize(wanted))
-        return wanted != n_slots or free < _PLENTY * reserve
+        if wanted != n_slots or not self._budget.calm(now_s):
+            return MOVING_S
+        return SHORT_S if free < _PLENTY * reserve else PLENTY_S
 
     def _count(self, n_slots: int) -> None:
         self.grown += max(0, n_slots - self._n_slots)
@@ -110,6 +113,6 @@ class Elastic:
         return self._untouched_bytes
 
     def _run(self) -> None:
-        busy = True
-        while not self._stop.wait(LOOK_S if busy else _REST_S):
-            busy = self.look()
+        pause_s = MOVING_S
+        while not self._stop.wait(pause_s):
+            pause_s = self.look()

@@ -21,7 +21,7 @@ _REACTION_S = 0.1  # from a look to memory that is free again: the layer under w
 _CALM_S = 1.0  # without a fall, before the cache grows
 _STEP_S = 0.25  # between two steps of growth
 _STALLED, _UNSTALLED = 0.10, 0.02  # of the time: shrink where memory is short too; grow below
-_MOST_AHEAD_BYTES = 256 * MIB  # reckoned with ahead of a fall, and remembered of one
+_MOST_SOON_BYTES = 256 * MIB  # reckoned with before a fall is over, and remembered of one
 _FORGET_S = 120.0  # half of a remembered fall
 _NOISE_BYTES = 4 * MIB  # a change that means nothing
 
@@ -56,6 +56,10 @@ class ElasticBudget:
         """Give what is kept free beyond the reserve, since a neighbour has taken as much at once."""
         return int(self._fall_bytes)
 
+    def calm(self, now_s: float) -> bool:
+        """Say whether nothing has fallen for a while."""
+        return self._calm_s is not None and now_s - self._calm_s >= _CALM_S
+
     def decide(self, sight: Sight) -> int:
         """Say how many slots there should be now."""
         falling = self._falling(sight)
@@ -63,10 +67,10 @@ class ElasticBudget:
         if self._calm_s is None or falling > 0 or sight.stalled >= _STALLED:
             self._calm_s = sight.now_s
         reserve = sight.reserve_bytes + self._fall_bytes
-        ahead = sight.free_bytes - falling
+        left = sight.free_bytes - falling
         slots = sight.n_slots
-        if ahead < 0.75 * sight.reserve_bytes:
-            slots -= self._slots_up(reserve - ahead)
+        if left < 0.75 * sight.reserve_bytes:
+            slots -= self._slots_up(reserve - left)
         elif sight.stalled >= _STALLED and sight.free_bytes < 2 * reserve:
             slots -= self._slots_up(max(self._slot_bytes, reserve / 4))
         else:
@@ -87,19 +91,18 @@ class ElasticBudget:
         fall += (before.n_slots - sight.n_slots) * self._slot_bytes
         if fall < _NOISE_BYTES:
             return 0.0
-        soon = min(float(_MOST_AHEAD_BYTES), fall * max(1.0, _REACTION_S / span_s))
+        soon = min(float(_MOST_SOON_BYTES), fall * max(1.0, _REACTION_S / span_s))
         self._fall_bytes = max(self._fall_bytes, min(fall, soon))
         return soon
 
     def _growth(self, sight: Sight, reserve: float) -> int:
-        spare = sight.free_bytes - reserve
-        assert self._calm_s is not None
-        if spare < max(self._slot_bytes, _NOISE_BYTES) or sight.stalled >= _UNSTALLED:
+        unused = sight.free_bytes - reserve
+        if unused < max(self._slot_bytes, _NOISE_BYTES) or sight.stalled >= _UNSTALLED:
             return 0
-        if sight.now_s - self._calm_s < _CALM_S or sight.now_s - self._grew_s < _STEP_S:
+        if not self.calm(sight.now_s) or sight.now_s - self._grew_s < _STEP_S:
             return 0
         self._grew_s = sight.now_s
-        return max(1, int(min(spare / 2, self._most * self._slot_bytes / 8) // self._slot_bytes))
+        return max(1, int(min(unused / 2, self._most * self._slot_bytes / 8) // self._slot_bytes))
 
     def _slots_up(self, n_bytes: float) -> int:
         return int(-(-n_bytes // self._slot_bytes))

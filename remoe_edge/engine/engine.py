@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from remoe_edge.engine import chat_template, generation, peers, request
+from remoe_edge.engine import chat_template, generation, report, request
 from remoe_edge.engine.answer import Answer, Produced
 from remoe_edge.engine.batching import ContinuousBatch
 from remoe_edge.engine.budget import Budget
@@ -34,10 +34,8 @@ from remoe_edge.engine.observers import Observer
 from remoe_edge.engine.prompt import Prompt
 from remoe_edge.engine.schedule import Schedule
 from remoe_edge.engine.settings import EngineSettings
-from remoe_edge.engine.stats import AnswerStats, CacheStats, EngineStats
+from remoe_edge.engine.stats import AnswerStats, EngineStats
 from remoe_edge.errors import InputError
-from remoe_edge.machine import memory
-from remoe_edge.native import WAIT_POLICY
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
@@ -66,7 +64,7 @@ class Engine:
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        path: str | bytes | os.PathLike[str],
         settings: EngineSettings | None = None,
         *,
         profile: FeatureFile[Profile] | None = None,
@@ -80,7 +78,7 @@ class Engine:
     ) -> None:
         self._settings = EngineSettings.of(settings, keywords)
         extensions = Extensions(profile, past_prompts, trace, planner, functions, observers)
-        self._loaded = load(Path(path), self._settings, extensions, progress)
+        self._loaded = load(path, self._settings, extensions, progress)
         self._life = self._loaded.life
         weakref.finalize(self, abandon, self._loaded)
 
@@ -182,46 +180,7 @@ class Engine:
     def stats(self) -> EngineStats:
         """Tell what the last answer cost, and how the engine runs. Times in ms, sizes in bytes."""
         with self._life.reading():
-            native = self._loaded.native
-            return EngineStats(
-                answer=self._loaded.last,
-                load_ms=self.load_ms,
-                peak_rss_bytes=memory.peak_rss_bytes(),
-                streamed=self.streamed,
-                threads=self.threads,
-                n_ctx=self.n_ctx,
-                buffers=dict(self._loaded.buffers.n_bytes),
-                wait_policy=WAIT_POLICY,
-                notes=tuple(self.notes),
-                router_probabilities=None if native is None else native.router_probabilities,
-                cache=None if native is None else self._cache_stats(native),
-                io=None if native is None else dict(native.io),
-                remote=peers.stats(self._loaded),
-            )
-
-    def _cache_stats(self, native: StreamedModel) -> CacheStats:
-        budget, counts = self._loaded.budget, native.counts()
-        assert budget is not None
-        prefetch = {
-            name: round(each, 4) if isinstance(each, float) else each
-            for name, each in native.prefetch.items()
-        }
-        return CacheStats(
-            budget_bytes=native.budget_bytes,
-            slots=native.n_slots,
-            most_slots=native.most_slots,
-            policy=native.policy,
-            warm_experts=counts["warm_experts"],
-            warm_bytes=counts["warm_bytes"],
-            prefetch=prefetch,
-            why=budget.why,
-            expert_bytes=native.expert_bytes,
-            dense_bytes=native.dense_bytes,
-            dense_bytes_read=native.dense_bytes_read,
-            repacked=native.repacked,
-            locked=native.locked,
-            huge_pages=native.huge_pages,
-        )
+            return report.stats_of(self._loaded)
 
     # --- running it ---
 
@@ -231,6 +190,7 @@ class Engine:
         special: control tokens may be written in it; in what `render` returns, only by the template.
         bos: begin with BOS, and end a plain text with EOS, if the model wants them; never twice.
         """
+        request.check_text(text, special=special, bos=bos)
         with self._life.reading():
             return self._loaded.words().encode(text, special=special, bos=bos)
 
@@ -242,9 +202,10 @@ class Engine:
         reset: start from an empty context; otherwise go on after what came before. every: have the
         last layer too run every token, not just the last one, so that a trace has them all.
 
-        Raises InputError for tokens the model does not have, more than the context holds, and where the
-        context to go on from was lost with a failed step; ReadError where storage fails.
+        Raises InputError for tokens the model does not have, more than the context holds, and a context
+        to go on from that was lost with a failed step; ReadError where storage fails.
         """
+        request.flags(reset=reset, every=every)
         with self._life.running():
             loaded = self._loaded
             ids = request.token_ids(tokens, int(loaded.llama.n_vocab()))

@@ -106,12 +106,33 @@ class TraceRecording(Protocol):
         ...
 
 
+class PlanKeeper(Observer, Protocol):
+    """Who keeps a plan while it runs: told of every step, asked for slots."""
+
+    def wanted(self, n_slots: int) -> int:
+        """Take how many slots there are, and say how many there should be at most."""
+        ...
+
+    def verdict(self) -> str | None:
+        """Say in a line, once, that the promise is not kept and why; None where it is, or not known."""
+        ...
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give plain values for stats."""
+        ...
+
+
 class PlannedBudget(Protocol):
     """A budget that was found for a time per token."""
 
     @property
     def cache_bytes(self) -> int:
-        """Give the bytes for experts."""
+        """Give the bytes for experts, to begin with."""
+        ...
+
+    @property
+    def keeper(self) -> PlanKeeper | None:
+        """Give who keeps the plan while it runs; None: the budget stays as it is."""
         ...
 
     @property

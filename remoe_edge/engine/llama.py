@@ -10,6 +10,7 @@ thread, is what it always was. The package is pinned, so the names are known to 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import logging
 import os
 import re
@@ -49,9 +50,14 @@ class FilePath(str):
 
 @dataclass
 class Buffers:
-    """Hold what llama.cpp says it reserved, in bytes by kind ("KV", "compute", ...), and its errors."""
+    """Hold what llama.cpp says it reserved, in bytes by kind ("KV", "compute", ...), and its errors.
+
+    elsewhere: the devices whose memory is not this machine's; theirs is kept apart, in gpu_bytes.
+    """
 
     n_bytes: dict[str, int] = field(default_factory=dict)
+    gpu_bytes: dict[str, int] = field(default_factory=dict)
+    elsewhere: frozenset[str] = frozenset()
     errors: list[str] = field(default_factory=list)
 
     def read(self, level: int, line: str) -> None:
@@ -62,7 +68,8 @@ class Buffers:
         for device, kind, mebibytes in _BUFFER.findall(line):
             if device == "Storage":  # addresses without memory
                 continue
-            self.n_bytes[kind] = self.n_bytes.get(kind, 0) + int(float(mebibytes) * 2**20)
+            kept = self.gpu_bytes if device in self.elsewhere else self.n_bytes
+            kept[kind] = kept.get(kind, 0) + int(float(mebibytes) * 2**20)
 
 
 @contextlib.contextmanager
@@ -118,6 +125,7 @@ def make_llama(
     progress: Callable[[float], bool],
     flash_attention: str,
     repack: bool,
+    gpu_layers: int,
     buffers: Buffers,
     verbose: bool,
     n_places: int = 1,
@@ -126,16 +134,21 @@ def make_llama(
     """Make a `Llama`, of the core's model or (None) of a whole file.
 
     n_places: conversations in its context, each with `n_ctx` tokens of its own. progress: for a whole
-    file; called with a fraction, and returning False cancels. settings: those of `Llama` itself. Raises
-    what loading raises: ValueError or RuntimeError from llama_cpp, RemoeError.
+    file; called with a fraction, and returning False cancels. gpu_layers: with 0, llama.cpp is told of
+    no GPU at all: it would use one for long prompts, and round otherwise. settings: those of `Llama`
+    itself. Raises what loading raises: ValueError or RuntimeError from llama_cpp, RemoeError.
     """
     settings["model_path"] = FilePath(settings["model_path"])
     if repack:
         amx.refuse_broken()
     report = _low.llama_progress_callback(lambda fraction, _: progress(fraction))
+    no_device = (ctypes.c_void_p * 1)()  # the end of a list of devices
 
     def model(*, path_model: str, params: Any, verbose: bool) -> Any:
         params.use_extra_bufts = repack
+        params.n_gpu_layers = gpu_layers
+        if gpu_layers == 0:
+            params.devices = ctypes.addressof(no_device)
         if native is not None:
             return _StreamedModel(native, path_model, params, verbose)
         params.progress_callback = report

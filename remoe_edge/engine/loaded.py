@@ -17,6 +17,7 @@ from remoe_edge.engine.finite import require_finite
 from remoe_edge.engine.interrupt import interruptible
 from remoe_edge.engine.llama import Buffers
 from remoe_edge.engine.observers import Observers, Step
+from remoe_edge.engine.offload import Offload
 from remoe_edge.engine.stats import AnswerStats
 from remoe_edge.errors import InputError, ModelError, RemoeError
 from remoe_edge.native import WAIT_POLICY, _core, llama_cpp
@@ -26,7 +27,13 @@ if TYPE_CHECKING:
     from remoe_edge.engine.answer import Answer
     from remoe_edge.engine.chat_template import ChatTemplate
     from remoe_edge.engine.elastic import Elastic
-    from remoe_edge.engine.extensions import Functions, Profile, PromptMemory, TraceRecording
+    from remoe_edge.engine.extensions import (
+        Functions,
+        PlanKeeper,
+        Profile,
+        PromptMemory,
+        TraceRecording,
+    )
     from remoe_edge.engine.settings import EngineSettings
     from remoe_edge.engine.tokenizer import Tokenizer
 
@@ -60,6 +67,8 @@ class Loaded:
         self.n_places = 1  # conversations that the context holds
         self.budget: Budget | None = None
         self.elastic: Elastic | None = None  # while the cache follows what memory is free
+        self.keeper: PlanKeeper | None = None  # while it follows a plan
+        self.offload = Offload()
         self.load_ms = 0.0
         self.lost = False
         self.profile: Profile | None = None
@@ -148,6 +157,12 @@ class Loaded:
             "wait_policy": WAIT_POLICY,
             "notes": list(self.notes),
         }
+        if self.offload.n_layers:
+            facts["gpu"] = {
+                "layers": self.offload.n_layers,
+                "of": self.offload.n_in_all,
+                "devices": [f"{each.name}: {each.description}" for each in self.offload.gpus],
+            }
         if self.native is not None and self.budget is not None:
             facts |= {
                 "budget_bytes": self.native.budget_bytes,
@@ -238,6 +253,8 @@ class Loaded:
         counts = self.counts()
         spent = Step.between(before, counts)
         self.observers.step(Step(phase, n_tokens, start_s, end_s, **spent))
+        if self.keeper is not None and (line := self.keeper.verdict()) is not None:
+            self.notes.append(line)
         return counts
 
     # --- ending it ---

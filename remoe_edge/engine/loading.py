@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from remoe_edge.engine import budget as budgets
-from remoe_edge.engine import peers
+from remoe_edge.engine import offload, peers
 from remoe_edge.engine.chat_template import ChatTemplate
 from remoe_edge.engine.elastic import Elastic
 from remoe_edge.engine.extensions import (
@@ -33,6 +33,7 @@ from remoe_edge.engine.settings import EngineSettings
 from remoe_edge.engine.tokenizer import Tokenizer
 from remoe_edge.errors import BudgetError, InputError, ModelError, RemoeError
 from remoe_edge.files.atomic import cut_short
+from remoe_edge.files.path_argument import path_argument
 from remoe_edge.machine import memory
 from remoe_edge.native import _core, llama_cpp
 from remoe_edge.units import mib
@@ -58,12 +59,18 @@ class Extensions:
 
 
 def load(
-    path: Path, settings: EngineSettings, extensions: Extensions, progress: Progress | None
+    path: str | bytes | os.PathLike[str],
+    settings: EngineSettings,
+    extensions: Extensions,
+    progress: Progress | None,
 ) -> Loaded:
     """Load a model. Raises RemoeError of the kind that says what to do; then nothing is left over."""
     started = time.perf_counter()
-    if not path.is_file():
+    path = path_argument("the model's path", path)
+    if not os.path.isfile(path):  # False too where a folder may not be searched
         raise InputError(f"no model at {path}{cut_short(path)}")
+    if progress is not None and not callable(progress):
+        raise InputError(f"progress is a function of a fraction, not {progress!r}")
     check_threads(settings.n_cores)
     file = _core.ModelFile.open(str(path))
     file.check()
@@ -80,6 +87,11 @@ def load(
     trained = file.unsigned(f"{file.architecture}.context_length")
     loaded.n_ctx = settings.context(trained)
     loaded.n_places = settings.parallel or _fitting(loaded, file)
+    weight_bytes = file.dense_bytes if loaded.streamed else path.stat().st_size
+    loaded.offload = offload.resolve(
+        settings.gpu_layers, file, weight_bytes, loaded.n_ctx * loaded.n_places
+    )
+    loaded.buffers.elsewhere = loaded.offload.names_elsewhere
     _check_context(file, loaded)
     _note_sizes(loaded)
     cache = _planned(loaded, extensions.planner)
@@ -104,7 +116,7 @@ def load(
         loaded.free(save=False)
         raise
     loaded.load_ms = (time.perf_counter() - started) * 1000
-    for observer in observers:
+    for observer in (*observers, *([] if loaded.keeper is None else [loaded.keeper])):
         loaded.observers.add(observer, loaded.facts())
     return loaded
 
@@ -205,6 +217,8 @@ def _check_context(file: _core.ModelFile, loaded: Loaded) -> None:
     cache_bytes = 0 if windowed else n_places * (kv_bytes(file, n_ctx) or 0)
     # Else mapped, and read as it is used.
     dense_bytes = file.dense_bytes if loaded.streamed else 0
+    here = 1 - loaded.offload.share_elsewhere
+    cache_bytes, dense_bytes = int(cache_bytes * here), int(dense_bytes * here)
     room = memory.available()
     if cache_bytes + dense_bytes > room.available_bytes:
         dense = f" and the dense weights {mib(dense_bytes)}" if loaded.streamed else ""
@@ -242,6 +256,7 @@ def _planned(loaded: Loaded, planner: Planner | None) -> str:
         )
     choice = planner(loaded.path, settings.replace(n_ctx=loaded.n_ctx))
     loaded.notes.append(choice.why)
+    loaded.keeper = choice.keeper
     return str(choice.cache_bytes)
 
 
@@ -260,6 +275,7 @@ def _load_llama(loaded: Loaded, progress: Progress) -> Any:
             progress=progress,
             flash_attention=settings.flash_attention,
             repack=settings.repack,
+            gpu_layers=loaded.offload.n_layers,
             buffers=loaded.buffers,
             verbose=settings.verbose,
             n_places=loaded.n_places,
@@ -290,12 +306,14 @@ def _attach(loaded: Loaded, cache: str) -> None:
     scratch = native.scratch_bytes(min(settings.n_ubatch, loaded.n_ctx))
     buffers = loaded.buffers.n_bytes
     buffers["compute"] = buffers.get("compute", 0) + scratch
-    checking_bytes = _core.peer_check_bytes(native) if loaded.asks_peers else 0
-    loaded.budget = budgets.resolve(cache, native, buffers["compute"], checking_bytes)
     prefetch = settings.prefetch
     if loaded.asks_peers and prefetch == "auto":
         prefetch = "off"
         loaded.notes.append("nothing is prefetched while peers are asked (--prefetch on does both)")
+    beside_bytes = native.router_bytes(prefetch)
+    beside_bytes += _core.peer_check_bytes(native) if loaded.asks_peers else 0
+    follow = loaded.keeper is not None
+    loaded.budget = budgets.resolve(cache, native, buffers["compute"], beside_bytes, follow=follow)
     native.attach(
         n_slots=loaded.budget.n_slots,
         policy=settings.policy,
@@ -305,6 +323,8 @@ def _attach(loaded: Loaded, cache: str) -> None:
         most_slots=loaded.budget.most_slots,
     )
     loaded.notes.extend(native.notes)
+    if said := loaded.offload.said():
+        loaded.notes.append(said)
     prefetched = native.prefetch
     if prefetched["state"] != "off" and prefetched["why_not"]:
         loaded.notes.append(f"nothing is prefetched while answering: {prefetched['why_not']}")
@@ -319,5 +339,9 @@ def _begin_features(loaded: Loaded, extensions: Extensions) -> None:
             raise InputError(f"{trace.path}: there is nothing to record, the model is not streamed")
         loaded.trace = trace.open(loaded.path, native)
     if native is not None and loaded.budget is not None and loaded.budget.most_slots:
-        loaded.elastic = Elastic(native, loaded.buffers.n_bytes["compute"]).start()
+        loaded.elastic = Elastic(
+            native,
+            loaded.buffers.n_bytes["compute"],
+            ceiling=None if loaded.keeper is None else loaded.keeper.wanted,
+        ).start()
     loaded.warm()

@@ -47,6 +47,7 @@ def connect(loaded: Loaded) -> None:
         engine=__version__,
         fingerprint=fingerprint(model),
         keys="" if settings.peer_keys is None else str(settings.peer_keys),
+        hedge=settings.hedge,
     )
     if not model.has_experts:
         _without_copy(loaded, native)

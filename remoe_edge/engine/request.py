@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _INT32_MAX = 2**31 - 1
 _NEVER = -100.0  # a bias of this or less bans a token, as OpenAI has it
+# Finite: where a grammar allows banned tokens alone, llama.cpp would find none, and end the process.
+_BANNED = -1e9
 _SEED_END = 2**32 - 1  # llama.cpp takes this one for "any"
 MAX_LOGPROBS = 1 << 20
 
@@ -51,6 +53,7 @@ def asked(
 
     Raises InputError for an argument that makes no sense, and a prompt that does not fit the context.
     """
+    flags(special=special, bos=bos)
     check_grammar(grammar, loaded.llama._model.vocab)
     n_vocab = int(loaded.llama.n_vocab())
     if isinstance(prompt, str):
@@ -98,6 +101,8 @@ def checked(
     }
     if sampling["repeat_penalty"] == 0:
         raise InputError("repeat_penalty is above 0, not 0")
+    if not isinstance(form, AnswerForm):
+        raise InputError(f"form is what `render` returned, not {form!r}")
     return Request(
         tokens,
         _INT32_MAX if max_tokens is None else whole("max_tokens", max_tokens, 0),
@@ -114,13 +119,15 @@ def bias(wanted: Mapping[int, float] | None, n_vocab: int) -> Any:
 
     Raises InputError for a token the model does not have, and for what is no finite number.
     """
-    if not wanted:
+    if wanted is None:
         return None
     if not isinstance(wanted, Mapping):
         raise InputError(f"logit_bias is a mapping from token ids to numbers, not {wanted!r}")
+    if not wanted:
+        return None
     ids = token_ids(list(wanted), n_vocab)
     added = [number(f"logit_bias of {key}", each, -math.inf) for key, each in wanted.items()]
-    values = np.array([-math.inf if each <= _NEVER else each for each in added], np.float32)
+    values = np.array([_BANNED if each <= _NEVER else each for each in added], np.float32)
 
     def add(_: Any, logits: Any) -> Any:
         logits[ids] += values
@@ -172,6 +179,20 @@ def stop_strings(stop: str | Sequence[str] | None) -> tuple[str, ...]:
         if not each:
             raise InputError("a stop string is empty: it would end every answer at once")
     return strings
+
+
+def check_text(text: object, **options: object) -> None:
+    """Raise InputError for what is no text, and for an option that is neither True nor False."""
+    if not isinstance(text, str):
+        raise InputError(f"what is tokenized is text, not {text!r}")
+    flags(**options)
+
+
+def flags(**given: object) -> None:
+    """Raise InputError for what is neither True nor False: the text "no" would count as yes."""
+    for name, value in given.items():
+        if not isinstance(value, bool):
+            raise InputError(f"{name} is True or False, not {value!r}")
 
 
 def whole(name: str, value: object, least: int, most: int | None = None) -> int:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from remoe_edge.engine import budget as budgets
+from remoe_edge.engine import offload
 from remoe_edge.errors import InputError
 from remoe_edge.machine.processors import default_threads
 
@@ -48,6 +49,8 @@ class SettingsKeywords(TypedDict, total=False):
     verbose: bool
     peers: str | Sequence[str]
     peer_keys: str | os.PathLike[str] | None
+    hedge: bool
+    gpu_layers: str | int
     io_backend: str
 
 
@@ -80,6 +83,9 @@ class EngineSettings:
     peers: workers that compute experts' rows, as HOST:PORT, or a text with commas between them
         (docs/remote.md).
     peer_keys: the file of `remoe-edge keys` that proves this engine to workers beyond this machine.
+    hedge: read an expert from storage when a peer's answer is late; False waits up to three seconds.
+    gpu_layers: layers whose dense weights and KV cache a GPU has: "auto" (as many as fit; none where
+        there is no GPU), "all", a number counted from the last layer, or "off" (docs/gpu.md).
 
     Raises InputError, which names the setting and what it may be.
     """
@@ -103,6 +109,8 @@ class EngineSettings:
     verbose: bool = False
     peers: str | Sequence[str] = ()
     peer_keys: str | os.PathLike[str] | None = None
+    hedge: bool = True
+    gpu_layers: str | int = "auto"
 
     def __post_init__(self) -> None:
         if not isinstance(self.cache, str):
@@ -115,7 +123,8 @@ class EngineSettings:
         _one_of("io", self.io, IO)
         self._check_numbers()
         self._check_peers()
-        for name in ("repack", "stream", "direct", "lock", "verbose"):
+        object.__setattr__(self, "gpu_layers", offload.check(self.gpu_layers))
+        for name in ("repack", "stream", "direct", "lock", "verbose", "hedge"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"{name} is True or False, not {getattr(self, name)!r}")
 
@@ -130,7 +139,7 @@ class EngineSettings:
         from remoe_edge.native import _core  # brings llama.cpp in: not for a default
 
         known = _core.live_policy_names()
-        if self.policy not in known:
+        if not isinstance(self.policy, str) or self.policy not in known:
             raise InputError(
                 f"no policy '{self.policy}' for a running engine; there are: {', '.join(known)}"
             )
@@ -231,6 +240,7 @@ class EngineSettings:
             "lock": self.lock,
             **({"peers": list(self.peers)} if self.peers else {}),
             **({"parallel": self.parallel} if self.parallel != 1 else {}),
+            **({"gpu_layers": self.gpu_layers} if self.gpu_layers != "auto" else {}),
         }
 
 

@@ -22,7 +22,8 @@ def percentile(values: list[float], share: float) -> float:
 class AnswerStats(Counts):
     """Hold times and counts of one answer, the prompt's included; times in ms, sizes in bytes.
 
-    token_ms: every token after the first. decode_*: what came after the first token. stop: "end" (the
+    token_ms: every token after the first. decode_*: what came after the first token. guessed: tokens
+    that drafts proposed, guessed_right: those that the model would have said. stop: "end" (the
     model's end token), "stop" (a stop string), "length" (max_tokens), "context" (it is full),
     "cancelled", "error", or "" while the answer runs. energy: from who measures it (docs/telemetry.md).
     """
@@ -34,6 +35,8 @@ class AnswerStats(Counts):
     decode_hits: int = 0
     decode_misses: int = 0
     decode_bytes: int = 0
+    guessed: int = 0
+    guessed_right: int = 0
     stop: str = ""
     energy: dict[str, Any] | None = None
 
@@ -76,6 +79,8 @@ class AnswerStats(Counts):
                 parts.append(f"{self.decode_bytes / len(self.token_ms) / 2**20:.1f} MiB/token")
         else:
             parts.append("not streamed")
+        if self.guessed:
+            parts.append(f"{self.guessed_right} of {self.guessed} guesses right")
         if self.energy and self.energy.get("joules_per_token") is not None:
             parts.append(f"{self.energy['joules_per_token']:.2f} J/token")
         return ", ".join(parts)
@@ -104,6 +109,7 @@ class CacheStats:
     repacked: bool
     locked: bool
     huge_pages: bool
+    plan: dict[str, Any] | None = None  # how a `plan:` is kept
 
     def to_dict(self, answer: AnswerStats) -> dict[str, Any]:
         """Give plain values, with what the answer took from the cache among them."""
@@ -118,6 +124,7 @@ class CacheStats:
             "budget_bytes": self.budget_bytes,
             "slots": self.slots,
             "most_slots": self.most_slots,
+            **({} if self.plan is None else {"plan": self.plan}),
             "hits": answer.hits,
             "misses": answer.misses,
             "bytes_read": answer.bytes_read,
@@ -148,8 +155,8 @@ class EngineStats(Mapping[str, Any]):
     """Hold what the last answer cost and how the engine runs; times in ms, sizes in bytes.
 
     cache, io and router_probabilities are None where nothing is streamed, remote without peers.
-    buffers: what llama.cpp has reserved, by kind. Until version 0.3 it also reads as the mapping that
-    `to_dict` returns.
+    buffers, gpu_buffers: what llama.cpp has reserved, by kind, here and on GPUs. Until version 0.3 it
+    also reads as the mapping that `to_dict` returns.
     """
 
     answer: AnswerStats
@@ -165,6 +172,7 @@ class EngineStats(Mapping[str, Any]):
     cache: CacheStats | None
     io: dict[str, Any] | None
     remote: dict[str, Any] | None = None
+    gpu_buffers: dict[str, int] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Give plain values for JSON."""
@@ -181,6 +189,7 @@ class EngineStats(Mapping[str, Any]):
             "threads": self.threads,
             "n_ctx": self.n_ctx,
             "energy": answer.energy,
+            "draft": {"guessed": answer.guessed, "right": answer.guessed_right},
             "buffers": dict(self.buffers),
             "wait_policy": self.wait_policy,
             "notes": list(self.notes),

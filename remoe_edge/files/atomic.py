@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -11,26 +12,63 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from remoe_edge.errors import InputError, ReadError
+from remoe_edge.files.reading import open_regular
 
 # Bytes done, bytes in all.
 Progress = Callable[[int, int], None]
 
 _PIECE_BYTES = 16 << 20
 _STEM_BYTES = 200  # of an output's name in that of its temporary file: names have up to 255
+_MODEL = b"GGUF"
+_SHARD = re.compile(r"(.*)-\d{5}-of-(\d{5})\.gguf", re.DOTALL)
 # Between file systems, and on old kernels, copy_file_range fails; plain reads and writes do.
 _NOT_IN_KERNEL = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
-def check_output(output: Path, inputs: Sequence[str | Path]) -> None:
-    """Refuse, before any work, an output that is an input under any name, or that has no folder."""
+def check_output(output: Path, inputs: Sequence[str | Path], *, is_made: bool = True) -> None:
+    """Refuse, before any work, an output that is an input under any name, or that has no folder.
+
+    Of a split model, whose first shard is an input, every shard is one. is_made: it is written soon, and
+    where it should be there must be room for it. Raises InputError.
+    """
     for source in inputs:
-        # Follows symbolic links, and compares inodes: a hard link is the same file too.
-        if output.exists() and os.path.exists(source) and os.path.samefile(output, source):
-            raise InputError(f"{output} is the input {source}; give another output")
+        for path in (Path(source), *_shards_beside(Path(source))):
+            if _is_same(output, path):
+                raise InputError(f"{output} is the input {path}; give another output")
+    if not is_made:
+        return
     if output.is_dir():
         raise InputError(f"{output} is a folder; give the path of a file")
     if not output.absolute().parent.is_dir():
         raise InputError(f"{output.absolute().parent} does not exist; create it first")
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    try:
+        # Follows symbolic links, and compares inodes: a hard link is the same file too.
+        return os.path.samefile(one, other)
+    except (OSError, ValueError):  # one is still to be made
+        return os.path.realpath(one) == os.path.realpath(other)
+
+
+def _shards_beside(path: Path) -> list[Path]:
+    shard = _SHARD.fullmatch(path.name)
+    if shard is None:
+        return []
+    return [
+        path.with_name(f"{shard[1]}-{n:05}-of-{shard[2]}.gguf") for n in range(1, int(shard[2]) + 1)
+    ]
+
+
+def refuse_to_replace_model(output: Path, begins_with: bytes = b"") -> None:
+    """Raise InputError where a model lies at `output` and what takes its place is none."""
+    try:
+        with open_regular(output, "file") as file:
+            is_model = file.read(len(_MODEL)) == _MODEL
+    except InputError:  # nothing is there, or nothing that holds a model
+        return
+    if is_model and not begins_with.startswith(_MODEL):
+        raise InputError(f"{output} is a GGUF, which would be lost; give another output")
 
 
 def check_space(folder: Path, n_bytes: int) -> None:
@@ -59,7 +97,9 @@ def replacing(outputs: Sequence[Path]) -> Iterator[list[Path]]:
             for output in outputs:
                 partial.append(_create_beside(output))
             yield partial
-            for path in partial:
+            for path, output in zip(partial, outputs, strict=True):
+                with path.open("rb") as file:
+                    refuse_to_replace_model(output, file.read(len(_MODEL)))
                 _sync(path)
             if len(outputs) == 1:
                 os.replace(partial[0], outputs[0])

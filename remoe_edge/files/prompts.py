@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from remoe_edge.errors import InputError
+from remoe_edge.files.reading import read_whole
 
 _BETWEEN = re.compile(r"^---$", re.MULTILINE)
 
@@ -19,9 +20,7 @@ def read_prompts(path: str | Path) -> list[str]:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot read the prompts {path}: {error.strerror}") from error
+        text = read_whole(path, "prompts").decode()
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: at offset {error.start}: no UTF-8 text") from error
     prompts = _json_lines(text, path) if path.suffix == ".jsonl" else _texts(text)
@@ -42,7 +41,7 @@ def _json_lines(text: str, path: Path) -> list[str]:
             continue
         try:
             prompt = json.loads(line)["prompt"]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise InputError(f'{path}, line {number}: no JSON object with "prompt"') from error
         if not isinstance(prompt, str) or not prompt:
             raise InputError(f'{path}, line {number}: "prompt" is no text')

@@ -10,6 +10,8 @@ from typing import Any, BinaryIO
 
 from remoe_edge.errors import InputError
 
+MOST_BYTES = 256 << 20  # of a pipe or a device
+
 
 def open_regular(path: str | Path, what: str) -> BinaryIO:
     """Open a regular file to read; `what` it should be goes into the message.
@@ -25,6 +27,29 @@ def open_regular(path: str | Path, what: str) -> BinaryIO:
         os.close(descriptor)
         raise InputError(f"cannot read the {what} {path}: it is no regular file")
     return open(descriptor, "rb")
+
+
+def read_whole(path: str | Path, what: str) -> bytes:
+    """Read a file or a pipe to its end; of what has none, such as /dev/zero, a fair share is tried.
+
+    Raises InputError where it cannot be read, or is no file and longer than that.
+    """
+    try:
+        with open(path, "rb") as file:
+            if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                return file.read()
+            return _read_to_end(file, f"the {what} {path}")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"cannot read the {what} {path}: {reason}") from error
+
+
+def _read_to_end(stream: BinaryIO, what: str) -> bytes:
+    """Read a stream. Raises InputError where it goes on and on."""
+    data = stream.read(MOST_BYTES + 1)
+    if len(data) > MOST_BYTES:
+        raise InputError(f"{what} has no end: {MOST_BYTES >> 20} MiB were read")
+    return data
 
 
 def json_object(text: str | bytes) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from remoe_edge.machine.cgroups import ROOT, MemoryGroup, memory_groups, reclaim
 from remoe_edge.units import MIB
 
 _LIMITS_S, _STAT_S = 1.0, 0.25  # how old limits, and what is reclaimable, may be
+_MACHINE_S, _FAR_BYTES = 0.1, 512 * MIB  # and how old MemAvailable, where it is so far from tight
 _STAT_BYTES = 4 * MIB  # a change of usage after which the latter is read anew
 _AVAILABLE = re.compile(rb"MemAvailable:\s+(\d+)")
 _STALL_S = 0.25  # over which stalls are averaged
@@ -43,18 +44,24 @@ class MemorySensor:
         self._groups: list[_Group] = []
         self._limits_s = float("-inf")
         self._stalls: _Stalls | None = None
+        self._machine_s, self._machine_bytes = float("-inf"), 0
 
     def read(self, now_s: float) -> Seen:
         """Look at what is free at `now_s`, on a clock that only goes forward."""
         if now_s - self._limits_s >= _LIMITS_S:
             self._find(now_s)
-        found = _AVAILABLE.search(self._meminfo.bytes())
-        free = int(found[1]) * 1024 if found else memory.available(self._root).available_bytes
-        cgroup = False
-        for group in self._groups:
-            within = group.free_bytes(now_s)
-            if within is not None and within < free:
-                free, cgroup = within, True
+        known = [group.free_bytes(now_s) for group in self._groups]
+        within = min((each for each in known if each is not None), default=None)
+        # The kernel adds it up anew for whoever asks: not each time where it is far from tight.
+        far = within is not None and self._machine_bytes > within + _FAR_BYTES
+        if not far or now_s - self._machine_s >= _MACHINE_S:
+            found = _AVAILABLE.search(self._meminfo.bytes())
+            self._machine_s = now_s
+            self._machine_bytes = (
+                int(found[1]) * 1024 if found else memory.available(self._root).available_bytes
+            )
+        cgroup = within is not None and within < self._machine_bytes
+        free = within if cgroup and within is not None else self._machine_bytes
         stalled = self._stalls.share(now_s) if self._stalls is not None else 0.0
         return Seen(max(0, free), cgroup, stalled)
 

@@ -1,6 +1,6 @@
 """The meter: what a main host and its functions used, and what that costs by a price table.
 
-The planner feeds it expectations and the simulator what happened; a `deploy` would feed it counters.
+The planner feeds it expectations, the simulator what happened, and `metered` an engine's counts.
 """
 
 from __future__ import annotations

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 from remoe_edge.engine.budget import PLAN
 from remoe_edge.engine.settings import EngineSettings
+from remoe_edge.errors import BudgetError
 from remoe_edge.machine import memory
+from remoe_edge.plan.keeper import PlanKeeper
 from remoe_edge.plan.kept_misses import recall
 from remoe_edge.plan.measure import measure_machine, records_folder
 from remoe_edge.plan.misses import MissModel, Published
@@ -23,6 +25,7 @@ class Choice:
 
     cache_bytes: int
     why: str
+    keeper: PlanKeeper | None = None
 
 
 def without_trace(sizes: ModelSizes, policy: str) -> MissModel:
@@ -39,7 +42,10 @@ def choose_cache(
 ) -> Choice:
     """Choose for `settings.cache`, "plan:250ms", within the memory that is available now.
 
-    `settings` name the context too. Raises BudgetError where the target is out of reach.
+    It is where the engine begins; the keeper follows what tokens take. Where no routing of this model
+    is known, and published figures of another put the target out of reach, it begins with all there
+    is. `settings` name the context too. Raises BudgetError where computing alone takes longer, or
+    this model's own routing says so.
     """
     tpot_ms = parse_ms(settings.cache.strip()[len(PLAN) :])
     left = memory.available()
@@ -47,11 +53,26 @@ def choose_cache(
     measured = measure_machine(path, settings, memory_bytes=room, progress=progress)
     sizes = measured.machine.sizes
     misses = without_trace(sizes, settings.policy)
-    plan = make_plan(measured.machine, misses, room, Targets(tpot_ms=tpot_ms), pools=False)
-    assert plan.expected is not None  # make_plan has raised otherwise
-    found = plan.expected
+    machine, targets = measured.machine, Targets(tpot_ms=tpot_ms)
+    begin = "planned for"
+    try:
+        plan = make_plan(machine, misses, room, targets, pools=False)
+        assert plan.expected is not None  # make_plan has raised otherwise
+        found = plan.expected
+    except BudgetError:
+        if not isinstance(misses, Published) or machine.resident_ms > tpot_ms:
+            raise
+        plan = make_plan(machine, misses, room, Targets(), pools=False)  # raises below the floor
+        found = plan.points[-1]
+        begin = "not expected to reach"
+    keeper = PlanKeeper(
+        tpot_ms, machine.resident_ms, sizes.n_layers * sizes.top_k, sizes.total_experts,
+        found.n_slots, sizes.floor_slots,
+    )  # fmt: skip
     return Choice(
         found.cache_bytes,
-        f"planned for {tpot_ms:g} ms per token: {mib(found.cache_bytes)} ({found.share:.0%} of the "
-        f"experts), {found.tpot_ms:.0f} ms expected by {plan.source}",
+        f"{begin} {tpot_ms:g} ms per token: {mib(found.cache_bytes)} ({found.share:.0%} of the "
+        f"experts) to begin with, {found.tpot_ms:.0f} ms expected by {plan.source}; then it follows what "
+        "tokens take",
+        keeper,
     )

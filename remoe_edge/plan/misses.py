@@ -28,6 +28,8 @@ ENOUGH_TOKENS = 384
 # experts, top-8), mean of three kinds of text (docs/policies.md). Nothing is said of other models.
 PUBLISHED = "LRU on Qwen3-30B-A3B"
 _PUBLISHED = ((0.0, 1.0), (0.10, 0.495), (0.25, 0.201), (0.50, 0.0475), (1.0, 0.0))
+# The same, as far as a model is like it up to an exponent: never 0, so that it has a logarithm.
+SHAPE = (*_PUBLISHED[:-1], (1.0, 0.001))
 
 
 class MissModel(Protocol):

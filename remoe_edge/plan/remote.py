@@ -14,6 +14,7 @@ from remoe_edge.engine.settings import EngineSettings
 from remoe_edge.errors import InputError
 from remoe_edge.machine.memory import available
 from remoe_edge.native import _core
+from remoe_edge.placement import times_file
 from remoe_edge.placement.activation import Floats, even
 from remoe_edge.placement.latency_curve import Steps, by_processors, curve
 from remoe_edge.placement.planner import Placement, cheapest
@@ -84,10 +85,13 @@ def run_placement(
     link: Link,
     workload: Workload,
     trace_path: Path | None = None,
+    function_times: Path | None = None,
     fresh: bool = False,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Placement:
     """Measure this machine and place a model's experts on it and on functions, as cheaply as can be.
+
+    function_times: measured points of T(y), in place of this machine's processors.
 
     See `measure_machine` and `placement.planner.place` for what is raised.
     """
@@ -113,12 +117,15 @@ def run_placement(
         shares = activation(trace.routed(), sizes.n_experts).astype("float64")
     cores = settings.n_cores
     one_core_ms = machine.compute.pair_ms / ((1 - _PARALLEL) + _PARALLEL / cores)
-    points = by_processors("like this machine", table.function, one_core_ms, parallel=_PARALLEL)
+    if function_times is not None:
+        points = times_file.load(function_times)
+    else:
+        points = by_processors("like this machine", table.function, one_core_ms, parallel=_PARALLEL)
+        notes.append(
+            f"functions are taken to compute as this machine does: {one_core_ms:.3f} ms for a row on "
+            "one core; measure yours before you rely on it"
+        )
     fitted = curve(points, stepwise=None if table.function.proportional else True)
-    notes.append(
-        f"functions are taken to compute as this machine does: {one_core_ms:.3f} ms for a row on one "
-        "core; measure yours before you rely on it"
-    )
     if isinstance(fitted, Steps) and table.function.proportional:
         notes.append(
             "no exponential lies within 10 % of these times: sizes are searched one by one"

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from remoe_edge.errors import InputError
+from remoe_edge.files.reading import read_whole
 from remoe_edge.native import _core
 from remoe_edge.predict.embeddings import Floats, TokenEmbeddings
 from remoe_edge.predict.predictor import SimilarPrompts
@@ -70,7 +71,7 @@ class PastPrompts:
         self._embeddings.unit([0])
         own = fingerprint(_core.ModelFile.open(str(model)))
         if routers is not None:
-            own = hashlib.sha256(own.encode() + routers.read_bytes()).hexdigest()
+            own = hashlib.sha256(own.encode() + read_whole(routers, "tuned routers")).hexdigest()
         if path.exists():
             self.store = PromptStore.load(path, own)
             held = (self.store.n_layers, self.store.n_experts, self.store.width)

@@ -9,12 +9,16 @@ from remoe_edge.errors import InputError, ModelError, ReadError
 from remoe_edge.files.atomic import replacing
 from remoe_edge.files.reading import json_object, open_regular
 
+_MAGIC = b"REMOEPRF"
+
 
 def read_profile(path: str | Path) -> bytes:
     """Read a profile and check it. Raises InputError if unreadable, ModelError if damaged."""
     with open_regular(path, "profile") as file:
         try:
-            data = file.read()
+            data = file.read(len(_MAGIC))
+            if data == _MAGIC:  # a model named by mistake is not read to its end
+                data += file.read()
         except OSError as error:
             raise InputError(f"cannot read the profile {path}: {error.strerror}") from error
     parts = _core.parse_profile(data, str(path))

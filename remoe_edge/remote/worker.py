@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from remoe_edge import __version__
 from remoe_edge.errors import InputError
 from remoe_edge.files.fingerprint import fingerprint
+from remoe_edge.files.path_argument import path_argument
+from remoe_edge.machine.processors import default_threads
 from remoe_edge.native import _core
 from remoe_edge.remote.experts import first_experts, parse_experts
 from remoe_edge.units import parse_bytes
@@ -57,18 +59,18 @@ class Worker:
         io: str = "auto",
         direct: bool = True,
     ) -> None:
-        if not Path(path).is_file():
-            raise InputError(f"no model at {os.fspath(path)}")
-        model = _core.ModelFile.open(os.fspath(path))
+        path = path_argument("the model's path", path)
+        if not os.path.isfile(path):
+            raise InputError(f"no model at {path}")
+        model = _core.ModelFile.open(str(path))
         auto = experts.strip().upper() == "AUTO"
         if profile is not None and not auto:
             raise InputError("--profile says what AUTO begins with; these experts are named")
-        if auto:
-            chosen = first_experts(model, _hot(profile, Path(path)))
-        else:
-            chosen = parse_experts(experts, model)
+        hot = _hot(profile, path)
+        chosen = first_experts(model, hot) if auto else parse_experts(experts, model)
+        host = _core.check_address(listen, keys is not None).rpartition(":")[0]
         self._native = _core.ExpertWorker.open(
-            os.fspath(path),
+            str(path),
             experts=chosen,
             budget_bytes=parse_bytes(memory),
             listen=listen,
@@ -77,14 +79,13 @@ class Worker:
             keys="" if keys is None else os.fspath(keys),
             chosen_by_engines=auto,
             move_bytes_per_s=parse_bytes(move_rate),
-            threads=threads or len(os.sched_getaffinity(0)),
+            threads=threads or default_threads(),
             repack=repack,
             backend=io,
             direct=direct,
         )
         self.n_experts = self._native.counts()["experts"]
         self.capacity = self._native.n_slots if auto else 0
-        host = _core.check_address(listen, keys is not None).rpartition(":")[0]
         self.address = f"{host}:{self._native.port}"
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="worker", daemon=True)

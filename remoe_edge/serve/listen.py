@@ -16,6 +16,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from remoe_edge.errors import InputError
+from remoe_edge.files.reading import open_regular
 from remoe_edge.serve.guards import App
 from remoe_edge.serve.settings import ServeSettings
 
@@ -111,6 +112,12 @@ def _bound(settings: ServeSettings) -> socket.socket:
 def _tls(settings: ServeSettings) -> ssl.SSLContext:
     assert settings.certificate is not None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    for path, what in (
+        (settings.certificate, "certificate"),
+        (settings.private_key, "private key"),
+    ):
+        if path is not None:
+            open_regular(path, what).close()  # OpenSSL reads a device for ever
     try:
         context.load_cert_chain(
             settings.certificate, settings.private_key, password=_no_password

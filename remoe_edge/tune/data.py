@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from remoe_edge.errors import InputError, ModelError
+from remoe_edge.files.reading import read_whole
 
 Tokens = npt.NDArray[np.int64]
 DOCUMENT_END = "<|endoftext|>"
@@ -215,7 +216,7 @@ def _read(path: Path, tokenizer: Any, limit: int) -> tuple[Tokens, int]:
 
 def _documents(path: Path, limit: int) -> Iterator[str | list[dict[str, str]]]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_whole(path, "text").decode().replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 text at byte {error.start}") from error
     if path.suffix == ".txt":

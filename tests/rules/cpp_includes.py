@@ -9,7 +9,9 @@ from rules import layers
 
 _INCLUDE = re.compile(r'^\s*#\s*include\s*(?:"([^"]+)"|<([^>]+)>)', re.M)
 _LAYER = re.compile(r"^remoe_layer\((\w+)([^)]*)\)", re.M)
-_LINKS = re.compile(r"^\s*target_link_libraries\((remoe_device|_core)\s([^)]*)\)", re.M)
+_LINKS = re.compile(
+    r"^\s*target_link_libraries\((remoe_device|_core|remoe_plugin)\s([^)]*)\)", re.M
+)
 
 
 def reach(layer: str) -> frozenset[str]:
@@ -48,10 +50,10 @@ def linked(root: Path) -> dict[str, frozenset[str]]:
     text = (root / "csrc/CMakeLists.txt").read_text(encoding="utf-8")
     for name, links in _LAYER.findall(text):
         found[name] = frozenset(re.findall(r"\bremoe_(\w+)", links))
-    for folder in ("device", "bindings"):
+    for folder in ("device", "bindings", "plugin"):
         text = (root / "csrc" / folder / "CMakeLists.txt").read_text(encoding="utf-8")
         for target, links in _LINKS.findall(text):
-            layer = {"_core": "bindings"}.get(target, "device")
+            layer = {"_core": "bindings", "remoe_plugin": "plugin"}.get(target, "device")
             names = re.findall(r"\bremoe_(\w+)", links)
             # The loader is the part of device/ that links libllama.
             names = [{"loader": "device"}.get(name, name) for name in names]

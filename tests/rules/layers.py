@@ -16,11 +16,12 @@ CPP_LAYERS: dict[str, tuple[str, ...]] = {
     "remote": ("runtime", "wire"),
     "device": ("remote",),
     "bindings": ("device",),
+    "plugin": ("device",),
     "testing": (),
 }
 # Headers of others, and the layers that may see them.
 CPP_OUTSIDE: dict[str, frozenset[str]] = {
-    "ggml": frozenset({"device"}),
+    "ggml": frozenset({"device", "plugin"}),
     "llama": frozenset({"device"}),
     "pybind11": frozenset({"bindings"}),
 }
@@ -33,7 +34,7 @@ PYTHON_LAYERS: tuple[frozenset[str], ...] = (
     frozenset(
         {
             *("bench", "plan", "placement", "predict", "profile", "tune", "telemetry", "convert"),
-            *("inspect", "remote", "serve", "deploy"),
+            *("inspect", "remote", "serve", "deploy", "plugin"),
         }
     ),
     frozenset({"api"}),  # puts features and the engine together for programs
@@ -52,3 +53,7 @@ PYTHON_OUTSIDE: dict[str, frozenset[str]] = {
 # Rooms that may read environment variables. native.py sets how OpenMP's threads wait, which has to
 # happen before llama.cpp is loaded, and respects what the user has set.
 READS_ENVIRONMENT = frozenset({"cli", "native"})
+# The same of C and C++. A plug-in is loaded by somebody else's program and has no command line: its
+# settings are environment variables, and so is where its builds are. ggml's own variable in
+# row_products.cc is an exception, see exceptions.py.
+CPP_READS_ENVIRONMENT = frozenset({"csrc/plugin/settings.cc", "csrc/plugin/entry/entry.c"})

@@ -22,6 +22,15 @@ Status Failed(ggml_status status) {
   return Status(Code::kIo, Format("computing experts failed (ggml status %d)", status));
 }
 
+// Whether a node multiplies by experts of a model that was never loaded, which have no memory.
+bool HasUnloadedExperts(ggml_cgraph* graph) {
+  for (int i = 0; i < ggml_graph_n_nodes(graph); i++) {
+    const ggml_tensor* node = ggml_graph_node(graph, i);
+    if (InWeightBuffer(node->src[0]) && OriginOf(node->src[0]) == nullptr) return true;
+  }
+  return false;
+}
+
 // The rows of a step that PairRunner has prepared.
 class StepRows : public ExpertRows {
  public:
@@ -47,6 +56,7 @@ class StepRows : public ExpertRows {
 }  // namespace
 
 ggml_status Executor::Run(ggml_cgraph* graph) {
+  if (HasUnloadedExperts(graph)) return GGML_STATUS_FAILED;
   CutByLayer(graph, &pieces_);
   if (pieces_.empty()) return ggml_backend_graph_compute(cpu_, graph);
   for (const Piece& piece : pieces_) {
@@ -131,14 +141,22 @@ void Executor::MarkUsed(const Job& job) {
 // in the job.
 void Executor::Complete(const Job& job, Event* event) {
   StreamedModel* model = job.model;
-  const ggml_tensor* scores = RouterScores(job.piece->products.front());
-  model->SawScores(scores != nullptr);
-  event->n_prob_tokens = scores != nullptr ? model->WantedProbabilities(event->n_tokens) : 0;
+  const ggml_tensor* product = job.piece->products.front();
+  const RouterNote* note = model->router_notes().Find(product);
+  const ggml_tensor* scores = note != nullptr ? note->logits : RouterScores(product);
+  const bool seen =
+      scores_are_kept_ && scores != nullptr && (note != nullptr || InHostMemory(scores));
+  model->SawScores(seen);
+  event->n_prob_tokens = seen ? model->WantedProbabilities(event->n_tokens) : 0;
   if (event->n_prob_tokens > 0) {
     const Stopwatch stopwatch(model->recorder().on() ? &model->recorder().ns : nullptr);
     probs_.resize(static_cast<size_t>(event->n_prob_tokens) * scores->ne[0]);
-    ReadProbabilities(scores, event->n_tokens - event->n_prob_tokens, event->n_tokens,
-                      probs_.data());
+    const int begin = event->n_tokens - event->n_prob_tokens;
+    if (note != nullptr) {
+      note->ReadProbabilities(begin, event->n_tokens, probs_.data());
+    } else {
+      ReadProbabilities(scores, begin, event->n_tokens, probs_.data());
+    }
     event->probs = probs_.data();
   }
   model->Routed(job.piece->origin(), event);

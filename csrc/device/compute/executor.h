@@ -15,14 +15,15 @@
 #include "device/compute/layer_step.h"
 #include "device/compute/pair_runner.h"
 #include "device/compute/piece.h"
-#include "device/graph/device.h"
+#include "device/graph/weight_buffer.h"
 
 namespace remoe {
 
 class Executor {
  public:
-  // `cpu` outlives this.
-  explicit Executor(ggml_backend_t cpu) : cpu_(cpu), pairs_(cpu) {}
+  // `cpu` outlives this. `scores_are_kept`: the router's scores are still in memory when a piece runs.
+  explicit Executor(ggml_backend_t cpu, bool scores_are_kept = true)
+      : cpu_(cpu), scores_are_kept_(scores_are_kept), pairs_(cpu) {}
   ggml_status Run(ggml_cgraph* graph);
 
  private:
@@ -57,6 +58,7 @@ class Executor {
   ggml_status Refuse(StreamedModel* model, const Status& status, bool recorded);
 
   ggml_backend_t cpu_;
+  const bool scores_are_kept_;
   PairRunner pairs_;
   std::vector<Piece> pieces_;
   LayerStep step_;  // of the piece that runs

@@ -19,8 +19,8 @@ using testing::SmallMoe;
 using Kind = Arrival::Kind;
 
 struct Backend {
-  Backend() : cpu(ggml_backend_cpu_init()), executor(cpu) {
-    ggml_backend_cpu_set_n_threads(cpu, 1);
+  Backend() : cpu(cpu::NewBackend()), executor(cpu) {
+    cpu::SetThreads(cpu, 1);
   }
   ~Backend() { ggml_backend_free(cpu); }
   ggml_backend_t cpu;

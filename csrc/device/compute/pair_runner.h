@@ -15,7 +15,7 @@
 #include <string>
 #include <vector>
 
-#include "device/graph/device.h"
+#include "device/graph/weight_buffer.h"
 
 namespace remoe {
 

@@ -10,7 +10,7 @@
 
 #include <vector>
 
-#include "device/graph/device.h"
+#include "device/graph/weight_buffer.h"
 
 namespace remoe {
 

@@ -40,36 +40,11 @@ REMOE_WIDE float Dot(const float* a, const float* b, size_t n) {
   return sum;
 }
 
-void Apply(const RouterChain::Step& step, float* scores, int n) {
-  using Kind = RouterChain::Step::Kind;
-  switch (step.kind) {
-    case Kind::kAdd:
-      for (int e = 0; e < n; e++) scores[e] += static_cast<const float*>(step.bias->data)[e];
-      break;
-    case Kind::kSoftmax: {
-      const float most = *std::max_element(scores, scores + n);
-      float sum = 0;
-      for (int e = 0; e < n; e++) sum += scores[e] = std::exp(scores[e] - most);
-      for (int e = 0; e < n; e++) scores[e] /= sum;
-      break;
-    }
-    case Kind::kSigmoid:
-      for (int e = 0; e < n; e++) scores[e] = 1 / (1 + std::exp(-scores[e]));
-      break;
-    case Kind::kSoftplus:
-      for (int e = 0; e < n; e++)
-        scores[e] = std::log1p(std::exp(-std::fabs(scores[e]))) + std::max(scores[e], 0.0f);
-      break;
-    case Kind::kSqrt:
-      for (int e = 0; e < n; e++) scores[e] = std::sqrt(scores[e]);
-      break;
-  }
-}
-
 }  // namespace
 
-PrefetchPlanner::PrefetchPlanner(const std::vector<ExpertLayer>* layers, int n_used)
-    : layers_(layers), n_used_(n_used), routers_(layers->size()) {
+PrefetchPlanner::PrefetchPlanner(const std::vector<ExpertLayer>* layers, int n_used,
+                                 HostCopies* copies)
+    : layers_(layers), n_used_(n_used), copies_(copies), routers_(layers->size()) {
   for (const ExpertLayer& layer : *layers) n_experts_ = std::max(n_experts_, layer.n_experts);
 }
 
@@ -86,6 +61,32 @@ void PrefetchPlanner::Start(PrefetchMode mode, ExpertStore* store) {
       matrix_bytes = std::max(matrix_bytes, matrix.expert_bytes);
   }
   governor_->SetSizes(expert_bytes, std::min(matrix_bytes, kMostInFlight));
+  for (RouterChain& router : routers_) BringToHost(&router);
+}
+
+uint64_t PrefetchPlanner::BytesToCopy() const {
+  uint64_t n_bytes = 0;
+  for (const RouterChain& router : routers_) {
+    n_bytes += HostCopies::BytesFor(router.weight) + HostCopies::BytesFor(router.norm);
+    for (const RouterChain::Step& step : router.steps) n_bytes += HostCopies::BytesFor(step.bias);
+  }
+  return n_bytes;
+}
+
+void PrefetchPlanner::BringToHost(RouterChain* router) {
+  router->weight = copies_->Of(router->weight);
+  router->norm = copies_->Of(router->norm);
+  for (RouterChain::Step& step : router->steps) step.bias = copies_->Of(step.bias);
+}
+
+void PrefetchPlanner::Stop() {
+  store_ = nullptr;
+  governor_.reset();
+  calibration_.reset();
+  predictions_.clear();
+  plan_ = PrefetchPlan();
+  counted_ = StoreCounts();
+  last_layer_ = -1;
 }
 
 void PrefetchPlanner::Learn(int layer, const ggml_tensor* product) {
@@ -99,7 +100,8 @@ void PrefetchPlanner::Learn(int layer, const ggml_tensor* product) {
     why = "its routers see other activations than its experts";
   }
   if (known) {
-    chain.input = nullptr;  // of a graph that may never run
+    chain.input = chain.logits = nullptr;  // of a graph that may never run
+    if (started()) BringToHost(&chain);
     routers_[layer] = std::move(chain);
   } else if (why_not_.empty()) {
     why_not_ = why;
@@ -195,14 +197,15 @@ void PrefetchPlanner::Plan(const LayerStep& step, const uint16_t* rest, size_t n
     const auto start = Clock::now();
     const float share =
         static_cast<float>(step.experts().size()) / static_cast<float>((*layers_)[layer].n_experts);
-    std::string why;
-    readable_ = FollowRouter(step.product(), (*layers_)[layer].n_experts, &here_, &why);
+    here_ = routers_[layer];
+    readable_ = here_.weight != nullptr && !step.ids().empty();
     if (readable_) {
-      // Activations that the layer's own products do not read would be gone by now.
-      const ggml_tensor* input = step.product()->src[1];
-      readable_ = input->data == here_.input->data && here_.input->type == GGML_TYPE_F32 &&
-                  here_.input->nb[0] == sizeof(float) && here_.input->ne[1] == step.n_tokens() &&
-                  !step.ids().empty();
+      // The router sees what the layer's own products see, as was learned: so that is what is read,
+      // also where the graph that runs has a copy of it and no router.
+      here_.input = step.product()->src[1];
+      readable_ = here_.input->type == GGML_TYPE_F32 && here_.input->nb[0] == sizeof(float) &&
+                  here_.input->ne[1] == 1 && here_.input->ne[2] == step.n_tokens() &&
+                  InHostMemory(here_.input);
     }
     plan_.priority = stream ? PrefetchPriority::kPrompt : PrefetchPriority::kToken;
     if (stream && governor_->batch_reads()) {
@@ -250,7 +253,7 @@ void PrefetchPlanner::Rescale(const RouterChain& router, const std::vector<int>&
   activations_.resize(tokens.size() * n_embd);
   for (size_t i = 0; i < tokens.size(); i++) {
     const auto* x = reinterpret_cast<const float*>(static_cast<const char*>(here_.input->data) +
-                                                   tokens[i] * here_.input->nb[1]);
+                                                   tokens[i] * here_.input->nb[2]);
     float* out = &activations_[i * n_embd];
     if (from == nullptr || to == nullptr) {
       std::copy(x, x + n_embd, out);
@@ -317,7 +320,7 @@ void PrefetchPlanner::Predict(const LayerStep& step, int distance, float least,
   order_.resize(n_experts);
   for (int i = 0; i < n; i++) {
     float* scores = &scores_[static_cast<size_t>(i) * n_experts];
-    for (const RouterChain::Step& step : router.steps) Apply(step, scores, n_experts);
+    for (const RouterChain::Step& step : router.steps) ApplyStep(step, scores, n_experts);
     std::iota(order_.begin(), order_.end(), uint16_t{0});
     std::partial_sort(order_.begin(), order_.begin() + n_ranked, order_.end(),
                       [scores](uint16_t a, uint16_t b) {

@@ -6,8 +6,8 @@
 // whether prefetch pays is tried (Governor). For a long prompt, which takes nearly all experts
 // of a layer, whole layers are wanted instead, without asking a router.
 //
-// Learns the routers from graphs as llama.cpp hands them out, before any of them runs; holds no
-// copy of a weight. One per model; one thread.
+// Learns the routers from graphs as llama.cpp hands them out, before any of them runs. Holds no copy
+// of a weight, but of routers on a GPU once prefetch has started. One per model; one thread.
 #ifndef REMOE_DEVICE_COMPUTE_PREFETCH_PLANNER_H_
 #define REMOE_DEVICE_COMPUTE_PREFETCH_PLANNER_H_
 
@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "device/compute/layer_step.h"
+#include "device/graph/host_copies.h"
 #include "device/graph/router_chain.h"
 #include "ggml-backend.h"
 #include "prefetch/calibration.h"
@@ -29,11 +30,17 @@ namespace remoe {
 
 class PrefetchPlanner {
  public:
-  PrefetchPlanner(const std::vector<ExpertLayer>* layers, int n_used);
+  // `copies` outlives this.
+  PrefetchPlanner(const std::vector<ExpertLayer>* layers, int n_used, HostCopies* copies);
 
-  // REQUIRES: called once, before events.
+  // REQUIRES: not started, and no step is under way.
   void Start(PrefetchMode mode, ExpertStore* store);
+  // The store goes. What was learned of routers stays.
+  void Stop();
   bool started() const { return governor_ != nullptr; }
+
+  // What Start() copies of the routers learned so far: those that are not in host memory.
+  uint64_t BytesToCopy() const;
 
   // Takes note of a layer's router.
   void Learn(int layer, const ggml_tensor* product);
@@ -61,6 +68,7 @@ class PrefetchPlanner {
     std::vector<uint16_t> ranked;  // [tokens, n_ranked]
     std::vector<int> n_takers;     // by expert: tokens predicted to take it; empty for no batch
   };
+  void BringToHost(RouterChain* router);
   bool Predictable(int layer, int target) const;
   void Predict(const LayerStep& step, int distance, float least, ggml_backend_t cpu);
   // Fills activations_ with what the target's router would see of these tokens, then scores_.
@@ -72,6 +80,7 @@ class PrefetchPlanner {
 
   const std::vector<ExpertLayer>* layers_;
   const int n_used_;
+  HostCopies* const copies_;
   int n_experts_ = 0;
   ExpertStore* store_ = nullptr;
   std::unique_ptr<Governor> governor_;

@@ -4,8 +4,8 @@
 #include <cstring>
 
 #include "base/format.h"
+#include "device/graph/cpu_backend.h"
 #include "device/streamed_model.h"
-#include "ggml-cpu.h"
 #include "runtime/dense_reader.h"
 #include "wire/checksum.h"
 
@@ -89,8 +89,8 @@ uint64_t ExpertBiasBytes(const ModelFile& file, const std::vector<ExpertLayer>& 
 }
 
 RecipeRunner::RecipeRunner(StreamedModel* model, int n_threads)
-    : model_(model), cpu_(ggml_backend_cpu_init()) {
-  ggml_backend_cpu_set_n_threads(cpu_, n_threads);
+    : model_(model), cpu_(cpu::NewBackend()) {
+  cpu::SetThreads(cpu_, n_threads);
   executor_ = std::make_unique<Executor>(cpu_);
   size_t n = 0;
   for (const ExpertLayer& layer : model->layers()) n += layer.matrices.size();

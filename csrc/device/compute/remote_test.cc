@@ -17,8 +17,8 @@ using testing::SmallMoe;
 constexpr int kWaitMs = 20000;
 
 struct Backend {
-  Backend() : cpu(ggml_backend_cpu_init()), executor(cpu) {
-    ggml_backend_cpu_set_n_threads(cpu, 1);
+  Backend() : cpu(cpu::NewBackend()), executor(cpu) {
+    cpu::SetThreads(cpu, 1);
   }
   ~Backend() { ggml_backend_free(cpu); }
   ggml_backend_t cpu;

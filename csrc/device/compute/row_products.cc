@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "device/compute/activations.h"
-#include "ggml-cpu.h"
+#include "device/graph/cpu_backend.h"
 
 namespace remoe {
 
@@ -30,7 +30,7 @@ bool RowProducts::Fits(const ggml_tensor& weights) {
   // With it, ggml takes single tokens through its tiles, which round in another order.
   static const bool tiles_forced = std::getenv("GGML_CPU_TILED_MM_FORCE") != nullptr;
   if (tiles_forced) return false;
-  const auto* traits = ggml_get_type_traits_cpu(weights.type);
+  const auto* traits = cpu::TypeTraits(weights.type);
   return weights.extra == nullptr && traits->vec_dot != nullptr &&
          ActivationType(weights.type) == traits->vec_dot_type;
 }
@@ -45,7 +45,7 @@ void RowProducts::Compute(ggml_tensor* result, int /*thread*/, int /*n_threads*/
   auto& job = *static_cast<RowProducts*>(self);
   const ggml_tensor& weights = job.weights_;
   const ggml_tensor& input = *result->src[0];
-  const auto* traits = ggml_get_type_traits_cpu(weights.type);
+  const auto* traits = cpu::TypeTraits(weights.type);
   thread_local std::vector<uint8_t> converted;
   const auto* columns = static_cast<const uint8_t*>(input.data);
   if (input.type != traits->vec_dot_type) {

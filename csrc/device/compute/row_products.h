@@ -10,7 +10,7 @@
 #include <atomic>
 #include <cstdint>
 
-#include "device/graph/device.h"
+#include "device/graph/weight_buffer.h"
 
 namespace remoe {
 

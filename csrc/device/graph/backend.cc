@@ -2,18 +2,24 @@
 
 #include <cstring>
 #include <memory>
+#include <type_traits>
 
 #include "device/compute/executor.h"
+#include "device/graph/cpu_backend.h"
 #include "device/graph/ffn_ops.h"
 #include "device/graph/router_scores.h"
-#include "ggml-cpu.h"
+#include "device/streamed_model.h"
 
 namespace remoe {
 
 namespace {
 
+// Whether a backend can say that tensors outside its piece are still needed: see Optimize().
+constexpr bool kScoresAreKept = !std::is_same_v<decltype(ggml_backend_i::graph_optimize),
+                                                void (*)(ggml_backend_t, ggml_cgraph*)>;
+
 struct Context {
-  explicit Context(ggml_backend_t cpu) : cpu(cpu), executor(cpu) {}
+  explicit Context(ggml_backend_t cpu) : cpu(cpu), executor(cpu, kScoresAreKept) {}
   ~Context() { ggml_backend_free(cpu); }
   ggml_backend_t cpu;
   Executor executor;
@@ -38,25 +44,31 @@ ggml_status Compute(ggml_backend_t backend, ggml_cgraph* graph) {
 
 // The scheduler's allocator would reuse the router's scores before the FFN runs, for the weights of
 // the experts' sum: each FFN says that it still needs them.
-void Optimize(ggml_backend_t, ggml_cgraph* graph, ggml_backend_graph_optimize_params* params) {
+template <typename Params>
+void Optimize(ggml_backend_t, ggml_cgraph* graph, Params* params) {
   const int n = ggml_graph_n_nodes(graph);
   const ggml_tensor* last = nullptr;
   for (int i = 0; i < n; i++) {
     ggml_tensor* node = ggml_graph_node(graph, i);
     if (ExpertProduct(node) == nullptr) continue;
-    ggml_tensor* scores = RouterScores(node);
+    const RouterNote* note = OriginOf(node->src[0])->model->router_notes().Find(node);
+    ggml_tensor* scores = note != nullptr ? note->logits : RouterScores(node);
     if (scores == nullptr || scores == last) continue;
     params->add_alloc_dep(params->user_data, scores, node);
     last = scores;
   }
 }
 
+// Older builds of ggml let nobody say so.
+[[maybe_unused]] void Optimize(ggml_backend_t, ggml_cgraph*) {}
+
 void SetThreads(ggml_backend_t backend, int n_threads) {
-  ggml_backend_cpu_set_n_threads(ContextOf(backend)->cpu, n_threads);
+  cpu::ShareProgramPool(ContextOf(backend)->cpu);
+  cpu::SetThreads(ContextOf(backend)->cpu, n_threads);
 }
 
 void SetAbort(ggml_backend_t backend, ggml_abort_callback callback, void* data) {
-  ggml_backend_cpu_set_abort_callback(ContextOf(backend)->cpu, callback, data);
+  cpu::SetAbort(ContextOf(backend)->cpu, callback, data);
 }
 
 ggml_guid_t Guid() {
@@ -68,7 +80,7 @@ ggml_guid_t Guid() {
 }  // namespace
 
 ggml_backend_t MakeBackend(ggml_backend_dev_t device) {
-  ggml_backend_t cpu = ggml_backend_cpu_init();
+  ggml_backend_t cpu = cpu::NewBackend();
   if (cpu == nullptr) return nullptr;
   ggml_backend_i functions{};
   functions.get_name = Name;

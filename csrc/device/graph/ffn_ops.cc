@@ -1,6 +1,7 @@
 #include "device/graph/ffn_ops.h"
 
 #include "device/streamed_model.h"
+#include "gguf/model_file.h"
 
 namespace remoe {
 
@@ -22,14 +23,16 @@ constexpr Row kTable[] = {
     {GGML_OP_SCALE, FfnOp::kElementwise},  {GGML_OP_CLAMP, FfnOp::kElementwise},
 };
 
-bool IsDown(const TensorOrigin& origin) {
-  return origin.model->layers()[origin.layer].matrices[origin.matrix].matrix == Matrix::kDown;
+// Of a weight in one of our buffers. By name: a model that llama.cpp only measures has no origins.
+std::optional<Matrix> MatrixOf(const ggml_tensor* product) {
+  if (product->op != GGML_OP_MUL_MAT_ID || !InWeightBuffer(product->src[0])) return std::nullopt;
+  return ExpertMatrixOf(product->src[0]->name);
 }
 
 // Whether `tensor` is computed from expert products alone; from down products only where allowed.
 bool Descends(const ggml_tensor* tensor, bool down_allowed, int depth) {
   if (tensor == nullptr || depth > kMaxDepth) return false;
-  if (const TensorOrigin* origin = ExpertProduct(tensor)) return down_allowed || !IsDown(*origin);
+  if (const auto matrix = MatrixOf(tensor)) return down_allowed || *matrix != Matrix::kDown;
   if (tensor->op == GGML_OP_VIEW || tensor->op == GGML_OP_ADD_ID) {
     return Descends(tensor->src[0], down_allowed, depth + 1);
   }
@@ -56,7 +59,7 @@ const TensorOrigin* ExpertProduct(const ggml_tensor* op) {
 
 bool IsExpertOp(const ggml_tensor* op) {
   if (op->op == GGML_OP_NONE) return true;
-  if (op->op == GGML_OP_MUL_MAT_ID) return OriginOf(op->src[0]) != nullptr;
+  if (op->op == GGML_OP_MUL_MAT_ID) return MatrixOf(op).has_value();
   if (op->op == GGML_OP_ADD_ID) return Descends(op->src[0], true, 0);
   return FfnOpOf(op) == FfnOp::kElementwise && Descends(op, false, 0);
 }

@@ -8,7 +8,7 @@
 
 #include <cstdint>
 
-#include "device/graph/device.h"
+#include "device/graph/weight_buffer.h"
 
 namespace remoe {
 

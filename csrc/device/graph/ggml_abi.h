@@ -1,8 +1,10 @@
 // The part of ggml's backend ABI that its installed headers leave out: the tables of functions
-// behind a device, its backends and its buffers. Declared here field by field, for one ABI version
-// and one build; CheckAbi() refuses any other before a device is registered.
+// behind a device, its backends and its buffers.
 //
-// Members that we neither set nor call are spelt as `void*`: only their place matters. Any thread.
+// Built against a llama.cpp source tree (REMOE_GGML_TREE), they are that tree's own. For the pinned
+// llama-cpp-python they are declared here field by field; members that we neither set nor call are
+// spelt as `void*`: only their place matters. CheckAbi() refuses any other build before a device is
+// registered. Any thread.
 #ifndef REMOE_DEVICE_GRAPH_GGML_ABI_H_
 #define REMOE_DEVICE_GRAPH_GGML_ABI_H_
 
@@ -13,13 +15,11 @@
 #include "ggml-backend.h"
 #include "ggml.h"
 
-namespace remoe::abi {
+#ifdef REMOE_GGML_TREE
+#include "ggml-backend-impl.h"
+#else
 
-constexpr int kBackendApiVersion = 2;
-constexpr const char* kGgmlVersion = "0.25.3";
-constexpr const char* kLlamaCppPythonVersion = "0.3.36";
-
-}  // namespace remoe::abi
+#define GGML_BACKEND_API_VERSION 2
 
 extern "C" {
 
@@ -140,11 +140,24 @@ ggml_backend_buffer_t ggml_backend_buffer_init(ggml_backend_buffer_type_t,
 
 }  // extern "C"
 
+#endif  // REMOE_GGML_TREE
+
 namespace remoe::abi {
 
+constexpr int kBackendApiVersion = GGML_BACKEND_API_VERSION;
+
+// The build of ggml that this was compiled for, and what to type where the process has another.
+struct Wanted {
+  const char* version;
+  const char* commit;  // null where any will do: llama-cpp-python has a version of its own
+  const char* remedy;
+};
+
 // Compares the libraries in this process with what this file was written for. RETURNS:
-// kNotSupported that names both sides.
-Status CheckAbi();
+// kNotSupported that names both sides and the remedy.
+Status CheckAbi(const Wanted& wanted);
+// What the extension for Python wants: the pinned llama-cpp-python.
+extern const Wanted kPinned;
 
 }  // namespace remoe::abi
 

@@ -1,6 +1,7 @@
 #include "device/graph/router_chain.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "base/format.h"
 #include "ggml-backend.h"
@@ -13,7 +14,7 @@ constexpr int kMaxSteps = 8;
 
 bool IsWeight(const ggml_tensor* tensor) {
   return tensor != nullptr && tensor->op == GGML_OP_NONE && tensor->data != nullptr &&
-         tensor->buffer != nullptr && ggml_backend_buffer_is_host(tensor->buffer);
+         tensor->buffer != nullptr;
 }
 
 bool IsFloats(const ggml_tensor* tensor, int64_t n) {
@@ -46,6 +47,32 @@ bool GatingStep(const ggml_tensor* node, int n_experts, RouterChain::Step* step)
 
 }  // namespace
 
+void ApplyStep(const RouterChain::Step& step, float* scores, int n) {
+  using Kind = RouterChain::Step::Kind;
+  switch (step.kind) {
+    case Kind::kAdd:
+      for (int e = 0; e < n; e++) scores[e] += static_cast<const float*>(step.bias->data)[e];
+      break;
+    case Kind::kSoftmax: {
+      const float most = *std::max_element(scores, scores + n);
+      float sum = 0;
+      for (int e = 0; e < n; e++) sum += scores[e] = std::exp(scores[e] - most);
+      for (int e = 0; e < n; e++) scores[e] /= sum;
+      break;
+    }
+    case Kind::kSigmoid:
+      for (int e = 0; e < n; e++) scores[e] = 1 / (1 + std::exp(-scores[e]));
+      break;
+    case Kind::kSoftplus:
+      for (int e = 0; e < n; e++)
+        scores[e] = std::log1p(std::exp(-std::fabs(scores[e]))) + std::max(scores[e], 0.0f);
+      break;
+    case Kind::kSqrt:
+      for (int e = 0; e < n; e++) scores[e] = std::sqrt(scores[e]);
+      break;
+  }
+}
+
 // Past what only changes the shape. Where experts come in groups, of which a token takes the best,
 // the others' scores are masked through rows gathered and set again: passed over too, at the price
 // that groups are not told apart.
@@ -65,6 +92,7 @@ bool FollowRouter(const ggml_tensor* product, int n_experts, RouterChain* chain,
     return false;
   }
   const ggml_tensor* node = Unreshaped(sorted->src[0]);
+  std::vector<const ggml_tensor*> made;  // by each step
   for (int i = 0; node != nullptr && node->op != GGML_OP_MUL_MAT; i++) {
     RouterChain::Step step;
     if (i == kMaxSteps || !GatingStep(node, n_experts, &step)) {
@@ -72,6 +100,7 @@ bool FollowRouter(const ggml_tensor* product, int n_experts, RouterChain* chain,
       return false;
     }
     chain->steps.push_back(step);
+    made.push_back(node);
     node = Unreshaped(node->src[0]);
   }
   if (node == nullptr) {
@@ -81,6 +110,12 @@ bool FollowRouter(const ggml_tensor* product, int n_experts, RouterChain* chain,
   std::reverse(chain->steps.begin(), chain->steps.end());
   chain->weight = node->src[0];
   chain->input = node->src[1];
+  chain->logits = node;
+  while (chain->n_leading < made.size() &&
+         chain->steps[chain->n_leading].kind == RouterChain::Step::Kind::kAdd) {
+    chain->n_leading++;
+    chain->logits = made[made.size() - chain->n_leading];
+  }
   const ggml_tensor* weight = chain->weight;
   const bool readable = IsWeight(weight) && weight->ne[1] == n_experts && weight->ne[2] == 1 &&
                         (weight->type == GGML_TYPE_F32 || weight->type == GGML_TYPE_F16 ||

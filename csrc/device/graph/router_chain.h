@@ -23,11 +23,20 @@ struct RouterChain {
   const ggml_tensor* norm = nullptr;   // [n_embd] floats that scale the normed activations; or null
   std::vector<Step> steps;             // from the product with `weight` to what is sorted
   const ggml_tensor* input = nullptr;  // [n_embd, n_tokens], of the graph that was looked at
+  // The product with `weight` and the biases that follow at once, of that graph; steps from
+  // `n_leading` on go from there. GPU backends fuse what comes after: between here and the sorted ids
+  // nothing need be in memory.
+  const ggml_tensor* logits = nullptr;
+  size_t n_leading = 0;
 };
 
 // RETURNS: whether the ids of `product` are chosen in a way that can be followed; otherwise *why
 // says what stands in the way.
 bool FollowRouter(const ggml_tensor* product, int n_experts, RouterChain* chain, std::string* why);
+
+// Goes one step on, in place, over one token's values of all experts. REQUIRES: a bias is in host
+// memory.
+void ApplyStep(const RouterChain::Step& step, float* values, int n_experts);
 
 // The tensor that a chain of views and reshapes, or of rows gathered and set, begins with.
 const ggml_tensor* Unreshaped(const ggml_tensor* tensor);

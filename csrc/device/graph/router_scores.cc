@@ -11,8 +11,6 @@ namespace {
 constexpr float kBiasedSharpness = 4;
 constexpr int kMaxDepth = 12;
 
-enum class Kind { kProbabilities, kLogits, kBiased };
-
 bool Moves(const ggml_tensor* tensor) {
   switch (tensor->op) {
     case GGML_OP_RESHAPE:
@@ -26,23 +24,23 @@ bool Moves(const ggml_tensor* tensor) {
   }
 }
 
-Kind KindOf(const ggml_tensor* scores) {
+}  // namespace
+
+ScoreKind KindOf(const ggml_tensor* scores) {
   bool same_values = true;
   for (int depth = 0; scores != nullptr && depth < kMaxDepth; depth++) {
-    if (scores->op == GGML_OP_MUL_MAT) return Kind::kLogits;
+    if (scores->op == GGML_OP_MUL_MAT) return ScoreKind::kLogits;
     const bool sigmoid =
         scores->op == GGML_OP_UNARY && ggml_get_unary_op(scores) == GGML_UNARY_OP_SIGMOID;
     if (scores->op == GGML_OP_SOFT_MAX || sigmoid) {
-      return same_values ? Kind::kProbabilities : Kind::kBiased;
+      return same_values ? ScoreKind::kProbabilities : ScoreKind::kBiased;
     }
-    if (scores->op == GGML_OP_UNARY || scores->op == GGML_OP_SQRT) return Kind::kBiased;
+    if (scores->op == GGML_OP_UNARY || scores->op == GGML_OP_SQRT) return ScoreKind::kBiased;
     same_values &= Moves(scores);
     scores = scores->src[0];
   }
-  return Kind::kLogits;
+  return ScoreKind::kLogits;
 }
-
-}  // namespace
 
 ggml_tensor* RouterScores(const ggml_tensor* product) {
   const ggml_tensor* ids = product->src[2];
@@ -55,22 +53,29 @@ ggml_tensor* RouterScores(const ggml_tensor* product) {
   return fits ? scores : nullptr;
 }
 
+void ToProbabilities(ScoreKind kind, const float* scores, int64_t n_experts, float* probs) {
+  if (kind == ScoreKind::kProbabilities) {
+    // Masked groups stand at minus infinity.
+    for (int64_t e = 0; e < n_experts; e++)
+      probs[e] = scores[e] > 0 ? std::min(scores[e], 1.0f) : 0;
+    return;
+  }
+  const float sharpness = kind == ScoreKind::kBiased ? kBiasedSharpness : 1;
+  const float most = *std::max_element(scores, scores + n_experts);
+  float sum = 0;
+  for (int64_t e = 0; e < n_experts; e++) {
+    sum += probs[e] = std::exp(sharpness * (scores[e] - most));
+  }
+  for (int64_t e = 0; e < n_experts; e++) probs[e] /= sum;
+}
+
 void ReadProbabilities(const ggml_tensor* scores, int64_t begin, int64_t end, float* probs) {
-  const Kind kind = KindOf(scores);
+  const ScoreKind kind = KindOf(scores);
   const int64_t n_experts = scores->ne[0];
   for (int64_t t = begin; t < end; t++, probs += n_experts) {
     const auto* row = reinterpret_cast<const float*>(static_cast<const char*>(scores->data) +
                                                      t * static_cast<int64_t>(scores->nb[1]));
-    if (kind == Kind::kProbabilities) {
-      // Masked groups stand at minus infinity.
-      for (int64_t e = 0; e < n_experts; e++) probs[e] = row[e] > 0 ? std::min(row[e], 1.0f) : 0;
-      continue;
-    }
-    const float sharpness = kind == Kind::kBiased ? kBiasedSharpness : 1;
-    const float most = *std::max_element(row, row + n_experts);
-    float sum = 0;
-    for (int64_t e = 0; e < n_experts; e++) sum += probs[e] = std::exp(sharpness * (row[e] - most));
-    for (int64_t e = 0; e < n_experts; e++) probs[e] /= sum;
+    ToProbabilities(kind, row, n_experts, probs);
   }
 }
 

@@ -17,9 +17,16 @@ namespace remoe {
 // they were chosen otherwise (by a table, or cast from other ids).
 ggml_tensor* RouterScores(const ggml_tensor* product);
 
-// Writes the router's probabilities of tokens [begin, end) to probs[end - begin][n_experts], each
-// in [0, 1]. Probabilities stay what they are; logits go through a softmax, and so do biased
-// scores, which keep their order that way. REQUIRES: scores is computed and in host memory.
+// What the scores that are sorted are.
+enum class ScoreKind { kProbabilities, kLogits, kBiased };
+ScoreKind KindOf(const ggml_tensor* scores);
+
+// One token's scores [n_experts] as probabilities, each in [0, 1]. Probabilities stay what they are;
+// logits go through a softmax, and so do biased scores, which keep their order that way.
+void ToProbabilities(ScoreKind kind, const float* scores, int64_t n_experts, float* probs);
+
+// Writes the router's probabilities of tokens [begin, end) to probs[end - begin][n_experts].
+// REQUIRES: scores is computed and in host memory.
 void ReadProbabilities(const ggml_tensor* scores, int64_t begin, int64_t end, float* probs);
 
 }  // namespace remoe

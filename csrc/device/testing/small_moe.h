@@ -14,9 +14,9 @@
 #include <string>
 #include <vector>
 
+#include "device/graph/cpu_backend.h"
 #include "device/streamed_model.h"
 #include "ggml-alloc.h"
-#include "ggml-cpu.h"
 #include "testing/check.h"
 #include "testing/gguf_writer.h"
 
@@ -147,8 +147,8 @@ struct SmallMoe {
   // What the CPU backend gives with every weight in memory.
   std::vector<float> Expected(int layer, const std::vector<float>& rows,
                               const std::vector<int32_t>& ids, int k) const {
-    ggml_backend_t cpu = ggml_backend_cpu_init();
-    ggml_backend_cpu_set_n_threads(cpu, 1);
+    ggml_backend_t cpu = cpu::NewBackend();
+    cpu::SetThreads(cpu, 1);
     const auto graph = Ffn(in_memory, layer, rows, ids, k);
     CHECK(ggml_backend_graph_compute(cpu, graph->graph) == GGML_STATUS_SUCCESS);
     ggml_backend_free(cpu);

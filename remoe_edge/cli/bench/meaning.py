@@ -26,7 +26,7 @@ def settings(asked: dict[str, Any]) -> Settings:
         parse_bytes(asked[name]) if asked[name] else None
         for name in ("memory_limit", "read_bandwidth")
     ]
-    names = ("rounds", "warm", "n_ctx", "n_ubatch", "probe_seconds")
+    names = ("rounds", "warm", "n_ctx", "n_ubatch", "gpu_layers", "probe_seconds")
     return Settings(
         **{name: asked[name] for name in names},
         tokens=asked["max_tokens"],
@@ -48,7 +48,21 @@ def arms(path: Path, asked: dict[str, Any]) -> list[Arm]:
         caches=asked["cache"],
         threads=asked["threads"] or (default_threads(),),
         routers=_routers(path, asked["routers"]),
+        gpu_layers=asked["gpu_layers"],
     )
+
+
+def gpu_layers(path: Path, asked: dict[str, Any]) -> int:
+    """Give the number of layers that all arms have on a GPU. Raises InputError and BudgetError."""
+    if asked["gpu_layers"] == "off":
+        return 0
+    from remoe_edge.engine.offload import resolve
+    from remoe_edge.engine.settings import DEFAULT_CONTEXT
+    from remoe_edge.native import _core
+
+    file = _core.ModelFile.open(str(path))
+    n_ctx = asked["n_ctx"] or DEFAULT_CONTEXT
+    return resolve(asked["gpu_layers"], file, file.dense_bytes, n_ctx).n_layers
 
 
 def _routers(path: Path, names: tuple[str, ...]) -> dict[str, str | None]:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from remoe_edge.cli import options
-from remoe_edge.cli.bench import meaning
+from remoe_edge.cli import gpu_options, options, placement_options
+from remoe_edge.cli.bench import by_mode, meaning
 from remoe_edge.cli.bench.shown import progress_line, show_record
 from remoe_edge.cli.old_spellings import JsonPathCommand, Old, option
 from remoe_edge.cli.results import print_json
@@ -92,6 +92,9 @@ if TYPE_CHECKING:
     metavar="N",
     help="How often each arm runs.",
 )
+@gpu_options.gpu_layers(
+    default="off", more="It holds for all arms; stock keeps its experts off it."
+)
 @options.context(more="0 takes what the longest prompt needs.")
 @options.ubatch()
 @option(
@@ -115,6 +118,12 @@ if TYPE_CHECKING:
     metavar="S",
     help="Time for measuring the storage; 0 leaves it out.",
 )
+@placement_options.price()
+@option(
+    "--power",
+    is_flag=True,
+    help="Run all of it at each power mode of the board (nvpmodel, as root), and show tokens per joule.",
+)
 @options.output("It is the record of all runs, as JSON, and is written after each of them.")
 @options.json_flag("It is the record of all runs.")
 @option("--csv", type=options.OutputFile(), metavar="FILE", help="Write a row for each token.")
@@ -124,10 +133,12 @@ def run(
     context: click.Context,
     /,
     model: Path,
+    price: str | None,
     output: Path | None,
     as_json: bool,
     csv: Path | None,
     html: Path | None,
+    power: bool,
     **asked: Any,
 ) -> None:
     """Run each arm on MODEL in turn, each in a process (and box) of its own, and report.
@@ -141,14 +152,33 @@ def run(
 
     if not model.is_file():
         raise InputError(f"no model at {model}")
+    if power:
+        by_mode.check(csv, html)
     for path in (output, csv, html):
         if path is not None:
             check_output(path, [model])
+    table = None
+    if price is not None:
+        from remoe_edge.placement.price import load as load_prices
+
+        table = load_prices(price)
+    asked["gpu_layers"] = meaning.gpu_layers(model, asked)
     settings = meaning.settings(asked)
     arms = meaning.arms(model, asked)
     questions = meaning.questions(model, asked, settings)
     words = ["remoe-edge", "bench", *map(without_folders, context.meta["arguments"])]
+    if power:
+        by_mode.run_by_mode(
+            lambda: _measure(model, arms, questions, settings, shlex.join(words), None),
+            output,
+            as_json,
+        )
+        return
     record, whole = _measure(model, arms, questions, settings, shlex.join(words), output)
+    if table is not None:
+        from remoe_edge.bench.cost import add_costs
+
+        add_costs(record, table)
     if as_json:
         print_json(record)
     else:

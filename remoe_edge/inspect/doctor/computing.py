@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import ctypes
 import tempfile
 from pathlib import Path
 
 from remoe_edge import amx
 from remoe_edge.errors import UnsupportedError
+from remoe_edge.inspect.doctor import gpu
 from remoe_edge.inspect.doctor.check import INFO, OFF, OK, Check
 from remoe_edge.machine.processors import default_threads
-
-_GPU, _IGPU = 1, 2  # ggml_backend_dev_type
 
 
 def checks() -> list[Check]:
     """Check processor, GPUs, AMX, repacking and the wait policy."""
-    return [_cpu(), _gpu(), _amx(), _repacking(), _wait_policy(), _openssl()]
+    return [_cpu(), gpu.check(), _amx(), _repacking(), _wait_policy(), _openssl()]
 
 
 def _openssl() -> Check:
@@ -40,31 +38,6 @@ def _cpu() -> Check:
     features = [name.strip() for name, _, value in pairs if value.strip() not in ("", "0")]
     threads = default_threads()
     return Check("CPU", OK, f"{threads} threads by default; {' '.join(features)}")
-
-
-def _gpu() -> Check:
-    names = gpu_devices()
-    if not names:
-        return Check(
-            "GPU", INFO, "this build of llama.cpp has no GPU backend; the processor computes"
-        )
-    return Check(
-        "GPU", INFO, f"llama.cpp has {', '.join(names)}; remoe-edge computes on the processor"
-    )
-
-
-def gpu_devices() -> list[str]:
-    """Name the GPUs that llama.cpp's build can use, as its backends name them."""
-    from remoe_edge.native import llama_cpp
-
-    lib = llama_cpp.llama_cpp._lib
-    count, get = lib.ggml_backend_dev_count, lib.ggml_backend_dev_get
-    kind, name = lib.ggml_backend_dev_type, lib.ggml_backend_dev_name
-    count.restype, get.restype, get.argtypes = ctypes.c_size_t, ctypes.c_void_p, [ctypes.c_size_t]
-    kind.restype, kind.argtypes = ctypes.c_int, [ctypes.c_void_p]
-    name.restype, name.argtypes = ctypes.c_char_p, [ctypes.c_void_p]
-    devices = [get(i) for i in range(count())]
-    return [name(each).decode() for each in devices if kind(each) in (_GPU, _IGPU)]
 
 
 def _amx() -> Check:

@@ -16,6 +16,7 @@ EXTRAS = {
     "jetson": ("jtop",),
     "tune": ("torch", "safetensors", "tokenizers", "transformers"),
     "plot": ("matplotlib",),
+    "remote": ("ray",),
     "serve": ("starlette", "uvicorn"),
 }
 

@@ -1,0 +1,34 @@
+// How one budget is shared out among models.
+#include "plugin/process_budget.h"
+
+#include <numeric>
+
+#include "testing/check.h"
+
+namespace remoe::plugin {
+namespace {
+
+TEST(OneModelGetsAllThatItCanUse) {
+  CHECK_EQ(ShareOut(1000, {{100, 5000}})[0], 1000u);
+  CHECK_EQ(ShareOut(9000, {{100, 5000}})[0], 5000u);
+}
+
+TEST(EveryoneHasTheirFloorAndTheRestGoesBySize) {
+  const std::vector<uint64_t> shares = ShareOut(1300, {{100, 1100}, {200, 3200}});
+  CHECK_EQ(shares[0], 350u);
+  CHECK_EQ(shares[1], 950u);
+  CHECK_EQ(ShareOut(300, {{100, 1100}, {200, 3200}})[1], 200u);
+}
+
+TEST(SharesNeverExceedTheBudget) {
+  for (uint64_t budget = 60; budget < 4000; budget += 7) {
+    const std::vector<uint64_t> shares = ShareOut(budget, {{10, 1000}, {20, 777}, {30, 30}});
+    CHECK(std::accumulate(shares.begin(), shares.end(), uint64_t{0}) <= budget);
+    CHECK(shares[0] >= 10 && shares[1] >= 20 && shares[2] == 30);
+  }
+}
+
+}  // namespace
+}  // namespace remoe::plugin
+
+REMOE_TEST_MAIN()

@@ -1,0 +1,53 @@
+"""Files on a command line. What a command writes is none of what it reads, whatever names they go by."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from remoe_edge.files.atomic import check_output
+
+_MET = "remoe_edge.cli.file_arguments"  # in the context: the files that were named so far
+
+
+def met(ctx: click.Context | None, path: Path, *, is_written: bool) -> None:
+    """Take note of a file. Raises InputError where the command would write over another one."""
+    if ctx is None or ctx.resilient_parsing or not str(path):
+        return
+    before: list[tuple[Path, bool]] = ctx.meta.setdefault(_MET, [])
+    for other, other_is_written in before:
+        if is_written:
+            check_output(path, [other], is_made=False)
+        elif other_is_written:
+            check_output(other, [path], is_made=False)
+    before.append((path, is_written))
+
+
+class FileArgument(click.Path):
+    """A path that the command reads; `is_written`: that it writes, too."""
+
+    def __init__(self, *, is_written: bool = False, **kind: bool) -> None:
+        super().__init__(path_type=Path, **kind)
+        self._is_written = is_written
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Make the path, and take note of it."""
+        path = Path(os.fsdecode(super().convert(value, param, ctx)))
+        met(ctx, path, is_written=self._is_written)
+        return path
+
+
+class OutputFile(FileArgument):
+    """A file that the command writes."""
+
+    def __init__(self) -> None:
+        super().__init__(is_written=True, dir_okay=False)
+
+
+PATH = FileArgument()
+FILE = FileArgument(dir_okay=False)
+FOLDER = click.Path(file_okay=False, path_type=Path)
+KEPT_FILE = FileArgument(is_written=True, dir_okay=False)  # read at the start, written at the end

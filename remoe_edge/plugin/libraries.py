@@ -1,0 +1,111 @@
+"""Which ggml a program or a folder has: its libraries, and the version and commit they tell."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from remoe_edge.errors import InputError, UnsupportedError
+
+# In a process of its own: a library of another build must not come into this one.
+_ASK = """
+import ctypes, sys
+library = ctypes.CDLL(sys.argv[1])
+for name in ("ggml_version", "ggml_commit"):
+    function = getattr(library, name)
+    function.restype = ctypes.c_char_p
+    print(function().decode())
+"""
+_LISTED = re.compile(r"^\s*libggml-base\.so\S* => (/.*?) \(0x", re.M)
+
+
+@dataclass(frozen=True)
+class Ggml:
+    """Hold a build of ggml: what its libraries say of it, and the folder where they lie."""
+
+    version: str
+    commit: str
+    folder: Path
+
+    @property
+    def build(self) -> str:
+        """Name the folder that its plug-in lies in, as csrc/plugin/entry/entry.c does."""
+        return re.sub(r"[^0-9A-Za-z._-]", "_", f"{self.version}-{self.commit}")
+
+    def __str__(self) -> str:
+        return f"ggml {self.version} (commit {self.commit})"
+
+
+def ask(library: Path) -> Ggml:
+    """Ask a libggml-base.so which build it is. Raises UnsupportedError where it does not say."""
+    done = subprocess.run(
+        [sys.executable, "-c", _ASK, str(library)], capture_output=True, text=True, timeout=60
+    )
+    lines = done.stdout.split("\n")
+    if done.returncode or len(lines) < 2:
+        raise UnsupportedError(
+            f"{library} does not say which build it is: a llama.cpp of September 2025 or later is needed"
+        )
+    return Ggml(lines[0], lines[1], library.resolve().parent)
+
+
+def in_folder(folder: Path) -> Ggml:
+    """Find the libraries below a folder, the newest if there are several. Raises InputError."""
+    found = [path for path in _below(folder) if path.is_file()]
+    if not found:
+        raise InputError(
+            f"no libggml-base.so lies below {folder}: build llama.cpp there first, with "
+            "-DBUILD_SHARED_LIBS=ON, or say where with --libraries"
+        )
+    return ask(max(found, key=lambda path: path.stat().st_mtime))
+
+
+def _below(folder: Path, depth: int = 5) -> list[Path]:
+    found = []
+    start = len(folder.parts)
+    for here, folders, names in os.walk(folder):
+        if len(Path(here).parts) - start >= depth:
+            folders.clear()
+        if "libggml-base.so" in names:
+            found.append(Path(here) / "libggml-base.so")
+    return found
+
+
+def of_package() -> Ggml:
+    """Ask the installed llama-cpp-python."""
+    return ask(package_folder() / "lib" / "libggml-base.so")
+
+
+def package_folder() -> Path:
+    """Find the installed llama-cpp-python without loading it."""
+    spec = importlib.util.find_spec("llama_cpp")
+    if spec is None or spec.origin is None:
+        raise UnsupportedError("llama-cpp-python is not installed")
+    return Path(spec.origin).parent
+
+
+def of_program(program: str, environment: dict[str, str]) -> tuple[Path, Ggml | None]:
+    """Find a program and the ggml it was linked to; None for a script or a program without one.
+
+    Raises InputError where there is no such program.
+    """
+    found = shutil.which(program, path=environment.get("PATH"))
+    if found is None:
+        raise InputError(f"there is no program {program}")
+    path = Path(found)
+    with path.open("rb") as file:
+        if file.read(4) != b"\x7fELF":
+            return path, None
+    # What `ldd` does: the loader lists the libraries and ends, before the program begins.
+    listed = subprocess.run(
+        [str(path)], env={**environment, "LD_TRACE_LOADED_OBJECTS": "1"}, capture_output=True,
+        text=True, errors="replace", timeout=60, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    library = _LISTED.search(listed.stdout)
+    return path, None if library is None else ask(Path(library[1]))

@@ -1,0 +1,143 @@
+"""With a GPU beside it, streaming changes no bit either: logits against stock llama.cpp on that GPU.
+
+Stock has the same layers on the GPU and its experts on the processor (llama.cpp's --cpu-moe and
+--no-op-offload). Needs a llama.cpp with a GPU backend that finds a device. Mesa's lavapipe is one, on
+the processor: docs/gpu.md tells how to build for it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import stock
+import tiny_moe
+from remoe_edge import Engine
+from remoe_edge.files.models import shipped_model
+from remoe_edge.machine.gpu import gpus
+from remoe_edge.routing.trace import read_trace
+from test_lossless import AHEAD, N_GREEDY, ROTATION, floor_of, prompt
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not gpus(), reason="llama.cpp has no GPU backend here that finds a device"),
+]
+
+ALL = 1 << 20  # layers
+PROMPT_LENGTHS = (1, 7, 100)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("gpu")
+
+
+def check(
+    path: Path, *, budgets: tuple[str, ...] = ("50%", "floor"), layers: int | str = "all",
+    lengths: tuple[int, ...] = PROMPT_LENGTHS,
+) -> None:  # fmt: skip
+    spec = {"floor": floor_of(path)}
+    on_gpu = {"gpu_layers": ALL if layers == "all" else int(layers), "experts_on_cpu": True}
+    references = {
+        length: stock.run(
+            path, prompt(length), N_GREEDY, n_threads=2, use_extra_bufts=False, **on_gpu
+        )
+        for length in lengths
+    }
+    ways = [(budget, "off") for budget in budgets] + [(b, "on") for b in budgets if b in AHEAD]
+    for budget, prefetch in ways:
+        with _engine(
+            path, cache=spec.get(budget, budget), layers=layers, prefetch=prefetch
+        ) as engine:
+            for length, reference in references.items():
+                rows = [engine.evaluate(prompt(length))]
+                for token in reference.tokens:
+                    assert int(rows[-1].argmax()) == token
+                    rows.append(engine.evaluate([token], reset=False))
+                same = np.stack(rows).view(np.uint32) == reference.logits.view(np.uint32)
+                told = f"{budget}, {length} tokens, prefetch {prefetch}"
+                assert same.all(), f"{told}: {(~same).sum()} logits differ"
+
+
+def _engine(path: Path, *, cache: str, layers: int | str, **settings: Any) -> Engine:
+    return Engine(
+        path, cache=cache, n_ctx=1024, n_batch=1024, threads=2, gpu_layers=layers, **settings
+    )
+
+
+@pytest.mark.parametrize("index", range(len(tiny_moe.ARCHS)), ids=lambda i: tiny_moe.ARCHS[i])
+def test_architecture(folder: Path, index: int) -> None:
+    arch, quant = tiny_moe.ARCHS[index], ROTATION[index % len(ROTATION)]
+    path = tiny_moe.make(folder / f"{arch}.gguf", arch, quant)
+    check(path)
+    path.unlink()
+
+
+@pytest.mark.parametrize("quant", tiny_moe.QUANTS)
+def test_format(folder: Path, quant: str) -> None:
+    path = tiny_moe.make(folder / f"{quant}.gguf", "qwen3moe", quant)
+    check(path, budgets=("floor",))
+    path.unlink()
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_some_layers(folder: Path, layers: int) -> None:
+    # Short prompts: llama.cpp computes long ones on the GPU also where weights lie beside it.
+    path = tiny_moe.make(folder / f"{layers}.gguf", "qwen3moe", "Q4_K")
+    check(path, budgets=("50%",), layers=layers, lengths=(1, 7))
+    path.unlink()
+
+
+@pytest.mark.parametrize("arch", tiny_moe.ARCHS)
+def test_nothing_is_lost_silently(folder: Path, arch: str) -> None:
+    """What is seen of the routers on the processor is seen of them on the GPU."""
+    path = tiny_moe.make(folder / f"{arch}-seen.gguf", arch, "Q8_0")
+    seen = []
+    for layers in ("off", "all"):
+        with _engine(path, cache="50%", layers=layers, prefetch="on") as engine:
+            copied = engine.native.router_bytes("on")
+            assert (copied > 0) == (layers == "all" and not engine.native.prefetch["why_not"])
+            engine.evaluate(prompt(7))
+            for token in prompt(12):
+                engine.evaluate([token], reset=False)
+            prefetch = engine.native.prefetch
+            seen.append((engine.native.router_probabilities, prefetch["why_not"]))
+    assert seen[0] == seen[1]
+    path.unlink()
+
+
+@pytest.mark.parametrize("arch", ["qwen3moe", "gpt-oss", "glm4moe", "llama4"])
+def test_probabilities_are_those_of_the_processor(folder: Path, arch: str) -> None:
+    # Softmax, biases before a softmax, biases after a sigmoid, plain logits. Near enough: a GPU sums
+    # the router's inputs in another order, and a trace keeps a byte for each probability.
+    path = tiny_moe.make(folder / f"{arch}-probs.gguf", arch, "F32")
+    traces = []
+    for layers in ("off", "all"):
+        with _engine(path, cache="100%", layers=layers) as engine:
+            file = folder / f"{arch}-{layers}.trace"
+            engine.native.start_trace(str(file))
+            engine.evaluate(prompt(7))
+            engine.evaluate(prompt(1), reset=False)
+            engine.native.stop_trace()
+        traces.append(read_trace(file))
+    path.unlink()
+    assert traces[0].n_events == traces[1].n_events > 0
+    for event in range(traces[0].n_events):
+        cpu, gpu = (trace.probs(event) for trace in traces)
+        assert cpu is not None
+        assert gpu is not None
+        assert np.abs(cpu - gpu).max() < 0.02
+
+
+def test_the_shipped_model_says_the_same() -> None:
+    path = shipped_model()
+    with Engine(path, cache="50%", gpu_layers="off", threads=2) as engine:
+        asked = engine.generate("Once upon a time", max_tokens=24)
+        expected = str(asked)
+    with Engine(path, cache="50%", gpu_layers="all", threads=2) as engine:
+        assert str(engine.generate("Once upon a time", max_tokens=24)) == expected
+        assert engine.native.router_probabilities
+        assert engine.native.prefetch["why_not"] == ""

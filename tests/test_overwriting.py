@@ -1,0 +1,135 @@
+"""What a command or an engine writes is never what it reads, and never a model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+import tiny_moe
+from command_line import run
+from commands import commands
+from remoe_edge import Engine
+from remoe_edge.cli.file_arguments import FileArgument
+from remoe_edge.errors import InputError, RemoeError
+from remoe_edge.files.atomic import replacing
+
+
+@pytest.fixture
+def split(tmp_path: Path) -> Path:
+    """The first shard of a model of two."""
+    tiny_moe.make(tmp_path / "m.gguf", "qwen3moe", "Q8_0", n_split=2)
+    return tmp_path / "m-00001-of-00002.gguf"
+
+
+def named(path: Path) -> list[Path]:
+    """A file under other names: itself, a symbolic link, a hard link, a way around."""
+    link, twin = path.with_name("link"), path.with_name("twin")
+    link.symlink_to(path.name)
+    os.link(path, twin)
+    return [path, link, twin, path.parent / "." / "nowhere" / ".." / path.name]
+
+
+@pytest.mark.parametrize("what", ["profile", "past_prompts", "trace", "telemetry"])
+def test_no_file_of_an_engine_is_its_model(split: Path, what: str) -> None:
+    second = split.with_name("m-00002-of-00002.gguf")
+    before = split.read_bytes(), second.read_bytes()
+    for output in [*named(split), second]:
+        with pytest.raises(InputError):
+            Engine(split, cache="100%", n_ctx=64, **{what: output})
+    assert (split.read_bytes(), second.read_bytes()) == before
+
+
+def test_no_two_files_of_an_engine_are_one(split: Path, tmp_path: Path) -> None:
+    kept, link = tmp_path / "kept", tmp_path / "also"
+    link.symlink_to("kept")
+    for one, other in (("profile", "past_prompts"), ("trace", "telemetry"), ("profile", "trace")):
+        for again in (kept, link):
+            with pytest.raises(InputError, match="is the input"):
+                Engine(split, cache="100%", **{one: kept, other: again})
+    assert not kept.exists()
+
+
+def outputs() -> list[tuple[str, str]]:
+    """Every option of every command that names a file to be written."""
+    return [
+        (name, parameter.opts[-1])
+        for name, command in commands()
+        for parameter in command.params
+        if isinstance(parameter.type, FileArgument) and parameter.type._is_written
+    ]
+
+
+def test_outputs_are_found() -> None:
+    assert ("trace", "--output") in outputs()
+    assert ("chat", "--telemetry") in outputs()
+    assert len(outputs()) > 15
+
+
+@pytest.mark.parametrize(("name", "option"), outputs())
+def test_no_command_writes_over_what_it_reads(
+    split: Path, capsys: pytest.CaptureFixture[str], name: str, option: str
+) -> None:
+    """Whatever the command makes of the rest: it says so before it looks at any of its files."""
+    command = dict(commands())[name]
+    reads = [
+        parameter
+        for parameter in command.params
+        if isinstance(parameter.type, FileArgument) and option not in parameter.opts
+    ]
+    before = split.read_bytes()
+    for parameter in reads:
+        arguments: list[str | Path] = [*name.split()]
+        for other in command.params:
+            if isinstance(other, click.Argument) and other is not parameter and other.required:
+                arguments.append(split.with_name("another"))
+        if isinstance(parameter, click.Argument):
+            arguments.append(split)
+        else:
+            arguments += [parameter.opts[-1], split]
+        outcome = run(capsys, *arguments, option, split)
+        assert outcome.code == 1, (parameter.name, outcome)
+        assert "is the input" in outcome.error(), (parameter.name, outcome)
+    assert split.read_bytes() == before
+
+
+def test_no_command_writes_over_a_shard(split: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    second = split.with_name("m-00002-of-00002.gguf")
+    outcome = run(capsys, "chat", "-m", split, "-p", "hi", "--telemetry", second)
+    assert "is the input" in outcome.error()
+
+
+def test_routers_are_an_input(split: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    routers = split.with_name("r.gguf")
+    routers.write_bytes(b"GGUF")
+    outcome = run(capsys, "chat", "-m", split, "--routers", routers, "--telemetry", routers)
+    assert "is the input" in outcome.error()
+
+
+def write_with_replacing(path: Path) -> None:
+    with replacing([path]) as (part,):
+        part.write_text("something else")
+
+
+@pytest.mark.parametrize("what", ["profile", "past_prompts", "trace", "telemetry", "replacing"])
+def test_a_model_is_replaced_by_nothing_else(split: Path, tmp_path: Path, what: str) -> None:
+    """A slip of the finger (`-o other.gguf`) costs no download of a day."""
+    other = tiny_moe.make(tmp_path / "other.gguf", "olmoe", "Q8_0")
+    before = other.read_bytes()
+    writes: Callable[[], Any] = lambda: Engine(split, cache="100%", **{what: other}).close()  # noqa: E731
+    if what == "replacing":
+        writes = lambda: write_with_replacing(other)  # noqa: E731
+    with pytest.raises(RemoeError):
+        writes()
+    assert other.read_bytes() == before
+
+
+def test_a_model_may_be_replaced_by_a_model(split: Path, tmp_path: Path) -> None:
+    other = tiny_moe.make(tmp_path / "other.gguf", "olmoe", "Q8_0")
+    with replacing([other]) as (part,):
+        part.write_bytes(split.read_bytes())
+    assert other.read_bytes() == split.read_bytes()

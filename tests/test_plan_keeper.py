@@ -1,0 +1,182 @@
+"""A plan that is kept: the keeper against models, disks and memories of our own making."""
+
+from __future__ import annotations
+
+import math
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from remoe_edge.engine.observers import Step
+from remoe_edge.plan.keeper import JUDGED_AFTER, PROMISE, PlanKeeper
+from remoe_edge.plan.misses import SHAPE
+
+CHOICES, TOTAL, FLOOR = 192, 1500, 6
+
+
+class Engine:
+    """A token takes computing + misses · read, and misses follow the slots that are filled."""
+
+    def __init__(
+        self, *, exponent: float, computing_ms: float, read_ms: float, memory_slots: int = TOTAL,
+        noise: float = 0.0, seed: int = 1,
+    ) -> None:  # fmt: skip
+        self.exponent, self.computing_ms, self.read_ms = exponent, computing_ms, read_ms
+        self.memory_slots, self.noise = memory_slots, noise
+        self.dice = random.Random(seed)
+        self.filled = 0.0
+        self.owed = 0.0
+
+    def misses(self, slots: float) -> float:
+        x, y = [x for x, _ in SHAPE], [math.log(y) for _, y in SHAPE]
+        return CHOICES * math.exp(self.exponent * float(np.interp(slots / TOTAL, x, y)))
+
+    def steady_ms(self, slots: float) -> float:
+        return self.computing_ms + self.misses(slots) * self.read_ms
+
+    def token(self, slots: int) -> Step:
+        self.filled = min(self.filled, slots)
+        self.owed += self.misses(self.filled) * self.dice.uniform(1 - self.noise, 1 + self.noise)
+        missed = int(self.owed)
+        self.owed -= missed
+        evicted = max(0, int(self.filled + missed - slots))
+        self.filled = min(float(slots), self.filled + missed)
+        ms = self.computing_ms + missed * self.read_ms * self.dice.uniform(
+            1 - self.noise, 1 + self.noise
+        )
+        return Step("decode", 1, 0.0, ms / 1000, misses=missed, evictions=evicted)
+
+    def run(self, keeper: PlanKeeper, n_tokens: int, slots: int) -> tuple[list[float], int]:
+        """Decode, the elastic budget following the keeper as far as memory goes."""
+        times = []
+        for _ in range(n_tokens):
+            slots = max(FLOOR, min(self.memory_slots, keeper.wanted(slots)))
+            keeper.wanted(slots)
+            step = self.token(slots)
+            times.append(step.ms)
+            keeper.on_step(step)
+        return times, slots
+
+
+def keep(
+    engine: Engine, target_ms: float, start: int, n_tokens: int = 128
+) -> tuple[float, PlanKeeper]:
+    keeper = PlanKeeper(target_ms, engine.computing_ms, CHOICES, TOTAL, start, FLOOR)
+    keeper.on_begin(32)
+    engine.filled = start * 0.8  # a prompt has filled most of it
+    times, _ = engine.run(keeper, n_tokens, start)
+    return sum(times[JUDGED_AFTER:]) / (n_tokens - JUDGED_AFTER), keeper
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.3])
+@pytest.mark.parametrize("exponent", [0.5, 0.8, 1.4])
+@pytest.mark.parametrize("read_ms", [0.5, 8.0])
+def test_within_a_fifth_of_the_promise_after_64_tokens_or_said(
+    exponent: float, read_ms: float, noise: float
+) -> None:
+    engine = Engine(exponent=exponent, computing_ms=40, read_ms=read_ms, noise=noise)
+    for share in (0.1, 0.6):
+        start = int(share * TOTAL)
+        for wanted_share in (0.15, 0.35, 0.7):
+            target = engine.steady_ms(wanted_share * TOTAL)
+            measured, keeper = keep(engine, target, start)
+            if measured > PROMISE * target:
+                assert keeper.verdict() is not None, (share, wanted_share, measured, target)
+            else:
+                assert keeper.state == "kept"
+
+
+def test_the_published_figures_of_another_model_are_corrected() -> None:
+    # What happened on the twin: 60 ms promised by published figures, 114 measured.
+    engine = Engine(exponent=0.7, computing_ms=45, read_ms=1.0, noise=0.2)
+    start = 450
+    assert engine.steady_ms(start) > 90
+    measured, keeper = keep(engine, 60.0, start)
+    assert measured <= PROMISE * 60
+    assert keeper.state == "kept"
+
+
+def test_memory_that_is_not_needed_is_given_up() -> None:
+    engine = Engine(exponent=2.0, computing_ms=40, read_ms=1.0)
+    keeper = PlanKeeper(80.0, 40.0, CHOICES, TOTAL, 1200, FLOOR)
+    engine.filled = 1200
+    times, slots = engine.run(keeper, 400, 1200)
+    assert slots < 700
+    assert sum(times[-64:]) / 64 <= 80.0 * 1.1
+
+
+def test_what_cannot_be_is_said_once_and_why() -> None:
+    engine = Engine(exponent=0.5, computing_ms=40, read_ms=2.0, memory_slots=300)
+    measured, keeper = keep(engine, 60.0, 300)
+    assert measured > PROMISE * 60
+    line = keeper.verdict()
+    assert line is not None
+    assert line.startswith(
+        "60 ms per token cannot be kept: with all the memory that is free (20% of"
+    )
+    assert "of which 40 are computing" in line
+    assert keeper.verdict() is None
+    assert keeper.to_dict()["state"] == "out of reach"
+    # With more memory later it is kept after all, once the cache has filled.
+    engine.memory_slots = TOTAL
+    times, _ = engine.run(keeper, 400, 300)
+    assert sum(times[-64:]) / 64 <= PROMISE * 60
+    assert keeper.state == "kept"
+
+
+def test_a_cache_that_cannot_fill_so_soon_is_said_to_be_filling() -> None:
+    engine = Engine(exponent=1.6, computing_ms=40, read_ms=8.0)
+    measured, keeper = keep(engine, engine.steady_ms(900), 300)
+    assert measured > PROMISE * engine.steady_ms(900)
+    assert "are not kept yet" in (keeper.verdict() or "")
+    assert keeper.verdict() is None
+
+
+def test_computing_alone_above_the_target_wants_everything() -> None:
+    engine = Engine(exponent=1.0, computing_ms=90, read_ms=1.0)
+    _, keeper = keep(engine, 60.0, 300, n_tokens=400)
+    assert keeper.wanted(TOTAL) == TOTAL
+    assert "90 are computing" in (keeper.verdict() or "")
+
+
+def test_what_says_nothing_changes_nothing() -> None:
+    keeper = PlanKeeper(60.0, 40.0, CHOICES, TOTAL, 500, FLOOR)
+    for _ in range(200):
+        keeper.on_step(Step("prefill", 32, 0.0, 9.0, misses=900, evictions=900))
+        keeper.on_step(Step("decode", 8, 0.0, 9.0, misses=900, evictions=900))
+    assert keeper.wanted(500) == 500
+    assert keeper.state == "learning"
+    assert keeper.verdict() is None
+    for _ in range(200):  # on the promise
+        keeper.on_step(Step("decode", 1, 0.0, 0.058, misses=18, evictions=18))
+    assert keeper.wanted(500) == 500
+    assert keeper.state == "kept"
+    keeper.on_load({})
+    keeper.on_answer(None)
+    keeper.on_close()
+
+
+def test_from_a_handful_of_slots_it_gets_there_too() -> None:
+    engine = Engine(exponent=0.5, computing_ms=20, read_ms=1.0)
+    measured, keeper = keep(engine, engine.steady_ms(700), FLOOR)
+    assert measured <= PROMISE * engine.steady_ms(700)
+    assert keeper.state == "kept"
+
+
+def test_a_cache_that_still_fills_gets_time_and_no_slots() -> None:
+    keeper = PlanKeeper(60.0, 40.0, CHOICES, TOTAL, 500, FLOOR)
+    for _ in range(100):
+        keeper.on_step(Step("decode", 1, 0.0, 0.3, misses=100, evictions=0))
+    assert keeper.wanted(500) == 500
+    assert keeper.state == "not yet"
+    for _ in range(40):
+        keeper.on_step(Step("decode", 1, 0.0, 0.3, misses=100, evictions=90))
+    assert keeper.wanted(500) > 500
+
+
+def test_the_shape_is_the_published_one(tmp_path: Path) -> None:
+    assert [x for x, _ in SHAPE] == sorted(x for x, _ in SHAPE)
+    assert [y for _, y in SHAPE] == sorted((y for _, y in SHAPE), reverse=True)
+    assert SHAPE[0] == (0.0, 1.0)

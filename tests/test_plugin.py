@@ -1,0 +1,298 @@
+"""The plug-in in a program of llama.cpp: the same bits, within its budget, and no model left behind."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import plugged
+import stock
+import tiny_moe
+
+PROMPT = [(37 * i + 11) % 200 + 5 for i in range(40)]
+N_GREEDY = 128
+ARCHS = ("qwen3moe", "olmoe", "deepseek2", "gpt-oss", "llama", "glm4moe")
+FORMATS = ("Q4_K", "Q8_0", "MXFP4")
+# A share below the floor is the floor: a share asks for as much as there is.
+BUDGETS = {"100%": "100%", "30%": "30%", "floor": "0.001%"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("plugin")
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> Path:
+    return tiny_moe.make(folder / "tiny.gguf", "qwen3moe", "Q8_0")
+
+
+@pytest.fixture(scope="module")
+def processes() -> Iterator[dict[str, stock.Process]]:
+    """Keep one program for each budget: it loads a model after another, and unloads it."""
+    return {name: plugged.process(cache=cache) for name, cache in BUDGETS.items()}
+
+
+def check(
+    processes: dict[str, stock.Process], path: Path, *, n_greedy: int, repack: bool = True
+) -> None:
+    settings = stock.Settings(tuple(PROMPT), n_greedy, use_extra_bufts=repack)
+    reference = stock.run(path, PROMPT, n_greedy, use_extra_bufts=repack)
+    for budget, process in processes.items():
+        result = process.ask(path, settings)
+        assert result.tokens == reference.tokens, budget
+        same = result.logits.view(np.uint32) == reference.logits.view(np.uint32)
+        assert same.all(), f"{budget}: {(~same).sum()} logits differ"
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_same_bits(processes: dict[str, stock.Process], folder: Path, arch: str) -> None:
+    quant = FORMATS[ARCHS.index(arch) % len(FORMATS)]
+    path = tiny_moe.make(folder / f"{arch}.gguf", arch, quant)
+    check(processes, path, n_greedy=16)
+    path.unlink()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("quant", FORMATS)
+@pytest.mark.parametrize("arch", ARCHS)
+def test_same_bits_for_long(
+    processes: dict[str, stock.Process], folder: Path, arch: str, quant: str
+) -> None:
+    path = tiny_moe.make(folder / f"{arch}-{quant}.gguf", arch, quant)
+    check(processes, path, n_greedy=N_GREEDY)
+    check(processes, path, n_greedy=8, repack=False)
+    path.unlink()
+
+
+def test_split_shards_and_a_plain_load(processes: dict[str, stock.Process], folder: Path) -> None:
+    path = tiny_moe.make(folder / "split.gguf", "qwen3moe", "Q4_0", n_split=3)
+    check(processes, path, n_greedy=4)
+    check(processes, path, n_greedy=4, repack=False)
+
+
+def test_loading_reads_no_expert(folder: Path) -> None:
+    path = tiny_moe.make(folder / "big.gguf", "qwen3moe", "Q8_0", n_expert=64, n_ff_exp=512)
+    begin = plugged.experts_last(path, folder / "last.gguf")
+    path = folder / "last.gguf"
+    drop(path)
+    done = plugged.script(
+        """
+        model = load(sys.argv[1])
+        ctx = context(model)
+        assert model and ctx
+        """,
+        path, cache="100%",
+    )  # fmt: skip
+    resident = resident_pages(path)
+    in_experts = sum(resident[-(-begin // mmap.PAGESIZE) :]) * mmap.PAGESIZE
+    assert path.stat().st_size - begin > 16 << 20
+    # What the kernel reads around the last dense page, and nothing else.
+    assert in_experts <= 1 << 20, plugged.said(done)
+
+
+def drop(path: Path) -> None:
+    """Have the kernel forget a file's pages; skip where it does not."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    if any(resident_pages(path)):
+        pytest.skip("this file system keeps pages that are not wanted")
+
+
+def resident_pages(path: Path) -> list[bool]:
+    """Tell of each page of a file whether it is in memory, by mincore."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with path.open("rb") as file:
+        n_bytes = os.fstat(file.fileno()).st_size
+        libc.mmap.restype = ctypes.c_void_p
+        libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+        at = libc.mmap(None, n_bytes, mmap.PROT_READ, mmap.MAP_SHARED, file.fileno(), 0)
+        pages = (ctypes.c_ubyte * -(-n_bytes // mmap.PAGESIZE))()
+        assert libc.mincore(ctypes.c_void_p(at), ctypes.c_size_t(n_bytes), pages) == 0
+        libc.munmap(ctypes.c_void_p(at), ctypes.c_size_t(n_bytes))
+    return [bool(page & 1) for page in pages]
+
+
+def test_one_budget_for_all_models(folder: Path, model: Path) -> None:
+    other = tiny_moe.make(folder / "other.gguf", "olmoe", "Q4_K")
+    text = """
+        first = load(sys.argv[1]); one = context(first)
+        assert decode(one, [5, 6, 7]) == 0; alone = bits(one, first)
+        second = load(sys.argv[2]); two = context(second)
+        assert decode(two, [5, 6, 7]) == 0; print(bits(two, second))
+        forget(one)
+        assert decode(one, [5, 6, 7]) == 0; print(bits(one, first)); assert alone == bits(one, first)
+        lib.llama_free(two); lib.llama_model_free(second)
+        forget(one)
+        assert decode(one, [5, 6, 7]) == 0; assert alone == bits(one, first)
+        lib.llama_free(one); lib.llama_model_free(first)
+        again = load(sys.argv[1]); one = context(again)
+        assert decode(one, [5, 6, 7]) == 0; assert alone == bits(one, again)
+    """
+    plain = plugged.script(text, model, other, plugged=False)
+    done = plugged.script(text, model, other, cache="1MiB")
+    assert done.stdout == plain.stdout
+    sizes = [float(each) for each in re.findall(r"experts, ([\d.]+) MiB", plugged.said(done))]
+    assert len(sizes) == 3  # loaded, the other loaded, loaded again
+    assert max(sizes) <= 1
+    assert sizes[1] < sizes[0] == sizes[2]  # the second got a share, and gave it back
+
+
+def test_two_contexts_in_two_threads(model: Path) -> None:
+    text = """
+        import threading
+        model = load(sys.argv[1])
+        seen = {}
+        def work(name, token):
+            ctx = context(model)
+            rows = []
+            for step in range(24):
+                assert decode(ctx, [token + step, 9, 31][: 1 + step % 3]) == 0
+                rows.append(bits(ctx, model))
+            seen[name] = rows
+        threads = [threading.Thread(target=work, args=(n, 20 * n + 5)) for n in range(3)]
+        for each in threads:
+            each.start()
+        for each in threads:
+            each.join()
+        for name in range(3):
+            print("".join(seen[name]))
+    """
+    plain = plugged.script(text, model, plugged=False)
+    assert plugged.script(text, model, cache="30%", prefetch="on").stdout == plain.stdout
+
+
+def test_state_is_saved_and_loaded(folder: Path, model: Path) -> None:
+    text = """
+        import ctypes
+        model = load(sys.argv[1]); ctx = context(model)
+        assert decode(ctx, [5, 6, 7, 8]) == 0
+        n = lib.llama_state_get_size(ctx)
+        state = (ctypes.c_uint8 * n)()
+        assert lib.llama_state_get_data(ctx, state, n) > 0
+        other = context(model)
+        assert lib.llama_state_set_data(other, state, n) > 0
+        assert decode(other, [9]) == 0
+        print(bits(other, model))
+    """
+    plain = plugged.script(text, model, plugged=False)
+    assert plugged.script(text, model, cache="30%").stdout == plain.stdout
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"cache": "1KiB"}, ["below the floor", "REMOE_CACHE="]),
+        ({"cache": "plenty"}, ["REMOE_CACHE", "'plenty'"]),
+        ({"cache": "1MiB", "policy": "nonsense"}, ["nonsense"]),
+        ({"cache": "1MiB", "prefetch": "maybe"}, ["REMOE_PREFETCH", "auto, on, off"]),
+        ({"cache": "1MiB", "routers": "default"}, ["REMOE_ROUTERS", "router overlay"]),
+        ({"cache": "1MiB", "profile": "/nowhere/x"}, ["REMOE_PROFILE", "/nowhere/x"]),
+    ],
+)
+def test_what_cannot_be_is_refused_by_name(
+    model: Path, settings: dict[str, str], words: list[str]
+) -> None:
+    done = plugged.script("print(bool(load(sys.argv[1])))", model, **settings)
+    assert done.stdout.strip() == "False"
+    assert all(word in plugged.said(done) for word in words), plugged.said(done)
+
+
+def test_a_model_that_is_not_mapped_is_refused(model: Path) -> None:
+    text = "print(bool(load(sys.argv[1], load_mode=lib.LLAMA_LOAD_MODE_NONE)))"
+    done = plugged.script(text, model, cache="30%")
+    assert done.stdout.strip() == "False"
+    assert "--no-mmap" in plugged.said(done)
+
+
+def test_dense_models_are_left_alone(folder: Path) -> None:
+    import tiny_dense
+
+    path = tiny_dense.make(folder / "dense.gguf")
+    text = """
+        model = load(sys.argv[1]); ctx = context(model)
+        assert decode(ctx, [5, 6, 7]) == 0
+        print(bits(ctx, model))
+    """
+    plain = plugged.script(text, path, plugged=False)
+    done = plugged.script(text, path, cache="30%")
+    assert done.stdout == plain.stdout
+    assert plugged.said(done) == ""
+
+
+def test_a_failing_disk_fails_the_request_alone(folder: Path, model: Path) -> None:
+    path = folder / "last-small.gguf"
+    begin = plugged.experts_last(model, path)
+    text = """
+        import os
+        path, begin = sys.argv[1], int(sys.argv[2])
+        model = load(path); ctx = context(model)
+        assert decode(ctx, [5, 6, 7]) == 0
+        right = bits(ctx, model)
+        whole = open(path, "rb").read()
+        for cut in (begin + 100, begin + (len(whole) - begin) // 2):
+            os.truncate(path, cut)
+            failed = 0
+            for token in range(10, 40):
+                forget(ctx)
+                failed += decode(ctx, [token, token + 1]) != 0
+            print(failed > 0)
+            with open(path, "r+b") as file:
+                file.seek(cut)
+                file.write(whole[cut:])
+            forget(ctx)
+            assert decode(ctx, [5, 6, 7]) == 0
+            assert bits(ctx, model) == right
+    """
+    done = plugged.script(text, path, begin, cache="0.001%")
+    assert done.stdout.split() == ["True", "True"]
+    told = plugged.said(done)
+    assert all(word in told for word in (str(path), "layer", "expert", "offset"))
+
+
+def test_an_adapter_on_experts_is_refused(folder: Path, model: Path) -> None:
+    from gguf import GGUFReader, GGUFWriter
+
+    adapters = {}
+    shapes = {each.name: each.shape for each in GGUFReader(model).tensors}
+    for name in ("blk.0.attn_q.weight", "blk.0.ffn_up_exps.weight"):
+        n_in, n_out, *experts = map(int, shapes[name])
+        writer = GGUFWriter(folder / f"{len(adapters)}.lora.gguf", "qwen3moe")
+        writer.add_type("adapter")
+        writer.add_string("adapter.type", "lora")
+        writer.add_float32("adapter.lora.alpha", 8.0)
+        rng = np.random.default_rng(1)
+        for part, shape in (("a", (4, n_in)), ("b", (n_out, 4))):
+            values = rng.normal(0, 0.1, (*experts, *shape)).astype(np.float32)
+            writer.add_tensor(f"{name}.lora_{part}", values)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        adapters[name] = folder / f"{len(adapters)}.lora.gguf"
+    text = """
+        import ctypes
+        model = load(sys.argv[1])
+        adapter = lib.llama_adapter_lora_init(model, sys.argv[2].encode())
+        print(bool(adapter))
+        if adapter:
+            ctx = context(model)
+            scales = (ctypes.c_float * 1)(1.0)
+            lib.llama_set_adapters_lora(ctx, (lib.llama_adapter_lora_p_ctypes * 1)(adapter), 1, scales)
+            assert decode(ctx, [5, 6, 7]) == 0
+            print(bits(ctx, model))
+    """
+    dense, expert = adapters.values()
+    plain = plugged.script(text, model, dense, plugged=False)
+    assert plugged.script(text, model, dense, cache="30%").stdout == plain.stdout
+    refused = plugged.script(text, model, expert, cache="30%")
+    assert refused.stdout.strip() == "False"
+    assert "adapter" in plugged.said(refused)

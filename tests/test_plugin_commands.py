@@ -1,0 +1,166 @@
+"""`remoe-edge plugin`, what it starts, what it refuses, and what `top` sees of it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import plugged
+import tiny_moe
+from command_line import run
+from remoe_edge.plugin import builds, libraries
+from remoe_edge.plugin.environment import environment
+from remoe_edge.telemetry.status import running
+
+
+@pytest.fixture
+def no_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Keep the plug-ins of whoever runs the tests out of them."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+
+
+def test_the_environment_is_printed_for_a_shell(
+    no_home: None, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    plugged.added()
+    done = run(
+        capsys, "plugin", "env", "--cache", "1500MiB", "--routers", str(tmp_path / "a b.gguf")
+    )
+    assert done.code == 0
+    script = f'{done.out}\nprintf \'%s\\n\' "$GGML_BACKEND_PATH" "$REMOE_CACHE" "$REMOE_ROUTERS"'
+    seen = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
+    entry, cache, routers = seen.stdout.splitlines()
+    assert Path(entry).name == builds.ENTRY
+    assert (cache, routers) == ("1500MiB", str(tmp_path / "a b.gguf"))
+    assert "REMOE_POLICY" not in done.out  # what was not chosen is left to the environment
+
+
+def test_a_program_is_started_in_that_environment(no_home: None) -> None:
+    plugged.added()
+    text = "import os, sys; print(os.environ['REMOE_CACHE'], os.environ['REMOE_LOG'], sys.argv[1:])"
+    words = [
+        "plugin",
+        "run",
+        "--cache",
+        "30%",
+        "--log",
+        "error",
+        "--",
+        sys.executable,
+        "-c",
+        text,
+        "-m",
+        "x",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "remoe_edge.cli", *words], capture_output=True, text=True, timeout=120,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    assert done.stdout == "30% error ['-m', 'x']\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["run", "--cache", "plan:250ms", "--", "true"], "remoe-edge plan"),
+        (["run", "--cache", "lots", "--", "true"], "lots"),
+        (["run", "--", "no-such-program-here"], "no-such-program-here"),
+        (["build", "--llama-cpp", "/nowhere/at/all"], "/nowhere/at/all"),
+    ],
+)
+def test_what_cannot_be_is_said_in_a_line(
+    no_home: None, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
+    assert said in run(capsys, "plugin", *words).error()
+
+
+def test_a_tree_without_libraries_or_headers_is_refused(
+    no_home: None, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "src").mkdir()
+    assert "BUILD_SHARED_LIBS" in run(capsys, "plugin", "build", "--llama-cpp", tmp_path).error()
+    lib = libraries.package_folder() / "lib"
+    words = ["plugin", "build", "--llama-cpp", tmp_path, "--libraries", lib]
+    assert "ggml-backend-impl.h" in run(capsys, *words).error()
+
+
+def test_another_build_of_ggml_is_refused_by_name(tmp_path: Path) -> None:
+    # The same plug-in under the name of another build: what a user has after an update of llama.cpp.
+    plugged.added()
+    ggml = libraries.of_package()
+    core = builds.require_core(ggml, None, "llama-cpp-python")
+    (tmp_path / "builds/9.8.7-abcdef").mkdir(parents=True)
+    shutil.copy(core, tmp_path / "builds/9.8.7-abcdef" / builds.CORE)
+    entry = Path(shutil.copy(builds.entry(None), tmp_path))
+    path = tiny_moe.make(tmp_path / "tiny.gguf", "qwen3moe", "Q8_0")
+    text = plugged.PRELUDE + "print(bool(load(sys.argv[1])))"
+    added = environment(entry, None, {"cache": "30%"}, {})
+    done = subprocess.run(
+        [sys.executable, "-c", text, str(path)], env={**os.environ, **added}, capture_output=True,
+        text=True, timeout=120,
+    )  # fmt: skip
+    assert done.stdout.strip() == "True"  # the program runs, without the plug-in
+    said = plugged.said(done)
+    for word in (ggml.version, ggml.commit, "9.8.7-abcdef", "remoe-edge plugin build"):
+        assert word in said
+    assert "a cache of" not in said
+
+
+def test_the_names_of_builds_are_those_that_the_library_looks_for() -> None:
+    ggml = libraries.Ggml("0.9", "ab c/d-dirty", Path("/"))
+    assert ggml.build == "0.9-ab_c_d-dirty"
+    source = (Path(__file__).parent.parent / "csrc/plugin/entry/entry.c").read_text()
+    assert all(each in source for each in ("'.'", "'_'", "'-'"))
+
+
+def test_top_shows_a_plugged_program(tmp_path: Path) -> None:
+    path = tiny_moe.make(tmp_path / "tiny.gguf", "qwen3moe", "Q8_0")
+    folder = tmp_path / "status"
+    folder.mkdir(mode=0o700)
+    text = plugged.PRELUDE + (
+        "model = load(sys.argv[1]); ctx = context(model)\n"
+        "for token in range(5, 45):\n    assert decode(ctx, [token]) == 0\n"
+        "print('ready', flush=True); sys.stdin.read()\n"
+        "lib.llama_free(ctx); lib.llama_model_free(model); print('freed', flush=True)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", text, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL, text=True,
+        env={**os.environ, **plugged.added(cache="30%", status=str(folder))},
+    )  # fmt: skip
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    end = time.monotonic() + 300
+    while time.monotonic() < end:
+        (state,) = running([folder])
+        if state["totals"]["n_generated"] == 40:
+            break
+        time.sleep(0.05)
+    assert state["totals"]["n_generated"] == 40
+    assert state["pid"] == process.pid
+    assert state["model"] == str(path)
+    assert state["policy"] == "reuse-biased"
+    assert state["totals"]["hits"] + state["totals"]["misses"] > 0
+    assert 0 < state["budget_bytes"] < path.stat().st_size
+    process.stdin.close()
+    assert process.stdout.readline() == "freed\n"
+    assert process.wait() == 0
+    assert running([folder]) == []
+    assert list(folder.iterdir()) == []  # it took its file away itself
+
+
+def test_each_setting_of_the_page_is_one_that_is_read() -> None:
+    root = Path(__file__).parent.parent
+    page = (root / "docs/plugin.md").read_text()
+    table = set(re.findall(r"^\| `(REMOE_\w+)`", page, re.M))
+    code = (root / "csrc/plugin/settings.cc").read_text()
+    code += (root / "csrc/plugin/entry/entry.c").read_text()
+    assert table == set(re.findall(r'"(REMOE_\w+)"', code))
