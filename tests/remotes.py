@@ -82,6 +82,7 @@ def remote(made: Engine) -> dict[str, Any]:
     return dict(made.stats()["remote"])
 
 
+CLOSE = b""  # in place of a frame: the connection ends
 Spoil = Callable[[int, bytes], Iterable[bytes]]
 
 
@@ -145,6 +146,8 @@ class Line:
                     for frame in self._said(spoils, kind, whole)
                 ]
                 for frame in said:
+                    if frame == CLOSE:
+                        raise OSError("this line is cut")
                     target.sendall(frame)
         for each in (source, target):
             with contextlib.suppress(OSError):

@@ -19,6 +19,7 @@ from remoe_edge.native import _core
 from remoe_edge.remote import worker as worker_module
 from remote_experiments.many_engines import BUSY
 from remotes import (
+    CLOSE,
     Line,
     Spoil,
     answers_only,
@@ -134,7 +135,7 @@ def late(at: int, frame: bytes) -> list[bytes]:
 
 
 HARMS: dict[str, Callable[[int, bytes], list[bytes]]] = {
-    "truncated": lambda at, frame: [frame[: len(frame) * (at % 7) // 7]],
+    "truncated": lambda at, frame: [frame[: len(frame) * (1 + at % 6) // 7], CLOSE],
     "corrupt": lambda at, frame: [flipped(frame, seed=at)],
     "duplicated": lambda at, frame: [frame, frame],
     "dropped": lambda at, frame: [],

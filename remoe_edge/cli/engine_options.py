@@ -58,7 +58,7 @@ _OPTIONS: tuple[Decorator, ...] = (
     gpu_options.gpu_layers(),
     options.peers(),
     placement_options.deployment(),
-    options.peer_keys(),
+    options.keys(),
     option("--verbose", is_flag=True, help="Show the log of llama.cpp."),
 )  # fmt: skip
 

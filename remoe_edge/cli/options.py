@@ -299,12 +299,12 @@ def peers() -> Decorator:
     )  # fmt: skip
 
 
-def peer_keys() -> Decorator:
-    """Add --keys for the engine's side."""
+def keys() -> Decorator:
+    """Add --keys; the command gets `peer_keys`."""
     return option(
         "--keys", "peer_keys", type=FILE, metavar="FILE",
-        help="The client.pem of `remoe-edge keys`, with which connections to --peers are encrypted and "
-        "both sides proven; needed beyond this machine.",
+        help="A file of `remoe-edge keys`, worker.pem for a worker and client.pem for who names --peers: "
+        "connections are encrypted and both sides proven. Beyond this machine it is needed.",
     )  # fmt: skip
 
 

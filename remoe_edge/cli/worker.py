@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     show_default=True,
     metavar="LIST",
     help="The experts to serve: all, 30% (the first of every layer), LAYER:FIRST-LAST, as in "
-    "3:0-7,*:12, or AUTO: what engines wish for, as many as --memory holds.",
+    "3:0-7,*:12, or AUTO: what engines wish for, as many as --memory holds, beginning with the hot ones of "
+    "--profile.",
 )
 @options.memory(
     required=True, more="It is for the experts; if they need more, the error says how much."
@@ -39,12 +40,7 @@ if TYPE_CHECKING:
     help="Where engines connect; 0.0.0.0 is every address of this machine, port 0 a free one. Beyond "
     "this machine --keys is needed.",
 )
-@option(
-    "--keys",
-    type=options.FILE,
-    metavar="FILE",
-    help="The worker.pem of `remoe-edge keys`: connections are encrypted, and only its engines served.",
-)
+@options.keys()
 @option(
     "--move-rate",
     default="32MiB",
@@ -52,12 +48,7 @@ if TYPE_CHECKING:
     metavar="SIZE",
     help="With AUTO: read at most so much a second of what engines wish for.",
 )
-@option(
-    "--profile",
-    type=options.FILE,
-    metavar="FILE",
-    help="With AUTO: begin with the experts that this profile calls hot.",
-)
+@options.profile()
 @options.threads()
 @options.repack(default=False, more="Do as the engines do that will connect.")
 @options.io(old=[])
@@ -73,7 +64,7 @@ def command(
     experts: str,
     memory: str,
     listen: str,
-    keys: Path | None,
+    peer_keys: Path | None,
     move_rate: str,
     profile: Path | None,
     threads: int | None,
@@ -90,7 +81,7 @@ def command(
     from remoe_edge.remote.worker import Worker
 
     worker = Worker(
-        model, experts=experts, memory=memory, listen=listen, keys=keys, move_rate=move_rate,
+        model, experts=experts, memory=memory, listen=listen, keys=peer_keys, move_rate=move_rate,
         profile=profile, threads=threads, repack=repack, io=io, direct=direct,
     )  # fmt: skip
     for number in (signal.SIGTERM, signal.SIGINT):
