@@ -287,11 +287,12 @@ class StreamedModel:
         """Count the events of each expert, [n_layers * n_experts]."""
     def choices(self) -> npt.NDArray[np.uint32]:
         """Count the tokens that chose each expert, [n_layers * n_experts]."""
-    def declare_steps(self, kind: str) -> None:
-        """Say what the following steps are for.
+    def declare_steps(self, kind: str, conversation: int = -1) -> None:
+        """Say what the following steps are for, and whose; -1: conversations do not take turns.
 
-        "decode" is a token of each of several conversations, "prompt" a prompt; with "by-tokens", as it
-        begins, several tokens are a prompt and one is decoded. Raises ValueError for another name.
+        "decode" is a token of each of several conversations, "draft" a token of one and guesses of
+        what follows it, "prompt" a prompt; with "by-tokens", as it begins, several tokens
+        are a prompt and one is decoded. Raises ValueError for another name.
         """
     def expect(self, bonus: npt.NDArray[np.float32] | None) -> bool:
         """Add [n_layers * n_experts] to the policy's scores until the next call; None: nothing.

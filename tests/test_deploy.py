@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -376,6 +377,18 @@ def test_without_ray_the_extra_is_named(
     assert (done.exit_code, done.stdout) == (1, "")
     assert done.stderr == f"Error: {MISSING}\n"
     assert "remoe-edge[remote]" in MISSING
+
+
+def test_a_ray_that_is_not_there_is_told_at_once() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        ray_process.check_reachable(f"127.0.0.1:{port}")
+    with pytest.raises(InputError, match=f"no Ray at 127.0.0.1:{port}"):
+        ray_process.check_reachable(f"127.0.0.1:{port}")
+    with pytest.raises(InputError, match="no Ray at 127.0.0.1:99999"):
+        ray_process.check_reachable("127.0.0.1:99999")
+    for other in ("auto", "ray://127.0.0.1:1", "HOST"):
+        ray_process.check_reachable(other)  # Ray's to understand
 
 
 def test_nothing_is_deployed(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ import pytest
 import plugged
 import stock
 import tiny_moe
+from remoe_edge.machine.gpu import gpus
 
 PROMPT = [(37 * i + 11) % 200 + 5 for i in range(40)]
 N_GREEDY = 128
@@ -61,6 +62,20 @@ def test_same_bits(processes: dict[str, stock.Process], folder: Path, arch: str)
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not gpus(), reason="llama.cpp has no GPU backend here that finds a device")
+@pytest.mark.parametrize("layers", [1 << 20, 2])
+def test_same_bits_with_the_dense_weights_on_a_gpu(folder: Path, layers: int) -> None:
+    path = tiny_moe.make(folder / f"gpu-{layers}.gguf", "qwen3moe", "Q4_K")
+    chosen = {"use_extra_bufts": False, "gpu_layers": layers, "experts_on_cpu": True}
+    reference = stock.run(path, PROMPT, 16, **chosen)
+    for cache in ("100%", "0.001%"):
+        process = plugged.process(cache=cache)
+        result = process.ask(path, stock.Settings(tuple(PROMPT), 16, **chosen))
+        assert (result.logits.view(np.uint32) == reference.logits.view(np.uint32)).all()
+    path.unlink()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("quant", FORMATS)
 @pytest.mark.parametrize("arch", ARCHS)
 def test_same_bits_for_long(
@@ -76,6 +91,17 @@ def test_split_shards_and_a_plain_load(processes: dict[str, stock.Process], fold
     path = tiny_moe.make(folder / "split.gguf", "qwen3moe", "Q4_0", n_split=3)
     check(processes, path, n_greedy=4)
     check(processes, path, n_greedy=4, repack=False)
+
+
+def test_shards_that_are_links_to_other_names(
+    processes: dict[str, stock.Process], folder: Path
+) -> None:
+    # As caches of downloads keep them; the kernel tells of a mapping what the link leads to.
+    first = tiny_moe.make(folder / "linked.gguf", "olmoe", "Q8_0", n_split=3)
+    for number, shard in enumerate(sorted(folder.glob("linked-*.gguf"))):
+        shard.rename(folder / f"blob-{7 - number}")
+        shard.symlink_to(folder / f"blob-{7 - number}")
+    check(processes, first, n_greedy=4)
 
 
 def test_loading_reads_no_expert(folder: Path) -> None:

@@ -226,7 +226,7 @@ def test_a_server_outlives_its_disk(programs: Programs, tmp_path: Path) -> None:
 
 def test_what_is_said_on_a_version_that_was_not_built(programs: Programs, tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "remoe_edge.cli", "plugin", "run", "--", str(programs.path("llama-bench"))],
+        [sys.executable, "-m", "remoe_edge.cli", "plugin", "run", "--", programs.path("llama-bench")],
         env={**os.environ, "XDG_DATA_HOME": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True, text=True, timeout=WAIT_S,
     )  # fmt: skip

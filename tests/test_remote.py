@@ -201,7 +201,7 @@ def test_the_budget_pays_for_checking(model: Path) -> None:
             native = made.native
             check_bytes = _core.peer_check_bytes(native)
             assert native.budget_bytes + check_bytes <= native.budget_for(native.total_experts)
-        with pytest.raises(BudgetError, match="checking peers"):
+        with pytest.raises(BudgetError, match="beside the cache"):
             Engine(model, peers=[serving.address], cache=floor_of(model, checking=False))
 
 

@@ -188,9 +188,9 @@ int StreamedModel::PrefetchForStart(const std::vector<ExpertId>& experts) {
   return store_->Prefetch(plan);
 }
 
-void StreamedModel::DeclareSteps(StepKind kind) {
+void StreamedModel::DeclareSteps(StepKind kind, int conversation) {
   const std::lock_guard<std::mutex> lock(step_mutex_);
-  clock_.Declare(kind);
+  clock_.Declare(kind, conversation);
 }
 
 void StreamedModel::FinishStart() {

@@ -95,10 +95,10 @@ class StreamedModel {
   // Waits until they have been read: then they are resident.
   void FinishStart();
   bool Expect(const float* bonus);
-  // What the steps from the next one on are for; see StepClock.
-  void DeclareSteps(StepKind kind);
   // Empties the slot of a resident expert.
   void Drop(int layer, uint16_t expert);
+  // What the steps from the next one on are for, and whose; see StepClock and Event.
+  void DeclareSteps(StepKind kind, int conversation = kNoConversation);
   // The bytes of one of our tensors, as the file has them.
   Status ReadTensor(const TensorOrigin& origin, uint64_t offset, uint64_t n_bytes, uint8_t* dest);
 

@@ -68,8 +68,10 @@ struct ExpertLayer {
 class ModelFile {
  public:
   // `path`: a single GGUF or the first shard of NAME-00001-of-0000N.gguf; the others are found by
-  // name.
-  static Result<ModelFile> Open(const std::string& path);
+  // name. Where they were stored under other names, they are looked for among `others` by what they
+  // say of themselves.
+  static Result<ModelFile> Open(const std::string& path,
+                                const std::vector<std::string>& others = {});
 
   const std::vector<std::string>& paths() const { return paths_; }
   const std::vector<uint64_t>& file_bytes() const { return file_bytes_; }

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cinttypes>
 #include <cstring>
+#include <map>
 
 #include "base/format.h"
 #include "base/rounding.h"
@@ -42,6 +43,9 @@ class ModelFileParser {
   static Result<ModelFile> Shard(const std::string& path);
   // Appends the tensors of `shard` to `model`.
   static Status Join(ModelFile shard, ModelFile* model);
+  // The files among `paths` that say that they are one of so many shards, by number.
+  static std::map<uint64_t, std::string> ShardsAmong(const std::vector<std::string>& paths,
+                                                     uint64_t count);
 
  private:
   explicit ModelFileParser(HeaderReader reader) : in_(std::move(reader)) {}
@@ -271,7 +275,19 @@ Status ModelFileParser::Join(ModelFile shard, ModelFile* model) {
   return Status::Ok();
 }
 
-Result<ModelFile> ModelFile::Open(const std::string& path) {
+std::map<uint64_t, std::string> ModelFileParser::ShardsAmong(const std::vector<std::string>& paths,
+                                                             uint64_t count) {
+  std::map<uint64_t, std::string> found;
+  for (const std::string& path : paths) {
+    const Result<ModelFile> file = Shard(path);
+    if (!file.ok() || file.value().Unsigned("split.count") != count) continue;
+    const std::optional<uint64_t> number = file.value().Unsigned("split.no");
+    if (number && *number < count) found.emplace(*number, path);
+  }
+  return found;
+}
+
+Result<ModelFile> ModelFile::Open(const std::string& path, const std::vector<std::string>& others) {
   Result<ModelFile> first = ModelFileParser::Shard(path);
   if (!first.ok()) return first;
   ModelFile& model = first.value();
@@ -287,20 +303,24 @@ Result<ModelFile> ModelFile::Open(const std::string& path) {
     return Status(Code::kCorrupt, Format("%s: key 'split.no' is not a shard number below %" PRIu64,
                                          path.c_str(), count));
   }
-  if (!EndsWith(path, ShardSuffix(*number, count))) {
+  const bool named = EndsWith(path, ShardSuffix(*number, count));
+  const std::map<uint64_t, std::string> among =
+      named ? std::map<uint64_t, std::string>() : ModelFileParser::ShardsAmong(others, count);
+  if (!named && among.size() < count) {
     return Status(Code::kInvalidArgument,
                   Format("%s is shard %" PRIu64 " of %" PRIu64
                          ", and shards are found by name: this one's must end in %s",
                          path.c_str(), *number + 1, count, ShardSuffix(*number, count).c_str()));
   }
-  const std::string stem = path.substr(0, path.size() - ShardSuffix(*number, count).size());
+  const std::string stem =
+      named ? path.substr(0, path.size() - ShardSuffix(*number, count).size()) : path;
   if (*number != 0) {
     return Status(Code::kInvalidArgument,
                   Format("%s is shard %" PRIu64 " of %" PRIu64 "; give the first, %s", path.c_str(),
                          *number + 1, count, (stem + ShardSuffix(0, count)).c_str()));
   }
   for (uint64_t i = 1; i < count; ++i) {
-    const std::string shard_path = stem + ShardSuffix(i, count);
+    const std::string shard_path = named ? stem + ShardSuffix(i, count) : among.at(i);
     Result<ModelFile> shard = ModelFileParser::Shard(shard_path);
     if (!shard.ok()) {
       return Status(shard.status().code(), Format("shard %" PRIu64 " of %" PRIu64 ": %s", i + 1,

@@ -62,9 +62,11 @@ bool IsSame(const Tensor& of_file, const ggml_tensor& tensor) {
 Result<MappedModel> MappedModel::Find(const ggml_tensor& tensor,
                                       const std::function<bool(uintptr_t)>& taken) {
   const std::vector<FileMapping> mappings = MappedGgufs(taken);
+  std::vector<std::string> paths;  // caches of downloads store shards under names of their own
+  for (const FileMapping& mapping : mappings) paths.push_back(mapping.path);
   std::string refused;
   for (const FileMapping& mapping : mappings) {
-    Result<ModelFile> file = ModelFile::Open(mapping.path);
+    Result<ModelFile> file = ModelFile::Open(mapping.path, paths);
     if (!file.ok()) {
       refused = "; " + file.status().message();
       continue;

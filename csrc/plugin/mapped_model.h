@@ -2,7 +2,7 @@
 // has mapped, the GGUF that holds a tensor of that name, type and shape.
 //
 // Only headers are read, from the files. A model of several files is found by its first; the others
-// follow by name.
+// follow by name, or are other mapped files that say so.
 //
 // A plain value; the thread that loads.
 #ifndef REMOE_PLUGIN_MAPPED_MODEL_H_

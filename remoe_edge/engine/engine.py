@@ -289,7 +289,7 @@ class Engine:
         Raises InputError while another answer runs.
         """
         self._life.check_free()
-        return ContinuousBatch(self._loaded, schedule or Schedule())
+        return ContinuousBatch(self._loaded, schedule or Schedule(), engine=self)
 
     def chat(self, messages: Sequence[Message], **settings: Any) -> Answer:
         """Return the answer to a conversation of {"role", "content"} messages.

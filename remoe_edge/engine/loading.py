@@ -31,7 +31,7 @@ from remoe_edge.engine.loaded import Loaded
 from remoe_edge.engine.locked_memory import lock_loaded
 from remoe_edge.engine.settings import EngineSettings
 from remoe_edge.engine.tokenizer import Tokenizer
-from remoe_edge.errors import BudgetError, InputError, ModelError, RemoeError
+from remoe_edge.errors import BudgetError, InputError, ModelError, RemoeError, UnsupportedError
 from remoe_edge.files.atomic import cut_short
 from remoe_edge.files.path_argument import path_argument
 from remoe_edge.machine import memory
@@ -106,6 +106,7 @@ def load(
             loaded.template = ChatTemplate(loaded.llama, loaded.tokenizer, path)
             context = loaded.llama._ctx.ctx
             loaded.n_ctx = min(loaded.n_ctx, int(_low.llama_n_ctx_seq(context)))
+            _check_draft(loaded)
             _lock(loaded)
             _attach(loaded, cache)
             peers.connect(loaded)
@@ -213,8 +214,8 @@ def _fitting(loaded: Loaded, file: _core.ModelFile) -> int:
 def _check_context(file: _core.ModelFile, loaded: Loaded) -> None:
     """Refuse what memory cannot hold: llama.cpp would be killed while it fills it."""
     n_ctx, n_places = loaded.n_ctx, loaded.n_places
-    windowed = n_places == 1 and file.unsigned(f"{file.architecture}.attention.sliding_window")
-    cache_bytes = 0 if windowed else n_places * (kv_bytes(file, n_ctx) or 0)
+    # Sliding windows make it no smaller: llama.cpp keeps all tokens, so that some can be taken back.
+    cache_bytes = n_places * (kv_bytes(file, n_ctx) or 0)
     # Else mapped, and read as it is used.
     dense_bytes = file.dense_bytes if loaded.streamed else 0
     here = 1 - loaded.offload.share_elsewhere
@@ -257,6 +258,8 @@ def _planned(loaded: Loaded, planner: Planner | None) -> str:
     choice = planner(loaded.path, settings.replace(n_ctx=loaded.n_ctx))
     loaded.notes.append(choice.why)
     loaded.keeper = choice.keeper
+    if loaded.keeper is not None:
+        loaded.keeper.says_to(loaded.notes.append)
     return str(choice.cache_bytes)
 
 
@@ -289,6 +292,15 @@ def _load_llama(loaded: Loaded, progress: Progress) -> Any:
     except (ValueError, RuntimeError) as error:
         why = "; ".join(loaded.buffers.errors) or str(error)
         raise ModelError(f"llama.cpp refused {loaded.path}: {why}") from error
+
+
+def _check_draft(loaded: Loaded) -> None:
+    """Raise UnsupportedError where wrong guesses could not be taken back out of the context."""
+    if loaded.settings.draft != "off" and loaded.recurrent:
+        raise UnsupportedError(
+            f"--draft {loaded.settings.draft}: {loaded.path} has recurrent layers, from whose state "
+            "wrong guesses cannot be taken back: --draft off"
+        )
 
 
 def _lock(loaded: Loaded) -> None:

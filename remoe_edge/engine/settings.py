@@ -23,6 +23,7 @@ MAX_THREADS = 512  # ggml's
 MAX_DEPTH = 256  # the core's
 MAX_PARALLEL = 256  # llama.cpp's sequences
 PREFETCH = ("auto", "off", "on")
+DRAFT = ("off", "auto", "on")
 FLASH_ATTENTION = ("auto", "on", "off")
 IO = ("auto", "io_uring", "pread")
 
@@ -51,6 +52,7 @@ class SettingsKeywords(TypedDict, total=False):
     peer_keys: str | os.PathLike[str] | None
     hedge: bool
     gpu_layers: str | int
+    draft: str
     io_backend: str
 
 
@@ -86,6 +88,8 @@ class EngineSettings:
     hedge: read an expert from storage when a peer's answer is late; False waits up to three seconds.
     gpu_layers: layers whose dense weights and KV cache a GPU has: "auto" (as many as fit; none where
         there is no GPU), "all", a number counted from the last layer, or "off" (docs/gpu.md).
+    draft: guess tokens from the text so far and verify several in one step (docs/drafts.md): "off",
+        "on", or "auto", which guesses while a token gets cheaper by the clock.
 
     Raises InputError, which names the setting and what it may be.
     """
@@ -111,6 +115,7 @@ class EngineSettings:
     peer_keys: str | os.PathLike[str] | None = None
     hedge: bool = True
     gpu_layers: str | int = "auto"
+    draft: str = "off"
 
     def __post_init__(self) -> None:
         if not isinstance(self.cache, str):
@@ -119,6 +124,9 @@ class EngineSettings:
         self._check_routers()
         self._check_policy()
         _one_of("prefetch", self.prefetch, PREFETCH)
+        _one_of("draft", self.draft, DRAFT)
+        if self.draft != "off" and self.parallel != 1:
+            raise InputError("draft guesses for one conversation at a time: parallel is 1 with it")
         _one_of("flash_attention", self.flash_attention, FLASH_ATTENTION)
         _one_of("io", self.io, IO)
         self._check_numbers()
@@ -241,6 +249,7 @@ class EngineSettings:
             **({"peers": list(self.peers)} if self.peers else {}),
             **({"parallel": self.parallel} if self.parallel != 1 else {}),
             **({"gpu_layers": self.gpu_layers} if self.gpu_layers != "auto" else {}),
+            **({"draft": self.draft} if self.draft != "off" else {}),
         }
 
 

@@ -40,6 +40,7 @@ from remoe_edge.serve.protocols.reply import Reply, now
 from remoe_edge.serve.protocols.responses_reply import ResponsesReply
 from remoe_edge.serve.protocols.sampling import check_bias
 from remoe_edge.serve.settings import ServeSettings
+from remoe_edge.telemetry.exposition import Family, page
 
 PAGE = Path(__file__).parent / "page"
 _PAGE_FILES = {
@@ -57,8 +58,8 @@ Prepared = tuple[list[Ask], Callable[[], Reply], bool]
 
 
 class Server:
-    """Answer HTTP with conversations. model: the name that clients see. engine_text: the engine's figures
-    for Prometheus."""
+    """Answer HTTP with conversations. model: the name that clients see. engine_figures: those of the
+    engine, for Prometheus."""
 
     def __init__(
         self,
@@ -67,12 +68,12 @@ class Server:
         *,
         model: str,
         figures: Figures,
-        engine_text: Callable[[], str] = lambda: "",
+        engine_figures: Callable[[], list[Family]] = list,
     ) -> None:
         self._conversations = conversations
         self._settings = settings
         self._model = model
-        self._figures, self._engine_text = figures, engine_text
+        self._figures, self._engine_figures = figures, engine_figures
         self._created = now()
 
     def app(self) -> App:
@@ -229,10 +230,11 @@ class Server:
         return json_response(body, 200 if state == "ready" else 503)
 
     async def _metrics(self, request: Request) -> Response:
-        from remoe_edge.telemetry.exposition import CONTENT_TYPE
+        def families() -> list[Family]:
+            return [*self._engine_figures(), *self._figures.families(self._conversations.load)]
 
-        text = self._engine_text() + self._figures.text(self._conversations.load)
-        return Response(text, headers={"Content-Type": CONTENT_TYPE})
+        text, kind = page(families, request.headers.get("accept"))
+        return Response(text, headers={"Content-Type": kind})
 
     async def _slots(self, request: Request) -> Response:
         load = self._conversations.load

@@ -48,7 +48,7 @@ async def read_body(request: Request, *, most_bytes: int, timeout_s: float) -> b
     """Read a body. Raises Refused for one that is too large or too slow, ClientDisconnect."""
     too_large = Refused(Failure(413, f"the body is larger than {most_bytes} bytes"))
     length = request.headers.get("content-length", "")
-    if length.isascii() and length.isdigit() and int(length) > most_bytes:
+    if length.isascii() and length.isdecimal() and int(length) > most_bytes:
         raise too_large
 
     found = bytearray()
@@ -172,36 +172,23 @@ class EventStream(Response):  # type: ignore[misc]
     async def _data(self) -> AsyncIterator[bytes]:
         yield encode(self._reply.begin())
         events = self._stream.__aiter__()
-        following: asyncio.Future[Any] | None = None
-        try:
-            while True:
-                following = following or asyncio.ensure_future(_following(events))
-                done, _ = await asyncio.wait([following], timeout=self._keep_alive_s)
-                if not done:
-                    yield b": keep-alive\n\n"
-                    continue
-                found, following = following.result(), None
-                if found is None:
-                    break
-                index, event = found
-                if isinstance(event, Failed):
-                    failure = told(event.error)
-                    yield encode(self._reply.failed(failure.status, failure.body(self._path)))
-                    return
-                data = encode(self._reply.take(index, event))
-                if data:
-                    yield data
-            yield encode(self._reply.end())
-        finally:
-            if following is not None:
-                following.cancel()
-
-
-async def _following(events: AsyncIterator[T]) -> T | None:
-    """Give the next event; None after the last, since a future cannot hold StopAsyncIteration."""
-    async for event in events:
-        return event
-    return None
+        while True:
+            try:
+                with within(self._keep_alive_s):
+                    index, event = await anext(events)
+            except TimeoutError:
+                yield b": keep-alive\n\n"
+                continue
+            except StopAsyncIteration:
+                break
+            if isinstance(event, Failed):
+                failure = told(event.error)
+                yield encode(self._reply.failed(failure.status, failure.body(self._path)))
+                return
+            data = encode(self._reply.take(index, event))
+            if data:
+                yield data
+        yield encode(self._reply.end())
 
 
 def encode(frames: Iterable[Frame]) -> bytes:
