@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     show_default=True,
     metavar="LIST",
     help="The experts to serve: all, 30% (the first of every layer), LAYER:FIRST-LAST, as in "
-    "3:0-7,*:12, or AUTO: what engines wish for, as many as --memory holds, beginning with the hot ones of "
-    "--profile.",
+    "3:0-7,*:12, or AUTO: what engines wish for, as many as --memory holds, beginning with the hot "
+    "ones of --profile.",
 )
 @options.memory(
     required=True, more="It is for the experts; if they need more, the error says how much."
