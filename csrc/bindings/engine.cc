@@ -150,12 +150,13 @@ void RegisterEngine(py::module_& module) {
       .def_static(
           "open",
           [](const Path& path, const std::string& backend, bool direct, int depth, bool repack,
-             const std::map<std::string, py::bytes>& overlay) {
+             const std::map<std::string, py::bytes>& overlay, bool peers) {
             LoadOptions options;
             options.reader.backend = backend;
             options.reader.direct = direct;
             options.reader.depth = depth;
             options.repack = repack;
+            options.peers = peers;
             for (const auto& [name, bytes] : overlay) {
               const std::string_view view(bytes);
               options.overlay[name].assign(view.begin(), view.end());
@@ -169,7 +170,7 @@ void RegisterEngine(py::module_& module) {
           },
           py::arg("path"), py::kw_only(), py::arg("backend") = "auto", py::arg("direct") = true,
           py::arg("depth") = 0, py::arg("repack") = false,
-          py::arg("overlay") = std::map<std::string, py::bytes>())
+          py::arg("overlay") = std::map<std::string, py::bytes>(), py::arg("peers") = false)
       .def(
           "load",
           [](StreamedModel& model, uintptr_t params, std::function<bool(float)> progress) {

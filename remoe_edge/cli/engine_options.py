@@ -63,6 +63,7 @@ _OPTIONS: tuple[Decorator, ...] = (
     ),
     options.peers(),
     placement_options.deployment(),
+    options.keys(),
     option("--verbose", is_flag=True, help="Show the log of llama.cpp."),
 )  # fmt: skip
 
