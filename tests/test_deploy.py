@@ -223,7 +223,7 @@ class Stepping(Silent):
 
 
 def test_what_the_plan_keeps_here_is_read_at_the_start(model: Path) -> None:
-    made = deployment_of(model, n_local=4, n_functions=1)
+    made = deployment_of(model, n_local=6, n_functions=1)
     cache = str(WorkerSizes(model).main_cache_bytes(sum(map(len, made.placement.local))))
     with engine(model, Leases(made, Workers(made), keep_s=3600), cache=cache) as helped:
         assert helped.native is not None
