@@ -282,7 +282,7 @@ def _main() -> None:
         chosen["prompt"] = tuple(chosen["prompt"])
         chosen["beside"] = tuple(map(tuple, chosen.get("beside", ())))
         try:
-            logits, tokens = _compute(request["model"], Settings(**chosen), request["calls"])
+            logits, tokens = _compute(request["model"], Settings(**chosen), request.get("calls"))
             np.savez(request["answer"], logits=logits, tokens=np.array(tokens, dtype=np.int64))
             print(DONE, flush=True)
         except _Refused as refused:
