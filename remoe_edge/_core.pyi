@@ -118,6 +118,14 @@ class ModelFile:
     @property
     def expert_bytes(self) -> int: ...
     @property
+    def has_experts(self) -> bool:
+        """Whether the experts' weights are in the file; `remoe-edge convert dense` leaves them out."""
+    @property
+    def n_keys(self) -> int: ...
+    @property
+    def key_bytes(self) -> bytes:
+        """The key section as it stands in the (first) file."""
+    @property
     def dense_bytes(self) -> int: ...
 
 @final
@@ -253,6 +261,7 @@ class StreamedModel:
         depth: int = 0,
         repack: bool = False,
         overlay: dict[str, bytes] = ...,
+        peers: bool = False,
     ) -> StreamedModel: ...
     def load(self, params: int, progress: Callable[[float], bool] | None = None) -> int:
         """Load with the `llama_model_params` at that address; return the `llama_model`'s."""
@@ -278,11 +287,12 @@ class StreamedModel:
         """Count the events of each expert, [n_layers * n_experts]."""
     def choices(self) -> npt.NDArray[np.uint32]:
         """Count the tokens that chose each expert, [n_layers * n_experts]."""
-    def declare_steps(self, kind: str) -> None:
-        """Say what the following steps are for.
+    def declare_steps(self, kind: str, conversation: int = -1) -> None:
+        """Say what the following steps are for, and whose; -1: conversations do not take turns.
 
-        "decode" is a token of each of several conversations, "prompt" a prompt; with "by-tokens", as it
-        begins, several tokens are a prompt and one is decoded. Raises ValueError for another name.
+        "decode" is a token of each of several conversations, "draft" a token of one and guesses of
+        what follows it, "prompt" a prompt; with "by-tokens", as it begins, several tokens
+        are a prompt and one is decoded. Raises ValueError for another name.
         """
     def expect(self, bonus: npt.NDArray[np.float32] | None) -> bool:
         """Add [n_layers * n_experts] to the policy's scores until the next call; None: nothing.
@@ -361,8 +371,11 @@ class StreamedModel:
 
 # --- experts on other machines ------------------------------------------------------------------
 
-def check_address(text: str) -> str:
-    """Return HOST:PORT as it is used. Raises InputError, or UnsupportedError beyond this machine."""
+def check_address(text: str, keys: bool = False) -> str:
+    """Return HOST:PORT as it is used.
+
+    Raises InputError, and UnsupportedError beyond this machine without keys.
+    """
 
 def connect_peers(
     model: StreamedModel,
@@ -370,11 +383,17 @@ def connect_peers(
     *,
     engine: str,
     fingerprint: str,
+    keys: str = "",
     max_tokens: int = 8,
     audit_every: int = 1000,
+    move_bytes_per_s: int = 64 << 20,
     hedge: bool = True,
 ) -> None:
-    """Ask these workers for rows from now on; connecting and proving goes on in the background."""
+    """Ask these workers for rows from now on; connecting and proving goes on in the background.
+
+    keys: a file of `remoe-edge keys`, "" within this machine. max_tokens: steps whose rows are sent
+    whatever they cost. move_bytes_per_s: of experts that become hot here while a peer has them.
+    """
 
 def set_peers(model: StreamedModel, addresses: Sequence[str]) -> None:
     """Ask these workers from now on, and no others; one that is named before and after is kept."""
@@ -391,6 +410,15 @@ def peers(model: StreamedModel) -> list[dict[str, Any]]:
 def peer_counts(model: StreamedModel) -> dict[str, int]:
     """Count what was asked of peers since loading; {} without peers."""
 
+def n_unserved(model: StreamedModel) -> int:
+    """Count the experts that no peer serves now; 0 without peers."""
+
+def tls_library() -> str:
+    """Return the version of the system's OpenSSL. Raises UnsupportedError where there is none."""
+
+def checksum64(data: npt.NDArray[np.uint8]) -> int:
+    """Return the sum that tells damaged weights from whole ones."""
+
 def take_peer_lines(model: StreamedModel) -> list[str]:
     """Take the lines that peers have given cause for since the last call."""
 
@@ -406,6 +434,9 @@ class ExpertWorker:
         listen: str,
         engine: str,
         fingerprint: str,
+        keys: str = "",
+        chosen_by_engines: bool = False,
+        move_bytes_per_s: int = 32 << 20,
         threads: int = 1,
         repack: bool = False,
         backend: str = "auto",
@@ -421,6 +452,10 @@ class ExpertWorker:
     def port(self) -> int: ...
     @property
     def budget_bytes(self) -> int: ...
+    @property
+    def n_slots(self) -> int: ...
+    def take_lines(self) -> list[str]:
+        """Take the lines that engines have given cause for since the last call."""
     def counts(self) -> dict[str, int]: ...
 
 # --- cache and trace ------------------------------------------------------------------------------

@@ -43,7 +43,11 @@ MISTRAL = (
 )
 LLAMA = templates.LLAMA3.replace("'Tools: '", '\'Tools, as {"name": , "parameters": }: \'')
 # The same calls from a model that does not reason first.
-PLAIN_HERMES = templates.CHATML + "{% if tools %}<tool_call>{{ tools | tojson }}{% endif %}"
+PLAIN_HERMES = (
+    templates.CHATML
+    + "{% if tools %}<tool_call>{{ tools | tojson }}{% endif %}"
+    + "{% for m in messages if m.tool_calls %}{{ m.tool_calls | tojson }}{% endfor %}"
+)
 GPT_OSS = templates.HARMONY + "{% if tools %}{# commentary to=functions.x #}{% endif %}"
 
 

@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -221,6 +222,17 @@ class Stepping(Silent):
             self.act()
 
 
+def test_what_the_plan_keeps_here_is_read_at_the_start(model: Path) -> None:
+    made = deployment_of(model, n_local=6, n_functions=1)
+    cache = str(WorkerSizes(model).main_cache_bytes(sum(map(len, made.placement.local))))
+    with engine(model, Leases(made, Workers(made), keep_s=3600), cache=cache) as helped:
+        assert helped.native is not None
+        helped.native.finish_warm_start()
+        found = helped.stats().cache
+        assert found is not None
+        assert found.warm_experts > 0
+
+
 def test_a_function_that_is_killed_costs_no_answer_and_comes_back(model: Path) -> None:
     made = deployment_of(model, n_local=2, n_functions=1)
     workers = Workers(made, processes=True)
@@ -376,6 +388,18 @@ def test_without_ray_the_extra_is_named(
     assert (done.exit_code, done.stdout) == (1, "")
     assert done.stderr == f"Error: {MISSING}\n"
     assert "remoe-edge[remote]" in MISSING
+
+
+def test_a_ray_that_is_not_there_is_told_at_once() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        ray_process.check_reachable(f"127.0.0.1:{port}")
+    with pytest.raises(InputError, match=f"no Ray at 127.0.0.1:{port}"):
+        ray_process.check_reachable(f"127.0.0.1:{port}")
+    with pytest.raises(InputError, match="no Ray at 127.0.0.1:99999"):
+        ray_process.check_reachable("127.0.0.1:99999")
+    for other in ("auto", "ray://127.0.0.1:1", "HOST"):
+        ray_process.check_reachable(other)  # Ray's to understand
 
 
 def test_nothing_is_deployed(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,7 +89,9 @@ def test_a_board_that_is_set_up_well_has_nothing_off(tmp_path: Path, model: Path
     checks = by_name(board.checks(model, root))
     assert {name: check.detail for name, check in checks.items() if check.state == "off"} == {}
     assert checks["power mode"].detail == "power mode MAXN, clocks held at their highest"
-    assert checks["storage"].detail == "nvme0n1p1, NVMe: some 2000 MiB/s, as a rule"
+    assert checks["storage"].detail.startswith(
+        "nvme0n1p1, NVMe: some 2000 MiB/s, as a rule; reading for a token of this model: "
+    )
     assert checks["memory limits"].state == "ok"
     assert checks["CUDA VMM"].state == "ok"
 
@@ -130,6 +132,24 @@ def test_kinds_of_storage(orin: Path) -> None:
     assert [whole_disk(each) for each in ("nvme0n1", "xvda3", "mmcblk0p12")] == [
         "nvme0n1", "xvda", "mmcblk0",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("device", "state", "said"),
+    [("nvme0n1p2", "ok", "NVMe: some 2000"), ("mmcblk0p1", "off", "eMMC: some 250"),
+     ("mmcblk1p1", "off", "SD card: some 80"), ("sda1", "off", "USB: some 300"),
+     ("sdb2", "ok", "SATA: some 450"), ("vda1", "info", "virtual disk")],
+)  # fmt: skip
+def test_each_kind_of_storage_is_judged(
+    orin: Path, model: Path, tmp_path: Path, device: str, state: str, said: str
+) -> None:
+    change(orin, "proc/self/mountinfo", f"24 1 0:1 / / rw - ext4 /dev/{device} rw\n")
+    check = board.storage(model, orin)
+    assert check.state == state
+    assert check.detail.startswith(f"{device}, {said}")
+    assert ("remoe-edge probe" in check.advice) == (state == "off")
+    slow = board.storage(tmp_path, orin)  # a folder: nothing is said of a model
+    assert "for a token" not in slow.detail
 
 
 def test_where_memory_is_swapped_to(orin: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from remoe_edge.deploy.metering import Metering, families
 from remoe_edge.placement import price
 from remoe_edge.placement.metered import FunctionUse, GbSeconds, MainUse, metered
 from remoe_edge.remote.worker import Worker
+from remoe_edge.telemetry import exposition
 
 GB = 1 << 30
 
@@ -79,7 +80,7 @@ def test_nothing_is_billed_twice() -> None:
 
 def test_an_engine_with_a_worker_is_metered(model: Path) -> None:
     meter = Metering(table("per-call"))
-    assert meter.text() == ""
+    assert meter.families() == []
     with (
         Worker(model, experts="all", memory="64MiB", listen="127.0.0.1:0", threads=1) as worker,
         Engine(
@@ -101,16 +102,16 @@ def test_an_engine_with_a_worker_is_metered(model: Path) -> None:
         assert use.memory_bytes == worker.n_experts * cache.expert_bytes
         assert found.answers == 1
         assert found.bill.main_cpu > 0
-        text = meter.text()
+        text = exposition.text(meter.families())
         for line in (
-            'remoe_edge_cost_total{part="main_cpu",currency="USD",prices="per-call"}',
-            'remoe_edge_cost_total{part="idle",currency="USD",prices="per-call"}',
-            'remoe_edge_memory_gb_seconds_total{of="main_cpu",kind="busy"}',
-            f'remoe_edge_function_calls_total{{function="{worker.address}"}} {use.calls}',
+            'remoe_edge_cost_total{currency="USD",part="main_cpu",prices="per-call"}',
+            'remoe_edge_cost_total{currency="USD",part="idle",prices="per-call"}',
+            'remoe_edge_memory_gb_seconds_total{kind="busy",of="main_cpu"}',
+            f'remoe_edge_function_calls_total{{function="{worker.address}"}} {float(use.calls)}',
             "remoe_edge_function_start_seconds_total",
         ):
             assert line in text
-    assert meter.text() == ""  # the engine is closed
+    assert meter.families() == []  # the engine is closed
     assert [each.kind for each in families(found)] == ["counter"] * 8
 
 

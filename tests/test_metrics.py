@@ -6,6 +6,7 @@ import http.client
 import math
 import re
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,8 +17,14 @@ from command_line import run, start
 from recorded.trees import ORIN_NX, plant
 from remoe_edge import Engine
 from remoe_edge.errors import InputError
-from remoe_edge.telemetry import Sampler, metrics_server
-from remoe_edge.telemetry.exposition import Family, Histogram
+from remoe_edge.telemetry import Sampler
+
+pytest.importorskip(
+    "prometheus_client", reason="no prometheus_client: pip install 'remoe-edge[serve]'"
+)
+
+from remoe_edge.telemetry import metrics_server
+from remoe_edge.telemetry.exposition import Family, Histogram, text
 from remoe_edge.telemetry.metrics import Metrics
 from remoe_edge.telemetry.metrics_server import MetricsServer, is_loopback, parse_address
 
@@ -69,12 +76,12 @@ def test_an_engines_figures(model: Path, tmp_path: Path) -> None:
     root = plant(tmp_path, ORIN_NX)
     with Sampler(model, root=root, jtop=False) as sampler:
         metrics = Metrics(sampler)
-        parse(metrics.text())  # before there is an engine
+        parse(text(metrics.families()))  # before there is an engine
         with Engine(model, cache="30%", telemetry=[metrics], publish=False) as engine:
             for _ in range(2):
                 "".join(engine.generate("hello", temperature=0, max_tokens=6))
             answer = engine.answer
-            samples, kinds = parse(metrics.text())
+            samples, kinds = parse(text(metrics.families()))
             assert engine.budget is not None
             budget_bytes = engine.budget.n_bytes
     assert value(samples, "remoe_edge_answers_total") == 2
@@ -100,30 +107,29 @@ def test_an_engines_figures(model: Path, tmp_path: Path) -> None:
 
 def test_labels_and_help_are_escaped() -> None:
     family = Family("a_total", "counter", "one\\two\nthree").add(1, path='C:\\x "y"\nz')
-    assert family.text() == (
+    assert text([family]) == (
         "# HELP a_total one\\\\two\\nthree\n# TYPE a_total counter\n"
-        'a_total{path="C:\\\\x \\"y\\"\\nz"} 1\n'
+        'a_total{path="C:\\\\x \\"y\\"\\nz"} 1.0\n'
     )
-    parse(family.text())
+    parse(text([family]))
 
 
 def test_numbers_are_written_whole() -> None:
     family = Family("a", "gauge", "x")
     for number in (0.1 + 0.2, math.nan, math.inf, -math.inf, 3.0, 1e300, 2**40):
         family.add(number, n=str(number))
-    written = [line.rpartition(" ")[2] for line in family.text().splitlines()[2:]]
-    assert written == [
-        "0.30000000000000004", "NaN", "+Inf", "-Inf", "3", "1e+300", "1099511627776",
-    ]  # fmt: skip
-    assert Family("b", "gauge", "x").add(None).text() == ""
+    written = [line.rpartition(" ")[2] for line in text([family]).splitlines()[2:]]
+    wanted = [0.1 + 0.2, math.nan, math.inf, -math.inf, 3, 1e300, 2**40]
+    assert repr(list(map(float, written))) == repr(list(map(float, wanted)))
+    assert text([Family("b", "gauge", "x").add(None)]) == ""
 
 
 def test_a_histogram_is_cumulative() -> None:
     histogram = Histogram((1, 2, 5))
     for number in (0.5, 1, 1.5, 9):
         histogram.observe(number)
-    samples, _ = parse(histogram.add_to(Family("t_seconds", "histogram", "x")).text())
-    assert [value(samples, "t_seconds_bucket", le=each) for each in ("1", "2", "5", "+Inf")] == [
+    samples, _ = parse(text([histogram.add_to(Family("t_seconds", "histogram", "x"))]))
+    assert [value(samples, "t_seconds_bucket", le=each) for each in ("1.0", "2.0", "5.0", "+Inf")] == [
         2, 3, 3, 4,
     ]  # fmt: skip
     assert (value(samples, "t_seconds_sum"), value(samples, "t_seconds_count")) == (12, 4)
@@ -141,7 +147,7 @@ def get(server: MetricsServer, path: str = "/metrics", method: str = "GET") -> t
 
 def test_the_server(tmp_path: Path) -> None:
     with Sampler(root=plant(tmp_path, ORIN_NX), jtop=False) as sampler:
-        server = MetricsServer(Metrics(sampler).text, "0")
+        server = MetricsServer(Metrics(sampler).families, "0")
         assert server.url.startswith("http://127.0.0.1:")
         status, kind, body = get(server)
         assert (status, kind) == (200, "text/plain; version=0.0.4; charset=utf-8")
@@ -158,7 +164,7 @@ def test_the_server(tmp_path: Path) -> None:
 
 @pytest.fixture
 def server() -> Iterator[MetricsServer]:
-    server = MetricsServer(lambda: "x 1\n", "0")
+    server = MetricsServer(lambda: [Family("x", "gauge", "x").add(1)], "0")
     yield server
     server.close()
 
@@ -187,7 +193,7 @@ def test_on_loopback_only_its_own_names_are_answered(server: MetricsServer) -> N
 
 
 def test_a_server_for_the_network_answers_by_any_name() -> None:
-    server = MetricsServer(lambda: "x 1\n", "0.0.0.0:0")
+    server = MetricsServer(list, "0.0.0.0:0")
     assert asked(server, "Host: board.example:9100") == 200
     server.close()
 
@@ -259,7 +265,17 @@ def test_what_is_no_address(text: str) -> None:
 
 def test_a_host_that_is_not_ours_is_one_line() -> None:
     with pytest.raises(InputError, match="no metrics at 203.0.113.7, port 0: "):
-        MetricsServer(Metrics(Sampler()).text, "203.0.113.7:0")
+        MetricsServer(Metrics(Sampler()).families, "203.0.113.7:0")
+
+
+def test_without_the_library_it_says_what_to_install(
+    model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [each for each in sys.modules if each.startswith("remoe_edge.telemetry.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    error = run(capsys, "chat", "-m", model, "-p", "x", "--metrics", "0").error()
+    assert "pip install 'remoe-edge[serve]'" in error
 
 
 def test_chat_serves_while_it_runs(model: Path, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ class Talk:
     id: int
     n_pieces: int = 0
     since_s: float = 0.0
+    begun: bool = True
 
     @property
     def prompts(self) -> bool:
@@ -55,6 +56,7 @@ class World:
                     self.longest_pause_s = max(self.longest_pause_s, self.now_s - each.since_s)
                     each.since_s = self.now_s
                     each.n_pieces -= turn.prompt
+                    each.begun = True
             self.tokens += 0 if turn.prompt else len(turn.ids)
             self.schedule.measured(turn, took_s, waited_s)
             self.turns.append(turn)
@@ -81,7 +83,7 @@ def late(world: World, n: int = 200) -> list[Turn]:
 
 def test_one_goes_on_for_ever() -> None:
     world = World(Schedule(), storage)
-    assert {turn.ids for turn in world.run([Talk(3)], 200)} == {(3,)}
+    assert {(turn.ids, turn.apart) for turn in world.run([Talk(3)], 200)} == {((3,), True)}
     assert world.schedule.next([], world.now_s) is None
 
 
@@ -165,6 +167,28 @@ def test_many_newcomers_are_all_served() -> None:
     assert served == set(range(16))
 
 
+def test_where_storage_is_the_limit_newcomers_wait_for_room() -> None:
+    schedule = Schedule(
+        12.0, max_wait_s=100.0
+    )  # 12 s: three more slices of 32 steps that take 0.12 s
+    world = World(schedule, storage)
+    world.run([Talk(0), Talk(1)], 300)  # costs are known now
+    talks = [Talk(i, n_pieces=1, begun=False, since_s=world.now_s) for i in range(8)]
+    came_s = world.now_s
+    world.run(talks, 300)
+    assert sum(each.begun for each in talks) == 4
+    assert [each.begun for each in talks[:4]] == [True] * 4  # who came first
+    while world.now_s < came_s + 100:
+        world.run(talks, 1)
+    world.run(talks, 400)
+    assert all(each.begun for each in talks)  # nobody waits longer
+    quick = World(Schedule(12.0, max_wait_s=100.0), resident)
+    quick.run([Talk(0), Talk(1)], 100)
+    talks = [Talk(i, n_pieces=1, begun=False, since_s=quick.now_s) for i in range(8)]
+    quick.run(talks, 40)
+    assert all(each.begun for each in talks)
+
+
 def test_who_leaves_ends_no_slice_of_others() -> None:
     schedule = Schedule(fixed=(2, 10))
     talks = [Talk(i, since_s=float(i)) for i in range(4)]
@@ -173,6 +197,14 @@ def test_who_leaves_ends_no_slice_of_others() -> None:
     assert schedule.next(talks[1:], 5.1) == Turn((1,))
     assert schedule.next(talks[2:], 5.2) == Turn((2, 3))
     assert schedule.next([talks[3]], 5.3) == Turn((3,))
+
+
+def test_a_policys_memory_is_told_apart_in_long_slices_only() -> None:
+    for length, apart in ((1, False), (8, False), (32, True)):
+        world = World(Schedule(fixed=(1, length)), storage)
+        assert {turn.apart for turn in world.run([Talk(0), Talk(1)], 100)} == {apart}
+    world = World(Schedule(fixed=(2, 64)), storage)
+    assert {turn.apart for turn in world.run([Talk(0), Talk(1)], 100)} == {False}
 
 
 def test_no_more_go_together_than_may() -> None:

@@ -2,6 +2,7 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <atomic>
 #include <csignal>
 #include <cstring>
@@ -83,10 +84,11 @@ py::dict Prefetch(const StreamedModel& model) {
 
 StepKind KindOf(const std::string& name) {
   if (name == "decode") return StepKind::kDecode;
+  if (name == "draft") return StepKind::kDraft;
   if (name == "prompt") return StepKind::kPrompt;
   if (name != "by-tokens") {
     ThrowIfError(Status(Code::kInvalidArgument,
-                        "steps are decode, prompt or by-tokens, not '" + name + "'"));
+                        "steps are decode, draft, prompt or by-tokens, not '" + name + "'"));
   }
   return StepKind::kByTokens;
 }
@@ -148,12 +150,13 @@ void RegisterEngine(py::module_& module) {
       .def_static(
           "open",
           [](const Path& path, const std::string& backend, bool direct, int depth, bool repack,
-             const std::map<std::string, py::bytes>& overlay) {
+             const std::map<std::string, py::bytes>& overlay, bool peers) {
             LoadOptions options;
             options.reader.backend = backend;
             options.reader.direct = direct;
             options.reader.depth = depth;
             options.repack = repack;
+            options.peers = peers;
             for (const auto& [name, bytes] : overlay) {
               const std::string_view view(bytes);
               options.overlay[name].assign(view.begin(), view.end());
@@ -167,7 +170,7 @@ void RegisterEngine(py::module_& module) {
           },
           py::arg("path"), py::kw_only(), py::arg("backend") = "auto", py::arg("direct") = true,
           py::arg("depth") = 0, py::arg("repack") = false,
-          py::arg("overlay") = std::map<std::string, py::bytes>())
+          py::arg("overlay") = std::map<std::string, py::bytes>(), py::arg("peers") = false)
       .def(
           "load",
           [](StreamedModel& model, uintptr_t params, std::function<bool(float)> progress) {
@@ -260,8 +263,10 @@ void RegisterEngine(py::module_& module) {
           py::arg("bonus").none(true))
       .def(
           "declare_steps",
-          [](StreamedModel& model, const std::string& kind) { model.DeclareSteps(KindOf(kind)); },
-          py::arg("kind"))
+          [](StreamedModel& model, const std::string& kind, int conversation) {
+            model.DeclareSteps(KindOf(kind), std::max(conversation, kNoConversation));
+          },
+          py::arg("kind"), py::arg("conversation") = kNoConversation)
       .def("stop_trace", [](StreamedModel& model) { ThrowIfError(model.recorder().Stop()); })
       .def_property_readonly("tracing",
                              [](const StreamedModel& model) { return model.recorder().on(); })

@@ -26,6 +26,7 @@ struct LogArrays {
   std::optional<py::buffer_info> data;
   std::optional<Array<int64_t>> ids_at, probs_at;
   std::optional<Array<uint16_t>> n_prob_tokens;
+  std::optional<Array<int32_t>> conversation;
   int top_k = 0;
 
   explicit LogArrays(const py::dict& columns)
@@ -42,6 +43,7 @@ struct LogArrays {
       n_prob_tokens = Array<uint16_t>(columns["n_prob_tokens"]);
       top_k = columns["top_k"].cast<int>();
     }
+    if (columns.contains("conversation")) conversation = Array<int32_t>(columns["conversation"]);
   }
 
   EventLog Log() const {
@@ -50,6 +52,7 @@ struct LogArrays {
     const auto n = layer.size();
     const bool fit = step.size() == n && phase.size() == n && n_tokens.size() == n &&
                      offsets.size() == n + 1 && offsets.data()[n] == experts.size() &&
+                     (!conversation || conversation->size() == n) &&
                      (!data || (data->itemsize == 1 && ids_at->size() == n &&
                                 probs_at->size() == n && n_prob_tokens->size() == n));
     if (!fit) {
@@ -59,6 +62,7 @@ struct LogArrays {
     log.layer = layer.data();
     log.phase = phase.data();
     log.n_tokens = n_tokens.data();
+    if (conversation) log.conversation = conversation->data();
     log.offsets = offsets.data();
     log.experts = experts.data();
     if (data) {

@@ -36,6 +36,8 @@ Status CheckGeometry(const Geometry& geometry);
 
 enum class Phase : uint8_t { kPrefill, kDecode };
 
+constexpr int kNoConversation = -1;
+
 // One step of one layer, or a wave of it. `experts` are distinct; pointers are valid during the
 // call only.
 struct Event {
@@ -43,6 +45,11 @@ struct Event {
   int64_t step = 0;  // counts llama_decode ubatches; equal for all layers of one
   Phase phase = Phase::kDecode;
   int n_tokens = 1;  // tokens of the step
+  // Each of the step's tokens follows the one before; otherwise they belong to so many conversations.
+  // Of a recorded step that was decoded it is not known, and taken to be false.
+  bool in_sequence = false;
+  // Whose they are, where conversations take turns; all that come after one another are kNoConversation.
+  int conversation = kNoConversation;
   const uint16_t* experts = nullptr;
   int n = 0;
   // So many of `experts` are more than the cache can keep of a long prompt's layer: once the event
@@ -105,6 +112,10 @@ class Policy {
   // policy's scores, is added to what it makes of the past, until the next call; null for nothing.
   // RETURNS: false where the policy has no use for it.
   virtual bool Expect(const float* bonus) { return false; }
+
+  // What it makes of each expert, by id: a logit for being used soon. RETURNS: false where the policy
+  // has no such number.
+  virtual bool Scores(std::vector<float>* scores) const { return false; }
 
   // Called once per event that is not `continued`, before its hits and evictions.
   virtual void OnEvent(const Event& event) {}

@@ -107,6 +107,7 @@ Event EventAt(const EventLog& log, size_t i, int n_experts, float* probs) {
   event.step = log.step[i];
   event.phase = static_cast<Phase>(log.phase[i]);
   event.n_tokens = static_cast<int>(log.n_tokens[i]);
+  if (log.conversation != nullptr) event.conversation = log.conversation[i];
   event.experts = log.experts + log.offsets[i];
   event.n = static_cast<int>(log.offsets[i + 1] - log.offsets[i]);
   // A step's second event of a layer holds nothing new of it.

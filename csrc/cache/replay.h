@@ -32,6 +32,7 @@ struct EventLog {
   const int64_t* ids_at = nullptr;          // [n_events]
   const int64_t* probs_at = nullptr;        // [n_events]
   const uint16_t* n_prob_tokens = nullptr;  // [n_events]
+  const int32_t* conversation = nullptr;    // [n_events], optional
 };
 
 Status ValidateLog(const EventLog& log, const Geometry& geometry);

@@ -83,19 +83,19 @@ ReuseBiasedPolicy::ReuseBiasedPolicy(const Geometry& geometry,
       stride_(Stride(geometry)) {
   ReuseBiasedPolicy::OnResize(geometry.n_slots);
   const size_t layers = static_cast<size_t>(geometry.n_layers), row = stride_;
-  averages_.assign(layers * kScales * row, kPriorUse);
-  idle_.assign(layers * row, kPriorIdle);
-  link_averages_.assign(layers * 2 * row, 0);
-  learned_averages_.assign(layers * 2 * row, 0);
-  prob_averages_.assign(layers * 2 * row, 0);
+  recent_.now().averages.assign(layers * kScales * row, kPriorUse);
+  recent_.now().idle.assign(layers * row, kPriorIdle);
+  recent_.now().link_averages.assign(layers * 2 * row, 0);
+  recent_.now().learned_averages.assign(layers * 2 * row, 0);
+  recent_.now().prob_averages.assign(layers * 2 * row, 0);
   follows_.assign(layers * geometry.n_experts * row, 0);
   uses_.assign(layers * row, 0);
   locality_.assign(layers, 0.3f);
   events_.assign(layers, 0);
-  chosen_.assign(layers * geometry.n_experts, 0);
-  n_chosen_.assign(layers, 0);
-  together_.assign(layers, false);
-  chosen_step_.assign(layers, INT64_MIN);
+  recent_.now().chosen.assign(layers * geometry.n_experts, 0);
+  recent_.now().n_chosen.assign(layers, 0);
+  recent_.now().together.assign(layers, false);
+  recent_.now().chosen_step.assign(layers, INT64_MIN);
   expected_.assign(layers * row, 0);
   columns_.assign(kFeatures * row, 0);
   score_.assign(row, 0);
@@ -142,14 +142,15 @@ bool ReuseBiasedPolicy::Expect(const float* bonus) {
 }
 
 void ReuseBiasedPolicy::OnEvent(const Event& event) {
+  recent_.SwitchTo(event.conversation);
   Choice choice;
   choice.layer = event.layer;
   choice.step = event.step;
   const bool by_token = event.ids != nullptr && event.n_tokens > 1;
   // Tokens of several conversations: none follows another.
-  const bool together = event.phase == Phase::kDecode && event.n_tokens > 1;
-  if (together || together_[event.layer]) n_chosen_[event.layer] = 0;
-  together_[event.layer] = together;
+  const bool together = event.phase == Phase::kDecode && event.n_tokens > 1 && !event.in_sequence;
+  if (together || recent_.now().together[event.layer]) recent_.now().n_chosen[event.layer] = 0;
+  recent_.now().together[event.layer] = together;
   const int first = by_token ? std::max(0, event.n_tokens - kRecentTokens) : event.n_tokens - 1;
   for (int token = first; token < event.n_tokens; token++) {
     choice.last = token == event.n_tokens - 1;
@@ -160,7 +161,7 @@ void ReuseBiasedPolicy::OnEvent(const Event& event) {
     const int row = token - (event.n_tokens - event.n_prob_tokens);
     choice.probs = row < 0 ? nullptr : event.probs + static_cast<size_t>(row) * geometry_.n_experts;
     TakeIn(choice);
-    if (together && !choice.last) n_chosen_[event.layer] = 0;
+    if (together && !choice.last) recent_.now().n_chosen[event.layer] = 0;
   }
   Combine(event.layer);
 }
@@ -175,28 +176,28 @@ void ReuseBiasedPolicy::TakeIn(const Choice& choice) {
   ScoreProbs(choice);
 
   std::copy(choice.experts, choice.experts + choice.n,
-            chosen_.begin() + static_cast<size_t>(choice.layer) * geometry_.n_experts);
+            recent_.now().chosen.begin() + static_cast<size_t>(choice.layer) * geometry_.n_experts);
   // Many tokens together do not say what follows from what.
-  n_chosen_[choice.layer] = choice.one_token ? choice.n : 0;
-  chosen_step_[choice.layer] = choice.step;
+  recent_.now().n_chosen[choice.layer] = choice.one_token ? choice.n : 0;
+  recent_.now().chosen_step[choice.layer] = choice.step;
 }
 
 void ReuseBiasedPolicy::ScoreUse(const Choice& choice) {
   const int layer = choice.layer;
   std::copy(use_.begin(), use_.end(), columns_.begin() + Row(kUsed));
   for (int scale = 0; scale < kScales; scale++) {
-    float* average = &averages_[LayerRow(layer, kScales, scale)];
+    float* average = &recent_.now().averages[LayerRow(layer, kScales, scale)];
     rows::Fade(average, kFade[scale], use_.data(), stride_);
     std::copy(average, average + stride_, columns_.begin() + Row(kUse0 + scale));
     rows::Logs(average, kSmallUse, &columns_[Row(kLogUse0 + scale)], stride_);
   }
   float* log_idle = &columns_[Row(kLogIdle)];
-  rows::Idle(use_.data(), &idle_[Row(layer)], log_idle, stride_);
+  rows::Idle(use_.data(), &recent_.now().idle[Row(layer)], log_idle, stride_);
 
-  const uint16_t* before = &chosen_[static_cast<size_t>(layer) * geometry_.n_experts];
+  const uint16_t* before = &recent_.now().chosen[static_cast<size_t>(layer) * geometry_.n_experts];
   float kept = 0;
-  for (int i = 0; i < n_chosen_[layer]; i++) kept += use_[before[i]];
-  if (choice.n > 0 && n_chosen_[layer] > 0) {
+  for (int i = 0; i < recent_.now().n_chosen[layer]; i++) kept += use_[before[i]];
+  if (choice.n > 0 && recent_.now().n_chosen[layer] > 0) {
     kept /= static_cast<float>(choice.n);
     locality_[layer] = locality_[layer] * kLocalityFade + (1 - kLocalityFade) * kept;
   }
@@ -211,9 +212,9 @@ int ReuseBiasedPolicy::LinkSources(const Choice& choice, int context,
   if (context < 3) return choice.n;
   const int source = choice.layer - (context - 2);
   // Of a step's tokens before its last, the layers before keep nothing.
-  if (!choice.last || source < 0 || chosen_step_[source] != choice.step) return 0;
-  *experts = &chosen_[static_cast<size_t>(source) * geometry_.n_experts];
-  return n_chosen_[source];
+  if (!choice.last || source < 0 || recent_.now().chosen_step[source] != choice.step) return 0;
+  *experts = &recent_.now().chosen[static_cast<size_t>(source) * geometry_.n_experts];
+  return recent_.now().n_chosen[source];
 }
 
 // Rows of links lie all over megabytes: they are on their way from memory while use is scored.
@@ -256,7 +257,7 @@ void ReuseBiasedPolicy::ScoreLinks(const Choice& choice) {
       rows::AddSums(sums_.data(), scale, column, n_experts);
     }
     if (context == 1 || context == 2) {
-      float* average = &link_averages_[LayerRow(layer, 2, context - 1)];
+      float* average = &recent_.now().link_averages[LayerRow(layer, 2, context - 1)];
       rows::Fade(average, context == 1 ? kFastFade : kSlowFade, column, stride_);
       std::copy(average, average + stride_, column);
     }
@@ -265,8 +266,8 @@ void ReuseBiasedPolicy::ScoreLinks(const Choice& choice) {
 
 void ReuseBiasedPolicy::Learn(const Choice& choice) {
   const int layer = choice.layer;
-  const uint16_t* before = &chosen_[static_cast<size_t>(layer) * geometry_.n_experts];
-  for (int i = 0; i < n_chosen_[layer]; i++) {
+  const uint16_t* before = &recent_.now().chosen[static_cast<size_t>(layer) * geometry_.n_experts];
+  for (int i = 0; i < recent_.now().n_chosen[layer]; i++) {
     float* follows = &follows_[LayerRow(layer, geometry_.n_experts, before[i])];
     for (int k = 0; k < choice.n; k++) follows[choice.experts[k]] += 1;
   }
@@ -304,7 +305,7 @@ void ReuseBiasedPolicy::ScoreLearned(const Choice& choice) {
     for (size_t j = 0; j < stride_; j++) now[j] = (now[j] - total) * scale - own[j];
   }
   for (int k = 0; k < 2; k++) {
-    float* average = &learned_averages_[LayerRow(layer, 2, k)];
+    float* average = &recent_.now().learned_averages[LayerRow(layer, 2, k)];
     rows::Fade(average, k == 0 ? kFastFade : kSlowFade, now, stride_);
     std::copy(average, average + stride_, columns_.begin() + Row(kLearnedFast + k));
   }
@@ -323,7 +324,7 @@ void ReuseBiasedPolicy::ScoreProbs(const Choice& choice) {
   rows::Logs(prob, kSmallProb, log_prob, stride_);
   for (size_t j = 0; j < stride_; j++) log_prob[j] += 6;  // about zero for a middling expert
   for (int k = 0; k < 2; k++) {
-    float* average = &prob_averages_[LayerRow(choice.layer, 2, k)];
+    float* average = &recent_.now().prob_averages[LayerRow(choice.layer, 2, k)];
     rows::Fade(average, k == 0 ? 0.5f : 0.9f, log_prob, stride_);
     std::copy(average, average + stride_, columns_.begin() + Row(kLogProbFast + k));
   }

@@ -13,7 +13,8 @@
 //
 // A prompt's step is taken in token by token, its last kRecentTokens, so that it ends as if they had
 // been decoded. Of a step that decodes for several conversations no token follows another, so links
-// start anew with each. An expert just read that scores worst is the next victim: that is how admission is
+// start anew with each. Conversations that take turns have averages and last choices of their own
+// (RecentUses); what is learned is everybody's. An expert just read that scores worst is the next victim: that is how admission is
 // decided. An event costs one layer's scores and one minimum per layer for a victim, and allocates
 // nothing. Not thread-safe: as its cache, called from one thread.
 #ifndef REMOE_CACHE_REUSE_BIASED_H_
@@ -24,6 +25,7 @@
 
 #include "cache/policy.h"
 #include "cache/profile.h"
+#include "cache/recent_use.h"
 
 namespace remoe {
 
@@ -43,6 +45,7 @@ class ReuseBiasedPolicy : public Policy {
   const char* name() const override { return "reuse-biased"; }
   bool uses_probabilities() const override { return uses_probabilities_; }
   bool Expect(const float* bonus) override;
+  bool Scores(std::vector<float>* scores) const override;
   void OnEvent(const Event& event) override;
   void OnHit(ExpertId id) override;
   void OnEvict(ExpertId id) override;
@@ -103,20 +106,12 @@ class ReuseBiasedPolicy : public Policy {
   bool uses_probabilities_ = false;
   const size_t stride_;
 
-  // State by layer, rows of stride_.
-  std::vector<float> averages_;          // [layer][kScales] of use
-  std::vector<float> idle_;              // [layer] steps since the last use
-  std::vector<float> link_averages_;     // [layer][2] of the first link's sums
-  std::vector<float> learned_averages_;  // [layer][2]
-  std::vector<float> prob_averages_;     // [layer][2]
-  std::vector<float> follows_;           // [layer][from] counts: `to` used one step after `from`
-  std::vector<float> uses_;              // [layer] counts
-  std::vector<float> locality_;          // [layer], one number
-  std::vector<float> events_;            // [layer], one number
-  std::vector<uint16_t> chosen_;         // [layer][n_experts] of its last event
-  std::vector<int> n_chosen_;            // [layer]
-  std::vector<bool> together_;           // [layer] the last event was of several conversations
-  std::vector<int64_t> chosen_step_;     // [layer]
+  RecentUses recent_;  // of each conversation
+  // State by layer, rows of stride_, of all conversations.
+  std::vector<float> follows_;   // [layer][from] counts: `to` used one step after `from`
+  std::vector<float> uses_;      // [layer] counts
+  std::vector<float> locality_;  // [layer], one number
+  std::vector<float> events_;    // [layer], one number
 
   std::vector<float> expected_;  // [layer] what Expect() was given, or zeros
   bool expecting_ = false;

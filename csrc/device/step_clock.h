@@ -14,12 +14,16 @@
 
 namespace remoe {
 
-// What the steps that follow are for: a prompt, or a token of each of several conversations.
-enum class StepKind : uint8_t { kByTokens, kPrompt, kDecode };
+// What the steps that follow are for: a prompt, a token of each of several conversations, or one
+// conversation's next token and guesses of those after it.
+enum class StepKind : uint8_t { kByTokens, kPrompt, kDecode, kDraft };
 
 class StepClock {
  public:
-  void Declare(StepKind kind) { kind_ = kind; }
+  void Declare(StepKind kind, int conversation) {
+    kind_ = kind;
+    conversation_ = conversation;
+  }
   // Whether that matrix of that layer belongs to the step under way.
   bool InStep(int layer, int matrix) const {
     return last_layer_ >= 0 && (layer > last_layer_ || AnotherPiece(layer, matrix));
@@ -44,6 +48,8 @@ class StepClock {
     }
     event->step = step_;
     event->phase = phase_;
+    event->in_sequence = kind_ != StepKind::kDecode;
+    event->conversation = conversation_;
     return begins;
   }
   void MarkUsed(int matrix) { used_matrices_ |= 1u << matrix; }
@@ -61,6 +67,7 @@ class StepClock {
   }
 
   StepKind kind_ = StepKind::kByTokens;
+  int conversation_ = kNoConversation;
   int64_t step_ = -1;
   Phase phase_ = Phase::kPrefill;
   int last_layer_ = -1;

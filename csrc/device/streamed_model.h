@@ -33,6 +33,7 @@
 #include "device/virtual_loading.h"
 #include "gguf/model_file.h"
 #include "gguf/virtual_file.h"
+#include "remote/peer_reader.h"
 #include "runtime/expert_source.h"
 #include "runtime/expert_store.h"
 
@@ -43,11 +44,12 @@ struct LoadOptions {
   bool repack = true;    // rearrange weights as stock llama.cpp does by default
   Overlay overlay;       // tuned routers
   std::set<int> blocks;  // whose experts are streamed; empty for all
+  bool peers = false;    // workers may send weights
 };
 
 struct AttachOptions {
   int n_slots = 0;
-  int most_slots = 0;  // that Resize() may give it, where they are more
+  int most_slots = 0;      // that Resize() may give it, where they are more
   bool takes_back = true;  // slots that Resize() took, for a batch that needs them at once
   std::string policy = "reuse-biased";
   PrefetchMode prefetch = PrefetchMode::kOff;
@@ -93,8 +95,10 @@ class StreamedModel {
   // Waits until they have been read: then they are resident.
   void FinishStart();
   bool Expect(const float* bonus);
-  // What the steps from the next one on are for; see StepClock.
-  void DeclareSteps(StepKind kind);
+  // Empties the slot of a resident expert.
+  void Drop(int layer, uint16_t expert);
+  // What the steps from the next one on are for, and whose; see StepClock and Event.
+  void DeclareSteps(StepKind kind, int conversation = kNoConversation);
   // The bytes of one of our tensors, as the file has them.
   Status ReadTensor(const TensorOrigin& origin, uint64_t offset, uint64_t n_bytes, uint8_t* dest);
 
@@ -104,6 +108,8 @@ class StreamedModel {
   const LoadOptions& options() const { return options_; }
   bool repacked() const { return weights_->repacked(); }
   Reader* reader() const { return reader_.get(); }
+  // The same, where peers may be asked for weights; null otherwise.
+  PeerReader* peer_reader() const { return peer_reader_; }
   ggml_backend_buffer_type* buffer_type() const { return buffer_type_.get(); }
   // Null before Attach().
   ExpertStore* store() const { return store_.get(); }
@@ -185,6 +191,7 @@ class StreamedModel {
   std::unique_ptr<ExpertWeights> weights_;
   std::unique_ptr<CacheSizes> sizes_;
   std::unique_ptr<Reader> reader_;
+  PeerReader* peer_reader_ = nullptr;  // reader_ as what it is
   double probed_bytes_per_s_ = 0;
   VirtualFileLoading loading_{this};
   std::unique_ptr<ggml_backend_buffer_type> buffer_type_;

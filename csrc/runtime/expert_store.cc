@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 
 namespace remoe {
 
@@ -112,6 +113,23 @@ Status ExpertStore::BeginEvent(const Event& event) {
   tallies_.events++;
   tallies_.evictions = cache_->counts().evictions;
   return Status::Ok();
+}
+
+void ExpertStore::Note(const Event& event) {
+  if (open_ || event.continued) return;
+  cache_->policy().OnEvent(event);
+  CountUses(event);
+}
+
+void ExpertStore::Scores(std::vector<float>* scores) const {
+  if (cache_->policy().Scores(scores)) return;
+  scores->resize(uses_.size());
+  uint64_t most = 1;
+  for (const uint32_t uses : uses_) most = std::max<uint64_t>(most, uses);
+  for (size_t id = 0; id < uses_.size(); id++) {
+    const double share = (uses_[id] + 0.5) / (static_cast<double>(most) + 1);
+    (*scores)[id] = static_cast<float>(std::log(share / (1 - share)));
+  }
 }
 
 void ExpertStore::Wait(bool all_but_down, std::vector<Arrival>* arrived) {

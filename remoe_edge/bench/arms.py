@@ -169,7 +169,7 @@ def _option(spec: str, text: str) -> tuple[str, Option]:
         raise InputError(f"arm '{spec}': '+{text}' is no +NAME=VALUE")
     if not equals or (value in ("on", "off") and not _takes_words(name)):
         return name, value != "off"
-    return name, int(value) if value.isdigit() else value
+    return name, int(value) if value.isdecimal() else value
 
 
 def _takes_words(name: str) -> bool:

@@ -272,7 +272,7 @@ def sweep(root: Path = CGROUPS) -> None:
     """Remove the empty groups of runs that were killed before they could."""
     for folder in [*root.glob(f"*/{PREFIX}-*"), *root.glob(f"{PREFIX}-*")]:
         pid = folder.name.removeprefix(f"{PREFIX}-").partition("-")[0]
-        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+        if pid.isdecimal() and not Path(f"/proc/{pid}").exists():
             with contextlib.suppress(OSError):
                 folder.rmdir()
 

@@ -187,9 +187,9 @@ def _pressures(root: Path) -> dict[str, float]:
     found = {}
     for resource in _PRESSURES:
         for line in kernel_files.text(root / "proc/pressure" / resource).splitlines():
-            kind, *pairs = line.split()
-            values = dict(pair.split("=") for pair in pairs)
-            found[f"{resource}_{kind}"] = int(values["total"]) / 1e6
+            kind, total = line.partition(" ")[0], line.rpartition("total=")[2]
+            if kind and total.isdecimal():
+                found[f"{resource}_{kind}"] = int(total) / 1e6
     return found
 
 

@@ -133,7 +133,7 @@ def up(
     """
     from remoe_edge.cli.placement_lines import placement_lines
     from remoe_edge.deploy.deploying import bounded, deploy
-    from remoe_edge.deploy.ray_process import check_installed
+    from remoe_edge.deploy.ray_process import check_installed, check_reachable
     from remoe_edge.deploy.record import check_name, path_of
     from remoe_edge.engine.settings import EngineSettings
     from remoe_edge.errors import InputError
@@ -146,6 +146,8 @@ def up(
     if not model.is_file():
         raise InputError(f"no model at {model}")
     check_installed()
+    if ray is not None:
+        check_reachable(ray)
     name = check_name(model.stem if name is None else name)
     if path_of(folder(), name).exists():
         raise InputError(f"{name} is deployed already: remoe-edge deploy down {name}")

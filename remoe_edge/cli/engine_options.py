@@ -56,8 +56,14 @@ _OPTIONS: tuple[Decorator, ...] = (
         help="Reads in flight; 0 lets the engine choose.",
     ),
     gpu_options.gpu_layers(),
+    option(
+        "--draft", type=click.Choice(["off", "auto", "on"]), default="off", show_default=True,
+        help="Guess tokens from the text so far and verify several in one step; auto does so while it "
+        "makes tokens cheaper. The last bits of logits may differ then (docs/drafts.md).",
+    ),
     options.peers(),
     placement_options.deployment(),
+    options.keys(),
     option("--verbose", is_flag=True, help="Show the log of llama.cpp."),
 )  # fmt: skip
 

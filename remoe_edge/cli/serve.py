@@ -66,9 +66,23 @@ KEY_VARIABLE = "REMOE_EDGE_API_KEY"
     "allows: longer turns read less from storage.",
 )  # fmt: skip
 @option(
+    "--max-wait", default="60s", show_default=True, metavar="TIME",
+    help="Begin a request's prompt after so long at most, once it has a place; until then it may wait "
+    "for others to end, where storage is the limit.",
+)  # fmt: skip
+@option(
     "--together", default="auto", show_default=True, metavar="N",
     help="Compute at most so many answers in one step; auto measures what is fastest. With 1, each "
     "answer has the bits that it has alone.",
+)  # fmt: skip
+@option(
+    "--keep-states", type=click.Path(path_type=Path, file_okay=False), metavar="FOLDER",
+    help="Keep conversations here, so that they go on where they were after a restart. What was said can "
+    "be read from the files.",
+)  # fmt: skip
+@option(
+    "--keep-size", default="2GiB", show_default=True, metavar="SIZE",
+    help="What --keep-states may take; the longest unused conversations go first.",
 )  # fmt: skip
 @option(
     "--queue", "queue_limit", type=click.IntRange(0, 10000), default=16, show_default=True,
@@ -94,7 +108,10 @@ def command(
     port: int,
     parallel: str,
     max_pause: str,
+    max_wait: str,
     together: str,
+    keep_states: Path | None,
+    keep_size: str,
     queue_limit: int,
     grace_s: int,
     name: str | None,
@@ -106,6 +123,8 @@ def command(
     remoe-edge[serve]`.
     """
     try:
+        import prometheus_client  # noqa: F401
+
         from remoe_edge.serve.listen import Listener
     except ImportError as error:
         raise UnsupportedError(
@@ -115,13 +134,21 @@ def command(
     from remoe_edge.serve.figures import Figures
     from remoe_edge.serve.settings import ServeSettings
     from remoe_edge.telemetry.metrics_server import is_loopback
+    from remoe_edge.units import parse_bytes
 
     settings = ServeSettings(
         host=host, port=port, api_key=_key(api_key, api_key_file), cors=cors,
         certificate=tls_certificate, private_key=tls_key, queue_limit=queue_limit, grace_s=grace_s,
     )  # fmt: skip
     n_places = _count("--parallel", parallel)
-    schedule = {"max_pause_s": _pause_s(max_pause), "most_together": _count("--together", together)}
+    if n_places == 0 and engine_settings["draft"] != "off":
+        n_places = 1  # guesses are made for one conversation at a time
+    schedule = {
+        "max_pause_s": _seconds("--max-pause", max_pause),
+        "max_wait_s": _seconds("--max-wait", max_wait),
+        "most_together": _count("--together", together),
+        "keep_states": None if keep_states is None else (keep_states, parse_bytes(keep_size)),
+    }
     if not model.is_file():
         raise InputError(f"no model at {model}")
     figures = Figures()
@@ -145,8 +172,9 @@ def command(
             settings,
             model=name or model.stem,
             figures=figures,
-            engine_text=lambda: own.text() + metering.text(),
-        )  # fmt: skip
+            engine_figures=lambda: [*own.families(), *metering.families()],
+            power_w=own.power_w,
+        )
         listener = Listener(server.app(), settings)
         say(f"listening at {listener.url}")
         if settings.api_key is None and not is_loopback(listener.host):
@@ -170,7 +198,7 @@ def _count(name: str, text: str) -> int:
     return int(text)
 
 
-def _pause_s(text: str) -> float:
+def _seconds(name: str, text: str) -> float:
     from remoe_edge.units import parse_ms
 
     if text.isdecimal():
@@ -178,7 +206,7 @@ def _pause_s(text: str) -> float:
     try:
         return parse_ms(text) / 1000
     except InputError as error:
-        raise click.BadParameter(str(error), param_hint="--max-pause") from None
+        raise click.BadParameter(str(error), param_hint=name) from None
 
 
 def _conversations(
@@ -191,7 +219,7 @@ def _conversations(
     from remoe_edge.serve.one_at_a_time import OneAtATime
     from remoe_edge.serve.side_by_side import SideBySide
 
-    if n_places == 1:
+    if n_places == 1 and schedule["keep_states"] is None:
         return OneAtATime(load, queue_limit=queue_limit, figures=figures)
     return SideBySide(load, queue_limit=queue_limit, figures=figures, **schedule)
 

@@ -77,7 +77,7 @@ def command(
     trace = read_trace(trace_path)
     if span is not None:
         begin, colon, end = span.partition(":")
-        if not (colon and begin.isdigit() and end.isdigit()):
+        if not (colon and begin.isdecimal() and end.isdecimal()):
             raise InputError(f"--range {span}: give FROM:TO, such as 4000:5500")
         trace = trace.tokens(int(begin), int(end))
     total = trace.n_layers * trace.n_experts

@@ -57,21 +57,27 @@ def watching(
     if telemetry is None and metrics is None:
         yield settings
         return
-    from remoe_edge.errors import InputError
+    from remoe_edge.errors import InputError, UnsupportedError
     from remoe_edge.telemetry import Sampler
-    from remoe_edge.telemetry.metrics import Metrics
-    from remoe_edge.telemetry.metrics_server import MetricsServer
     from remoe_edge.telemetry.recording import Recording
 
     if not model.is_file():  # before a file is made and idle power is measured for nothing
         raise InputError(f"no model at {model}")
+    if metrics is not None:
+        try:
+            from remoe_edge.telemetry.metrics import Metrics
+            from remoe_edge.telemetry.metrics_server import MetricsServer
+        except ImportError as error:
+            raise UnsupportedError(
+                f"--metrics needs {error.name}: pip install 'remoe-edge[serve]'"
+            ) from error
     observers: list[Observer] = []
     with contextlib.ExitStack() as stack:
         sampler = Sampler(model, hz=hz, keep=2)
         stack.callback(sampler.stop)
         if metrics is not None:
             figures = Metrics(sampler)
-            server = MetricsServer(lambda: figures.text() + metering.text(), metrics)
+            server = MetricsServer(lambda: [*figures.families(), *metering.families()], metrics)
             stack.callback(server.close)
             say(f"metrics at {server.url}")
             observers.append(figures)

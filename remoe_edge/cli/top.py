@@ -65,11 +65,11 @@ def _serve(address: str) -> None:
     import threading
 
     from remoe_edge.telemetry.metrics_server import MetricsServer
-    from remoe_edge.telemetry.running_metrics import text
+    from remoe_edge.telemetry.running_metrics import families
     from remoe_edge.telemetry.status import folders, running
 
     where = folders(os.environ.get("XDG_RUNTIME_DIR"))
-    server = MetricsServer(lambda: text(running(where)), address)
+    server = MetricsServer(lambda: families(running(where)), address)
     say(f"metrics at {server.url}")
     try:
         threading.Event().wait()

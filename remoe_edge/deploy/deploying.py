@@ -119,6 +119,8 @@ def deploy(
             "--memory SIZE bounds what this machine may take"
         )
     ray_process.check_installed()
+    if ray is not None:
+        ray_process.check_reachable(ray)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     progress("starting Ray" if ray is None else f"connecting to Ray at {ray}")
     there = local_ray.start() if ray is None else Ray(ray)

@@ -43,14 +43,19 @@ def start(*, patience_s: float = _START_S) -> Ray:
         )
     address = place / "ray_current_cluster"
     until = time.monotonic() + patience_s
-    while not (address.is_file() and address.read_text().strip()):
-        if process.poll() is not None or time.monotonic() > until:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            words = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-            shutil.rmtree(folder, ignore_errors=True)
-            raise RemoeError(f"Ray did not start: {words[-1] if words else 'it said nothing'}")
-        time.sleep(0.1)
+    try:
+        while not (address.is_file() and address.read_text().strip()):
+            if process.poll() is not None or time.monotonic() > until:
+                text = log.read_text(errors="replace")
+                words = [line for line in text.splitlines() if line.strip()]
+                raise RemoeError(f"Ray did not start: {words[-1] if words else 'it said nothing'}")
+            time.sleep(0.1)
+    except BaseException:  # Ctrl-C too
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
     return Ray(
         address.read_text().strip(), str(token), process.pid, started_at(process.pid), str(folder)
     )

@@ -110,10 +110,10 @@ class Metering:
             for each in remote.get("peers", ())
         }  # fmt: skip
 
-    def text(self) -> str:
-        """Write everything in Prometheus' text format; nothing while there is nothing to price."""
+    def families(self) -> list[Family]:
+        """Give everything for Prometheus; nothing while there is nothing to price."""
         found = self.read()
-        return "" if found is None else "".join(each.text() for each in families(found))
+        return [] if found is None else families(found)
 
 
 def families(found: Metered) -> list[Family]:

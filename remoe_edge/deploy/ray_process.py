@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
+import socket
 import subprocess
 import sys
 import threading
@@ -14,15 +15,28 @@ from typing import Any
 
 from remoe_edge.deploy.ray_side import MISSING
 from remoe_edge.deploy.record import Deployment, Ray
-from remoe_edge.errors import RemoeError, UnsupportedError
+from remoe_edge.errors import InputError, RemoeError, UnsupportedError
 
 Line = dict[str, Any]
+_REACH_S = 5.0
 
 
 def check_installed() -> None:
     """Raise UnsupportedError without the extra, naming it."""
     if importlib.util.find_spec("ray") is None:
         raise UnsupportedError(MISSING)
+
+
+def check_reachable(address: str) -> None:
+    """Raise InputError where nobody listens at HOST:PORT: Ray itself would try for minutes."""
+    host, colon, port = address.rpartition(":")
+    if not colon or "/" in address or not port.isdigit():
+        return  # `auto`, ray://...: as Ray understands it
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_REACH_S).close()
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"no Ray at {address}: {reason}") from error
 
 
 def with_token(ray: Ray) -> list[str]:

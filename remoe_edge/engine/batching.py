@@ -7,8 +7,10 @@ in its steps it gets the bits that it gets alone.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from remoe_edge.engine import request as requests
 from remoe_edge.engine.conversation import Conversation, Listener
 from remoe_edge.engine.counters import Counts
 from remoe_edge.engine.finite import require_finite
+from remoe_edge.engine.kept_states import KeptStates, state_key
 from remoe_edge.engine.loaded import Loaded
 from remoe_edge.engine.observers import Step
 from remoe_edge.engine.places import Places
@@ -28,8 +31,8 @@ from remoe_edge.errors import InputError, ModelError, RemoeError
 class ContinuousBatch:
     """Answer many requests with one engine, which gives no other answers until `close`.
 
-    Used from one thread, but for `Conversation.cancel`. Everything raises InputError once the engine is
-    closed, and UnsupportedError in a forked child.
+    Dropping it closes it. Used from one thread, but for `Conversation.cancel`. Everything raises
+    InputError once the engine is closed, and UnsupportedError in a forked child.
     """
 
     def __init__(
@@ -37,12 +40,16 @@ class ContinuousBatch:
         loaded: Loaded,
         schedule: Schedule,
         clock: Callable[[], float] = time.perf_counter,
+        *,
+        engine: object = None,
     ) -> None:
+        self._engine = engine  # it lives as long as this
+        self._turn = object()  # what the engine is busy with: not this, so that it can be dropped
         self._loaded, self._schedule, self._clock = loaded, schedule, clock
         self._running: dict[int, Conversation] = {}  # by place
         self._life = loaded.life
-        with self._life.running(self):
-            self._life.begin(self)
+        with self._life.running(self._turn):
+            self._life.begin(self._turn)
             loaded.empty()
             self._piece = int(loaded.llama.n_batch)
             self._batch = StepBatch(max(self._piece, loaded.n_places))
@@ -51,11 +58,18 @@ class ContinuousBatch:
             )
             self._names = list(loaded.counts())
             self._before = self._values()
-            self._declared = ""
-        if loaded.past_prompts is not None and loaded.n_places > 1:
-            loaded.notes.append(
-                "past prompts are not used while several conversations are answered"
-            )
+            self._declared = ("", -1)
+        self._note_unused()
+
+    def _note_unused(self) -> None:
+        """Say what the engine was given and one answer at a time would use."""
+        loaded = self._loaded
+        for name, feature in (
+            ("past prompts", loaded.past_prompts),
+            ("functions", loaded.functions),
+        ):
+            if feature is not None:
+                loaded.notes.append(f"{name} are not used while answers are made side by side")
 
     # --- what it is ---
 
@@ -94,7 +108,10 @@ class ContinuousBatch:
         REQUIRES: n_free. Raises InputError for an argument that makes no sense and for a prompt that
         does not fit a conversation's context, ReadError where the model's files have changed.
         """
-        with self._life.running(self):
+        for each in ("piece", "ended", "failed"):
+            if not callable(getattr(listener, each, None)):
+                raise InputError(f"the listener has no {each}(): {listener!r}")
+        with self._life.running(self._turn):
             loaded = self._loaded
             request = requests.asked(loaded, prompt, **settings)
             if loaded.native is not None:
@@ -116,6 +133,18 @@ class ContinuousBatch:
                 begun.stats.stop = "length"
             return begun
 
+    def keep_states(self, folder: Path, most_bytes: int) -> None:
+        """Keep conversations in a folder from now on, so that they go on after a restart.
+
+        Raises RemoeError where nothing can be kept there.
+        """
+        loaded = self._loaded
+        with self._life.reading():
+            key = state_key(loaded.path, loaded.settings, loaded.n_ctx)
+            self._places.states = KeptStates(
+                loaded.llama, folder, key, most_bytes, loaded.notes.append
+            )
+
     def close(self) -> None:
         """Cut off what runs, and let the engine give other answers. Idempotent."""
         try:
@@ -123,11 +152,16 @@ class ContinuousBatch:
                 each.stats.stop = each.stats.stop or "cancelled"
                 self._leave(each)
             if not self._life.closing and not self._life.forked:
-                with self._life.running(self):
-                    self._declare("by-tokens")
+                with self._life.running(self._turn):
+                    self._places.save_all()
+                    self._declare("by-tokens", -1)
                     self._loaded.empty()
         finally:
-            self._life.end(self)
+            self._life.end(self._turn)
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):
+            self.close()
 
     # --- a step ---
 
@@ -137,7 +171,7 @@ class ContinuousBatch:
         What goes wrong with an answer is told to its listener, and the others go on. Raises what is
         nobody's: InputError where the engine is closed, KeyboardInterrupt.
         """
-        with self._life.running(self):
+        with self._life.running(self._turn):
             for each in list(self._running.values()):
                 if each.cancelled and not each.over:
                     each.stats.stop = "cancelled"
@@ -153,7 +187,7 @@ class ContinuousBatch:
         members = [self._running[id] for id in turn.ids]
         begun_s = self._clock()
         try:
-            wanted = self._compute(members, prompt=turn.prompt)
+            wanted = self._compute(members, turn)
         except (KeyboardInterrupt, RemoeError) as error:
             self._failed(members, error)
             return
@@ -171,13 +205,11 @@ class ContinuousBatch:
             if each.over:
                 self._end(each)
 
-    def _compute(
-        self, members: list[Conversation], *, prompt: bool
-    ) -> list[tuple[Conversation, int]]:
+    def _compute(self, members: list[Conversation], turn: Turn) -> list[tuple[Conversation, int]]:
         """Compute; return whose token is to be sampled, and from which logits."""
         batch, llama = self._batch, self._loaded.llama
         batch.clear()
-        if prompt:
+        if turn.prompt:
             parts = [members[0].pending(self._piece)]
             at = [batch.add(members[0].id, len(members[0].place.tokens), parts[0], wanted=True)]
         else:
@@ -188,8 +220,9 @@ class ContinuousBatch:
                 for each, part in zip(members, parts, strict=True)
             )
             at = list(range(len(members)))
-        self._declare("prompt" if prompt else "decode")
         alone = members[0] if len(members) == 1 else None
+        talk = members[0].place.talk if turn.apart else -1
+        self._declare("prompt" if turn.prompt else "decode", talk)
         if alone is not None:
             alone.runs_with(self._loaded.interrupt)
         try:
@@ -207,11 +240,11 @@ class ContinuousBatch:
             if each.computed(part, self._piece)
         ]
 
-    def _declare(self, kind: str) -> None:
-        """Tell the core what the steps are for, where that changes."""
-        if kind != self._declared and self._loaded.native is not None:
-            self._loaded.native.declare_steps(kind)
-            self._declared = kind
+    def _declare(self, kind: str, talk: int) -> None:
+        """Tell the core what the steps are for, and whose, where that changes."""
+        if (kind, talk) != self._declared and self._loaded.native is not None:
+            self._loaded.native.declare_steps(kind, talk)
+            self._declared = (kind, talk)
 
     def _sample(self, member: Conversation, index: int, now_s: float) -> None:
         loaded = self._loaded

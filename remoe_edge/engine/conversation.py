@@ -52,7 +52,7 @@ class Conversation(Outcome):
         self.id = place.id
         self.n_reused = len(place.tokens)
         self.tokens = list(request.tokens)  # with those that were sampled
-        self.prompts = True
+        self.begun, self.prompts = False, True
         self.since_s = self.came_s = now_s
         self._writer = Writer(loaded, request, self._produced)
         self._sampler = _sampler(loaded.llama, request)
@@ -89,6 +89,7 @@ class Conversation(Outcome):
 
     def computed(self, tokens: list[int], piece: int) -> bool:
         """Note that tokens were computed; return whether one is to be sampled now."""
+        self.begun = True
         self.place.took(tokens, piece)
         return len(self.place.tokens) == len(self.tokens)
 

@@ -289,7 +289,7 @@ class Engine:
         Raises InputError while another answer runs.
         """
         self._life.check_free()
-        return ContinuousBatch(self._loaded, schedule or Schedule())
+        return ContinuousBatch(self._loaded, schedule or Schedule(), engine=self)
 
     def chat(self, messages: Sequence[Message], **settings: Any) -> Answer:
         """Return the answer to a conversation of {"role", "content"} messages.
@@ -310,6 +310,12 @@ class Engine:
         """
         with self._life.reading():
             return self._loaded.templates().write(messages, **settings)
+
+    def misses_by_layer(self) -> list[int] | None:
+        """Count the misses of each layer with experts since loading; None where nothing is streamed."""
+        with self._life.reading():
+            native = self._loaded.native
+            return None if native is None else list(native.counts_by_layer()["misses"])
 
     def reset(self) -> None:
         """Forget the conversation so far; the experts stay resident."""

@@ -113,8 +113,8 @@ class PlanKeeper(Observer, Protocol):
         """Take how many slots there are, and say how many there should be at most."""
         ...
 
-    def verdict(self) -> str | None:
-        """Say in a line, once, that the promise is not kept and why; None where it is, or not known."""
+    def says_to(self, note: Callable[[str], None]) -> None:
+        """Take what notes, once, that the promise is not kept and why."""
         ...
 
     def to_dict(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from collections.abc import Generator, Iterator
 
 from remoe_edge.engine import lifecycle
 from remoe_edge.engine.answer import Produced
+from remoe_edge.engine.drafts import Drafted, Governor
 from remoe_edge.engine.loaded import Loaded
 from remoe_edge.engine.request import Request
 from remoe_edge.engine.stats import AnswerStats
@@ -93,9 +94,13 @@ class _Tokens:
         llama = loaded.llama
         llama.set_seed(llama_cpp.LLAMA_DEFAULT_SEED if request.seed is None else request.seed)
         loaded.lost = False  # an answer begins with its prompt
-        self._stream: Iterator[int] = (
-            llama.generate(request.tokens, **request.sampling) if request.max_tokens else iter(())
-        )
+        self._stream: Iterator[int] = iter(())
+        self._drafted: Drafted | None = None
+        if request.max_tokens and loaded.settings.draft != "off":
+            governor = Governor(always=loaded.settings.draft == "on")
+            self._stream = self._drafted = Drafted(loaded, request, produced.stats, governor)
+        elif request.max_tokens:
+            self._stream = llama.generate(request.tokens, **request.sampling)
         self._clock = time.perf_counter()
 
     def next(self) -> int | None:
@@ -105,14 +110,15 @@ class _Tokens:
             token = next(self._stream, None)
         if token is None:
             return None
-        loaded.check_finite()
+        row = -1 if self._drafted is None else self._drafted.index
+        loaded.check_finite(row)
         clock, now = self._clock, time.perf_counter()
         if stats.n_generated == 0:
             stats.ttft_ms = (now - clock) * 1000
             self.first = loaded.counts()
         else:
             stats.token_ms.append((now - clock) * 1000)
-        self.writer.record(token, None if produced.logprobs is None else loaded.logits())
+        self.writer.record(token, None if produced.logprobs is None else loaded.logits(row))
         if loaded.observers:
             phase, n = ("decode", 1) if stats.token_ms else ("prefill", len(self._request.tokens))
             self._counts = loaded.tell(phase, n, clock, now, self._counts)

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from remoe_edge._core import ModelFile
 
 _VALUE_BYTES = 2  # F16
+_PROJECTION = re.compile(r"blk\.\d+\.attn_[kv]\.weight")  # of hybrid models: keys, values
 
 
 def kv_bytes(file: ModelFile, n_tokens: int) -> int | None:
-    """Compute the KV cache of F16 values; an upper bound with sliding windows, None if unknown.
+    """Compute the KV cache of F16 values, windows and all, as llama.cpp reserves it; None if unknown.
 
-    Layers without attention make the sizes in the header say too much: no number then.
+    Where some layers have no attention, what the others keep shows in their projections.
     """
     arch = file.architecture
     recurrent = (f"{arch}.ssm.", f"{arch}.shortconv.", f"{arch}.full_attention_interval")
     if any(name.startswith(recurrent) for name in file.key_names):
-        return None
+        rows = [tensor.shape[1] for tensor in file.tensors if _PROJECTION.fullmatch(tensor.name)]
+        return sum(rows) * _VALUE_BYTES * n_tokens or None
 
     def key(name: str) -> int | None:
         return file.unsigned(f"{arch}.{name}")

@@ -54,7 +54,7 @@ class Loaded:
         self.settings = settings
         self.notes: list[str] = []
         self.life = lifecycle.Lifecycle()
-        self.observers = Observers(self.notes.append)
+        self.observers = Observers(self.notes.append, self._cache_now)
         self.buffers = Buffers()
         self.last_words: _core.LastWords | None = None  # where llama.cpp ends the process
         self.native: StreamedModel | None = None
@@ -80,6 +80,10 @@ class Loaded:
 
     # --- what it is ---
 
+    def _cache_now(self) -> tuple[int, int]:
+        native = self.native
+        return (native.n_slots, native.budget_bytes) if native is not None else (0, 0)
+
     @property
     def recurrent(self) -> bool:
         """Say whether layers keep a state from which tokens cannot be taken back."""
@@ -103,9 +107,9 @@ class Loaded:
         assert self.template is not None
         return self.template
 
-    def logits(self) -> npt.NDArray[np.float32]:
-        """Copy the logits [n_vocab] of the last token that was computed."""
-        row = self.row(-1)
+    def logits(self, index: int = -1) -> npt.NDArray[np.float32]:
+        """Copy the logits [n_vocab] of a token of the last step; by default of the last."""
+        row = self.row(index)
         if row is None:
             raise RemoeError("llama.cpp has computed no logits yet")
         copied: npt.NDArray[np.float32] = row.copy()
@@ -132,9 +136,9 @@ class Loaded:
         there = self._row_type.from_address(ctypes.addressof(row.contents))
         return np.frombuffer(there, np.float32)
 
-    def check_finite(self) -> None:
-        """Raise ModelError where what was computed last is no number; forget the context then."""
-        row = self.row(-1)
+    def check_finite(self, index: int = -1) -> None:
+        """Raise ModelError where logits of the last step are no numbers; forget the context then."""
+        row = self.row(index)
         if row is None:
             return
         try:
@@ -253,8 +257,6 @@ class Loaded:
         counts = self.counts()
         spent = Step.between(before, counts)
         self.observers.step(Step(phase, n_tokens, start_s, end_s, **spent))
-        if self.keeper is not None and (line := self.keeper.verdict()) is not None:
-            self.notes.append(line)
         return counts
 
     # --- ending it ---

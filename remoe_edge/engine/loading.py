@@ -31,7 +31,7 @@ from remoe_edge.engine.loaded import Loaded
 from remoe_edge.engine.locked_memory import lock_loaded
 from remoe_edge.engine.settings import EngineSettings
 from remoe_edge.engine.tokenizer import Tokenizer
-from remoe_edge.errors import BudgetError, InputError, ModelError, RemoeError
+from remoe_edge.errors import BudgetError, InputError, ModelError, RemoeError, UnsupportedError
 from remoe_edge.files.atomic import cut_short
 from remoe_edge.files.path_argument import path_argument
 from remoe_edge.machine import memory
@@ -74,6 +74,7 @@ def load(
     check_threads(settings.n_cores)
     file = _core.ModelFile.open(str(path))
     file.check()
+    peers.check(file, settings)
     loaded = Loaded(path, settings)
     loaded.last_words = _core.LastWords(str(path))
     loaded.native = _open_native(loaded, file)
@@ -105,6 +106,7 @@ def load(
             loaded.template = ChatTemplate(loaded.llama, loaded.tokenizer, path)
             context = loaded.llama._ctx.ctx
             loaded.n_ctx = min(loaded.n_ctx, int(_low.llama_n_ctx_seq(context)))
+            _check_draft(loaded)
             _lock(loaded)
             _attach(loaded, cache)
             peers.connect(loaded)
@@ -173,6 +175,7 @@ def _open_native(loaded: Loaded, file: _core.ModelFile) -> _core.StreamedModel |
         depth=settings.depth,
         repack=settings.repack,
         overlay=overlay,
+        peers=bool(settings.peers),
     )
     keep_in_children(native)
     return native
@@ -211,8 +214,8 @@ def _fitting(loaded: Loaded, file: _core.ModelFile) -> int:
 def _check_context(file: _core.ModelFile, loaded: Loaded) -> None:
     """Refuse what memory cannot hold: llama.cpp would be killed while it fills it."""
     n_ctx, n_places = loaded.n_ctx, loaded.n_places
-    windowed = n_places == 1 and file.unsigned(f"{file.architecture}.attention.sliding_window")
-    cache_bytes = 0 if windowed else n_places * (kv_bytes(file, n_ctx) or 0)
+    # Sliding windows make it no smaller: llama.cpp keeps all tokens, so that some can be taken back.
+    cache_bytes = n_places * (kv_bytes(file, n_ctx) or 0)
     # Else mapped, and read as it is used.
     dense_bytes = file.dense_bytes if loaded.streamed else 0
     here = 1 - loaded.offload.share_elsewhere
@@ -255,6 +258,8 @@ def _planned(loaded: Loaded, planner: Planner | None) -> str:
     choice = planner(loaded.path, settings.replace(n_ctx=loaded.n_ctx))
     loaded.notes.append(choice.why)
     loaded.keeper = choice.keeper
+    if loaded.keeper is not None:
+        loaded.keeper.says_to(loaded.notes.append)
     return str(choice.cache_bytes)
 
 
@@ -287,6 +292,15 @@ def _load_llama(loaded: Loaded, progress: Progress) -> Any:
     except (ValueError, RuntimeError) as error:
         why = "; ".join(loaded.buffers.errors) or str(error)
         raise ModelError(f"llama.cpp refused {loaded.path}: {why}") from error
+
+
+def _check_draft(loaded: Loaded) -> None:
+    """Raise UnsupportedError where wrong guesses could not be taken back out of the context."""
+    if loaded.settings.draft != "off" and loaded.recurrent:
+        raise UnsupportedError(
+            f"--draft {loaded.settings.draft}: {loaded.path} has recurrent layers, from whose state "
+            "wrong guesses cannot be taken back: --draft off"
+        )
 
 
 def _lock(loaded: Loaded) -> None:
@@ -337,9 +351,11 @@ def _begin_features(loaded: Loaded, extensions: Extensions) -> None:
             raise InputError(f"{trace.path}: there is nothing to record, the model is not streamed")
         loaded.trace = trace.open(loaded.path, native)
     if native is not None and loaded.budget is not None and loaded.budget.most_slots:
-        loaded.elastic = Elastic(
-            native,
-            loaded.buffers.n_bytes["compute"],
-            ceiling=None if loaded.keeper is None else loaded.keeper.wanted,
-        ).start()
+        ceiling = None if loaded.keeper is None else loaded.keeper.wanted
+        elastic = Elastic(native, loaded.buffers.n_bytes["compute"], ceiling=ceiling)
+        try:
+            loaded.elastic = elastic.start()
+        except RuntimeError as error:  # no thread is to be had
+            elastic.close()
+            loaded.notes.append(f"the cache does not follow the memory that is free: {error}")
     loaded.warm()

@@ -17,14 +17,17 @@ if TYPE_CHECKING:
 class Step(Counts):
     """Hold what one step cost: a prompt until its first token ("prefill"), or one token ("decode").
 
-    Times of beginning and end on the clock of `time.perf_counter()`, in seconds; the rest are the
-    counts of engine/counters.py.
+    Times of beginning and end on the clock of `time.perf_counter()`, in seconds; slots and
+    budget_bytes are the cache's after it, 0 where nothing is streamed; the rest are the counts of
+    engine/counters.py.
     """
 
     phase: str
     n_tokens: int
     start_s: float
     end_s: float
+    slots: int = 0
+    budget_bytes: int = 0
 
     @property
     def ms(self) -> float:
@@ -52,10 +55,17 @@ class Observer(Protocol):
 
 
 class Observers:
-    """Pass events on to everyone who looks on; who raises is dropped and named once."""
+    """Pass events on to everyone who looks on; who raises is dropped and named once.
 
-    def __init__(self, note: Callable[[str], None]) -> None:
-        self._note = note
+    cache: gives the cache's slots and bytes, which may change while an engine runs.
+    """
+
+    def __init__(
+        self,
+        note: Callable[[str], None],
+        cache: Callable[[], tuple[int, int]] = lambda: (0, 0),
+    ) -> None:
+        self._note, self._cache = note, cache
         self._observers: list[Observer] = []
 
     def __bool__(self) -> bool:
@@ -76,7 +86,8 @@ class Observers:
         self._tell(self._observers, lambda each: each.on_begin(n_prompt))
 
     def step(self, step: Step) -> None:
-        """Tell of a step."""
+        """Tell of a step, and of the cache after it."""
+        step.slots, step.budget_bytes = self._cache()
         self._tell(self._observers, lambda each: each.on_step(step))
 
     def answer(self, answer: AnswerStats) -> None:

@@ -10,9 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from remoe_edge.native import llama_cpp
+
+if TYPE_CHECKING:
+    from remoe_edge.engine.kept_states import KeptStates
 
 _low = llama_cpp.llama_cpp
 
@@ -21,12 +24,14 @@ _low = llama_cpp.llama_cpp
 class Place:
     """Hold what the context has of one conversation.
 
-    tokens: those that have been computed. n_prompt: of them, the last prompt's. n_whole: of them, those
-    that were computed in whole pieces from the beginning.
+    tokens: those that have been computed. talk: a number that no other conversation has had. n_prompt: of
+    the tokens, the last prompt's. n_whole: of them, those that were computed in whole pieces from the
+    beginning.
     """
 
     id: int
     tokens: list[int] = field(default_factory=list)
+    talk: int = -1
     n_prompt: int = 0
     n_whole: int = 0
     busy: bool = False
@@ -56,8 +61,9 @@ class Places:
         self._memory = _low.llama_get_memory(llama.ctx)
         self._piece = piece
         self._recurrent = recurrent
-        self._n_left = 0
+        self._n_left = self._n_talks = 0
         self.all = tuple(Place(id) for id in range(n_places))
+        self.states: KeptStates | None = None
         self.why_not = (
             "this model's layers keep a state that cannot be taken back or shared: a prompt is only "
             "gone on with where it holds all of the one before and its answer"
@@ -77,15 +83,53 @@ class Places:
         """
         free = [place for place in self.all if not place.busy]
         going_on = [(n, place) for place in free if (n := self._goes_on(place, prompt))]
-        if going_on:
-            n, place = max(going_on, key=lambda each: each[0])
-            self._keep(place, n)
+        n, place = max(going_on, key=lambda each: each[0], default=(0, self._least(free)))
+        if self._found_again(place, prompt, n):
+            n = common(place.tokens, prompt)
+        if n:
+            self._keep(place, min(n, len(prompt) - 1))
         else:
-            place = min(free, key=lambda each: (bool(each.tokens), each.left))
+            self._save(place)
             self._share(place, prompt)
+            self._n_talks += 1
+            place.talk = self._n_talks
         place.busy = True
         place.n_prompt = len(prompt)
         return place
+
+    @staticmethod
+    def _least(free: Sequence[Place]) -> Place:
+        return min(free, key=lambda each: (bool(each.tokens), each.left))
+
+    def save_all(self) -> None:
+        """Keep what is in the places, where states are kept."""
+        for place in self.all:
+            self._save(place)
+
+    def _save(self, place: Place) -> None:
+        if self.states is not None and len(place.tokens) > place.n_prompt:
+            self.states.save(place.id, place.tokens, place.n_prompt)
+
+    def _found_again(self, place: Place, prompt: Sequence[int], n_here: int) -> bool:
+        """Put into a place a kept conversation that a prompt goes on with, if more of it than n_here."""
+        if self.states is None:
+            return False
+        best, kept = n_here, None
+        for each in self.states.kept:
+            n = min(common(each.tokens, prompt), len(prompt) - 1)
+            if n > best and n > each.n_prompt and (n == len(each.tokens) or not self._recurrent):
+                best, kept = n, each
+        if kept is None:
+            return False
+        self._save(place)
+        self._keep(place, 0)
+        if not self.states.load(kept, place.id):
+            self._keep(place, 0)
+            return False
+        place.tokens, place.n_prompt, place.n_whole = list(kept.tokens), kept.n_prompt, 0
+        self._n_talks += 1
+        place.talk = self._n_talks
+        return True
 
     def leave(self, place: Place) -> None:
         """Take a place back; what is in it may be used again."""

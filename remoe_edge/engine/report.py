@@ -25,6 +25,7 @@ def stats_of(loaded: Loaded) -> EngineStats:
         threads=loaded.settings.n_cores,
         n_ctx=loaded.n_ctx,
         buffers=dict(loaded.buffers.n_bytes),
+        gpu_buffers=dict(loaded.buffers.gpu_bytes),
         wait_policy=WAIT_POLICY,
         notes=tuple(loaded.notes),
         router_probabilities=None if native is None else native.router_probabilities,

@@ -15,7 +15,9 @@ from typing import Protocol
 
 from remoe_edge.engine.step_costs import StepCosts
 
-LONGEST_SLICE = 64  # tokens: longer ones gain little, and others wait
+LONGEST_SLICE = 256  # tokens: longer ones gain little
+SHORT_SLICE = 32  # tokens: shorter ones lose much, where storage is the limit
+LEAST_APART = 12  # tokens of a slice, by replays (docs/experiments/schedules.md)
 LEAST_TRIED = 8  # steps of a group's size before it is judged
 AGAIN = 32  # slices between two trials of what was slower
 WORTH_AGAIN = 0.6  # of the best rate
@@ -25,11 +27,14 @@ _NO_END = 1 << 30
 class Waiting(Protocol):
     """A conversation as the schedule sees it.
 
-    id: its place. prompts: its prompt is still being computed. since_s: when it last had a token or came.
+    id: its place. begun: it has had a step. prompts: its prompt is still being computed. since_s: when
+    it last had a token, or came.
     """
 
     @property
     def id(self) -> int: ...
+    @property
+    def begun(self) -> bool: ...
     @property
     def prompts(self) -> bool: ...
     @property
@@ -38,10 +43,14 @@ class Waiting(Protocol):
 
 @dataclass(frozen=True)
 class Turn:
-    """Hold what the next step computes: a piece of one prompt, or a token of each of these."""
+    """Hold what the next step computes: a piece of one prompt, or a token of each of these.
+
+    apart: one conversation goes on for so long that the policy does better with a memory of its own.
+    """
 
     ids: tuple[int, ...]
     prompt: bool = False
+    apart: bool = False
 
 
 @dataclass
@@ -57,16 +66,23 @@ class _Slice:
 class Schedule:
     """Choose turns.
 
-    max_pause_s: how long a conversation may be without a token, or a newcomer without a step, as far as
-    the steps themselves allow. most: conversations in a group; 0 sets no limit, and with 1 every answer
-    has the bits that it has alone. fixed: (group's size, slice's length) for experiments; size 0 takes
-    all.
+    max_pause_s: how long a conversation that has begun may be without a step, as far as the steps
+    themselves allow. max_wait_s: the same for a newcomer: while storage is the limit, no more begin than
+    can have slices worth while without longer pauses. most: conversations in a group; 0 sets no limit,
+    and with 1 every answer has the bits that it has alone. fixed: (group's size, slice's length) for
+    experiments; size 0 takes all.
     """
 
     def __init__(
-        self, max_pause_s: float = 5.0, *, most: int = 0, fixed: tuple[int, int] | None = None
+        self,
+        max_pause_s: float = 5.0,
+        *,
+        max_wait_s: float = 60.0,
+        most: int = 0,
+        fixed: tuple[int, int] | None = None,
     ) -> None:
         self.max_pause_s = max_pause_s
+        self.max_wait_s = max(max_wait_s, max_pause_s)
         self._most = most
         self.costs = StepCosts()
         self._fixed = fixed
@@ -81,10 +97,13 @@ class Schedule:
         if not waiting:
             self._slice = None
             return None
+        if self._fixed is None:
+            waiting = self._admitted(waiting, now_s)
         running = self._go_on(waiting, now_s)
         if running is None:
             running = self._slice = self._begin(waiting)
-        return Turn(running.ids, running.prompt)
+        apart = len(running.ids) == 1 and running.n_most >= LEAST_APART
+        return Turn(running.ids, running.prompt, apart)
 
     def measured(self, turn: Turn, took_s: float, waited_s: float) -> None:
         """Note what a turn took, and how much of that was waiting for storage."""
@@ -96,6 +115,22 @@ class Schedule:
         else:
             self.costs.add(len(turn.ids), running.n_done, took_s, waited_s)
         running.n_done += 1
+
+    def _admitted(self, waiting: Sequence[Waiting], now_s: float) -> Sequence[Waiting]:
+        """Leave out newcomers for whom there is no room yet."""
+        n_begun = sum(each.begun for each in waiting)
+        if n_begun == len(waiting):
+            return waiting
+        step_s = self.costs.step_s(1, SHORT_SLICE)
+        if step_s <= 0 or not self.costs.waits(self._largest(n_begun)):
+            return waiting
+        room = 1 + int(self.max_pause_s / (SHORT_SLICE * step_s)) - n_begun
+        newcomers = sorted(
+            (each for each in waiting if not each.begun), key=lambda each: (each.since_s, each.id)
+        )
+        late = [each for each in newcomers if now_s - each.since_s >= self.max_wait_s]
+        let_in = {each.id for each in [*late, *newcomers[: max(0, room)]]}
+        return [each for each in waiting if each.begun or each.id in let_in]
 
     # --- a slice that goes on ---
 

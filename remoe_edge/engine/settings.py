@@ -23,6 +23,7 @@ MAX_THREADS = 512  # ggml's
 MAX_DEPTH = 256  # the core's
 MAX_PARALLEL = 256  # llama.cpp's sequences
 PREFETCH = ("auto", "off", "on")
+DRAFT = ("off", "auto", "on")
 FLASH_ATTENTION = ("auto", "on", "off")
 IO = ("auto", "io_uring", "pread")
 
@@ -48,8 +49,10 @@ class SettingsKeywords(TypedDict, total=False):
     lock: bool
     verbose: bool
     peers: str | Sequence[str]
+    peer_keys: str | os.PathLike[str] | None
     hedge: bool
     gpu_layers: str | int
+    draft: str
     io_backend: str
 
 
@@ -81,9 +84,12 @@ class EngineSettings:
     verbose: show llama.cpp's log on stderr.
     peers: workers that compute experts' rows, as HOST:PORT, or a text with commas between them
         (docs/remote.md).
+    peer_keys: the file of `remoe-edge keys` that proves this engine to workers beyond this machine.
     hedge: read an expert from storage when a peer's answer is late; False waits up to three seconds.
     gpu_layers: layers whose dense weights and KV cache a GPU has: "auto" (as many as fit; none where
         there is no GPU), "all", a number counted from the last layer, or "off" (docs/gpu.md).
+    draft: guess tokens from the text so far and verify several in one step (docs/drafts.md): "off",
+        "on", or "auto", which guesses while a token gets cheaper by the clock.
 
     Raises InputError, which names the setting and what it may be.
     """
@@ -106,8 +112,10 @@ class EngineSettings:
     lock: bool = True
     verbose: bool = False
     peers: str | Sequence[str] = ()
+    peer_keys: str | os.PathLike[str] | None = None
     hedge: bool = True
     gpu_layers: str | int = "auto"
+    draft: str = "off"
 
     def __post_init__(self) -> None:
         if not isinstance(self.cache, str):
@@ -116,6 +124,9 @@ class EngineSettings:
         self._check_routers()
         self._check_policy()
         _one_of("prefetch", self.prefetch, PREFETCH)
+        _one_of("draft", self.draft, DRAFT)
+        if self.draft != "off" and self.parallel != 1:
+            raise InputError("draft guesses for one conversation at a time: parallel is 1 with it")
         _one_of("flash_attention", self.flash_attention, FLASH_ATTENTION)
         _one_of("io", self.io, IO)
         self._check_numbers()
@@ -142,6 +153,8 @@ class EngineSettings:
             )
 
     def _check_peers(self) -> None:
+        if self.peer_keys is not None:
+            object.__setattr__(self, "peer_keys", os.fspath(self.peer_keys))
         if not isinstance(self.peers, Sequence):
             raise InputError(f"peers is a list of HOST:PORT, not {self.peers!r}")
         if isinstance(self.peers, str):
@@ -153,7 +166,8 @@ class EngineSettings:
 
         if not all(isinstance(each, str) for each in self.peers):
             raise InputError(f"peers is a list of HOST:PORT, not {self.peers!r}")
-        checked = tuple(_core.check_address(each) for each in self.peers)
+        keys = self.peer_keys is not None
+        checked = tuple(_core.check_address(each, keys) for each in self.peers)
         if len(set(checked)) < len(checked):
             raise InputError("peers names a worker twice")
         object.__setattr__(self, "peers", checked)
@@ -235,6 +249,7 @@ class EngineSettings:
             **({"peers": list(self.peers)} if self.peers else {}),
             **({"parallel": self.parallel} if self.parallel != 1 else {}),
             **({"gpu_layers": self.gpu_layers} if self.gpu_layers != "auto" else {}),
+            **({"draft": self.draft} if self.draft != "off" else {}),
         }
 
 

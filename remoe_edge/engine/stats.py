@@ -22,7 +22,8 @@ def percentile(values: list[float], share: float) -> float:
 class AnswerStats(Counts):
     """Hold times and counts of one answer, the prompt's included; times in ms, sizes in bytes.
 
-    token_ms: every token after the first. decode_*: what came after the first token. stop: "end" (the
+    token_ms: every token after the first. decode_*: what came after the first token. guessed: tokens
+    that drafts proposed, guessed_right: those that the model would have said. stop: "end" (the
     model's end token), "stop" (a stop string), "length" (max_tokens), "context" (it is full),
     "cancelled", "error", or "" while the answer runs. energy: from who measures it (docs/telemetry.md).
     """
@@ -34,6 +35,8 @@ class AnswerStats(Counts):
     decode_hits: int = 0
     decode_misses: int = 0
     decode_bytes: int = 0
+    guessed: int = 0
+    guessed_right: int = 0
     stop: str = ""
     energy: dict[str, Any] | None = None
 
@@ -76,6 +79,8 @@ class AnswerStats(Counts):
                 parts.append(f"{self.decode_bytes / len(self.token_ms) / 2**20:.1f} MiB/token")
         else:
             parts.append("not streamed")
+        if self.guessed:
+            parts.append(f"{self.guessed_right} of {self.guessed} guesses right")
         if self.energy and self.energy.get("joules_per_token") is not None:
             parts.append(f"{self.energy['joules_per_token']:.2f} J/token")
         return ", ".join(parts)
@@ -150,8 +155,8 @@ class EngineStats(Mapping[str, Any]):
     """Hold what the last answer cost and how the engine runs; times in ms, sizes in bytes.
 
     cache, io and router_probabilities are None where nothing is streamed, remote without peers.
-    buffers, gpu_buffers: what llama.cpp has reserved, by kind, here and on GPUs. Until version 0.3 it also reads as the mapping that
-    `to_dict` returns.
+    buffers, gpu_buffers: what llama.cpp has reserved, by kind, here and on GPUs. Until version 0.3 it
+    also reads as the mapping that `to_dict` returns.
     """
 
     answer: AnswerStats
@@ -184,6 +189,7 @@ class EngineStats(Mapping[str, Any]):
             "threads": self.threads,
             "n_ctx": self.n_ctx,
             "energy": answer.energy,
+            "draft": {"guessed": answer.guessed, "right": answer.guessed_right},
             "buffers": dict(self.buffers),
             "wait_policy": self.wait_policy,
             "notes": list(self.notes),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 _FADE = 0.3
 _LEAST_WAITING = 0.05  # of a step's time: less, and storage is no limit
-_N_PARTS = 8  # of a slice: its steps 0, 1, 2-3, 4-7, ... 64 and on
+_N_PARTS = 10  # of a slice: its steps 0, 1, 2-3, 4-7, ... 256 and on
 
 
 @dataclass

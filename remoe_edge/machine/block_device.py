@@ -65,7 +65,7 @@ def swaps(root: Path = ROOT) -> list[Swap]:
     found = []
     for line in kernel_files.text(root / "proc/swaps").splitlines()[1:]:
         parts = line.split()
-        if len(parts) < 4 or not (parts[2].isdigit() and parts[3].isdigit()):
+        if len(parts) < 4 or not (parts[2].isdecimal() and parts[3].isdecimal()):
             continue
         name, how = parts[0], parts[1]
         device = name if how == "partition" else _device_under(name, root)

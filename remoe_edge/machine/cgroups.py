@@ -39,6 +39,8 @@ class MemoryGroup:
 def groups(controller: str, root: Path = ROOT) -> Iterator[tuple[Path, int]]:
     """Give (folder, version) of this process' groups of a controller, each up to the root."""
     for line in kernel_files.text(root / "proc/self/cgroup").splitlines():
+        if line.count(":") < 2:
+            continue
         _, controllers, path = line.split(":", 2)
         if controllers == "":
             top, version = root / "sys/fs/cgroup", 2
@@ -64,7 +66,7 @@ def memory_groups(root: Path = ROOT) -> list[MemoryGroup]:
         limits = [
             (limit, name)
             for name in names
-            if (limit := kernel_files.number(folder / name)) is not None and limit < _NO_LIMIT
+            if (limit := kernel_files.number(folder / name)) is not None and 0 <= limit < _NO_LIMIT
         ]
         if limits:
             limit, name = min(limits)
@@ -81,7 +83,7 @@ def reclaimable_bytes(stat: str) -> int:
     held: dict[str, int] = {}
     for line in stat.splitlines():
         name, _, value = line.partition(" ")
-        if value.isdigit():
+        if value.isdecimal():
             held[name] = int(value)
 
     def of(name: str, old: str = "") -> int:
@@ -102,7 +104,7 @@ def cpu_quota(root: Path = ROOT) -> float | None:
         else:
             quota = kernel_files.word(folder / "cpu.cfs_quota_us")
             period = kernel_files.word(folder / "cpu.cfs_period_us")
-        if quota.isdigit() and period.isdigit() and int(period) > 0:
+        if quota.isdecimal() and period.isdecimal() and int(period) > 0:
             found.append(int(quota) / int(period))
     return min(found, default=None)
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+
+_WHOLE = re.compile(r"-?[0-9]{1,30}")
 
 
 def text(path: Path) -> str:
@@ -21,4 +24,4 @@ def word(path: Path) -> str:
 def number(path: Path) -> int | None:
     """Read a whole number; None where there is none."""
     found = text(path).strip()
-    return int(found) if found.lstrip("-").isdigit() else None
+    return int(found) if _WHOLE.fullmatch(found) else None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import mmap
 import re
+import resource
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,7 +49,22 @@ def available(root: Path = ROOT) -> Memory:
         if free < best.available_bytes:
             limit = group.limit_bytes
             best = Memory(free, f"the cgroup limit of {limit / 2**20:,.0f} MiB", limit)
+    if root == ROOT:
+        return min((best, *soft_limits()), key=lambda each: each.available_bytes)
     return best
+
+
+def soft_limits() -> Iterator[Memory]:
+    """Give what `ulimit` leaves this process, where it limits anything."""
+    for limit, used, option in (
+        (resource.RLIMIT_AS, "VmSize", "-v"),
+        (resource.RLIMIT_DATA, "VmData", "-d"),
+    ):
+        most, _ = resource.getrlimit(limit)
+        if most != resource.RLIM_INFINITY:
+            status = kernel_files.text(Path("/proc/self/status"))
+            free = max(0, most - (field_bytes(status, used) or 0))
+            yield Memory(free, f"the limit of {most / 2**20:,.0f} MiB (ulimit {option})", None)
 
 
 def field_bytes(meminfo: str, name: str) -> int | None:

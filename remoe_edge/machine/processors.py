@@ -73,7 +73,7 @@ def count(listed: str) -> int:
     total = 0
     for part in listed.split(","):
         first, _, last = part.strip().partition("-")
-        if not first.isdigit() or (last and not last.isdigit()):
+        if not first.isdecimal() or (last and not last.isdecimal()):
             return 0
         total += int(last or first) - int(first) + 1
     return total

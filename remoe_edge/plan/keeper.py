@@ -14,7 +14,7 @@ time is in what is handed in.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -59,6 +59,7 @@ class PlanKeeper:
         self.measured_ms: float | None = None  # of the last window
         self._refused = 0  # windows in which more slots were wanted and none came
         self._said: set[str] = set()
+        self._note: Callable[[str], None] = lambda line: None
 
     # --- what the cache does ---
 
@@ -107,6 +108,10 @@ class PlanKeeper:
             "wanted_slots": self._wanted, "tokens": self._seen,
         }  # fmt: skip
 
+    def says_to(self, note: Callable[[str], None]) -> None:
+        """Take what notes, once, that the promise is not kept and why."""
+        self._note = note
+
     # --- what it is told ---
 
     def on_step(self, step: Step) -> None:
@@ -124,6 +129,8 @@ class PlanKeeper:
         if n >= _LONGEST or (n >= _WINDOW and full):
             ms = sum(each[0] for each in self._window) / n
             self._judge(ms, misses / n, full)
+            if (line := self.verdict()) is not None:
+                self._note(line)
 
     def on_load(self, facts: Mapping[str, Any]) -> None:
         """Nothing to do."""

@@ -26,6 +26,8 @@ def reading_times(path: str | os.PathLike[str], bytes_per_s: float) -> list[Read
 
     Computing comes on top, less what overlaps. Misses are published figures of another model.
     """
+    if not os.path.isfile(path):
+        return []
     try:
         file = _core.ModelFile.open(os.fspath(path))
     except RemoeError:

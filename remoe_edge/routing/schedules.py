@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from remoe_edge import _core
+from remoe_edge.engine.schedule import LEAST_APART
 from remoe_edge.errors import InputError
 from remoe_edge.routing.replay import check_slots
 from remoe_edge.routing.trace import Trace
@@ -68,10 +69,7 @@ def parse_plans(text: str) -> list[Plan]:
 
 
 def conversations(trace: Trace) -> list[Routed]:
-    """Cut a trace into its answers' tokens: a prompt begins another.
-
-    Raises InputError for less than two.
-    """
+    """Cut a trace into its answers' tokens: a prompt begins another. Raises InputError for one alone."""
     routed = trace.routed()
     rows = trace.rows(0)
     decoded = np.repeat(trace.phase[rows] == 1, trace.n_tokens[rows])
@@ -103,13 +101,20 @@ def turns(lengths: Sequence[int], plan: Plan) -> Iterator[list[tuple[int, int]]]
                 yield step
 
 
-def scheduled(trace: Trace, talks: Sequence[Routed], plan: Plan) -> Trace:
-    """Make the trace that the conversations would have left in this schedule."""
+def scheduled(
+    trace: Trace, talks: Sequence[Routed], plan: Plan
+) -> tuple[Trace, npt.NDArray[np.int32]]:
+    """Make the trace that conversations would have left in this schedule; say whose each event is.
+
+    -1: of several, or of slices so short that the engine does not tell conversations apart.
+    """
     n_layers = trace.n_layers
     n_tokens: list[int] = []
+    whose: list[int] = []
     experts: list[int] = []
     offsets, ids, ids_at = [0], [], []
     at = 0
+    apart = plan.length == 0 or plan.length >= LEAST_APART
     for step in turns([talk.shape[1] for talk in talks], plan):
         taken = np.stack([talks[i][:, token] for i, token in step], axis=1)  # [layers, tokens, k]
         for layer in range(n_layers):
@@ -117,11 +122,12 @@ def scheduled(trace: Trace, talks: Sequence[Routed], plan: Plan) -> Trace:
             experts.extend(distinct)
             offsets.append(len(experts))
             n_tokens.append(len(step))
+            whose.append(step[0][0] if apart and len(step) == 1 else -1)
             ids_at.append(at)
             at += 2 * taken[layer].size
         ids.append(taken.reshape(-1))
     n = len(n_tokens)
-    return Trace(
+    made = Trace(
         path=trace.path, n_layers=n_layers, n_experts=trace.n_experts, top_k=trace.top_k,
         fingerprint=trace.fingerprint, meta=trace.meta,
         step=np.repeat(np.arange(n // n_layers, dtype=np.int64), n_layers),
@@ -135,6 +141,7 @@ def scheduled(trace: Trace, talks: Sequence[Routed], plan: Plan) -> Trace:
         n_prob_tokens=np.zeros(n, np.uint16),
         data=np.concatenate(ids).astype("<u2").view(np.uint8),
     )  # fmt: skip
+    return made, np.array(whose, np.int32)
 
 
 def simulate(
@@ -153,7 +160,10 @@ def simulate(
         check_slots(n_slots, trace.top_k)
     talks = conversations(trace)
     tokens = sum(talk.shape[1] for talk in talks)
-    columns = [scheduled(trace, talks, plan).columns() for plan in plans]
+    columns = []
+    for plan in plans:
+        made, whose = scheduled(trace, talks, plan)
+        columns.append({**made.columns(), "conversation": whose})
     outcomes = []
     for n_slots in slots:
         for policy in policies:

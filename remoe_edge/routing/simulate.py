@@ -45,7 +45,7 @@ def parse_cache(text: str, total: int, expert_bytes: float | None = None) -> int
     try:
         if text.endswith("%"):
             slots = round(float(text[:-1]) / 100 * total)
-        elif text.isdigit():
+        elif text.isdecimal():
             slots = int(text)
         elif expert_bytes:
             slots = min(total, int(parse_bytes(text) / expert_bytes))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from remoe_edge.engine import chat_template
 from remoe_edge.engine.channels import MESSAGE, PAIRS
 from remoe_edge.engine.request import check_grammar
 from remoe_edge.engine.tokenizer import Tokenizer
-from remoe_edge.errors import UnsupportedError
+from remoe_edge.errors import ModelError, UnsupportedError
 from remoe_edge.native import llama_cpp
 from remoe_edge.serve.conversations import Ask
 from remoe_edge.serve.fields import BadField
@@ -18,11 +19,13 @@ from remoe_edge.serve.grammars import root_of
 from remoe_edge.serve.schemas import Rules
 from remoe_edge.serve.tools.format import Tool, ToolFormat, tool_form
 from remoe_edge.serve.tools.formats import of_template
+from remoe_edge.serve.tools.lfm2 import Lfm2
 
 if TYPE_CHECKING:
     from remoe_edge.engine.engine import Engine
 
 MOST_ANSWERS = 128  # to one request
+LFM2 = Lfm2()
 _SEED_END = 2**32 - 1
 
 
@@ -54,11 +57,8 @@ def chat_asks(engine: Engine, chat: Chat) -> list[Ask]:
     source = _source(sources, bool(called))
     format_ = of_template(source) if called else None
     variables = _variables(chat, source)
-    prompt, stop, bos = engine.render(
-        _for(source, chat.messages),
-        tools=[each.for_template() for each in called] or None,
-        variables=variables,
-    )
+    tools = [each.for_template() for each in called] or None
+    prompt, stop, bos = _rendered(engine, _for(source, chat.messages), tools, variables)
     tokens = engine.tokenize(prompt, special=True, bos=bos)
     check_room(engine, len(tokens), chat.prompt_field)
     forced = format_ is not None and chat.choice in ("required", "named")
@@ -67,7 +67,7 @@ def chat_asks(engine: Engine, chat: Chat) -> list[Ask]:
     if format_ is not None:
         words = Tokenizer(engine.llama)
         made = tool_form(prompt.form, format_, words, strict=not forced)
-        form, parser = made, lambda: format_.parser(made.spelled)
+        form, parser = made, lambda: format_.parser(made.spelled, called)
     sampling = dict(chat.sampling)
     sampling["stop"] = [*sampling.get("stop", ()), *stop]
     grammar = _grammar(engine, chat, prompt.form, called, format_ if forced else None)
@@ -78,6 +78,37 @@ def chat_asks(engine: Engine, chat: Chat) -> list[Ask]:
         Ask(tokens, each, form, parser, one_call and format_ is not None)
         for each in seeded(sampling, chat.n)
     ]
+
+
+def _rendered(
+    engine: Engine,
+    messages: list[Mapping[str, Any]],
+    tools: list[dict[str, Any]] | None,
+    variables: dict[str, Any],
+) -> tuple[Any, list[str], bool]:
+    """Render messages. Most templates want a call's arguments as an object, some as JSON's text."""
+    try:
+        found = engine.render(messages, tools=tools, variables=variables)
+    except ModelError:
+        if not any(each.get("tool_calls") for each in messages):
+            raise
+        messages = [_with_texts(each) for each in messages]
+        found = engine.render(messages, tools=tools, variables=variables)
+    return found
+
+
+def _with_texts(message: Mapping[str, Any]) -> dict[str, Any]:
+    calls = [
+        {
+            **call,
+            "function": {
+                **call["function"],
+                "arguments": json.dumps(call["function"]["arguments"], ensure_ascii=False),
+            },
+        }
+        for call in message.get("tool_calls", ())
+    ]
+    return {**message, **({"tool_calls": calls} if calls else {})}
 
 
 def text_ask(
@@ -135,6 +166,14 @@ def _for(source: str, messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str
     made: list[Mapping[str, Any]] = []
     for message in messages:
         each = dict(message)
+        if "tool_calls" in each and "tool_calls" not in source:
+            # Left to the template, the calls would be gone in silence.
+            if not LFM2.matches(source):
+                raise UnsupportedError(
+                    "tool_calls: this model's chat template has no place for calls of earlier turns"
+                )
+            content = each.get("content") or ""
+            each["content"] = content + LFM2.written(each.pop("tool_calls"))
         if each["role"] == "developer" and "developer" not in source:
             each["role"] = "system"
         reasoning = each.pop("reasoning_content", None)

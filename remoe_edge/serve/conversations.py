@@ -70,7 +70,10 @@ class Stream(Protocol):
     """The events of one request, for one reader in one event loop."""
 
     def __aiter__(self) -> AsyncIterator[tuple[int, Event]]:
-        """Give (which of the request's answers, event); ends after all have, or with `Failed`."""
+        """Give (which of the request's answers, event); ends after all have, or with `Failed`.
+
+        Waiting for the next one may be cancelled and begun again: no event is lost.
+        """
         ...
 
     def cancel(self) -> None:

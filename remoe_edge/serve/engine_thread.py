@@ -131,14 +131,21 @@ class EngineThread(ABC):
     def _serve(self, engine: Engine) -> None:
         """Answer what is in the queue until the state is "closing"; in the engine's thread."""
 
+    def _prepare(self, engine: Engine) -> None:  # noqa: B027 - not everybody has to
+        """Make what answering takes, in the engine's thread; what it raises is a failure to load."""
+
     def _took(self, seconds: float) -> None:
         self._request_s += 0.3 * (seconds - self._request_s)
 
     def _run(self) -> None:
+        engine = None
         try:
             engine = self._load_engine()
+            self._prepare(engine)
         except Exception as error:
             self._failure, self._state = error, "failed"
+            if engine is not None:
+                engine.close()
             return
         with self._changed:
             self._engine = engine

@@ -48,8 +48,8 @@ class Figures:
         with self._lock:
             self._counts[how] += 1
 
-    def text(self, load: Load) -> str:
-        """Write everything in Prometheus' text format."""
+    def families(self, load: Load) -> list[Family]:
+        """Give everything, as it is now."""
         answers = Family("remoe_edge_requests_total", "counter", "Answers by how they ended.")
         ttft = Family(
             "remoe_edge_request_time_to_first_token_seconds", "histogram",
@@ -66,7 +66,4 @@ class Figures:
                 answers.add(count, outcome=how)
             self._ttft_s.add_to(ttft)
             self._tpot_s.add_to(tpot)
-        families = (
-            queued.add(load.queued), running.add(load.running), answers, ttft, tpot,
-        )  # fmt: skip
-        return "".join(family.text() for family in families)
+        return [queued.add(load.queued), running.add(load.running), answers, ttft, tpot]

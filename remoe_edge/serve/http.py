@@ -23,6 +23,8 @@ T = TypeVar("T")
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 
+_LINGER_S, _SILENT_S = 30.0, 2.0  # altogether, and without a byte
+
 log = logging.getLogger("remoe_edge.serve")
 
 
@@ -48,7 +50,7 @@ async def read_body(request: Request, *, most_bytes: int, timeout_s: float) -> b
     """Read a body. Raises Refused for one that is too large or too slow, ClientDisconnect."""
     too_large = Refused(Failure(413, f"the body is larger than {most_bytes} bytes"))
     length = request.headers.get("content-length", "")
-    if length.isascii() and length.isdigit() and int(length) > most_bytes:
+    if length.isascii() and length.isdecimal() and int(length) > most_bytes:
         raise too_large
 
     found = bytearray()
@@ -65,7 +67,27 @@ async def read_body(request: Request, *, most_bytes: int, timeout_s: float) -> b
 
 def failure_response(failure: Failure, path: str) -> Response:
     """Answer with an error."""
-    return json_response(failure.body(path), failure.status, failure.headers)
+    kind = _Lingering if failure.status == 413 else JSONResponse
+    return kind(failure.body(path), status_code=failure.status, headers=failure.headers)
+
+
+class _Lingering(JSONResponse):  # type: ignore[misc]
+    """Answer, and take in for a while what is still being sent.
+
+    A client that sends everything before it reads would find its connection gone, and no answer.
+    """
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        start = {"type": "http.response.start", "status": self.status_code}
+        await send({**start, "headers": self.raw_headers})
+        await send({"type": "http.response.body", "body": self.body, "more_body": True})
+        with contextlib.suppress(TimeoutError), within(_LINGER_S):
+            while True:
+                with within(_SILENT_S):
+                    message = await receive()
+                if message["type"] == "http.disconnect" or not message.get("more_body"):
+                    break
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 def json_response(
@@ -172,36 +194,23 @@ class EventStream(Response):  # type: ignore[misc]
     async def _data(self) -> AsyncIterator[bytes]:
         yield encode(self._reply.begin())
         events = self._stream.__aiter__()
-        following: asyncio.Future[Any] | None = None
-        try:
-            while True:
-                following = following or asyncio.ensure_future(_following(events))
-                done, _ = await asyncio.wait([following], timeout=self._keep_alive_s)
-                if not done:
-                    yield b": keep-alive\n\n"
-                    continue
-                found, following = following.result(), None
-                if found is None:
-                    break
-                index, event = found
-                if isinstance(event, Failed):
-                    failure = told(event.error)
-                    yield encode(self._reply.failed(failure.status, failure.body(self._path)))
-                    return
-                data = encode(self._reply.take(index, event))
-                if data:
-                    yield data
-            yield encode(self._reply.end())
-        finally:
-            if following is not None:
-                following.cancel()
-
-
-async def _following(events: AsyncIterator[T]) -> T | None:
-    """Give the next event; None after the last, since a future cannot hold StopAsyncIteration."""
-    async for event in events:
-        return event
-    return None
+        while True:
+            try:
+                with within(self._keep_alive_s):
+                    index, event = await anext(events)
+            except TimeoutError:
+                yield b": keep-alive\n\n"
+                continue
+            except StopAsyncIteration:
+                break
+            if isinstance(event, Failed):
+                failure = told(event.error)
+                yield encode(self._reply.failed(failure.status, failure.body(self._path)))
+                return
+            data = encode(self._reply.take(index, event))
+            if data:
+                yield data
+        yield encode(self._reply.end())
 
 
 def encode(frames: Iterable[Frame]) -> bytes:

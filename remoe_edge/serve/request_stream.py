@@ -43,22 +43,25 @@ class RequestStream:
         self._events: deque[tuple[int, Event] | None] = deque()
         self._arrived = asyncio.Event()
         self._answers: list[Cancellable] = []
+        self._is_over = False  # for the reader
 
     # --- in the event loop ---
 
-    async def __aiter__(self) -> AsyncIterator[tuple[int, Event]]:
+    def __aiter__(self) -> AsyncIterator[tuple[int, Event]]:
         """Give the events until all answers have ended, or one has failed."""
-        while True:
-            while self._events:
-                found = self._events.popleft()
-                if found is None:
-                    return
-                yield found
-                if isinstance(found[1], Failed):
-                    return
+        return self
+
+    async def __anext__(self) -> tuple[int, Event]:
+        """Wait for the next event; may be cancelled, and called again, without losing one."""
+        while not self._events and not self._is_over:
             self._arrived.clear()
             if not self._events:  # else it has come meanwhile
                 await self._arrived.wait()
+        found = None if self._is_over else self._events.popleft()
+        self._is_over = found is None or isinstance(found[1], Failed)
+        if found is None:
+            raise StopAsyncIteration
+        return found
 
     def cancel(self) -> None:
         """Let the engine go on to others. Idempotent."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from remoe_edge.engine.schedule import Schedule
@@ -25,8 +26,9 @@ if TYPE_CHECKING:
 class SideBySide(EngineThread):
     """Make as many answers at a time as the engine has places (`parallel`). Implements `Conversations`.
 
-    max_pause_s: how long an answer may stand still while others are made. most_together: answers that
-    are computed in one step, 0 sets no limit.
+    max_pause_s, max_wait_s: how long an answer may stand still while others are made, and how long it may
+    take until its prompt is begun. most_together: answers that are computed in one step, 0 sets no
+    limit. keep_states: a folder where conversations outlive the server, and the bytes that they may take.
     """
 
     def __init__(
@@ -36,9 +38,12 @@ class SideBySide(EngineThread):
         queue_limit: int,
         figures: Figures,
         max_pause_s: float = 5.0,
+        max_wait_s: float = 60.0,
         most_together: int = 0,
+        keep_states: tuple[Path, int] | None = None,
     ) -> None:
-        self._schedule = Schedule(max_pause_s, most=most_together)
+        self._keep_states = keep_states
+        self._schedule = Schedule(max_pause_s, max_wait_s=max_wait_s, most=most_together)
         self._batch: ContinuousBatch | None = None
         self._begun: dict[RequestStream, _Answers] = {}  # requests of which an answer has begun
         self._next_asks: deque[tuple[_Answers, int]] = deque()  # the rest of theirs
@@ -68,8 +73,14 @@ class SideBySide(EngineThread):
 
     # --- the engine's thread ---
 
+    def _prepare(self, engine: Engine) -> None:
+        self._batch = engine.batch(self._schedule)
+        if self._keep_states is not None:
+            self._batch.keep_states(*self._keep_states)
+
     def _serve(self, engine: Engine) -> None:
-        batch = self._batch = engine.batch(self._schedule)
+        batch = self._batch
+        assert batch is not None
         try:
             while self._wait(batch):
                 self._fill(engine, batch)

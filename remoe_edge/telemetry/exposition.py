@@ -1,12 +1,18 @@
-"""Prometheus' text format, version 0.0.4: families of samples with HELP and TYPE."""
+"""Families of samples as Prometheus reads them, written by its own client library.
+
+Importing this needs prometheus_client, which the extra [serve] brings.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+from prometheus_client import generate_latest
+from prometheus_client.core import CollectorRegistry, Metric
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.utils import floatToGoString
 
 Labels = Mapping[str, str]
 
@@ -26,17 +32,12 @@ class Family:
             self.samples.append((suffix, labels, value))
         return self
 
-    def text(self) -> str:
-        """Write the family; nothing if it has no samples."""
-        if not self.samples:
-            return ""
-        lines = [f"# HELP {self.name} {_help(self.help)}", f"# TYPE {self.name} {self.kind}"]
+    def metric(self) -> Metric:
+        """Give it as the library has it."""
+        made = Metric(self.name.removesuffix("_total"), self.help, self.kind)
         for suffix, labels, value in self.samples:
-            inner = ",".join(f'{name}="{_label(text)}"' for name, text in labels.items())
-            lines.append(
-                f"{self.name}{suffix}{'{' + inner + '}' if inner else ''} {_number(value)}"
-            )
-        return "\n".join(lines) + "\n"
+            made.add_sample(self.name + suffix, dict(labels), value)
+        return made
 
 
 class Histogram:
@@ -58,23 +59,33 @@ class Histogram:
         total = 0
         for bound, count in zip([*self._bounds, math.inf], self._counts, strict=True):
             total += count
-            family.add(total, "_bucket", le=_number(bound))
+            family.add(total, "_bucket", le=floatToGoString(bound))
         return family.add(self._sum, "_sum").add(total, "_count")
 
 
-def _number(value: float) -> str:
-    if math.isnan(value):
-        return "NaN"
-    if math.isinf(value):
-        return "+Inf" if value > 0 else "-Inf"
-    return (
-        str(int(value)) if float(value).is_integer() and abs(value) < 1e15 else repr(float(value))
-    )
+def text(families: Iterable[Family]) -> str:
+    """Write families in Prometheus' text format; those without a sample are left out."""
+    return str(generate_latest(_registry(lambda: families)).decode())
 
 
-def _help(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("\n", "\\n")
+def page(families: Callable[[], Iterable[Family]], accept: str | None) -> tuple[bytes, str]:
+    """Write what a scraper is to get: (the page, its content type). accept: what it would like."""
+    encode, kind = choose_encoder(accept)
+    return bytes(encode(_registry(families))), str(kind)
 
 
-def _label(text: str) -> str:
-    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+def _registry(families: Callable[[], Iterable[Family]]) -> CollectorRegistry:
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Collector(families))
+    return registry
+
+
+class _Collector:
+    def __init__(self, families: Callable[[], Iterable[Family]]) -> None:
+        self._families = families
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        return (each.metric() for each in self._families() if each.samples)

@@ -19,7 +19,7 @@ _TTFT_BOUNDS_S = (0.1, 0.25, 0.5, 1, 2, 3, 5, 10, 20, 30, 60, 120)
 
 
 class Metrics:
-    """Count what an engine does; `text` is what Prometheus reads. Safe to use from several threads.
+    """Count what an engine does; `families` is what Prometheus reads. Safe to use from several threads.
 
     The sampler is the caller's, who also stops it.
     """
@@ -31,7 +31,7 @@ class Metrics:
         self._counts = dict.fromkeys(("answers", "prompt", "generated"), 0)
         self._spent: dict[str, float] = {each.name: 0 for each in METRICS}
         self._decode_s = 0.0
-        self._answering = False
+        self._answering = 0
         self._tpot_s, self._ttft_s = Histogram(_TPOT_BOUNDS_S), Histogram(_TTFT_BOUNDS_S)
 
     # --- what is told ---
@@ -44,12 +44,15 @@ class Metrics:
     def on_begin(self, n_prompt: int) -> None:
         """An answer begins."""
         with self._lock:
-            self._answering = True
+            self._answering += 1
 
     def on_step(self, step: Step) -> None:
         """Count a step."""
         with self._lock:
             counts = self._counts
+            if step.slots:
+                now = {"slots": step.slots, "budget_bytes": step.budget_bytes}
+                self._facts = {**self._facts, **now}
             for each in METRICS:
                 self._spent[each.name] += getattr(step, each.name)
             if step.phase == "decode":
@@ -65,7 +68,7 @@ class Metrics:
     def on_answer(self, answer: AnswerStats) -> None:
         """Count an answer."""
         with self._lock:
-            self._answering = False
+            self._answering -= 1
             self._counts["answers"] += 1
 
     def on_close(self) -> None:
@@ -73,14 +76,17 @@ class Metrics:
 
     # --- what is shown ---
 
-    def text(self) -> str:
-        """Write everything in Prometheus' text format."""
+    def families(self) -> list[Family]:
+        """Give everything, as it is now."""
         with self._lock:
             families = self._engine()
         sample = self._sampler.latest
-        if sample is not None:
-            families += machine_families(sample)
-        return "".join(family.text() for family in families)
+        return families if sample is None else [*families, *machine_families(sample)]
+
+    def power_w(self) -> float | None:
+        """Tell the machine's power in watts, None where nothing measures it."""
+        sample = self._sampler.latest
+        return None if sample is None else sample.power_w
 
     def _engine(self) -> list[Family]:
         facts, counts = self._facts, self._counts

@@ -13,11 +13,11 @@ import socket
 import socketserver
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from remoe_edge.errors import InputError
-from remoe_edge.telemetry.exposition import CONTENT_TYPE
+from remoe_edge.telemetry.exposition import Family, page
 
 _MOST_CLIENTS = 8  # at a time; what comes beside them is closed at once
 _IDLE_CLIENT_S = 5.0  # without a byte
@@ -27,15 +27,15 @@ _CLIENT_S = 15.0  # altogether, however it trickles
 class MetricsServer:
     """Serve `/metrics` in a thread of its own until `close`.
 
-    text: makes the page, on the thread of a request. address: "9100" (loopback only), "HOST:9100" or
-    "[::1]:9100"; port 0 takes a free one. Raises InputError for an address that makes no sense or
-    cannot be had.
+    families: gives what there is, on the thread of a request. address: "9100" (loopback only),
+    "HOST:9100" or "[::1]:9100"; port 0 takes a free one. Raises InputError for an address that makes
+    no sense or cannot be had.
     """
 
-    def __init__(self, text: Callable[[], str], address: str) -> None:
+    def __init__(self, families: Callable[[], Iterable[Family]], address: str) -> None:
         host, port = parse_address(address)
         try:
-            self._server = _Server(text, host, port)
+            self._server = _Server(families, host, port)
         except OSError as error:
             raise InputError(
                 f"no metrics at {host}, port {port}: {error.strerror or error}; choose another "
@@ -58,7 +58,7 @@ def parse_address(text: str) -> tuple[str, int]:
     """Split "[HOST:]PORT"; without a host it is the loopback. Raises InputError."""
     host, _, port = text.rpartition(":")
     host = host.removeprefix("[").removesuffix("]") or "127.0.0.1"
-    if not (port.isascii() and port.isdigit() and int(port) < 1 << 16):
+    if not (port.isascii() and port.isdecimal() and int(port) < 1 << 16):
         raise InputError(f"'{text}' is no [HOST:]PORT with a port up to 65535")
     return host, int(port)
 
@@ -81,8 +81,8 @@ def is_loopback(host: str) -> bool:
 class _Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self, text: Callable[[], str], host: str, port: int) -> None:
-        self.text = text
+    def __init__(self, families: Callable[[], Iterable[Family]], host: str, port: int) -> None:
+        self.families = families
         self._places = threading.BoundedSemaphore(_MOST_CLIENTS)
         self._lock = threading.Lock()
         self._clients: dict[Any, float] = {}  # when each came; guarded by _lock
@@ -150,9 +150,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if self.path.partition("?")[0] != "/metrics":
             self.send_error(404, "only /metrics is here")
             return
-        text = self.server.text().encode()
+        text, kind = page(self.server.families, self.headers.get("Accept"))
         self.send_response(200)
-        self.send_header("Content-Type", CONTENT_TYPE)
+        self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()
         if body:

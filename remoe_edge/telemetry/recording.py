@@ -90,6 +90,7 @@ class Recording:
         self._lines, self._note = lines, note
         self._early: list[Sample] | None = []
         self._answers = self._steps = self._noted = 0
+        self._n_running, self._alone = 0, True
         self._began_s = self._first_s = 0.0
         self._lock = threading.Lock()
 
@@ -140,6 +141,8 @@ class Recording:
     def on_begin(self, n_prompt: int) -> None:
         """Mark where the energy of an answer begins."""
         self._answers += 1
+        self._n_running += 1
+        self._alone = self._n_running == 1
         self._steps = 0
         self._first_s = self._began_s = self.sampler.edge()
 
@@ -163,7 +166,10 @@ class Recording:
     def on_answer(self, answer: AnswerStats) -> None:
         """Write what the answer cost in all, its energy too, and tell the answer of that."""
         end_s = self.sampler.edge()
-        energy = self.sampler.energy(self._began_s, end_s)
+        self._n_running -= 1
+        # Of answers made side by side nobody knows which took what.
+        energy = self.sampler.energy(self._began_s, end_s) if self._alone else None
+        self._alone = self._alone or self._n_running == 0
         if energy is not None:
             answer.energy = energy.as_json(answer.n_generated)
             decode = self.sampler.energy(self._first_s, end_s)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -35,6 +36,15 @@ class Sample:
     fans_percent: Group = field(default_factory=dict)
     fans_rpm: Group = field(default_factory=dict)
     nvpmodel: str | None = None
+
+    def leave_out_nonsense(self) -> None:
+        """Take out what is no finite number: a sensor may say "nan", or more than a float holds."""
+        for name, value in self.__dict__.items():
+            if isinstance(value, dict):
+                for key in [key for key, each in value.items() if not math.isfinite(each)]:
+                    del value[key]
+            elif isinstance(value, float) and not math.isfinite(value) and name != "t_s":
+                setattr(self, name, None)
 
     def as_json(self) -> dict[str, Any]:
         """Return plain values, without what is missing; floats to 3 decimals."""

@@ -162,6 +162,7 @@ class Sampler:
             for source in list(self._sources):
                 if isinstance(source, Jetson | Rails | Rapl):
                     self._read(source, sample)
+            sample.leave_out_nonsense()
             self._track.add(sample.t_s, sample.power_w, sample.energy_j)
             return sample.t_s
 
@@ -271,6 +272,7 @@ class Sampler:
         sample = Sample(time.perf_counter())
         for source in list(self._sources):
             self._read(source, sample)
+        sample.leave_out_nonsense()
         self._track.add(sample.t_s, sample.power_w, sample.energy_j)
         self._samples.append(sample)
         if self.on_sample is not None:

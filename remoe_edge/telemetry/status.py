@@ -95,7 +95,7 @@ class Status:
             **{each.name: each.default for each in METRICS}, "decode_ms": 0.0,
         }  # fmt: skip
         self._recent: deque[Step] = deque(maxlen=_RECENT)
-        self._answering = False
+        self._answering = 0
         self._written_s = 0.0
         self._write()
         os.rename(new, self.path)
@@ -112,7 +112,7 @@ class Status:
 
     def on_begin(self, n_prompt: int) -> None:
         """Show that a prompt is being read."""
-        self._answering = True
+        self._answering += 1
         self._state["state"] = "prefill"
         self._write()
 
@@ -127,16 +127,19 @@ class Status:
             self._recent.append(step)
         else:
             totals["n_prompt"] += step.n_tokens
-            totals["n_generated"] += self._answering  # a prompt ends with the first token
+            totals["n_generated"] += self._answering > 0  # a prompt ends with the first token
         self._state["state"] = step.phase
+        if step.slots:
+            self._state.update(slots=step.slots, budget_bytes=step.budget_bytes)
         if step.end_s - self._written_s >= _INTERVAL_S:
             self._write()
 
     def on_answer(self, answer: AnswerStats) -> None:
         """Show that it waits for the next question."""
-        self._answering = False
+        self._answering -= 1
         self._totals["answers"] += 1
-        self._state["state"] = "idle"
+        if self._answering == 0:
+            self._state["state"] = "idle"
         self._write()
 
     def on_close(self) -> None:

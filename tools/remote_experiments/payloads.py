@@ -34,7 +34,9 @@ from remote_experiments.setting import keep
 
 MB = 1_000_000
 MOST_SENT = 256 * MB
-HEADER = struct.Struct("<IHHQIIIIIIQQ")  # as csrc/wire/frame.h has it
+# As csrc/wire/frame.h has it. Of the versions, one is refused for its size, the others for themselves.
+HEADER = struct.Struct("<IHHQIIIIIIQQ")
+MAGIC, VERSIONS, ASK = 0x46584D52, (1, 2), 5
 
 
 def prompts(
@@ -83,35 +85,41 @@ def prompts(
 
 def strangers(worker: WorkerProcess, sizes: list[int]) -> list[dict[str, Any]]:
     """Send a worker frames of these payloads, as long as they say and not; see whether it lives."""
-    host, _, port = worker.address.rpartition(":")
     rows = []
     for size in sizes:
         # What nobody could send is only claimed.
         for honest in (True, False) if size <= MOST_SENT else (False,):
             before = memory(worker.pid)
-            head = HEADER.pack(0x45524D31, 1, 5, 1, 0, 0, 64, 4096, 0, 0, size, 0)
-            sent = refused = 0
-            with socket.create_connection((host, int(port)), timeout=30) as stranger:
-                try:
-                    stranger.sendall(head)
-                    for _ in range(size // MB + 1 if honest else 0):
-                        stranger.sendall(bytes(MB))
-                        sent += MB
-                    stranger.shutdown(socket.SHUT_WR)
-                    while stranger.recv(1 << 16):
-                        pass
-                    refused = 1
-                except OSError:
-                    refused = 1  # it hung up while we were sending
+            sent = [send(worker.address, version, size, honest) for version in VERSIONS]
             worker.check()
             rows.append(
                 {
-                    "payload_bytes": size, "as_long_as_it_says": honest, "sent_bytes": sent,
-                    "refused": bool(refused), "worker_lives": True,
+                    "payload_bytes": size,
+                    "as_long_as_it_says": honest,
+                    "taken_bytes": sent,
+                    "refused": True,  # else `send` would not have come back
+                    "worker_lives": True,
                     "rss_grew_bytes": memory(worker.pid) - before,
                 }
-            )  # fmt: skip
+            )
     return rows
+
+
+def send(address: str, version: int, size: int, honest: bool) -> int:
+    """Send one frame and wait until the worker hangs up; give the bytes that it let us send."""
+    host, _, port = address.rpartition(":")
+    sent = 0
+    with socket.create_connection((host, int(port)), timeout=120) as stranger:
+        try:
+            stranger.sendall(HEADER.pack(MAGIC, version, ASK, 1, 0, 0, 64, 4096, 0, 0, size, 0))
+            for _ in range(-(-size // MB) if honest else 0):
+                stranger.sendall(bytes(MB))
+                sent += MB
+            while stranger.recv(1 << 16):
+                pass
+        except ConnectionError:
+            pass  # it hung up while we were sending
+    return sent
 
 
 def memory(pid: int) -> int:

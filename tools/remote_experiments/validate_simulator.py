@@ -8,7 +8,8 @@ where tokens are routed (recorded), how long the main host and a worker take for
 trip costs. Those come from other prompts than the ones that are judged: an engine with everything
 resident gives the main host's times, one worker with everything gives a row there, and the round trip is
 what makes the simulated time of that one arm equal to the measured one. All other arms are predictions.
-Within 15 % is the target. Prompts have eight tokens, so that every step goes to workers.
+Within 15 % is the target. Prompts have eight tokens, so that every step goes to workers. Each prompt runs
+several times and counts by its best time, which other programs have disturbed least.
 """
 
 from __future__ import annotations
@@ -88,14 +89,19 @@ class Known:
             if len(prompts) < 2 * options.prompts:
                 raise SystemExit(f"{options.text} has {len(prompts)} prompts, too few")
             answer(engine, prompts[0], options.tokens)
-            timed, spent, n_tokens = [], 0, 0
-            for each in prompts:
-                engine.reset()
-                before = engine.counts()["ffn_ns"]
-                timed.append(answer(engine, each, options.tokens))
-                spent += engine.counts()["ffn_ns"] - before
-                # A prompt's rows are computed together: its FFN counts like as many tokens.
-                n_tokens += N_PROMPT + options.tokens - 1
+            timed: list[Timed] = []
+            spent = np.full(len(prompts), np.inf)
+            n_tokens = N_PROMPT + options.tokens - 1  # a prompt's rows count like as many tokens
+            for number in range(options.rounds):
+                for i, each in enumerate(prompts):
+                    engine.reset()
+                    before = engine.counts()["ffn_ns"]
+                    found = answer(engine, each, options.tokens)
+                    spent[i] = min(spent[i], engine.counts()["ffn_ns"] - before)
+                    if not number:
+                        timed.append(found)
+                    elif found.tpot_ms < timed[i].tpot_ms:
+                        timed[i] = found
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "trace"
             with self._engine("100%", trace=path) as engine:
@@ -104,7 +110,7 @@ class Known:
                     for token in said.tokens[:-1]:
                         engine.evaluate([token], reset=False)
             routed = split(path)
-        return prompts, routed, timed, spent / 1e6 / n_tokens
+        return prompts, routed, timed, float(spent.mean()) / 1e6 / n_tokens
 
     def _engine(self, cache: str, **settings: Any) -> Engine:
         return Engine(
@@ -141,15 +147,16 @@ class Known:
                 engine.reset()
                 answer(engine, each, self.options.tokens)
             before, misses = engine.stats().remote or {}, engine.counts()["misses"]
-            timed = []
-            for each in self.prompts[chosen]:
-                engine.reset()
-                timed.append(answer(engine, each, self.options.tokens))
+            tpot = np.full(2 * self.options.prompts, np.inf)
+            for _ in range(self.options.rounds):
+                for i, each in enumerate(self.prompts[chosen]):
+                    engine.reset()
+                    tpot[i] = min(tpot[i], answer(engine, each, self.options.tokens).tpot_ms)
             after = engine.stats().remote or {}
             rows = after["remote_rows"] - before["remote_rows"]
             spent = after["remote_compute_us"] - before["remote_compute_us"]
             return {
-                "tpot_ms": [each.tpot_ms for each in timed],
+                "tpot_ms": tpot.tolist(),
                 "worker_row_ms": spent / rows / 1000 if rows else 0.0,
                 "rows": rows,
                 "read": engine.counts()["misses"] - misses - rows,
@@ -201,6 +208,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--text", type=Path, default=Path(__file__).with_name("prompts.txt"))
     parser.add_argument("--prompts", type=int, default=8, help="judged; as many others calibrate")
     parser.add_argument("--tokens", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=3, help="each prompt counts by its best")
     parser.add_argument("--workers", default="1,2,3,4")
     parser.add_argument("--local", default="0,0.25,0.5,0.75", help="shares of a layer's experts")
     parser.add_argument("--threads", type=int, default=1)

@@ -19,9 +19,7 @@ using testing::SmallMoe;
 using Kind = Arrival::Kind;
 
 struct Backend {
-  Backend() : cpu(cpu::NewBackend()), executor(cpu) {
-    cpu::SetThreads(cpu, 1);
-  }
+  Backend() : cpu(cpu::NewBackend()), executor(cpu) { cpu::SetThreads(cpu, 1); }
   ~Backend() { ggml_backend_free(cpu); }
   ggml_backend_t cpu;
   Executor executor;
@@ -88,7 +86,7 @@ TEST(AStepIsWhatItWasSaidToBe) {
                                             {StepKind::kDecode, 1},   {StepKind::kPrompt, 1},
                                             {StepKind::kPrompt, 12},  {StepKind::kByTokens, 1}};
   for (const auto& [kind, n_tokens] : steps) {
-    moe.model->DeclareSteps(kind);
+    moe.model->DeclareSteps(kind, n_tokens);
     CHECK_EQ(RunStep(&moe, &backend.executor, n_tokens), GGML_STATUS_SUCCESS);
   }
   CHECK_OK(moe.model->recorder().Stop());

@@ -20,7 +20,7 @@ def settings(asked: dict[str, Any]) -> Settings:
     from remoe_edge.units import parse_bytes
 
     read_ahead = asked["read_ahead"]
-    if read_ahead != "keep" and not read_ahead.isdigit():
+    if read_ahead != "keep" and not read_ahead.isdecimal():
         raise InputError(f"--read-ahead {read_ahead}: give KiB, or keep")
     sizes = [
         parse_bytes(asked[name]) if asked[name] else None

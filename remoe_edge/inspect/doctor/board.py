@@ -13,6 +13,7 @@ from remoe_edge.machine.disk import disk_of
 from remoe_edge.machine.memory import field_bytes
 from remoe_edge.machine.power_mode import power_mode
 from remoe_edge.machine.processors import processors
+from remoe_edge.plan import reading_time
 from remoe_edge.units import MIB, mib
 
 _SMALL_BOARD_BYTES = 9 << 30  # boards of "8 GB", whose MemTotal is less than that
@@ -56,7 +57,7 @@ def _listed(text: str) -> set[int] | None:
     found: set[int] = set()
     for part in text.split(","):
         first, _, last = part.partition("-")
-        if not first.isdigit():
+        if not first.isdecimal():
             return None
         found.update(range(int(first), int(last or first) + 1))
     return found
@@ -184,6 +185,8 @@ def storage(path: Path, root: Path) -> Check:
     said = f"{name}, {kind}"
     if expected is not None:
         said += f": some {expected} MiB/s, as a rule"
+        if times := reading_time.reading_times(path, expected * MIB):
+            said += f"; {reading_time.line(times)}"
     if kind in SLOW:
         return Check(
             "storage", OFF, said,
@@ -197,8 +200,8 @@ def _disk_name(path: Path, root: Path) -> str | None:
         disk = disk_of(path)
         return None if disk is None else disk.name
     # A recorded tree says itself what its root lies on.
-    for line in kernel_files.text(root / "proc/self/mountinfo").splitlines():
-        match = re.search(r" / / .* - \S+ /dev/(\S+)", line)
+    for mount in kernel_files.text(root / "proc/self/mountinfo").splitlines():
+        match = re.search(r" / / .* - \S+ /dev/(\S+)", mount)
         if match:
             return match[1]
     return None

@@ -88,7 +88,7 @@ def logit_bias(fields: Fields) -> dict[int, float]:
         raise BadField("logit_bias", f"logit_bias has up to {_MOST_BIASES} tokens")
     made = {}
     for key in values:
-        if not (key.isascii() and key.isdigit() and len(key) < 10):
+        if not (key.isascii() and key.isdecimal() and len(key) < 10):
             raise BadField("logit_bias", "logit_bias maps token ids to numbers of -100 to 100")
         value = found.number(key, -100, 100)
         if value is not None:

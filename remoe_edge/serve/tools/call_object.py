@@ -52,10 +52,9 @@ class JsonEnd:
 
 
 class CallObject:
-    """Read one call. seen: its text so far. done: it is complete. bad: it is no call after all.
+    """Read one call. Implements `Inside`."""
 
-    begun: the client has been told of it.
-    """
+    n_calls = 1
 
     def __init__(self, index: int) -> None:
         self.seen = ""

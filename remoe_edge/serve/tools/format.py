@@ -61,8 +61,11 @@ class ToolFormat(Protocol):
         """Say whether a chat template has the model write calls so."""
         ...
 
-    def parser(self, spelled: Callable[[str], str]) -> ToolParser:
-        """Make a parser; `spelled` says how a marker is written in the text that it reads."""
+    def parser(self, spelled: Callable[[str], str], tools: Sequence[Tool]) -> ToolParser:
+        """Make a parser; `spelled` says how a marker is written in the text that it reads.
+
+        tools: where a call does not say of what type an argument is, its schema does.
+        """
         ...
 
     def grammar(self, rules: Rules, tools: Sequence[Tool], *, one: bool) -> str:

@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 from remoe_edge.errors import UnsupportedError
+from remoe_edge.serve.tools.deepseek import DeepSeek
 from remoe_edge.serve.tools.format import ToolFormat
+from remoe_edge.serve.tools.glm import Glm
+from remoe_edge.serve.tools.granite import Granite
 from remoe_edge.serve.tools.harmony import Harmony
 from remoe_edge.serve.tools.hermes import Hermes
+from remoe_edge.serve.tools.lfm2 import Lfm2
 from remoe_edge.serve.tools.llama3 import Llama3
 from remoe_edge.serve.tools.mistral import Mistral
+from remoe_edge.serve.tools.qwen_tagged import QwenTagged
 
 # The first that matches. A marker that stands for one way only comes before what is common.
 FORMATS: tuple[ToolFormat, ...] = (
     Harmony(),
     Mistral(named=True),
     Mistral(named=False),
+    QwenTagged(),
+    Glm(),
+    DeepSeek(fenced=True),
+    DeepSeek(fenced=False),
+    Granite(),
+    Lfm2(),
     Hermes(),
     Llama3(),
 )
 _NOT_YET = {
-    "<function=": "Qwen3-Coder's and Qwen3.5's",
-    "<arg_key>": "GLM-4.5's",
-    "tool\u2581calls\u2581begin": "DeepSeek's",
-    "<|tool_call|>": "Granite's",
-    "<|tool_call_start|>": "LFM2's",
     "<minimax:tool_call>": "MiniMax's",
     "<|START_ACTION|>": "Command's",
+    "<|tool_calls_section_begin|>": "Kimi's",
 }
 
 

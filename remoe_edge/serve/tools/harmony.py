@@ -33,7 +33,7 @@ class Harmony:
         """Say whether a template has them."""
         return CHANNEL in template and MESSAGE in template and _RECIPIENT in template
 
-    def parser(self, spelled: Callable[[str], str]) -> ToolParser:
+    def parser(self, spelled: Callable[[str], str], tools: Sequence[Tool]) -> ToolParser:
         """Make a parser."""
         return _Parser({spelled(each): each for each in HARMONY})
 

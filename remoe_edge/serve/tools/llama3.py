@@ -28,7 +28,7 @@ class Llama3:
         """Say whether a template has them."""
         return "<|start_header_id|>" in template and '"parameters"' in template
 
-    def parser(self, spelled: Callable[[str], str]) -> ToolParser:
+    def parser(self, spelled: Callable[[str], str], tools: Sequence[Tool]) -> ToolParser:
         """Make a parser."""
         return _Parser(spelled(PYTHON_TAG))
 

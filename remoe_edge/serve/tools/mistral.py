@@ -36,7 +36,7 @@ class Mistral:
         """Say whether a template has them."""
         return CALLS in template and (ARGS in template) == self._named
 
-    def parser(self, spelled: Callable[[str], str]) -> ToolParser:
+    def parser(self, spelled: Callable[[str], str], tools: Sequence[Tool]) -> ToolParser:
         """Make a parser."""
         return _Parser(*(spelled(each) for each in self.markers))
 

@@ -1,0 +1,185 @@
+"""Figures that come from somewhere fragile: files of the kernel that say nothing, or nonsense.
+
+Every file of every recorded machine is replaced by each of these in turn; every reader then reads. What
+cannot be told is left out; a budget is never a negative one, and no figure is NaN.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tiny_moe
+from recorded.trees import ORIN_NX, ORIN_NX_IN_TROUBLE, X86, change, plant
+from remoe_edge.bench import disturbances
+from remoe_edge.inspect.doctor import board, sensors
+from remoe_edge.machine import (
+    block_device,
+    cgroups,
+    description,
+    kernel_files,
+    memory,
+    power_mode,
+    processors,
+)
+from remoe_edge.machine.memory_sensor import MemorySensor
+from remoe_edge.telemetry import Sampler
+
+VERSION_1 = {
+    "proc/meminfo": ORIN_NX["proc/meminfo"],
+    "proc/self/cgroup": "9:memory:/a/b\n4:cpu,cpuacct:/a\n3:cpuset:/a\n0::/x\n",
+    "sys/fs/cgroup/memory/a/b/memory.limit_in_bytes": f"{2 << 30}\n",
+    "sys/fs/cgroup/memory/a/b/memory.usage_in_bytes": f"{1 << 30}\n",
+    "sys/fs/cgroup/memory/a/b/memory.stat": "total_inactive_file 4096\ntotal_active_file 4096\n",
+    "sys/fs/cgroup/cpu/a/cpu.cfs_quota_us": "150000\n",
+    "sys/fs/cgroup/cpu/a/cpu.cfs_period_us": "100000\n",
+    "sys/fs/cgroup/cpuset/a/cpuset.cpus": "0-3,6\n",
+}
+TREES = {"jetson": ORIN_NX, "trouble": ORIN_NX_IN_TROUBLE, "x86": X86, "cgroup v1": VERSION_1}
+NONSENSE = (
+    "", "\n", " ", "\0", "abc", "-1", "--5", "0", "nan", "inf", "1e400", "18446744073709551616", "\u00b2",
+    "\u0661", "1,5", "1.5", ":", "::", "a:b", "1 2 3", "max", "max max", "-1 0", "0 0", "unknown\n" * 3,
+    "some avg10=x total=\n", "cpu\n", "cpu a b c d e f g h\n", "x" * 10_000, "0-", "-3", "3-0",
+    "0-99999999", "MemAvailable: kB\n",
+    "MemAvailable:    -5 kB\n", "1 2 nvme0n1\n", "179:x\n", "1 0 0:0 / / rw\n",
+)  # fmt: skip
+
+
+def read_all(root: Path, model: Path) -> dict[str, Any]:
+    """Have every reader read a tree once."""
+    sampler = Sampler(model, root=root, jtop=False)
+    with sampler._lock:  # what its thread does, without the thread
+        sampler._open()
+        sampler._sample()
+        sampler._sample()
+        for source in sampler._sources:
+            source.close()
+    sensor = MemorySensor(root)
+    free_bytes = [memory.available(root).available_bytes, sensor.read(0.0).free_bytes]
+    sensor.close()
+    assert min(free_bytes) >= 0
+    assert memory.total_bytes(root) >= 0
+    quota = cgroups.cpu_quota(root)
+    assert quota is None or quota > 0
+    assert processors.processors(root).threads >= 1
+    assert sampler.latest is not None
+    return {
+        "sample": sampler.latest.as_json(),
+        "missing": sampler.missing_line(),
+        "machine": description.describe(root),
+        "checks": [
+            str(each) for each in [*board.checks(model, root), *sensors.checks(model, root)]
+        ],
+        "swaps": [str(each) for each in block_device.swaps(root)],
+        "cpuset": cgroups.cpuset(root),
+        "power": str(power_mode.power_mode(root)),
+        "modes": power_mode.mode_names(root),
+        "disturbances": str(disturbances.read(root)),
+    }
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_files_of_the_kernel_that_say_nonsense(tmp_path: Path, name: str) -> None:
+    """Two pieces of nonsense for each file, others each time the list of files or pieces changes."""
+    tree, draw = TREES[name], random.Random(name)
+    root, model = plant(tmp_path / "root", tree), tmp_path / "m.gguf"
+    model.touch()
+    read_all(root, model)
+    wrong = []
+    for file, text in tree.items():
+        for nonsense in draw.sample(NONSENSE, 2):
+            change(root, file, nonsense)
+            try:
+                json.dumps(read_all(root, model), allow_nan=False)
+            except Exception as error:
+                frames = traceback.extract_tb(error.__traceback__)
+                wrong.append(f"{file} holds {nonsense[:40]!r}: {error!r} at {frames[-1]}")
+        change(root, file, text)
+    assert not wrong
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("5", 5),
+        ("-5\n", -5),
+        ("--5", None),
+        ("\u00b2", None),
+        ("", None),
+        ("5 6", None),
+        ("max", None),
+    ],
+)
+def test_a_number(tmp_path: Path, text: str, value: int | None) -> None:
+    (tmp_path / "n").write_text(text)
+    assert kernel_files.number(tmp_path / "n") == value
+
+
+def test_a_group_that_says_minus_one_limits_nothing(tmp_path: Path) -> None:
+    root = plant(tmp_path, VERSION_1)
+    assert memory.available(root).cgroup_limit_bytes == 2 << 30
+    change(root, "sys/fs/cgroup/memory/a/b/memory.limit_in_bytes", "-1")
+    assert memory.available(root).cgroup_limit_bytes is None
+
+
+SOFT = """
+import resource, sys
+resource.setrlimit(resource.{limit}, (3 << 30, resource.RLIM_INFINITY))
+from remoe_edge import BudgetError, Engine
+from remoe_edge.machine import memory
+from remoe_edge.machine.memory_sensor import MemorySensor
+room = memory.available()
+assert "ulimit" in room.limited_by, room
+assert room.available_bytes < 3 << 30, room
+assert MemorySensor().read(0.0).free_bytes < 3 << 30
+with Engine(sys.argv[1], cache="auto", n_ctx=64, threads=1) as engine:
+    engine.evaluate([5, 6, 7])
+try:
+    Engine(sys.argv[1], cache="100%", n_ctx=8 << 20, threads=1)
+except BudgetError as error:
+    assert "ulimit" in str(error), error
+else:
+    sys.exit("a context of eight million tokens in three GiB")
+"""
+
+
+@pytest.mark.parametrize("limit", ["RLIMIT_AS", "RLIMIT_DATA"])
+def test_soft_limits_of_a_process(tmp_path: Path, limit: str) -> None:
+    model = tiny_moe.make(tmp_path / "m.gguf", "qwen3moe", "Q8_0")
+    done = subprocess.run(
+        [sys.executable, "-c", SOFT.format(limit=limit), str(model)],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+LOCALE = """
+import locale, sys
+from remoe_edge import Engine
+for name in ("C", "C.UTF-8", "de_DE.UTF-8", "fr_FR.UTF-8", "tr_TR.UTF-8", "ar_EG.UTF-8", "pl_PL"):
+    try:
+        locale.setlocale(locale.LC_ALL, name)
+    except locale.Error:  # not every locale is everywhere
+        continue
+    with Engine(sys.argv[1], cache="1.5MiB", n_ctx=256, threads=1) as engine:
+        stats = engine.stats()
+        print(stats.buffers["KV"], stats.cache.slots)
+"""
+
+
+def test_sizes_out_of_a_log_do_not_depend_on_the_locale(tmp_path: Path) -> None:
+    """llama.cpp writes "KV buffer size = 0.19 MiB"; where the comma rules, "0,19"."""
+    model = tiny_moe.make(tmp_path / "m.gguf", "qwen3moe", "Q8_0")
+    done = subprocess.run(
+        [sys.executable, "-c", LOCALE, str(model)], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(set(done.stdout.split("\n")) - {""}) == 1, done.stdout
+    assert not done.stdout.startswith("0 ")

@@ -1,0 +1,147 @@
+"""Measure what the server costs one client: its time per token against `chat`'s, and a next turn's start.
+
+    python tools/many_clients/latency.py [MODEL] --cache 40% --rounds 5
+
+Both sides answer the same prompts with the same greedy tokens, a round of each in turn, each side in a
+process of its own that stays. TPOT is the time between two tokens where they are heard: in the engine's
+caller, and in the client behind HTTP. The next turn: a conversation of about 2000 tokens is asked once,
+and then goes on; the ratio is that of the two times to the first token.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from many_clients.server import Server, serving, stream
+
+_TEXT = Path(__file__).resolve().parents[2] / "models" / "heldout" / "prose.txt"
+_ALONE = "--alone"
+
+
+def alone(asked: argparse.Namespace) -> None:
+    """Answer what stdin asks, a line of JSON each; write the times between tokens in ms."""
+    from remoe_edge import Engine
+    from remoe_edge.files.models import shipped_model
+
+    with Engine(
+        asked.model or shipped_model(), cache=asked.cache, n_ctx=asked.ctx, threads=asked.threads
+    ) as engine:
+        print("ready", flush=True)
+        for line in sys.stdin:
+            answer = engine.generate(json.loads(line), temperature=0, max_tokens=asked.tokens)
+            heard = [time.perf_counter() for _ in answer]
+            print(json.dumps(gaps_ms(heard)), flush=True)
+
+
+def gaps_ms(heard: list[float]) -> list[float]:
+    """Give the times between moments, in ms."""
+    return [1000 * (b - a) for a, b in pairwise(heard)]
+
+
+def served_ms(server: Server, prompt: str, n_tokens: int) -> list[float]:
+    """Ask the server; give the times between tokens as the client hears them, in ms."""
+    heard = []
+    body = {"prompt": prompt, "temperature": 0, "max_tokens": n_tokens}
+    for event in stream(server.port, "/v1/completions", body):
+        if any(choice.get("text") for choice in event["choices"]):
+            heard.append(time.perf_counter())
+    return gaps_ms(heard)
+
+
+def first_token_s(server: Server, messages: list[dict[str, str]]) -> tuple[float, str]:
+    """Ask for an answer; give the time to its first piece, and the answer."""
+    begun = time.perf_counter()
+    first, text = 0.0, ""
+    body = {"messages": messages, "temperature": 0, "max_tokens": 32}
+    for event in stream(server.port, "/v1/chat/completions", body):
+        for choice in event["choices"]:
+            piece = choice["delta"].get("content") or ""
+            first = first or (time.perf_counter() - begun if piece else 0.0)
+            text += piece
+    return first or time.perf_counter() - begun, text
+
+
+def next_turn(server: Server, n_characters: int) -> dict[str, float]:
+    """Give both times to the first token, in seconds, and their ratio."""
+    text = _TEXT.read_text(encoding="utf-8")[:n_characters]
+    messages = [{"role": "user", "content": text}]
+    first_s, answer = first_token_s(server, messages)
+    messages += [
+        {"role": "assistant", "content": answer},
+        {"role": "user", "content": "And what happened then?"},
+    ]
+    next_s, _ = first_token_s(server, messages)
+    return {"first_s": first_s, "next_s": next_s, "ratio": next_s / first_s}
+
+
+def main() -> int:
+    """Measure, and print a line for each question."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", nargs="?", type=Path)
+    parser.add_argument("--cache", default="40%")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--tokens", type=int, default=200)
+    parser.add_argument("--ctx", type=int, default=4096)
+    parser.add_argument("--characters", type=int, default=8000, help="of the long conversation")
+    parser.add_argument("--parallel", default="auto")
+    parser.add_argument("-t", "--threads", type=int)
+    parser.add_argument(_ALONE, action="store_true", help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.alone:
+        alone(asked)
+        return 0
+    threads = ["-t", str(asked.threads)] if asked.threads else []
+    options = [
+        "--cache",
+        asked.cache,
+        "--ctx",
+        str(asked.ctx),
+        "--parallel",
+        asked.parallel,
+        *threads,
+    ]
+    command = [sys.executable, __file__, *sys.argv[1:], _ALONE]
+    text = _TEXT.read_text(encoding="utf-8")
+    found: dict[str, list[float]] = {"alone": [], "served": []}
+    pipe = subprocess.PIPE
+    with (
+        serving(asked.model, options) as server,
+        subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as other,
+    ):
+        assert other.stdin is not None
+        assert other.stdout is not None
+        other.stdout.readline()
+        for n in range(asked.rounds + 1):
+            prompt = text[500 * n : 500 * n + 300]
+            other.stdin.write(json.dumps(prompt) + "\n")
+            other.stdin.flush()
+            answers: dict[str, Any] = {"alone": json.loads(other.stdout.readline())}
+            answers["served"] = served_ms(server, prompt, asked.tokens)
+            for side, gaps in answers.items() if n else ():  # the first round warms up
+                found[side] += gaps
+        turn = next_turn(server, asked.characters)
+        other.stdin.close()
+    p50 = {side: statistics.median(gaps) for side, gaps in found.items()}
+    print(
+        f"TPOT p50: alone {p50['alone']:.3f} ms, served {p50['served']:.3f} ms, "
+        f"{p50['served'] / p50['alone']:.3f} times"
+    )
+    print(
+        f"next turn: first token after {turn['first_s']:.3f} s at first, {turn['next_s']:.3f} s then, "
+        f"{turn['ratio']:.3f} times"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
