@@ -222,6 +222,17 @@ class Stepping(Silent):
             self.act()
 
 
+def test_what_the_plan_keeps_here_is_read_at_the_start(model: Path) -> None:
+    made = deployment_of(model, n_local=6, n_functions=1)
+    cache = str(WorkerSizes(model).main_cache_bytes(sum(map(len, made.placement.local))))
+    with engine(model, Leases(made, Workers(made), keep_s=3600), cache=cache) as helped:
+        assert helped.native is not None
+        helped.native.finish_warm_start()
+        found = helped.stats().cache
+        assert found is not None
+        assert found.warm_experts > 0
+
+
 def test_a_function_that_is_killed_costs_no_answer_and_comes_back(model: Path) -> None:
     made = deployment_of(model, n_local=2, n_functions=1)
     workers = Workers(made, processes=True)

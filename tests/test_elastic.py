@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -257,7 +258,7 @@ def test_stalls_are_those_of_the_own_group(tmp_path: Path) -> None:
     assert sensor.read(12.0).stalled == 0.0
     sensor.close()
     bare = MemorySensor(tmp_path / "nothing")
-    assert bare.read(0.0) == Seen(0, False, 0.0)
+    assert bare.read(0.0) is None
     bare.close()
 
 
@@ -284,8 +285,8 @@ class Told:
     def __init__(self, free_bytes: int) -> None:
         self.free_bytes = free_bytes
 
-    def read(self, now_s: float) -> Seen:
-        return Seen(self.free_bytes, True, 0.0)
+    def read(self, now_s: float) -> Seen | None:
+        return None if self.free_bytes < 0 else Seen(self.free_bytes, True, 0.0)
 
     def close(self) -> None:
         pass
@@ -373,6 +374,43 @@ def test_a_look_gives_slots_back_and_takes_them_again(model: Path) -> None:
         clock[0] += 5
         assert elastic.look() == elastic_module.SHORT_S
         elastic.close()
+
+
+def test_where_nothing_is_told_nothing_is_done(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Engine(model, cache="100%", n_ctx=512) as engine:
+        assert engine.native is not None
+        before = engine.native.n_slots
+        elastic = Elastic(engine.native, 0, sensor=Told(-1))  # type: ignore[arg-type]
+        assert elastic.look() == elastic_module.PLENTY_S
+        assert engine.native.n_slots == before
+        elastic.close()
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with Engine(model, cache="auto", n_ctx=512) as engine:
+        assert engine._loaded.elastic is None
+        assert any("does not follow the memory that is free" in note for note in engine.notes)
+        assert len(engine.evaluate([5, 6, 7]))
+
+
+def test_an_engine_that_rests_gives_its_memory_too(model: Path) -> None:
+    with Engine(model, cache="100%", n_ctx=512) as engine:
+        native = engine.native
+        assert native is not None
+        logits(engine, 300)
+        held = native.budget_bytes
+        elastic = Elastic(native, 0, sensor=Told(0)).start()  # type: ignore[arg-type]
+        end = time.monotonic() + 300
+        while native.n_slots > native.n_experts_used and time.monotonic() < end:
+            time.sleep(0.01)
+        elastic.close()
+        assert native.n_slots == native.n_experts_used
+        assert native.budget_bytes < held
+        assert not elastic._thread.is_alive()
 
 
 def test_what_a_plan_needs_is_the_ceiling(model: Path) -> None:

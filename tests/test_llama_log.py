@@ -6,6 +6,7 @@ import gc
 import subprocess
 import sys
 
+from remoe_edge.engine.llama import Buffers
 from remoe_edge.engine.llama_log import log_to
 
 # llama.cpp points to the log of an object that is gone; loading nothing makes it write there.
@@ -32,6 +33,16 @@ def test_a_forgotten_listener_still_hears() -> None:
     assert done.returncode == 0, done.stderr
     assert "heard" in done.stdout
     assert "nonexistent" in done.stdout
+
+
+def test_a_line_with_a_value_of_the_file_in_it_ends() -> None:
+    """llama.cpp prints an unknown tokenizer.ggml.pre, which may be of any length."""
+    buffers = Buffers()
+    buffers.read(2, "x" * 1_000_000)
+    buffers.read(4, "why " + "y" * 1_000_000)
+    buffers.read(2, "llama_kv_cache:        CPU KV buffer size =     0.50 MiB")
+    assert buffers.n_bytes == {"KV": 2**19}
+    assert buffers.errors == []
 
 
 def test_the_packages_logger_comes_back() -> None:

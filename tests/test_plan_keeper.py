@@ -9,6 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import check_plan_kept
+import remoe_edge as core
+import tiny_moe
 from remoe_edge.engine.observers import Step
 from remoe_edge.plan.keeper import JUDGED_AFTER, PROMISE, PlanKeeper
 from remoe_edge.plan.misses import SHAPE
@@ -186,3 +189,33 @@ def test_the_shape_is_the_published_one(tmp_path: Path) -> None:
     assert [x for x, _ in SHAPE] == sorted(x for x, _ in SHAPE)
     assert [y for _, y in SHAPE] == sorted((y for _, y in SHAPE), reverse=True)
     assert SHAPE[0] == (0.0, 1.0)
+
+
+def test_the_check_tells_a_broken_promise_from_one_that_was_taken_back() -> None:
+    kept = {"target_ms": 60.0, "measured_ms": 71.0, "said": []}
+    assert check_plan_kept.judge(kept) == "kept"
+    assert check_plan_kept.judge({**kept, "measured_ms": 90.0}) == "BROKEN"
+    assert check_plan_kept.judge({**kept, "measured_ms": 90.0, "said": ["no"]}) == "said"
+    assert check_plan_kept.judge({**kept, "measured_ms": None, "said": ["out of reach"]}) == "said"
+
+
+def test_a_plan_is_followed_in_a_running_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    model = tiny_moe.make(tmp_path / "m.gguf", "qwen3moe", "Q8_0")
+    with core.Engine(model, cache="plan:3600s", n_ctx=256) as engine:
+        keeper = engine._loaded.keeper
+        assert isinstance(keeper, PlanKeeper)
+        assert engine._loaded.elastic is not None
+        assert engine.native is not None
+        begun = engine.native.n_slots
+        engine.evaluate([5, 6, 7, 8])
+        for token in range(40):
+            engine.evaluate([10 + token], reset=False)
+        plan = engine.stats().to_dict()["cache"]["plan"]
+        assert plan["target_ms"] == 3_600_000
+        assert plan["tokens"] == 40
+        # An hour a token takes no more than the floor, whatever it began with.
+        assert plan["wanted_slots"] <= begun
+        assert plan["measured_ms"] is not None

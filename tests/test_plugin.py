@@ -6,7 +6,6 @@ import ctypes
 import mmap
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +35,7 @@ def model(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def processes() -> Iterator[dict[str, stock.Process]]:
+def processes() -> dict[str, stock.Process]:
     """Keep one program for each budget: it loads a model after another, and unloads it."""
     return {name: plugged.process(cache=cache) for name, cache in BUDGETS.items()}
 
@@ -105,7 +104,7 @@ def test_shards_that_are_links_to_other_names(
 
 
 def test_loading_reads_no_expert(folder: Path) -> None:
-    path = tiny_moe.make(folder / "big.gguf", "qwen3moe", "Q8_0", n_expert=64, n_ff_exp=512)
+    path = tiny_moe.make(folder / "big.gguf", "qwen3moe", "Q8_0", n_expert=32, n_ff_exp=256)
     begin = plugged.experts_last(path, folder / "last.gguf")
     path = folder / "last.gguf"
     drop(path)
@@ -119,7 +118,7 @@ def test_loading_reads_no_expert(folder: Path) -> None:
     )  # fmt: skip
     resident = resident_pages(path)
     in_experts = sum(resident[-(-begin // mmap.PAGESIZE) :]) * mmap.PAGESIZE
-    assert path.stat().st_size - begin > 16 << 20
+    assert path.stat().st_size - begin > 8 << 20
     # What the kernel reads around the last dense page, and nothing else.
     assert in_experts <= 1 << 20, plugged.said(done)
 

@@ -17,6 +17,8 @@ import tiny_moe
 from command_line import run
 from remoe_edge.plugin import builds, libraries
 from remoe_edge.plugin.environment import environment
+from remoe_edge.telemetry import exposition
+from remoe_edge.telemetry.running_metrics import families
 from remoe_edge.telemetry.status import running
 
 
@@ -124,14 +126,14 @@ def test_top_shows_a_plugged_program(tmp_path: Path) -> None:
     path = tiny_moe.make(tmp_path / "tiny.gguf", "qwen3moe", "Q8_0")
     folder = tmp_path / "status"
     folder.mkdir(mode=0o700)
-    text = plugged.PRELUDE + (
+    script = plugged.PRELUDE + (
         "model = load(sys.argv[1]); ctx = context(model)\n"
         "for token in range(5, 45):\n    assert decode(ctx, [token]) == 0\n"
         "print('ready', flush=True); sys.stdin.read()\n"
         "lib.llama_free(ctx); lib.llama_model_free(model); print('freed', flush=True)\n"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", text, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        [sys.executable, "-c", script, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL, text=True,
         env={**os.environ, **plugged.added(cache="30%", status=str(folder))},
     )  # fmt: skip
@@ -150,6 +152,10 @@ def test_top_shows_a_plugged_program(tmp_path: Path) -> None:
     assert state["policy"] == "reuse-biased"
     assert state["totals"]["hits"] + state["totals"]["misses"] > 0
     assert 0 < state["budget_bytes"] < path.stat().st_size
+    figures = exposition.text(families(running([folder])))
+    labels = f'{{model="{path}",pid="{process.pid}"}}'
+    assert f"remoe_edge_generated_tokens_total{labels} 40.0" in figures
+    assert f"remoe_edge_expert_hits_total{labels} {float(state['totals']['hits'])}" in figures
     process.stdin.close()
     assert process.stdout.readline() == "freed\n"
     assert process.wait() == 0

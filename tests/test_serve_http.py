@@ -18,6 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import serve_bad_input
 from remoe_edge import Engine, InputError, ModelError
 from serving import HI, SECONDS, Live, chatting, live, wait_until
 
@@ -105,7 +106,7 @@ NAMES = st.sampled_from(
 ) | st.text(max_size=8)  # fmt: skip
 
 
-@settings(max_examples=1000, suppress_health_check=list(HealthCheck))
+@settings(max_examples=300, suppress_health_check=list(HealthCheck))
 @given(
     path=st.sampled_from(POSTED),
     body=st.dictionaries(NAMES, VALUES, max_size=6) | VALUES | st.binary(max_size=200),
@@ -119,6 +120,16 @@ def test_random_bodies_are_errors_or_answered(server: Live, path: str, body: Any
         return
     assert 400 <= status < 500, data
     error_of(path, data)
+
+
+def test_right_requests_with_something_wrong_in_them(server: Live) -> None:
+    """A short form of tools/serve_bad_input.py, which sends 10,000 to a server of its own process."""
+    counts, wrong = serve_bad_input.run(
+        lambda path, body: server.ask(path, body)[::2], seed=1, n=300
+    )
+    assert wrong == []
+    assert counts[200] > 10  # some were right all the same
+    assert counts[400] > 100
 
 
 def test_after_all_that_it_answers(server: Live) -> None:
@@ -151,6 +162,12 @@ def test_a_large_body_is_refused_before_it_is_read(server: Live) -> None:
     assert status == 413
     assert headers["connection"] == "close"
     error_of(CHAT, data)
+    body = (
+        b'{"messages": "' + b"x" * 30_000_000 + b'"}'
+    )  # all of it is sent before the answer is read
+    with plain(server) as client:
+        client.sendall(head(CHAT, f"Content-Length: {len(body)}") + body)
+        assert b" 413 " in receive(client)
     with plain(server) as client:  # the length says so; the body never comes
         client.sendall(head(CHAT, "Content-Length: 99999999999"))
         assert b" 413 " in receive(client)

@@ -164,6 +164,9 @@ def test_a_conversation(server: Live, opened: browser.Browser, width: int, dark:
     tab.wait("document.querySelector('.cost')?.textContent.includes('tok/s')")
     cost = tab.ask("document.querySelector('.cost').textContent")
     assert re.search(r"TTFT .* s, hit rate .* %, .* MiB/token, peak memory \d+ MiB", cost)
+    tab.wait("document.querySelector('.layers')?.childElementCount === 3")  # the model's layers
+    told = tab.ask("document.querySelector('.layers').getAttribute('aria-label')")
+    assert re.fullmatch(r"Misses by layer: 0: \d+, 1: \d+, 2: \d+", told)
     # Editing takes the question back.
     tab.wait(STOPPED)
     tab.ask("document.querySelector('article.user button').click()")

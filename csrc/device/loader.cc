@@ -30,11 +30,13 @@ class ErrorLog {
   std::string text() const { return text_.empty() ? "no reason given" : text_; }
 
  private:
+  static constexpr size_t kLongest = 300;  // of a line: a value of the file may be in it
   static void Log(ggml_log_level level, const char* text, void* self) {
     auto* log = static_cast<ErrorLog*>(self);
     if (level == GGML_LOG_LEVEL_ERROR && log->text_.size() < 400) {
       std::string line(text);
       while (!line.empty() && (line.back() == '\n' || line.back() == ' ')) line.pop_back();
+      if (line.size() > kLongest) line.replace(kLongest, std::string::npos, "...");
       if (!line.empty()) log->text_ += (log->text_.empty() ? "" : "; ") + line;
     }
     if (log->callback_ != nullptr) log->callback_(level, text, log->data_);

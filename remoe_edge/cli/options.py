@@ -185,8 +185,8 @@ def cache(
         "--cache", type=Several(click.STRING) if several else None, default=default,
         show_default=True, metavar="SIZE[,...]" if several else "SIZE",
         help=_text(
-            "Memory for experts: 1500MiB, 30% (of all experts), auto (what is free), or plan:250ms "
-            "(what meets a time per token).",
+            "Memory for experts: 1500MiB, 30% (of all experts), auto (what is free, followed as it "
+            "changes), or plan:250ms (what meets a time per token, followed too).",
             more if several else "",
         ),
     )  # fmt: skip
@@ -246,7 +246,10 @@ def threads(*, several: bool = False, more: str = "") -> Decorator:
     return option(
         "-t", "--threads", type=Several(count) if several else count,
         metavar="N[,...]" if several else "N",
-        help=_text("Threads that compute; one for each core if not given.", more),
+        help=_text(
+            "Threads that compute; one for each big core, as far as a CPU quota goes, if not given.",
+            more,
+        ),
     )  # fmt: skip
 
 

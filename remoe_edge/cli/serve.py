@@ -173,6 +173,7 @@ def command(
             model=name or model.stem,
             figures=figures,
             engine_figures=lambda: [*own.families(), *metering.families()],
+            power_w=own.power_w,
         )
         listener = Listener(server.app(), settings)
         say(f"listening at {listener.url}")

@@ -12,7 +12,7 @@ import click
 
 from remoe_edge.cli import options
 from remoe_edge.cli.old_spellings import option
-from remoe_edge.cli.terminal import escape, tolerate_any_text
+from remoe_edge.cli.terminal import escape, say, tolerate_any_text
 
 if TYPE_CHECKING:
     from remoe_edge.telemetry import Sample, Sampler
@@ -33,14 +33,22 @@ _HEAD = ("PID", "MODEL", "STATE", "TOK/S", "HITS", "READ", "STALL", "CACHE", "ME
     metavar="S",
     help="Seconds between two looks.",
 )
-def command(once: bool, as_json: bool, interval: float) -> None:
-    """Show the running engines of this user: tokens/s, hit rate, bytes read, memory; and power.
+@option(
+    "--metrics",
+    metavar="[HOST:]PORT",
+    help="Serve /metrics for Prometheus; without HOST, to this machine alone. Shows nothing else.",
+)
+def command(once: bool, as_json: bool, interval: float, metrics: str | None) -> None:
+    """Show the running engines and plugged programs of this user, and the machine.
 
     Rates are those of the last 16 tokens. Ctrl-C ends.
     """
     from remoe_edge.telemetry import Sampler
 
     tolerate_any_text()
+    if metrics is not None:
+        _serve(metrics)
+        return
     with Sampler(hz=min(10.0, max(1.0, 1 / interval))) as sampler:
         try:
             if once:
@@ -50,6 +58,25 @@ def command(once: bool, as_json: bool, interval: float) -> None:
                 _go_on(sampler, as_json, interval)
         except KeyboardInterrupt:
             return
+
+
+def _serve(address: str) -> None:
+    """Serve what runs as it is asked, until Ctrl-C."""
+    import threading
+
+    from remoe_edge.telemetry.metrics_server import MetricsServer
+    from remoe_edge.telemetry.running_metrics import families
+    from remoe_edge.telemetry.status import folders, running
+
+    where = folders(os.environ.get("XDG_RUNTIME_DIR"))
+    server = MetricsServer(lambda: families(running(where)), address)
+    say(f"metrics at {server.url}")
+    try:
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        server.close()
 
 
 def _go_on(sampler: Sampler, as_json: bool, interval: float) -> None:

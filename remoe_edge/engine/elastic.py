@@ -82,6 +82,8 @@ class Elastic:
         native = self._native
         now_s = self._clock()
         seen = self._sensor.read(now_s)
+        if seen is None:
+            return PLENTY_S
         reserve = CGROUP_RESERVE_BYTES if seen.cgroup else MACHINE_RESERVE_BYTES
         free = seen.free_bytes - native.untouched_bytes - self._still_untouched()
         n_slots = native.n_slots

@@ -35,6 +35,7 @@ _FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}
 
 _ERROR = 4  # GGML_LOG_LEVEL_ERROR
 _MOST_ERRORS = 4  # what follows repeats it
+_LONGEST = 2000  # characters of a line; those that tell anything have some dozens
 _BUFFER = re.compile(r"(\S+) +(KV|compute|output|model|RS) buffer size *= *([\d.]+) MiB")
 
 
@@ -62,6 +63,10 @@ class Buffers:
 
     def read(self, level: int, line: str) -> None:
         """Take in one line of llama.cpp's log."""
+        if (
+            len(line) > _LONGEST
+        ):  # a value out of the file, which the pattern would look at for ever
+            return
         said = line.strip()
         if level == _ERROR and said and len(self.errors) < _MOST_ERRORS:
             self.errors.append(" ".join(said.split()))

@@ -351,9 +351,11 @@ def _begin_features(loaded: Loaded, extensions: Extensions) -> None:
             raise InputError(f"{trace.path}: there is nothing to record, the model is not streamed")
         loaded.trace = trace.open(loaded.path, native)
     if native is not None and loaded.budget is not None and loaded.budget.most_slots:
-        loaded.elastic = Elastic(
-            native,
-            loaded.buffers.n_bytes["compute"],
-            ceiling=None if loaded.keeper is None else loaded.keeper.wanted,
-        ).start()
+        ceiling = None if loaded.keeper is None else loaded.keeper.wanted
+        elastic = Elastic(native, loaded.buffers.n_bytes["compute"], ceiling=ceiling)
+        try:
+            loaded.elastic = elastic.start()
+        except RuntimeError as error:  # no thread is to be had
+            elastic.close()
+            loaded.notes.append(f"the cache does not follow the memory that is free: {error}")
     loaded.warm()

@@ -46,8 +46,11 @@ class MemorySensor:
         self._stalls: _Stalls | None = None
         self._machine_s, self._machine_bytes = float("-inf"), 0
 
-    def read(self, now_s: float) -> Seen:
-        """Look at what is free at `now_s`, on a clock that only goes forward."""
+    def read(self, now_s: float) -> Seen | None:
+        """Look at what is free at `now_s`, on a clock that only goes forward.
+
+        None where the kernel does not tell, or its files cannot be opened.
+        """
         if now_s - self._limits_s >= _LIMITS_S:
             self._find(now_s)
         known = [group.free_bytes(now_s) for group in self._groups]
@@ -56,10 +59,9 @@ class MemorySensor:
         far = within is not None and self._machine_bytes > within + _FAR_BYTES
         if not far or now_s - self._machine_s >= _MACHINE_S:
             found = _AVAILABLE.search(self._meminfo.bytes())
-            self._machine_s = now_s
-            self._machine_bytes = (
-                int(found[1]) * 1024 if found else memory.available(self._root).available_bytes
-            )
+            if found is None:
+                return None
+            self._machine_s, self._machine_bytes = now_s, int(found[1]) * 1024
         cgroup = within is not None and within < self._machine_bytes
         free = within if cgroup and within is not None else self._machine_bytes
         if self._root == ROOT:

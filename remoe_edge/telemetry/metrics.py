@@ -83,6 +83,11 @@ class Metrics:
         sample = self._sampler.latest
         return families if sample is None else [*families, *machine_families(sample)]
 
+    def power_w(self) -> float | None:
+        """Tell the machine's power in watts, None where nothing measures it."""
+        sample = self._sampler.latest
+        return None if sample is None else sample.power_w
+
     def _engine(self) -> list[Family]:
         facts, counts = self._facts, self._counts
 

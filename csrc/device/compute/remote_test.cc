@@ -17,9 +17,7 @@ using testing::SmallMoe;
 constexpr int kWaitMs = 20000;
 
 struct Backend {
-  Backend() : cpu(cpu::NewBackend()), executor(cpu) {
-    cpu::SetThreads(cpu, 1);
-  }
+  Backend() : cpu(cpu::NewBackend()), executor(cpu) { cpu::SetThreads(cpu, 1); }
   ~Backend() { ggml_backend_free(cpu); }
   ggml_backend_t cpu;
   Executor executor;

@@ -146,7 +146,9 @@ bool InWeightBuffer(const ggml_tensor* tensor) {
 }
 
 const TensorOrigin* OriginOf(const ggml_tensor* tensor) {
-  return InWeightBuffer(tensor) ? static_cast<const TensorOrigin*>(tensor->extra) : nullptr;
+  if (!InWeightBuffer(tensor)) return nullptr;
+  const auto* origin = static_cast<const TensorOrigin*>(tensor->extra);
+  return origin != nullptr && origin->model != nullptr ? origin : nullptr;
 }
 
 }  // namespace remoe

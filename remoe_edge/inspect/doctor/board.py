@@ -13,7 +13,7 @@ from remoe_edge.machine.disk import disk_of
 from remoe_edge.machine.memory import field_bytes
 from remoe_edge.machine.power_mode import power_mode
 from remoe_edge.machine.processors import processors
-from remoe_edge.plan.reading_time import line, reading_times
+from remoe_edge.plan import reading_time
 from remoe_edge.units import MIB, mib
 
 _SMALL_BOARD_BYTES = 9 << 30  # boards of "8 GB", whose MemTotal is less than that
@@ -185,8 +185,8 @@ def storage(path: Path, root: Path) -> Check:
     said = f"{name}, {kind}"
     if expected is not None:
         said += f": some {expected} MiB/s, as a rule"
-        if times := reading_times(path, expected * MIB):
-            said += f"; {line(times)}"
+        if times := reading_time.reading_times(path, expected * MIB):
+            said += f"; {reading_time.line(times)}"
     if kind in SLOW:
         return Check(
             "storage", OFF, said,
