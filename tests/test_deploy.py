@@ -26,10 +26,11 @@ from functions import Workers, deployment_of, placement_of
 from remoe_edge import Engine, InputError, RemoeError
 from remoe_edge.cli import cli
 from remoe_edge.deploy import local_ray, ray_process, record
-from remoe_edge.deploy.deploying import WorkerSizes, bounded
+from remoe_edge.deploy.deploying import WorkerSizes, bounded, function_jobs
 from remoe_edge.deploy.leases import Leases
 from remoe_edge.deploy.packing import pack
 from remoe_edge.deploy.ray_side import MISSING
+from remoe_edge.deploy.replica import NODE
 from remoe_edge.deploy.use import Uses
 from remoe_edge.deploy.waking import expected_rows, woken
 from remoe_edge.deploy.worker_process import WorkerProcess, experts_text, worker_command
@@ -150,6 +151,19 @@ def test_a_record_is_read_as_it_was_written(model: Path, tmp_path: Path) -> None
     path.unlink()
     with pytest.raises(InputError, match="nothing is deployed"):
         record.find(tmp_path)
+
+
+def test_a_worker_beyond_this_machine_has_keys(model: Path) -> None:
+    made = deployment_of(model, n_local=2, n_functions=2)
+    sizes = WorkerSizes(model)
+    for job in function_jobs(made, sizes, conversations=3):
+        assert job["spec"]["host"] == "127.0.0.1"
+        assert job["spec"]["more"] == []
+        assert job["most_replicas"] == 3
+    for job in function_jobs(made, sizes, conversations=1, worker_keys=Path("/k/worker.pem")):
+        spec = dict(job["spec"])
+        assert spec.pop("host") == NODE
+        assert worker_command(**spec, listen="10.0.0.1:0")[-2:] == ["--keys", "/k/worker.pem"]
 
 
 def test_memory_of_the_main_host_is_bounded_in_whole_steps() -> None:

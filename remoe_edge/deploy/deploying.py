@@ -57,11 +57,16 @@ def bounded(table: PriceTable, memory_bytes: int) -> PriceTable:
 
 
 def function_jobs(
-    deployment: Deployment, sizes: WorkerSizes, *, conversations: int, more: tuple[str, ...] = ()
+    deployment: Deployment,
+    sizes: WorkerSizes,
+    *,
+    conversations: int,
+    worker_keys: Path | None = None,
 ) -> list[dict[str, Any]]:
     """Write down for Ray what to deploy.
 
-    conversations: that may go on at a time; each has replicas of its own.
+    conversations: that may go on at a time; each has replicas of its own. worker_keys: where each node
+    has what proves a worker (docs/remote.md). Without it workers listen within their machine only.
     """
     model = _core.ModelFile.open(deployment.model)
     blocks = [layer.block for layer in model.expert_layers]
@@ -81,8 +86,8 @@ def function_jobs(
                     "experts": experts_text(each.experts, n_experts, blocks),
                     "memory_bytes": sizes.experts_bytes(len(each.experts)),
                     "threads": each.threads,
-                    "host": HERE if local else NODE,
-                    "more": list(more),
+                    "host": HERE if worker_keys is None else NODE,
+                    "more": [] if worker_keys is None else ["--keys", str(worker_keys)],
                 },
             }
         )
@@ -100,13 +105,13 @@ def deploy(
     threads: int,
     keep_s: float,
     conversations: int = 1,
-    more: tuple[str, ...] = (),
+    worker_keys: Path | None = None,
     progress: Callable[[str], None] = lambda text: None,
 ) -> tuple[Path, Deployment]:
     """Deploy a placement's functions, and return where its record lies.
 
-    folder: where records are kept. ray: an address of a cluster; None starts Ray here. Raises InputError
-    where nothing is to be deployed, or the name is taken.
+    folder: where records are kept. ray: an address of a cluster; None starts Ray here. worker_keys: see
+    `function_jobs`. Raises InputError where nothing is to be deployed, or the name is taken.
     """
     path = record.path_of(folder, name)
     if path.exists():
@@ -130,7 +135,9 @@ def deploy(
     )  # fmt: skip
     try:
         progress("deploying functions")
-        jobs = function_jobs(deployment, sizes, conversations=conversations, more=more)
+        jobs = function_jobs(
+            deployment, sizes, conversations=conversations, worker_keys=worker_keys
+        )
         ray_process.deploy(deployment, jobs, keep_s=keep_s)
         record.save(deployment, path)
     except BaseException:

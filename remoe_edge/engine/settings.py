@@ -154,6 +154,10 @@ class EngineSettings:
 
     def _check_peers(self) -> None:
         if self.peer_keys is not None:
+            if not isinstance(self.peer_keys, str | os.PathLike) or not os.fspath(self.peer_keys):
+                raise InputError(
+                    f"peer_keys is the path of a file of keys or None, not {self.peer_keys!r}"
+                )
             object.__setattr__(self, "peer_keys", os.fspath(self.peer_keys))
         if not isinstance(self.peers, Sequence):
             raise InputError(f"peers is a list of HOST:PORT, not {self.peers!r}")
