@@ -29,6 +29,7 @@ from remoe_edge.machine import (
     power_mode,
     processors,
 )
+from remoe_edge.machine.memory_sensor import MemorySensor
 from remoe_edge.telemetry import Sampler
 
 VERSION_1 = {
