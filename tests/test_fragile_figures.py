@@ -62,8 +62,9 @@ def read_all(root: Path, model: Path) -> dict[str, Any]:
         for source in sampler._sources:
             source.close()
     sensor = MemorySensor(root)
-    free_bytes = [memory.available(root).available_bytes, sensor.read(0.0).free_bytes]
+    seen = sensor.read(0.0)  # None where the kernel does not tell
     sensor.close()
+    free_bytes = [memory.available(root).available_bytes, seen.free_bytes if seen else 0]
     assert min(free_bytes) >= 0
     assert memory.total_bytes(root) >= 0
     quota = cgroups.cpu_quota(root)
