@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import re
+import shutil
 import socket
 import ssl
 import subprocess
@@ -147,6 +149,16 @@ def test_paths_and_methods_that_are_not_there(server: Live) -> None:
         status, _, data = server.ask(path, method=method)
         assert status == wanted, path
         assert json.loads(data)["error"]["message"]
+
+
+def test_the_readmes_curl_works_as_it_is_written(server: Live) -> None:
+    if shutil.which("curl") is None:
+        pytest.skip("no curl")
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"^curl (?:.*\\\n)*.*$", readme, re.M)
+    command = command.replace("http://127.0.0.1:8080/", server.url)
+    done = subprocess.run(["sh", "-c", command], capture_output=True, timeout=SECONDS, check=True)
+    assert json.loads(done.stdout)["choices"][0]["message"]["content"]
 
 
 def test_a_form_of_another_site_is_refused(server: Live) -> None:

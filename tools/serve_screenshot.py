@@ -38,7 +38,7 @@ def main() -> int:
             tab.wait("JSON.parse(localStorage['remoe-edge'] ?? '{}').settings?.max_tokens === '90'")
             tab.type(QUESTION)
             tab.press("Enter", 13)
-            tab.wait("document.querySelector('.cost')")
+            tab.wait("!!document.querySelector('.cost')")
             tab.wait("document.getElementById('stop').hidden")
             Path(sys.argv[1]).write_bytes(tab.picture())
     finally:
