@@ -401,6 +401,9 @@ def set_peers(model: StreamedModel, addresses: Sequence[str]) -> None:
 def peer_check_bytes(model: StreamedModel) -> int:
     """Return what checking peers takes beside the cache."""
 
+def worker_bytes(model: StreamedModel, n_experts: int) -> int:
+    """Return the least memory of a worker that holds so many experts, and computes."""
+
 def await_peers(model: StreamedModel, timeout_ms: int) -> bool:
     """Wait until every peer serves, was refused or cannot be reached; False where one is not yet."""
 

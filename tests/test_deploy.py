@@ -23,7 +23,7 @@ from click.testing import CliRunner
 
 import tiny_moe
 from functions import Workers, deployment_of, placement_of
-from remoe_edge import Engine, InputError, RemoeError
+from remoe_edge import BudgetError, Engine, InputError, RemoeError
 from remoe_edge.cli import cli
 from remoe_edge.deploy import local_ray, ray_process, record
 from remoe_edge.deploy.deploying import WorkerSizes, bounded, function_jobs
@@ -151,6 +151,15 @@ def test_a_record_is_read_as_it_was_written(model: Path, tmp_path: Path) -> None
     path.unlink()
     with pytest.raises(InputError, match="nothing is deployed"):
         record.find(tmp_path)
+
+
+def test_a_worker_starts_with_the_least_memory_that_is_said(model: Path) -> None:
+    sizes = WorkerSizes(model)
+    least = sizes.experts_bytes(5)
+    with Worker(model, experts="0:0-4", memory=str(least), listen="127.0.0.1:0", threads=1) as made:
+        assert made.budget_bytes <= least
+    with pytest.raises(BudgetError, match="--memory"):
+        Worker(model, experts="0:0-4", memory=str(least - 1), listen="127.0.0.1:0", threads=1)
 
 
 def test_a_worker_beyond_this_machine_has_keys(model: Path) -> None:

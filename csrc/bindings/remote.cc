@@ -123,6 +123,7 @@ void RegisterRemote(py::module_& module) {
         peers->SetPeers(addresses);
       },
       py::arg("model"), py::arg("addresses"));
+  module.def("worker_bytes", &ExpertWorker::LeastBytes, py::arg("model"), py::arg("n_experts"));
   module.def("peer_check_bytes", [](const StreamedModel& model) { return CheckBytes(model); });
   module.def(
       "await_peers",

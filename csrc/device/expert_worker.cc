@@ -84,6 +84,11 @@ Status ExpertWorker::CheckExperts(const std::vector<ExpertId>& experts) const {
                          : Status::Ok();
 }
 
+uint64_t ExpertWorker::LeastBytes(const StreamedModel& model, int n) {
+  return model.sizes().BudgetFor(n) + ExpertBiasBytes(model.file(), model.layers()) +
+         RecipeRunner::ScratchBytes(model, kLeastRows);
+}
+
 Result<int> ExpertWorker::Fit(const Options& options) {
   const uint64_t biases = ExpertBiasBytes(model_->file(), model_->layers());
   const uint64_t least_rows = RecipeRunner::ScratchBytes(*model_, kLeastRows);
@@ -95,8 +100,7 @@ Result<int> ExpertWorker::Fit(const Options& options) {
     const uint64_t left = options.budget_bytes - std::min(options.budget_bytes, biases + scratch);
     n = std::max(1, model_->sizes().SlotsFor(left));
   }
-  const uint64_t experts = model_->sizes().BudgetFor(n) + biases;
-  const uint64_t needed = experts + least_rows;
+  const uint64_t needed = LeastBytes(*model_, n), experts = needed - least_rows;
   if (needed > options.budget_bytes) {
     return Status(Code::kBudgetTooSmall,
                   Format("%d experts take %.2f MiB, more than the %.2f MiB of --memory: raise it "

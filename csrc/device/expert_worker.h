@@ -34,6 +34,8 @@ class ExpertWorker {
     uint32_t credits = 128, max_rows = 512;
     WorkerServer::Limits limits;
   };
+  // The least budget that n experts of a model take, with the memory to compute in.
+  static uint64_t LeastBytes(const StreamedModel& model, int n);
   // Loads the experts and listens. kBudgetTooSmall naming what they take.
   static Result<std::unique_ptr<ExpertWorker>> Open(const std::string& path,
                                                     const Options& options);

@@ -27,11 +27,10 @@ class WorkerSizes:
 
     def __init__(self, model: Path) -> None:
         self._model = _core.StreamedModel.open(str(model))
-        self._bias_bytes = _core.peer_check_bytes(self._model) - self._model.budget_for(1)
 
     def experts_bytes(self, n_experts: int) -> int:
         """Give what its `--memory` has to be."""
-        return self._model.budget_for(n_experts) + self._bias_bytes
+        return _core.worker_bytes(self._model, n_experts)
 
     def process_bytes(self, n_experts: int) -> int:
         """Give what its process takes, as planned and billed."""
