@@ -234,6 +234,8 @@ void RegisterEngine(py::module_& module) {
       .def(
           "warm",
           [](StreamedModel& model, const std::vector<ExpertId>& experts) {
+            // Who has the model's lock may be waiting for the GIL, in llama.cpp's log.
+            const py::gil_scoped_release release;
             return model.PrefetchForStart(experts);
           },
           py::arg("experts"))
@@ -258,13 +260,17 @@ void RegisterEngine(py::module_& module) {
           [](StreamedModel& model, const Bonus& bonus) {
             ExpertStore* store = model.store();
             if (store == nullptr) return false;
-            return model.Expect(CheckedBonus(bonus, store->cache().geometry().total()));
+            const float* values = CheckedBonus(bonus, store->cache().geometry().total());
+            const py::gil_scoped_release release;
+            return model.Expect(values);
           },
           py::arg("bonus").none(true))
       .def(
           "declare_steps",
           [](StreamedModel& model, const std::string& kind, int conversation) {
-            model.DeclareSteps(KindOf(kind), std::max(conversation, kNoConversation));
+            const StepKind found = KindOf(kind);
+            const py::gil_scoped_release release;
+            model.DeclareSteps(found, std::max(conversation, kNoConversation));
           },
           py::arg("kind"), py::arg("conversation") = kNoConversation)
       .def("stop_trace", [](StreamedModel& model) { ThrowIfError(model.recorder().Stop()); })
