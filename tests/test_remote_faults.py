@@ -52,7 +52,10 @@ def says(made: Engine, text: str) -> bool:
     return any(text in note for note in made.notes)
 
 
-@pytest.mark.parametrize("when", ["before", "during", "after"])
+# In an answer: also tests/test_remote.py.
+@pytest.mark.parametrize(
+    "when", ["before", *(pytest.param(at, marks=pytest.mark.slow) for at in ("during", "after"))]
+)
 def test_a_worker_is_killed(model: Path, when: str) -> None:
     reference = expected(model, 7, n=8)
     with process(model) as (running, address), engine(model, address) as made:
