@@ -41,7 +41,8 @@ from remoe_edge.serve.protocols.reply import Reply, now
 from remoe_edge.serve.protocols.responses_reply import ResponsesReply
 from remoe_edge.serve.protocols.sampling import check_bias
 from remoe_edge.serve.settings import ServeSettings
-from remoe_edge.telemetry.exposition import Family, page
+from remoe_edge.telemetry.exposition import page
+from remoe_edge.telemetry.families import Family
 
 PAGE = Path(__file__).parent / "page"
 _PAGE_FILES = {

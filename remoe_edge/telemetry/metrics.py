@@ -10,7 +10,7 @@ import remoe_edge
 from remoe_edge.engine.counters import METRICS
 from remoe_edge.engine.observers import Step
 from remoe_edge.engine.stats import AnswerStats
-from remoe_edge.telemetry.exposition import Family, Histogram
+from remoe_edge.telemetry.families import Family, Histogram
 from remoe_edge.telemetry.sample import Sample
 from remoe_edge.telemetry.sampler import Sampler
 

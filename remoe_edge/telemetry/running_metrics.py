@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from remoe_edge.engine.counters import METRICS
-from remoe_edge.telemetry.exposition import Family
+from remoe_edge.telemetry.families import Family
 
 _TOKENS = (("n_prompt", "prompt_tokens"), ("n_generated", "generated_tokens"))
 
