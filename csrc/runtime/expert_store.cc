@@ -29,7 +29,7 @@ Result<std::unique_ptr<ExpertStore>> ExpertStore::Make(const ModelFile* model,
   Result<std::unique_ptr<Slab>> slab = MakeSlab(layout.slot_bytes(), options, &parts.n_slots);
   if (!slab.ok()) return slab.status();
   parts.slab = std::move(slab.value());
-  parts.populator = std::make_unique<Populator>(parts.slab->data(), parts.slab->n_bytes());
+  parts.populator = std::make_unique<Populator>(parts.slab->data(), parts.slab->held_bytes());
   Result<std::unique_ptr<Staging>> staging =
       Staging::Make(options.staging_buffers, layout.staged_bytes());
   if (!staging.ok()) return staging.status();
