@@ -270,16 +270,6 @@ def test_a_host_that_is_not_ours_is_one_line() -> None:
         MetricsServer(Metrics(Sampler()).families, "203.0.113.7:0")
 
 
-def test_without_the_library_it_says_what_to_install(
-    model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in [each for each in sys.modules if each.startswith("remoe_edge.telemetry.")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "prometheus_client", None)
-    error = run(capsys, "chat", "-m", model, "-p", "x", "--metrics", "0").error()
-    assert "pip install 'remoe-edge[serve]'" in error
-
-
 def test_chat_serves_while_it_runs(model: Path, tmp_path: Path) -> None:
     with start("chat", "-m", model, "--metrics", "0", "-n", "4", state=tmp_path) as chat:
         chat.wait_for("/metrics\n")
