@@ -18,6 +18,7 @@
 #include "remote/remote_source.h"
 #include "remote/worker_server.h"
 #include "testing/check.h"
+#include "testing/fuzz_main.h"
 
 namespace remoe {
 namespace {
@@ -427,11 +428,5 @@ int RunFor(double seconds, uint64_t seed) {
 }  // namespace remoe
 
 int main(int argc, char** argv) {
-  double seconds = 0;
-  uint64_t seed = 1;
-  for (int i = 1; i + 1 < argc; i += 2) {
-    if (std::strcmp(argv[i], "--seconds") == 0) seconds = std::atof(argv[i + 1]);
-    if (std::strcmp(argv[i], "--seed") == 0) seed = std::strtoull(argv[i + 1], nullptr, 10);
-  }
-  return seconds > 0 ? remoe::RunFor(seconds, seed) : remoe::testing::RunAll();
+  return remoe::testing::FuzzMain(argc, argv, remoe::RunFor);
 }
