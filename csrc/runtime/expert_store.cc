@@ -66,9 +66,7 @@ ExpertStore::ExpertStore(const std::vector<ExpertLayer>* layers, const SlotLayou
       prefetcher_(std::make_unique<Prefetcher>(cache_.get(), storage_.get(), layers, event_slots,
                                                &tallies_)),
       uses_(cache_->geometry().total()),
-      choices_(cache_->geometry().total()) {
-  storage_->Resize(n_slots_);
-}
+      choices_(cache_->geometry().total()) {}
 
 ExpertStore::~ExpertStore() {
   if (open_) (void)EndEvent();

@@ -33,7 +33,7 @@ StorageSource::StorageSource(const SlotLayout& layout, StorageParts parts, Store
     : layout_(layout),
       parts_(std::move(parts)),
       tallies_(tallies),
-      slots_bytes_(layout_.slot_bytes() * static_cast<uint64_t>(parts_.n_slots)),
+      slots_bytes_(parts_.slab->held_bytes()),
       loads_(parts_.n_slots) {
   idle_since_ = Clock::now();
 }
