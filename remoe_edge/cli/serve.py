@@ -15,7 +15,7 @@ import click
 from remoe_edge.cli import options
 from remoe_edge.cli.engine_options import engine_options, open_engine
 from remoe_edge.cli.old_spellings import option
-from remoe_edge.cli.telemetry_options import telemetry_options, watching
+from remoe_edge.cli.telemetry_options import billed, telemetry_options, watching
 from remoe_edge.cli.terminal import say
 from remoe_edge.errors import InputError, UnsupportedError
 from remoe_edge.files.reading import read_whole
@@ -153,7 +153,9 @@ def command(
         raise InputError(f"no model at {model}")
     figures = Figures()
     with (
-        watching(model, telemetry, telemetry_hz, metrics, price) as watched,
+        watching(
+            model, telemetry, telemetry_hz, metrics, price, engine_settings["deployment"]
+        ) as watched,
         _metrics(model) as own,
     ):
         metering = watched["metering"]
@@ -172,7 +174,7 @@ def command(
             settings,
             model=name or model.stem,
             figures=figures,
-            engine_figures=lambda: [*own.families(), *metering.families()],
+            engine_figures=lambda: [*own.families(), *billed(metering)],
             power_w=own.power_w,
         )
         listener = Listener(server.app(), settings)

@@ -17,6 +17,7 @@ from remoe_edge.cli.terminal import say
 if TYPE_CHECKING:
     from remoe_edge.deploy.metering import Metering
     from remoe_edge.engine.observers import Observer
+    from remoe_edge.telemetry.families import Family
 
 _OPTIONS: tuple[Decorator, ...] = (
     option(
@@ -44,12 +45,21 @@ def telemetry_options(function: Function) -> Function:
 
 @contextlib.contextmanager
 def watching(
-    model: Path, telemetry: Path | None, hz: float, metrics: str | None, price: str | None = None
+    model: Path,
+    telemetry: Path | None,
+    hz: float,
+    metrics: str | None,
+    price: str | None = None,
+    deployment: str | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Give the settings that make an engine be watched; what was started ends with the block."""
+    """Give the settings that make an engine be watched; what was started ends with the block.
+
+    An engine is metered where there are prices: those of `price`, or else those of its deployment.
+    """
     from remoe_edge.telemetry.status import default_folder
 
-    metering = _metering(price)
+    # Nothing looks on at each token, and nothing is imported for it, where nothing has a price.
+    metering = None if price is None and deployment is None else _metering(price)
     settings = {
         "publish": default_folder(os.environ.get("XDG_RUNTIME_DIR")),
         "metering": metering,
@@ -77,7 +87,7 @@ def watching(
         stack.callback(sampler.stop)
         if metrics is not None:
             figures = Metrics(sampler)
-            server = MetricsServer(lambda: [*figures.families(), *metering.families()], metrics)
+            server = MetricsServer(lambda: [*figures.families(), *billed(metering)], metrics)
             stack.callback(server.close)
             say(f"metrics at {server.url}")
             observers.append(figures)
@@ -90,8 +100,13 @@ def watching(
         yield {**settings, "telemetry": observers}
 
 
+def billed(metering: Metering | None) -> list[Family]:
+    """Give the figures of a meter, where there is one."""
+    return [] if metering is None else metering.families()
+
+
 def _metering(price: str | None) -> Metering:
-    """Make an engine's meter; without prices it has those of a deployment, or none."""
+    """Make an engine's meter; without prices it has those of a deployment."""
     from remoe_edge.deploy.metering import Metering
     from remoe_edge.placement.price import load
 
