@@ -3,6 +3,7 @@
 //     NAME                              some fixed seeds, as the test suite runs it
 //     NAME --seconds 3600 --seed 1      as long as that, from that seed on
 //
+// What it is told on the command line comes in pairs; what it does not know it leaves aside.
 // A function that owns nothing. Like check.h it is for one thread.
 #ifndef REMOE_TESTING_FUZZ_MAIN_H_
 #define REMOE_TESTING_FUZZ_MAIN_H_
