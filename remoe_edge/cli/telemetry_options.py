@@ -12,6 +12,7 @@ import click
 
 from remoe_edge.cli import options, placement_options
 from remoe_edge.cli.old_spellings import Decorator, Function, option
+from remoe_edge.cli.serve_extra import needing_serve
 from remoe_edge.cli.terminal import say
 
 if TYPE_CHECKING:
@@ -67,20 +68,16 @@ def watching(
     if telemetry is None and metrics is None:
         yield settings
         return
-    from remoe_edge.errors import InputError, UnsupportedError
+    from remoe_edge.errors import InputError
     from remoe_edge.telemetry import Sampler
     from remoe_edge.telemetry.recording import Recording
 
     if not model.is_file():  # before a file is made and idle power is measured for nothing
         raise InputError(f"no model at {model}")
     if metrics is not None:
-        try:
+        with needing_serve("--metrics"):
             from remoe_edge.telemetry.metrics import Metrics
             from remoe_edge.telemetry.metrics_server import MetricsServer
-        except ImportError as error:
-            raise UnsupportedError(
-                f"--metrics needs {error.name}: pip install 'remoe-edge[serve]'"
-            ) from error
     observers: list[Observer] = []
     with contextlib.ExitStack() as stack:
         sampler = Sampler(model, hz=hz, keep=2)

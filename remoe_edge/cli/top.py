@@ -12,8 +12,8 @@ import click
 
 from remoe_edge.cli import options
 from remoe_edge.cli.old_spellings import option
+from remoe_edge.cli.serve_extra import needing_serve
 from remoe_edge.cli.terminal import escape, say, tolerate_any_text
-from remoe_edge.errors import UnsupportedError
 
 if TYPE_CHECKING:
     from remoe_edge.telemetry import Sample, Sampler
@@ -65,12 +65,8 @@ def _serve(address: str) -> None:
     """Serve what runs as it is asked, until Ctrl-C."""
     import threading
 
-    try:
+    with needing_serve("--metrics"):
         from remoe_edge.telemetry.metrics_server import MetricsServer
-    except ImportError as error:
-        raise UnsupportedError(
-            f"--metrics needs {error.name}: pip install 'remoe-edge[serve]'"
-        ) from error
     from remoe_edge.telemetry.running_metrics import families
     from remoe_edge.telemetry.status import folders, running
 
