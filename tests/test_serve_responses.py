@@ -15,7 +15,10 @@ from scripted import scripted
 from serving import SECONDS, Live, live
 
 RESPONSES = "/v1/responses"
-CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"location": "San Francisco, CA"}}\n</tool_call>'
+CALL = (
+    '<tool_call>\n{"name": "get_weather", "arguments": {"location": "San Francisco, CA"}}\n'
+    "</tool_call>"
+)
 THOUGHT = "<think>\nThey greet me.\n</think>\n\nHello."
 # What the prompt ends with tells the model what to say.
 TEMPLATE = (
