@@ -1,4 +1,4 @@
-"""`/v1/responses` has what Open Responses asks for, and passes its compliance test where that is there."""
+"""`/v1/responses` has what Open Responses asks for, and passes its test where that is there."""
 
 from __future__ import annotations
 
