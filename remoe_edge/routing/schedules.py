@@ -4,8 +4,8 @@ A schedule is written as a slice's length (`32`: each conversation has 32 tokens
 groups (`4x32`: four at a time, 32 tokens each), as `turns` (one token each) or as `batch` (all in one
 step). `alone` is one conversation after another: nobody takes anybody's place in the cache.
 
-`:near` behind it (`4x32:near`) has those together, or one after another, whose experts have overlapped most
-lately; `:best` those whose experts will overlap most in the slice to come, which nobody can know: it shows
+`:near` behind it (`4x32:near`) has those together, or one after another, whose experts overlapped most
+lately; `:best` those whose experts will overlap most in the slice to come. Nobody can know that: it shows
 what there is to gain. In each round every conversation has its slice, whatever the order.
 """
 
