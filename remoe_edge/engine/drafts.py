@@ -164,7 +164,8 @@ class Drafted:
     def _room(self) -> int:
         """Count the tokens that may follow the one that is computed next."""
         n_left = self._request.max_tokens - self._stats.n_generated
-        return min(MOST_GUESSES, n_left - 1, self._loaded.n_ctx - self._loaded.llama.n_tokens - 1)
+        in_context = self._loaded.n_ctx - int(self._loaded.llama.n_tokens)
+        return min(MOST_GUESSES, n_left - 1, in_context - 1)
 
     def _says(self, index: int) -> int:
         """Give the token that the model says after the one at `index` of the step."""
