@@ -72,6 +72,8 @@ class ContinuousBatch:
         ):
             if feature is not None:
                 loaded.notes.append(f"{name} are not used while answers are made side by side")
+        if loaded.settings.draft != "off":
+            loaded.notes.append("nothing is drafted while answers are made side by side")
 
     # --- what it is ---
 
