@@ -13,15 +13,10 @@ import pytest
 
 import plugged
 import stock
+import tiny_adapter
 import tiny_moe
+from plugged import ARCHS, BUDGETS, FORMATS, N_GREEDY, PROMPT
 from remoe_edge.machine.gpu import gpus
-
-PROMPT = [(37 * i + 11) % 200 + 5 for i in range(40)]
-N_GREEDY = 128
-ARCHS = ("qwen3moe", "olmoe", "deepseek2", "gpt-oss", "llama", "glm4moe")
-FORMATS = ("Q4_K", "Q8_0", "MXFP4")
-# A share below the floor is the floor: a share asks for as much as there is.
-BUDGETS = {"100%": "100%", "30%": "30%", "floor": "0.001%"}
 
 
 @pytest.fixture(scope="module")
@@ -285,25 +280,10 @@ def test_a_failing_disk_fails_the_request_alone(folder: Path, model: Path) -> No
 
 
 def test_an_adapter_on_experts_is_refused(folder: Path, model: Path) -> None:
-    from gguf import GGUFReader, GGUFWriter
-
-    adapters = {}
-    shapes = {each.name: each.shape for each in GGUFReader(model).tensors}
-    for name in ("blk.0.attn_q.weight", "blk.0.ffn_up_exps.weight"):
-        n_in, n_out, *experts = map(int, shapes[name])
-        writer = GGUFWriter(folder / f"{len(adapters)}.lora.gguf", "qwen3moe")
-        writer.add_type("adapter")
-        writer.add_string("adapter.type", "lora")
-        writer.add_float32("adapter.lora.alpha", 8.0)
-        rng = np.random.default_rng(1)
-        for part, shape in (("a", (4, n_in)), ("b", (n_out, 4))):
-            values = rng.normal(0, 0.1, (*experts, *shape)).astype(np.float32)
-            writer.add_tensor(f"{name}.lora_{part}", values)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
-        adapters[name] = folder / f"{len(adapters)}.lora.gguf"
+    dense, expert = [
+        tiny_adapter.write(folder / f"{name}.lora.gguf", model, f"blk.0.{name}.weight")
+        for name in ("attn_q", "ffn_up_exps")
+    ]
     text = """
         import ctypes
         model = load(sys.argv[1])
@@ -316,7 +296,6 @@ def test_an_adapter_on_experts_is_refused(folder: Path, model: Path) -> None:
             assert decode(ctx, [5, 6, 7]) == 0
             print(bits(ctx, model))
     """
-    dense, expert = adapters.values()
     plain = plugged.script(text, model, dense, plugged=False)
     assert plugged.script(text, model, dense, cache="30%").stdout == plain.stdout
     refused = plugged.script(text, model, expert, cache="30%")
