@@ -95,18 +95,18 @@ def conversations(trace: Trace) -> list[Routed]:
 class Overlap:
     """Tell how far the experts overlap that conversations use within a slice's length of where they are.
 
-    ahead: those that they will use, rather than those that they have used.
+    future: those that they will use, rather than those that they have used.
     """
 
     def __init__(
-        self, talks: Sequence[Routed], n_experts: int, length: int, *, ahead: bool
+        self, talks: Sequence[Routed], n_experts: int, length: int, *, future: bool
     ) -> None:
         self._talks, self._n_experts = talks, n_experts
-        self._length, self._ahead = length, ahead
+        self._length, self._future = length, future
 
     def uses(self, talk: int, at: int) -> npt.NDArray[np.float64]:
         """Count a conversation's uses of each expert of each layer, as a vector of length 1."""
-        begin, end = (at, at + self._length) if self._ahead else (max(0, at - self._length), at)
+        begin, end = (at, at + self._length) if self._future else (max(0, at - self._length), at)
         routed = self._talks[talk][:, begin:end]
         found = np.zeros((len(routed), self._n_experts))
         for layer, experts in enumerate(routed):
@@ -174,7 +174,7 @@ def scheduled(
     apart = plan.length == 0 or plan.length >= LEAST_APART
     overlap = None
     if plan.by:
-        overlap = Overlap(talks, trace.n_experts, plan.length, ahead=plan.by == "best")
+        overlap = Overlap(talks, trace.n_experts, plan.length, future=plan.by == "best")
     for step in turns([talk.shape[1] for talk in talks], plan, overlap):
         taken = np.stack([talks[i][:, token] for i, token in step], axis=1)  # [layers, tokens, k]
         for layer in range(n_layers):
