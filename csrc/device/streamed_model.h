@@ -43,6 +43,9 @@ struct LoadOptions {
   bool repack = true;    // rearrange weights as stock llama.cpp does by default
   Overlay overlay;       // tuned routers
   std::set<int> blocks;  // whose experts are streamed; empty for all
+  // The ggml device that has the slots and computes experts; empty: host memory, the CPU. With it,
+  // weights are never rearranged.
+  std::string experts_on;
 };
 
 struct AttachOptions {
@@ -105,6 +108,10 @@ class StreamedModel {
   bool repacked() const { return weights_->repacked(); }
   Reader* reader() const { return reader_.get(); }
   ggml_backend_buffer_type* buffer_type() const { return buffer_type_.get(); }
+  // Of models whose experts are on a GPU: what llama.cpp has to be told of before that GPU, and the
+  // GPU. Null otherwise.
+  ggml_backend_device* device() const { return device_.get(); }
+  ggml_backend_device* gpu() const { return gpu_; }
   // Null before Attach().
   ExpertStore* store() const { return store_.get(); }
   PrefetchPlanner& planner() { return *planner_; }
@@ -187,6 +194,8 @@ class StreamedModel {
   std::unique_ptr<Reader> reader_;
   double probed_bytes_per_s_ = 0;
   VirtualFileLoading loading_{this};
+  ggml_backend_device* gpu_ = nullptr;
+  std::unique_ptr<ggml_backend_device> device_;
   std::unique_ptr<ggml_backend_buffer_type> buffer_type_;
   std::unique_ptr<ExpertStore> store_;  // after reader_, which it uses
   HostCopies host_copies_;

@@ -5,6 +5,7 @@
 
 #include "base/format.h"
 #include "cache/waves.h"
+#include "device/compute/device_pairs.h"
 #include "device/graph/ffn_ops.h"
 #include "device/graph/router_scores.h"
 #include "device/stopwatch.h"
@@ -55,10 +56,33 @@ class StepRows : public ExpertRows {
 
 }  // namespace
 
+Executor::Executor(ggml_backend_t cpu, bool scores_are_kept, ggml_backend_t gpu)
+    : cpu_(cpu), gpu_(gpu), scores_are_kept_(scores_are_kept) {
+  if (gpu != nullptr) {
+    pairs_ = std::make_unique<DevicePairs>(gpu);
+  } else {
+    pairs_ = std::make_unique<PairRunner>(cpu);
+  }
+}
+
+Executor::~Executor() {
+  ggml_backend_buffer_free(slot_ids_);
+}
+
+ggml_tensor Executor::OnHost(const ggml_tensor* tensor, std::vector<uint8_t>* bytes) const {
+  ggml_tensor seen = *tensor;
+  if (gpu_ == nullptr || InHostMemory(tensor)) return seen;
+  bytes->resize(ggml_nbytes(tensor));
+  ggml_backend_tensor_get(tensor, bytes->data(), 0, bytes->size());
+  seen.data = bytes->data();
+  seen.buffer = nullptr;
+  return seen;
+}
+
 ggml_status Executor::Run(ggml_cgraph* graph) {
   if (HasUnloadedExperts(graph)) return GGML_STATUS_FAILED;
   CutByLayer(graph, &pieces_);
-  if (pieces_.empty()) return ggml_backend_graph_compute(cpu_, graph);
+  if (pieces_.empty()) return ggml_backend_graph_compute(backend(), graph);
   for (const Piece& piece : pieces_) {
     const Job job{graph, &piece, piece.origin().model};
     const std::lock_guard<std::mutex> lock(job.model->step_mutex());
@@ -100,7 +124,9 @@ ggml_status Executor::RunPiece(const Job& job) {
   if (job.piece->ids()->ne[1] == 0) return GGML_STATUS_SUCCESS;
   fit_ = Fit::kUnknown;
   const ExpertLayer& layer = model->layers()[origin.layer];
-  if (!step_.Route(origin.layer, layer.n_experts, job.piece->products.front())) {
+  const ggml_tensor* product = job.piece->products.front();
+  const ggml_tensor ids = OnHost(product->src[2], &ids_on_host_);
+  if (!step_.Route(origin.layer, layer.n_experts, product, &ids)) {
     return Refuse(
         model,
         Status(Code::kCorrupt,
@@ -201,7 +227,7 @@ Status Executor::RunLayer(const Job& job, const Event& event) {
 
 void Executor::SendElsewhere(const Job& job) {
   const auto& sources = job.model->elsewhere();
-  if (sources.empty() || !ByPairs(job) || !pairs_.can_be_sent()) return;
+  if (sources.empty() || gpu_ != nullptr || !ByPairs(job) || !pairs_->can_be_sent()) return;
   const Cache& cache = job.model->store()->cache();
   std::vector<Placement> experts;
   for (const uint16_t expert : step_.experts()) {
@@ -211,7 +237,7 @@ void Executor::SendElsewhere(const Job& job) {
     experts.back().hit = cache.SlotOf(step_.layer(), expert) != kNoSlot;
     experts.back().prefetched = cache.PrefetchSlotOf(step_.layer(), expert) != kNoSlot;
   }
-  const StepRows rows(&step_, &pairs_);
+  const StepRows rows(&step_, pairs_.get());
   std::vector<bool> taken(experts.size());
   Demand demand;
   demand.layer = step_.layer();
@@ -246,13 +272,13 @@ Status Executor::TakeArrivals(const Job& job, bool wait, bool all_but_down) {
     store->arrivals()->TakeNow(&arrived_);
   }
   for (const Arrival& arrival : arrived_) {
-    if (arrival.kind != Arrival::Kind::kRows || fit_ != Fit::kYes || !pairs_.can_be_sent())
+    if (arrival.kind != Arrival::Kind::kRows || fit_ != Fit::kYes || !pairs_->can_be_sent())
       continue;
-    if (!step_.Wants(arrival, pairs_.n_out())) continue;
+    if (!step_.Wants(arrival, pairs_->n_out())) continue;
     const float* row = arrival.rows.data();
     for (const Pair& pair : step_.PairsOf(arrival.expert)) {
-      pairs_.TakeResult(pair, row);
-      row += pairs_.n_out();
+      pairs_->TakeResult(pair, row);
+      row += pairs_->n_out();
     }
     step_.MarkComputed(arrival.expert);
   }
@@ -266,7 +292,8 @@ Status Executor::RunExperts(const Job& job, const Event& event, std::vector<uint
   const bool batch_reads = model->planner().batch_reads();
   if (experts->size() <= n_slots) {
     // Smaller waves where the next one can be read while the present one computes.
-    const bool split = batch_reads && experts->size() > static_cast<size_t>(store->event_slots());
+    const bool split = batch_reads && gpu_ == nullptr &&
+                       experts->size() > static_cast<size_t>(store->event_slots());
     if (!split || !ByPairs(job)) {
       wave_ = *experts;
       return RunEvent(job, event, &wave_, nullptr, 0);
@@ -315,7 +342,11 @@ Status Executor::RunEvent(const Job& job, Event event, std::vector<uint16_t>* wa
   event.n = static_cast<int>(wave->size());
   REMOE_RETURN_IF_ERROR(model->BeginEvent(event, this));
   step_.Place(model->store()->placements());
-  if (model->planner().started()) model->planner().Plan(step_, rest, n_rest, cpu_);
+  if (model->planner().started()) {
+    host_input_ = OnHost(step_.input(), &input_on_host_);
+    step_.SetInput(&host_input_);
+    model->planner().Plan(step_, rest, n_rest, cpu_);
+  }
   MarkUsed(job);
   return Compute(job);
 }
@@ -323,8 +354,10 @@ Status Executor::RunEvent(const Job& job, Event event, std::vector<uint16_t>* wa
 Status Executor::Compute(const Job& job) {
   REMOE_RETURN_IF_ERROR(TakeArrivals(job, false, false));
   const bool whole = step_.all_there();
+  const bool waits = gpu_ != nullptr && step_.n_tokens() > 1 && step_.all_placed();
   // A whole batch is not prepared for nothing.
-  if ((!whole || step_.n_tokens() == 1) && ByPairs(job) && (!whole || pairs_.by_rows())) {
+  if (!waits && (!whole || step_.n_tokens() == 1) && ByPairs(job) &&
+      (!whole || pairs_->by_rows())) {
     return ComputePairs(job);
   }
   while (step_.n_awaited() > 0) REMOE_RETURN_IF_ERROR(TakeArrivals(job, true, false));
@@ -336,13 +369,14 @@ Status Executor::ComputePairs(const Job& job) {
   while (true) {
     const std::vector<Pair>& ready = step_.Ready();
     if (!ready.empty()) {
-      REMOE_RETURN_IF_ERROR(Failed(pairs_.Run(ready.data(), static_cast<int>(ready.size()))));
+      REMOE_RETURN_IF_ERROR(Failed(pairs_->Run(ready.data(), static_cast<int>(ready.size()))));
     }
     if (step_.n_awaited() == 0) return Status::Ok();
-    REMOE_RETURN_IF_ERROR(TakeArrivals(job, true, pairs_.can_start()));
+    REMOE_RETURN_IF_ERROR(TakeArrivals(job, true, pairs_->can_start()));
     const std::vector<Pair>& started = step_.AllButDown();
     if (!started.empty()) {
-      REMOE_RETURN_IF_ERROR(Failed(pairs_.Start(started.data(), static_cast<int>(started.size()))));
+      REMOE_RETURN_IF_ERROR(
+          Failed(pairs_->Start(started.data(), static_cast<int>(started.size()))));
     }
   }
 }
@@ -357,7 +391,9 @@ Status Executor::ComputeWhole(const Job& job) {
   slot_ids.nb[0] = sizeof(int32_t);
   slot_ids.nb[1] = slot_ids.nb[0] * ids->ne[0];
   slot_ids.nb[2] = slot_ids.nb[3] = slot_ids.nb[1] * ids->ne[1];
-  slot_ids.data = const_cast<int32_t*>(step_.slots().data());
+  if (!PlaceSlots(&slot_ids)) {
+    return Status(Code::kOutOfMemory, "no GPU memory for the ids of a batch");
+  }
 
   std::vector<ggml_tensor> views;
   views.reserve(piece.products.size());
@@ -370,7 +406,7 @@ Status Executor::ComputeWhole(const Job& job) {
   }
   ggml_status status;
   if (pieces_.size() == 1) {
-    status = ggml_backend_graph_compute(cpu_, job.graph);
+    status = ggml_backend_graph_compute(backend(), job.graph);
   } else {
     graph_memory_.resize(ggml_graph_overhead_custom(kMaxNodes, false) + 1024);
     ggml_context* context = ggml_init({graph_memory_.size(), graph_memory_.data(), true});
@@ -378,7 +414,7 @@ Status Executor::ComputeWhole(const Job& job) {
     for (int i = piece.begin; i < piece.end; i++) {
       ggml_graph_add_node(part, ggml_graph_node(job.graph, i));
     }
-    status = ggml_backend_graph_compute(cpu_, part);
+    status = ggml_backend_graph_compute(backend(), part);
     ggml_free(context);
   }
   for (size_t i = 0; i < piece.products.size(); i++) {
@@ -388,10 +424,29 @@ Status Executor::ComputeWhole(const Job& job) {
   return Failed(status);
 }
 
+bool Executor::PlaceSlots(ggml_tensor* ids) {
+  const std::vector<int32_t>& slots = step_.slots();
+  if (gpu_ == nullptr) {
+    ids->data = const_cast<int32_t*>(slots.data());
+    return true;
+  }
+  const size_t n_bytes = slots.size() * sizeof(int32_t);
+  if (slot_ids_ == nullptr || ggml_backend_buffer_get_size(slot_ids_) < n_bytes) {
+    ggml_backend_buffer_free(slot_ids_);
+    slot_ids_ = ggml_backend_buft_alloc_buffer(ggml_backend_get_default_buffer_type(gpu_), n_bytes);
+    if (slot_ids_ == nullptr) return false;
+  }
+  ids->buffer = slot_ids_;
+  ids->view_offs = 0;
+  ids->data = ggml_backend_buffer_get_base(slot_ids_);
+  ggml_backend_tensor_set(ids, slots.data(), 0, n_bytes);
+  return true;
+}
+
 bool Executor::ByPairs(const Job& job) {
   if (fit_ == Fit::kUnknown) {
     const Piece& piece = *job.piece;
-    const bool fits = pairs_.Prepare(ggml_graph_nodes(job.graph), piece.begin, piece.end);
+    const bool fits = pairs_->Prepare(ggml_graph_nodes(job.graph), piece.begin, piece.end);
     fit_ = fits ? Fit::kYes : Fit::kNo;
   }
   return fit_ == Fit::kYes;
