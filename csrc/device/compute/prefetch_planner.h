@@ -95,7 +95,7 @@ class PrefetchPlanner {
 
   int last_layer_ = -1;
   int last_tokens_ = 0;
-  bool decoding_ = false;  // the step under way
+  bool decoding_ = false;   // the step under way
   int decoded_tokens_ = 0;  // of it
   // Of a batch, llama.cpp takes through the last layer only the tokens whose logits are asked for.
   bool last_layer_takes_one_ = true;
