@@ -50,7 +50,7 @@ struct LoadOptions {
 
 struct AttachOptions {
   int n_slots = 0;
-  int most_slots = 0;  // that Resize() may give it, where they are more
+  int most_slots = 0;      // that Resize() may give it, where they are more
   bool takes_back = true;  // slots that Resize() took, for a batch that needs them at once
   std::string policy = "reuse-biased";
   PrefetchMode prefetch = PrefetchMode::kOff;

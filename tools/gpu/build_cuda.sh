@@ -42,8 +42,8 @@ fi
 export CMAKE_ARGS="${arguments[*]}" CMAKE_BUILD_PARALLEL_LEVEL=${JOBS:-$(nproc)}
 if [ "${CONFIGURE_ONLY:-}" ]; then
   # What takes a minute: CMake finds compiler, toolkit and cuBLAS.
-  "$out/venv/bin/pip" download --quiet --no-deps --no-build-isolation --no-binary :all: \
-    --dest "$out" "llama-cpp-python==$version" 2> /dev/null || true
+  "$out/venv/bin/pip" download --quiet --no-deps --no-binary :all: --dest "$out" \
+    "llama-cpp-python==$version"
   tar -xf "$out"/llama_cpp_python-$version.tar.gz -C "$out"
   exec cmake -S "$out/llama_cpp_python-$version/vendor/llama.cpp/ggml" -B "$out/configured" \
     -DGGML_BUILD_TESTS=OFF -DGGML_BUILD_EXAMPLES=OFF "${arguments[@]}"

@@ -9,7 +9,8 @@ GPU; a twin of real size, made on the spot from the model that comes along; then
 
     stock          llama.cpp, everything on the GPU
     stock-cpu-moe  llama.cpp, experts on the processor (its --cpu-moe)
-    gpu            the engine, dense weights and KV cache on the GPU, experts streamed
+    gpu            the engine, dense weights and KV cache on the GPU, experts streamed by the processor
+    gpu-experts    the same, and the cache and its computing on the GPU too
     cpu            the engine, everything on the processor
 
 each in a process of its own, the engine with its whole cache and with half. The file is written after
@@ -30,7 +31,10 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 ALL = 1 << 20  # layers
-ARMS = ("stock", "stock-cpu-moe", "gpu:100%", "gpu:50%", "cpu:100%", "cpu:50%")
+ARMS = (
+    "stock", "gpu-experts:100%", "gpu-experts:50%", "stock-cpu-moe", "gpu:100%", "gpu:50%", "cpu:100%",
+    "cpu:50%",
+)  # fmt: skip
 
 
 class Run:
@@ -111,6 +115,7 @@ def _engine(model: str, arm: str, threads: int | None) -> Any:
     engine = Engine(
         model, cache=cache or "100%", stream=kind != "stock", threads=threads, n_ctx=2048,
         gpu_layers="off" if kind == "cpu" else "all",
+        experts_on="gpu" if kind == "gpu-experts" else "cpu",
     )  # fmt: skip
 
     def about() -> dict[str, Any]:
