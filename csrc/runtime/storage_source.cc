@@ -46,7 +46,7 @@ StorageSource::~StorageSource() {
 
 void StorageSource::Resize(int n_slots) {
   const uint64_t n_bytes = layout_.slot_bytes() * static_cast<uint64_t>(n_slots);
-  parts_.populator->Limit(n_bytes);
+  if (parts_.populator != nullptr) parts_.populator->Limit(n_bytes);
   parts_.slab->Hold(n_bytes);
   slots_bytes_ = n_bytes;
 }
