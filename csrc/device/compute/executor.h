@@ -4,11 +4,8 @@
 // expert resident, a batch's piece runs as llama.cpp built it, its weight tensors replaced by views
 // of the slab and its expert ids by slots. With some missing, or where one token is faster so, it
 // runs expert by expert, as they arrive (see PairRunner): the same products row by row, hence the
-// same bits. The graph is as it was when Run returns.
-//
-// With a GPU, activations, ids and slots are in its memory: only ids come to the host, and what
-// prefetch looks at. A batch waits for all its experts then, so that kernels see the batch whole, as
-// llama.cpp has it; one token's residents compute while the missing arrive.
+// same bits. On a GPU a batch waits for all its experts, so that kernels see it whole. The graph is
+// as it was when Run returns.
 //
 // Owned by one backend; one thread. Steps of several backends over one model take turns.
 #ifndef REMOE_DEVICE_COMPUTE_EXECUTOR_H_
@@ -66,6 +63,8 @@ class Executor {
   ggml_tensor OnHost(const ggml_tensor* tensor, std::vector<uint8_t>* bytes) const;
   // Gives ids the step's slots as data, where they are computed from.
   bool PlaceSlots(ggml_tensor* ids);
+  // What ggml said, as a Status.
+  static Status Failed(ggml_status status);
   ggml_status Refuse(StreamedModel* model, const Status& status, bool recorded);
 
   ggml_backend_t cpu_, gpu_;
