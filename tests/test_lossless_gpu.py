@@ -1,12 +1,16 @@
 """With a GPU beside it, streaming changes no bit either: logits against stock llama.cpp on that GPU.
 
 Stock has the same layers on the GPU, and its experts there too or on the processor (llama.cpp's
---cpu-moe and --no-op-offload). Needs a llama.cpp with a GPU backend that finds a device. Mesa's
-lavapipe is one, on the processor: docs/gpu.md tells how to build for it.
+--cpu-moe and --no-op-offload). With experts on the GPU, bits are compared where the environment has
+GGML_VK_DISABLE_FUSION or GGML_CUDA_DISABLE_FUSION, and else tokens, and logits to a hundred-thousandth.
+
+Needs a llama.cpp with a GPU backend that finds a device. Mesa's lavapipe is one, on the processor:
+docs/gpu.md tells how to build for it.
 """
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +33,9 @@ pytestmark = [
 
 ALL = 1 << 20  # layers
 PROMPT_LENGTHS = (1, 7, 100)
+# A backend fuses neighbouring operations, and some fused ones round otherwise. With its experts in the
+# middle, llama.cpp's graph has other neighbours than ours, which is cut there.
+FUSES = not {"GGML_VK_DISABLE_FUSION", "GGML_CUDA_DISABLE_FUSION"} & os.environ.keys()
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +73,18 @@ def check(
                 for token in reference.tokens:
                     assert int(rows[-1].argmax()) == token
                     rows.append(engine.evaluate([token], reset=False))
-                same = np.stack(rows).view(np.uint32) == reference.logits.view(np.uint32)
                 told = f"{budget}, {length} tokens, prefetch {prefetch}"
+                if experts_on == "gpu" and FUSES:
+                    assert_close(np.stack(rows), reference.logits, told)
+                    continue
+                same = np.stack(rows).view(np.uint32) == reference.logits.view(np.uint32)
                 assert same.all(), f"{told}: {(~same).sum()} logits differ"
+
+
+def assert_close(rows: np.ndarray, wanted: np.ndarray, told: str) -> None:
+    """Hold greedy tokens equal, and logits up to the last bits."""
+    assert (rows.argmax(axis=1) == wanted.argmax(axis=1)).all(), told
+    assert np.abs(rows - wanted).max() < 1e-5 * np.abs(wanted).max(), told
 
 
 def _engine(path: Path, *, cache: str, layers: int | str, **settings: Any) -> Engine:

@@ -45,6 +45,7 @@ if [ "${CONFIGURE_ONLY:-}" ]; then
   "$out/venv/bin/pip" download --quiet --no-deps --no-binary :all: --dest "$out" \
     "llama-cpp-python==$version"
   tar -xf "$out"/llama_cpp_python-$version.tar.gz -C "$out"
+  touch "$out/llama_cpp_python-$version/vendor/llama.cpp/ggml/ggml.pc.in"  # not in the archive
   exec cmake -S "$out/llama_cpp_python-$version/vendor/llama.cpp/ggml" -B "$out/configured" \
     -DGGML_BUILD_TESTS=OFF -DGGML_BUILD_EXAMPLES=OFF "${arguments[@]}"
 fi
