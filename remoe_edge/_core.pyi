@@ -118,6 +118,14 @@ class ModelFile:
     @property
     def expert_bytes(self) -> int: ...
     @property
+    def has_experts(self) -> bool:
+        """Whether the experts' weights are in the file; `remoe-edge convert dense` leaves them out."""
+    @property
+    def n_keys(self) -> int: ...
+    @property
+    def key_bytes(self) -> bytes:
+        """The key section as it stands in the (first) file."""
+    @property
     def dense_bytes(self) -> int: ...
 
 @final
@@ -254,6 +262,7 @@ class StreamedModel:
         repack: bool = False,
         overlay: dict[str, bytes] = ...,
         experts_on: str = "",
+        peers: bool = False,
     ) -> StreamedModel: ...
     def load(self, params: int, progress: Callable[[float], bool] | None = None) -> int:
         """Load with the `llama_model_params` at that address; return the `llama_model`'s."""
@@ -366,8 +375,11 @@ class StreamedModel:
 
 # --- experts on other machines ------------------------------------------------------------------
 
-def check_address(text: str) -> str:
-    """Return HOST:PORT as it is used. Raises InputError, or UnsupportedError beyond this machine."""
+def check_address(text: str, keys: bool = False) -> str:
+    """Return HOST:PORT as it is used.
+
+    Raises InputError, and UnsupportedError beyond this machine without keys.
+    """
 
 def connect_peers(
     model: StreamedModel,
@@ -375,17 +387,26 @@ def connect_peers(
     *,
     engine: str,
     fingerprint: str,
+    keys: str = "",
     max_tokens: int = 8,
     audit_every: int = 1000,
+    move_bytes_per_s: int = 64 << 20,
     hedge: bool = True,
 ) -> None:
-    """Ask these workers for rows from now on; connecting and proving goes on in the background."""
+    """Ask these workers for rows from now on; connecting and proving goes on in the background.
+
+    keys: a file of `remoe-edge keys`, "" within this machine. max_tokens: steps whose rows are sent
+    whatever they cost. move_bytes_per_s: of experts that become hot here while a peer has them.
+    """
 
 def set_peers(model: StreamedModel, addresses: Sequence[str]) -> None:
     """Ask these workers from now on, and no others; one that is named before and after is kept."""
 
 def peer_check_bytes(model: StreamedModel) -> int:
     """Return what checking peers takes beside the cache."""
+
+def worker_bytes(model: StreamedModel, n_experts: int) -> int:
+    """Return the least memory of a worker that holds so many experts, and computes."""
 
 def await_peers(model: StreamedModel, timeout_ms: int) -> bool:
     """Wait until every peer serves, was refused or cannot be reached; False where one is not yet."""
@@ -395,6 +416,15 @@ def peers(model: StreamedModel) -> list[dict[str, Any]]:
 
 def peer_counts(model: StreamedModel) -> dict[str, int]:
     """Count what was asked of peers since loading; {} without peers."""
+
+def n_unserved(model: StreamedModel) -> int:
+    """Count the experts that no peer serves now; 0 without peers."""
+
+def tls_library() -> str:
+    """Return the version of the system's OpenSSL. Raises UnsupportedError where there is none."""
+
+def checksum64(data: npt.NDArray[np.uint8]) -> int:
+    """Return the sum that tells damaged weights from whole ones."""
 
 def take_peer_lines(model: StreamedModel) -> list[str]:
     """Take the lines that peers have given cause for since the last call."""
@@ -411,6 +441,9 @@ class ExpertWorker:
         listen: str,
         engine: str,
         fingerprint: str,
+        keys: str = "",
+        chosen_by_engines: bool = False,
+        move_bytes_per_s: int = 32 << 20,
         threads: int = 1,
         repack: bool = False,
         backend: str = "auto",
@@ -426,6 +459,10 @@ class ExpertWorker:
     def port(self) -> int: ...
     @property
     def budget_bytes(self) -> int: ...
+    @property
+    def n_slots(self) -> int: ...
+    def take_lines(self) -> list[str]:
+        """Take the lines that engines have given cause for since the last call."""
     def counts(self) -> dict[str, int]: ...
 
 # --- cache and trace ------------------------------------------------------------------------------

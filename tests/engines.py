@@ -56,6 +56,7 @@ CALLS: dict[str, Callable[[Engine], Any]] = {
     "stats": lambda e: e.stats(),
     "counts": lambda e: e.counts(),
     "is_end": lambda e: e.is_end(1),
+    "misses_by_layer": lambda e: e.misses_by_layer(),
     "add_observer": lambda e: e.add_observer(Onlooker()),
     "llama": lambda e: e.llama,
     "native": lambda e: e.native,

@@ -15,6 +15,7 @@ from remoe_edge.deploy.deploying import WorkerSizes, function_jobs
 from remoe_edge.deploy.packing import pack
 from remoe_edge.deploy.record import Deployment, Ray
 from remoe_edge.deploy.worker_process import WorkerProcess, worker_command
+from remoe_edge.errors import RemoeError
 from remoe_edge.files.fingerprint import fingerprint
 from remoe_edge.native import _core
 from remoe_edge.placement.latency_curve import by_processors, curve
@@ -80,6 +81,13 @@ class Workers:
 
     def _start(self, function: str, at: int) -> None:
         self.gate.wait()
+        try:
+            self._serve(function, at)
+        except RemoeError as error:  # as a replica that does not start
+            self._hear({"lease": [function, at], "lost": str(error)})
+            raise
+
+    def _serve(self, function: str, at: int) -> None:
         spec = dict(self._specs[function])
         command = worker_command(
             spec["model"],

@@ -195,9 +195,9 @@ def slow_down(server: Live | EngineThread) -> None:
         owner, name = conversations.engine._loaded, "check_finite"
     stock = getattr(owner, name)
 
-    def slowly() -> None:
+    def slowly(*given: Any) -> Any:
         time.sleep(0.005)
-        stock()
+        return stock(*given)
 
     setattr(owner, name, slowly)
 

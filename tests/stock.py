@@ -280,9 +280,9 @@ def _main() -> None:
         request = json.loads(line)
         chosen = request["settings"]
         chosen["prompt"] = tuple(chosen["prompt"])
-        chosen["beside"] = tuple(map(tuple, chosen["beside"]))
+        chosen["beside"] = tuple(map(tuple, chosen.get("beside", ())))
         try:
-            logits, tokens = _compute(request["model"], Settings(**chosen), request["calls"])
+            logits, tokens = _compute(request["model"], Settings(**chosen), request.get("calls"))
             np.savez(request["answer"], logits=logits, tokens=np.array(tokens, dtype=np.int64))
             print(DONE, flush=True)
         except _Refused as refused:

@@ -23,22 +23,29 @@ ALL_VALUES = (
 )  # log probabilities of every token: two answers that have the same have the same bits
 N = 6
 LENGTHS = (1, 7, 70, 33)
-# Plain attention, windows that slide, a compressed cache, recurrent layers.
-ARCHS = ("qwen3moe", "gpt-oss", "deepseek2", "qwen3next")
+# Plain attention, and recurrent layers; all others with --run-slow.
+QUICK = ("qwen3moe", "qwen3next")
 EACH_ARCH = [
-    pytest.param(arch, marks=() if arch in ("qwen3moe", "qwen3next") else pytest.mark.slow)
-    for arch in ARCHS
+    pytest.param(arch, marks=() if arch in QUICK else pytest.mark.slow) for arch in tiny_moe.ARCHS
 ]
 
 
+class Models(dict[str, Path]):
+    """Make a model of an architecture when it is asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __missing__(self, arch: str) -> Path:
+        quants = ("Q4_K", "Q8_0", "MXFP4")
+        quant = "Q8_0" if arch in QUICK else quants[tiny_moe.ARCHS.index(arch) % 3]
+        self[arch] = tiny_moe.make(self._folder / f"{arch}.gguf", arch, quant)
+        return self[arch]
+
+
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
-    folder = tmp_path_factory.mktemp("batching")
-    quants = ("Q8_0", "MXFP4", "Q4_K", "Q8_0")
-    yield {
-        arch: tiny_moe.make(folder / f"{arch}.gguf", arch, quant)
-        for arch, quant in zip(ARCHS, quants, strict=True)
-    }
+def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Models]:
+    yield Models(tmp_path_factory.mktemp("batching"))
     end_alone()
 
 
@@ -123,7 +130,7 @@ def test_sampling_is_each_answers_own(model: Path) -> None:
 # --- what is used again ---
 
 
-@pytest.mark.parametrize("arch", EACH_ARCH)
+@pytest.mark.parametrize("arch", [*QUICK, "gpt-oss", "deepseek2"])
 def test_a_next_turn_computes_what_is_new(models: dict[str, Path], arch: str) -> None:
     path, asked = models[arch], {"logprobs": ALL_VALUES, "max_tokens": N}
     with batch_of(path, 3) as batch:
@@ -137,6 +144,26 @@ def test_a_next_turn_computes_what_is_new(models: dict[str, Path], arch: str) ->
         run(batch)
     assert other.id != first.id
     same(second, alone(path, [(prompt(50), {"max_tokens": N}), (turn, asked)]))
+
+
+def test_a_next_turn_without_the_reasoning_is_known_by_what_it_is_said_to_be(model: Path) -> None:
+    asked = prompt(50)
+    with batch_of(model, 3) as batch:
+        first = join(batch, asked, N)[0]
+        run(batch)
+        # Two of the tokens that opened the answer are not in the history, nor is its reasoning.
+        turn = [*asked[:-2], *first.token_ids[3:], 9, 8]
+        assert join(batch, turn, N)[0].n_reused == 0
+        run(batch)
+        begun = join(batch, turn, N, goes_on=True, logprobs=ALL_VALUES)[0]
+        assert (begun.id, begun.n_reused) == (first.id, 48)
+        run(batch)
+    same(
+        begun,
+        alone(
+            model, [(asked, {"max_tokens": N}), (turn, {"logprobs": ALL_VALUES, "max_tokens": N})]
+        ),
+    )
 
 
 def test_a_common_beginning_is_shared_in_whole_pieces(model: Path) -> None:

@@ -259,8 +259,9 @@ def test_a_cache_beyond_all_experts_holds_them_all(
     model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ask = ("chat", "-m", model, "-p", "x", "-n", "1", "--json", "--cache")
-    for cache in ("1TiB", "99999999999TiB"):
+    for cache in ("1TiB", "1000TiB"):
         assert json.loads(run(capsys, *ask, cache).out)["cache"]["slots"] == 30
+    assert "more than any machine has" in run(capsys, *ask, "99999999999TiB").error()
 
 
 def test_the_floor_that_an_error_names_is_enough(

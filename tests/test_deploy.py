@@ -23,13 +23,14 @@ from click.testing import CliRunner
 
 import tiny_moe
 from functions import Workers, deployment_of, placement_of
-from remoe_edge import Engine, InputError, RemoeError
+from remoe_edge import BudgetError, Engine, InputError, RemoeError
 from remoe_edge.cli import cli
 from remoe_edge.deploy import local_ray, ray_process, record
-from remoe_edge.deploy.deploying import WorkerSizes, bounded
+from remoe_edge.deploy.deploying import WorkerSizes, bounded, function_jobs
 from remoe_edge.deploy.leases import Leases
 from remoe_edge.deploy.packing import pack
 from remoe_edge.deploy.ray_side import MISSING
+from remoe_edge.deploy.replica import NODE
 from remoe_edge.deploy.use import Uses
 from remoe_edge.deploy.waking import expected_rows, woken
 from remoe_edge.deploy.worker_process import WorkerProcess, experts_text, worker_command
@@ -152,6 +153,28 @@ def test_a_record_is_read_as_it_was_written(model: Path, tmp_path: Path) -> None
         record.find(tmp_path)
 
 
+def test_a_worker_starts_with_the_least_memory_that_is_said(model: Path) -> None:
+    sizes = WorkerSizes(model)
+    least = sizes.experts_bytes(5)
+    with Worker(model, experts="0:0-4", memory=str(least), listen="127.0.0.1:0", threads=1) as made:
+        assert made.budget_bytes <= least
+    with pytest.raises(BudgetError, match="--memory"):
+        Worker(model, experts="0:0-4", memory=str(least - 1), listen="127.0.0.1:0", threads=1)
+
+
+def test_a_worker_beyond_this_machine_has_keys(model: Path) -> None:
+    made = deployment_of(model, n_local=2, n_functions=2)
+    sizes = WorkerSizes(model)
+    for job in function_jobs(made, sizes, conversations=3):
+        assert job["spec"]["host"] == "127.0.0.1"
+        assert job["spec"]["more"] == []
+        assert job["most_replicas"] == 3
+    for job in function_jobs(made, sizes, conversations=1, worker_keys=Path("/k/worker.pem")):
+        spec = dict(job["spec"])
+        assert spec.pop("host") == NODE
+        assert worker_command(**spec, listen="10.0.0.1:0")[-2:] == ["--keys", "/k/worker.pem"]
+
+
 def test_memory_of_the_main_host_is_bounded_in_whole_steps() -> None:
     table = price.load("lifetime")
     step = table.main.step_bytes
@@ -220,6 +243,17 @@ class Stepping(Silent):
         self.left -= 1
         if self.left == 0:
             self.act()
+
+
+def test_what_the_plan_keeps_here_is_read_at_the_start(model: Path) -> None:
+    made = deployment_of(model, n_local=6, n_functions=1)
+    cache = str(WorkerSizes(model).main_cache_bytes(sum(map(len, made.placement.local))))
+    with engine(model, Leases(made, Workers(made), keep_s=3600), cache=cache) as helped:
+        assert helped.native is not None
+        helped.native.finish_warm_start()
+        found = helped.stats().cache
+        assert found is not None
+        assert found.warm_experts > 0
 
 
 def test_a_function_that_is_killed_costs_no_answer_and_comes_back(model: Path) -> None:

@@ -22,7 +22,7 @@ from remoe_edge.machine.gpu import Gpu
 
 PROMISED = (
     "remoe-edge", "python", "llama.cpp", "ABI", "CPU", "GPU", "AMX", "repacking", "wait policy",
-    "io_uring", "O_DIRECT", "memlock", "huge pages", "pages ahead", "memory",
+    "OpenSSL", "io_uring", "O_DIRECT", "memlock", "huge pages", "pages ahead", "memory",
     "threads", "power mode", "swap", "memory limits", "page cache", "GPU memory", "CUDA VMM", "storage",
     "read-ahead", "power", "temperatures", "pressure", "model",
     "[jetson]", "[tune]", "[plot]", "[remote]", "[serve]",

@@ -62,8 +62,9 @@ def read_all(root: Path, model: Path) -> dict[str, Any]:
         for source in sampler._sources:
             source.close()
     sensor = MemorySensor(root)
-    free_bytes = [memory.available(root).available_bytes, sensor.read(0.0).free_bytes]
+    seen = sensor.read(0.0)  # None where the kernel does not tell
     sensor.close()
+    free_bytes = [memory.available(root).available_bytes, seen.free_bytes if seen else 0]
     assert min(free_bytes) >= 0
     assert memory.total_bytes(root) >= 0
     quota = cgroups.cpu_quota(root)
@@ -134,13 +135,13 @@ import resource, sys
 resource.setrlimit(resource.{limit}, (3 << 30, resource.RLIM_INFINITY))
 from remoe_edge import BudgetError, Engine
 from remoe_edge.machine import memory
-from remoe_edge.machine.memory_sensor import MemorySensor
 room = memory.available()
 assert "ulimit" in room.limited_by, room
 assert room.available_bytes < 3 << 30, room
-assert MemorySensor().read(0.0).free_bytes < 3 << 30
 with Engine(sys.argv[1], cache="auto", n_ctx=64, threads=1) as engine:
     engine.evaluate([5, 6, 7])
+    # Addresses that slots might need are not taken, and the cache does not follow them either.
+    assert engine.native.most_slots == engine.native.n_slots, engine.stats().cache
 try:
     Engine(sys.argv[1], cache="100%", n_ctx=8 << 20, threads=1)
 except BudgetError as error:

@@ -104,10 +104,10 @@ def test_an_engine_with_a_worker_is_metered(model: Path) -> None:
         assert found.bill.main_cpu > 0
         text = exposition.text(meter.families())
         for line in (
-            'remoe_edge_cost_total{part="main_cpu",currency="USD",prices="per-call"}',
-            'remoe_edge_cost_total{part="idle",currency="USD",prices="per-call"}',
-            'remoe_edge_memory_gb_seconds_total{of="main_cpu",kind="busy"}',
-            f'remoe_edge_function_calls_total{{function="{worker.address}"}} {use.calls}',
+            'remoe_edge_cost_total{currency="USD",part="main_cpu",prices="per-call"}',
+            'remoe_edge_cost_total{currency="USD",part="idle",prices="per-call"}',
+            'remoe_edge_memory_gb_seconds_total{kind="busy",of="main_cpu"}',
+            f'remoe_edge_function_calls_total{{function="{worker.address}"}} {float(use.calls)}',
             "remoe_edge_function_start_seconds_total",
         ):
             assert line in text

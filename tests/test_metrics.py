@@ -6,6 +6,7 @@ import http.client
 import math
 import re
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +25,8 @@ pytest.importorskip(
 )
 
 from remoe_edge.telemetry import metrics_server
-from remoe_edge.telemetry.exposition import Family, Histogram, text
+from remoe_edge.telemetry.exposition import text
+from remoe_edge.telemetry.families import Family, Histogram
 from remoe_edge.telemetry.metrics import Metrics
 from remoe_edge.telemetry.metrics_server import MetricsServer, is_loopback, parse_address
 
@@ -268,16 +270,6 @@ def test_a_host_that_is_not_ours_is_one_line() -> None:
         MetricsServer(Metrics(Sampler()).families, "203.0.113.7:0")
 
 
-def test_without_the_library_it_says_what_to_install(
-    model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in [each for each in sys.modules if each.startswith("remoe_edge.telemetry.")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "prometheus_client", None)
-    error = run(capsys, "chat", "-m", model, "-p", "x", "--metrics", "0").error()
-    assert "pip install 'remoe-edge[serve]'" in error
-
-
 def test_chat_serves_while_it_runs(model: Path, tmp_path: Path) -> None:
     with start("chat", "-m", model, "--metrics", "0", "-n", "4", state=tmp_path) as chat:
         chat.wait_for("/metrics\n")
@@ -293,3 +285,22 @@ def test_chat_serves_while_it_runs(model: Path, tmp_path: Path) -> None:
         outcome = chat.end()
     assert outcome.code == 0, outcome
     assert "Traceback" not in outcome.err
+
+
+def test_without_the_library_only_metrics_is_refused(tmp_path: Path) -> None:
+    path = tiny_moe.make(tmp_path / "m.gguf", "qwen3moe", "Q8_0")
+    without = (
+        "import sys; sys.modules['prometheus_client'] = None\n"
+        "from remoe_edge.cli import main\nmain()\n"
+    )
+    asked = {"chat": ["-m", str(path), "-p", "x", "-n", "1"], "top": ["--once"]}
+    for command, arguments in asked.items():
+        line = [sys.executable, "-c", without, command, *arguments]
+        done = subprocess.run(line, capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, done.stderr
+        done = subprocess.run(
+            [*line, "--metrics", "0"], capture_output=True, text=True, timeout=600
+        )
+        assert done.returncode != 0
+        assert "--metrics needs prometheus_client: pip install 'remoe-edge[serve]'" in done.stderr
+        assert "Traceback" not in done.stderr

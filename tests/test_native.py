@@ -77,7 +77,8 @@ def test_native_unit_tests(kind: str, tmp_path: Path) -> None:
     # The bindings are tested from Python.
     programs = []
     for source in sorted((ROOT / "csrc").glob("**/*_test.cc")):
-        room = "csrc/device" if "device" in source.parts else "csrc"
+        own = [room for room in ("device", "plugin") if room in source.relative_to(ROOT).parts]
+        room = "/".join(["csrc", *own])
         programs.append(build / room / source.stem)
     assert programs
     failures = []

@@ -15,7 +15,7 @@ from command_line import run
 from commands import commands
 from remoe_edge import Engine
 from remoe_edge.cli.file_arguments import FileArgument
-from remoe_edge.errors import InputError, RemoeError
+from remoe_edge.errors import InputError, ReadError, RemoeError
 from remoe_edge.files.atomic import replacing
 
 
@@ -133,3 +133,40 @@ def test_a_model_may_be_replaced_by_a_model(split: Path, tmp_path: Path) -> None
     with replacing([other]) as (part,):
         part.write_bytes(split.read_bytes())
     assert other.read_bytes() == split.read_bytes()
+
+
+def test_a_device_is_written_to_and_stays(split: Path, tmp_path: Path) -> None:
+    """`-o /dev/null`, run as root, put a file in its place."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        write_with_replacing(pipe)
+        assert os.read(reader, 100) == b"something else"
+    finally:
+        os.close(reader)
+    assert pipe.is_fifo()
+    for device in ("null", "full"):
+        before = os.stat(f"/dev/{device}").st_rdev
+        link = tmp_path / device
+        link.symlink_to(f"/dev/{device}")
+        if device == "full":
+            with pytest.raises(ReadError, match="No space left"):
+                write_with_replacing(link)
+        else:
+            write_with_replacing(link)
+        assert os.stat(f"/dev/{device}").st_rdev == before
+    with pytest.raises(InputError, match="no file"):
+        Engine(split, cache="100%", n_ctx=64, trace=pipe)
+    assert pipe.is_fifo()
+
+
+def test_of_a_set_no_device_is_part(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with (
+        pytest.raises(InputError, match="no file"),
+        replacing([tmp_path / "one", tmp_path / "pipe"]) as parts,
+    ):
+        assert not parts
+    assert (tmp_path / "pipe").is_fifo()
+    assert not (tmp_path / "one").exists()

@@ -221,6 +221,7 @@ def test_state_is_saved_and_loaded(folder: Path, model: Path) -> None:
         ({"cache": "1MiB", "prefetch": "maybe"}, ["REMOE_PREFETCH", "auto, on, off"]),
         ({"cache": "1MiB", "routers": "default"}, ["REMOE_ROUTERS", "router overlay"]),
         ({"cache": "1MiB", "profile": "/nowhere/x"}, ["REMOE_PROFILE", "/nowhere/x"]),
+        ({"cache": "1MiB", "profile": "/"}, ["REMOE_PROFILE", "cannot read /"]),
     ],
 )
 def test_what_cannot_be_is_refused_by_name(

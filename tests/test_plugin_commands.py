@@ -17,7 +17,8 @@ import tiny_moe
 from command_line import run
 from remoe_edge.plugin import builds, libraries
 from remoe_edge.plugin.environment import environment
-from remoe_edge.telemetry.running_metrics import text
+from remoe_edge.telemetry import exposition
+from remoe_edge.telemetry.running_metrics import families
 from remoe_edge.telemetry.status import running
 
 
@@ -151,10 +152,10 @@ def test_top_shows_a_plugged_program(tmp_path: Path) -> None:
     assert state["policy"] == "reuse-biased"
     assert state["totals"]["hits"] + state["totals"]["misses"] > 0
     assert 0 < state["budget_bytes"] < path.stat().st_size
-    figures = text(running([folder]))
-    labels = f'{{pid="{process.pid}",model="{path}"}}'
-    assert f"remoe_edge_generated_tokens_total{labels} 40" in figures
-    assert f"remoe_edge_expert_hits_total{labels} {state['totals']['hits']}" in figures
+    figures = exposition.text(families(running([folder])))
+    labels = f'{{model="{path}",pid="{process.pid}"}}'
+    assert f"remoe_edge_generated_tokens_total{labels} 40.0" in figures
+    assert f"remoe_edge_expert_hits_total{labels} {float(state['totals']['hits'])}" in figures
     process.stdin.close()
     assert process.stdout.readline() == "freed\n"
     assert process.wait() == 0

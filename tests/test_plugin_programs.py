@@ -24,6 +24,7 @@ from typing import Any
 import pytest
 
 import plugged
+import stock
 import tiny_moe
 from remoe_edge.files.models import shipped_model
 from remoe_edge.plugin import compiler
@@ -54,9 +55,10 @@ class Programs:
 
     def environment(self, settings: dict[str, str] | None) -> dict[str, str]:
         """Make a program's environment; with no settings, without the plug-in."""
+        waiting = {**os.environ, **stock.ENVIRONMENT}
         if settings is None:
-            return dict(os.environ)
-        return {**os.environ, **environment(self.entry, None, {"status": "off", **settings}, {})}
+            return waiting
+        return {**waiting, **environment(self.entry, None, {"status": "off", **settings}, waiting)}
 
     def output(self, name: str, *words: object, settings: dict[str, str] | None) -> str:
         """Run a program to its end and return what it prints."""

@@ -203,7 +203,7 @@ def test_the_prediction_is_the_weighted_sum(embeddings: TokenEmbeddings) -> None
 def test_a_past_prompt_finds_itself(embeddings: TokenEmbeddings) -> None:
     store = filled(embeddings, 400)
     near = SimilarPrompts(store, embeddings).neighbours(made_up(400)[17])
-    assert near.likeness[0] == pytest.approx(1, abs=1e-5)
+    assert near.similarity[0] == pytest.approx(1, abs=1e-5)
     assert len(near.prompts) == 15
     assert sum(near.weights) == pytest.approx(1)
 

@@ -6,91 +6,32 @@ Workers run here, or in a process of their own where a signal ends or stops them
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
-import stock
 import tiny_moe
 from remoe_edge import BudgetError, Engine, EngineSettings, InputError, UnsupportedError
 from remoe_edge.cli import cli
 from remoe_edge.cli.stats_lines import stats_lines
 from remoe_edge.native import _core
 from remoe_edge.remote.experts import parse_experts
-from remoe_edge.remote.worker import Worker
+from remotes import check, engine, expected, floor_of, open_files, process, prompt, worker
 from waiting import wait_until
 
-N_GREEDY = 3
 ROTATION = ("Q4_K", "MXFP4", "Q8_0", "IQ4_NL", "Q6_K", "F16", "Q4_0", "Q5_K")
 CASES = [
     (arch, quant)
     for arch in ("qwen3moe", "olmoe", "gpt-oss")
     for quant in ("Q4_K", "Q8_0", "MXFP4")
 ]
-
-
-def prompt(length: int) -> list[int]:
-    return [(37 * i + 11) % 200 + 5 for i in range(length)]
-
-
-def floor_of(path: Path, *, checking: bool = True) -> str:
-    model = _core.StreamedModel.open(str(path))
-    more = _core.peer_check_bytes(model) if checking else 0
-    return str(model.budget_for(max(1, model.n_experts_used)) + more)
-
-
-@contextlib.contextmanager
-def engine(path: Path, *addresses: str, **settings: Any) -> Iterator[Engine]:
-    given = {"cache": floor_of(path), "n_ctx": 1024, "threads": 2, "prefetch": "off"}
-    with Engine(path, peers=addresses, **{**given, **settings}) as made:
-        yield made
-
-
-def worker(path: Path, experts: str = "all", **settings: Any) -> Worker:
-    given = {"memory": "64MiB", "listen": "127.0.0.1:0", "threads": 1}
-    return Worker(path, experts=experts, **{**given, **settings})
-
-
-@contextlib.contextmanager
-def process(path: Path, experts: str = "all", port: int = 0) -> Iterator[tuple[Any, str]]:
-    command = [
-        sys.executable, "-m", "remoe_edge.cli", "worker", str(path), "--experts", experts,
-        "--memory", "64MiB", "--listen", f"127.0.0.1:{port}", "-t", "1",
-    ]  # fmt: skip
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
-        assert running.stderr is not None
-        line = running.stderr.readline()
-        found = re.search(r"on (127\.0\.0\.1:\d+)", line)
-        try:
-            assert found is not None, line
-            yield running, found[1]
-        finally:
-            if running.poll() is None:
-                running.send_signal(signal.SIGCONT)
-                running.kill()
-
-
-def check(made: Engine, reference: stock.Result, length: int) -> None:
-    rows = [made.evaluate(prompt(length))]
-    rows += [made.evaluate([token], reset=False) for token in reference.tokens]
-    same = np.stack(rows).view(np.uint32) == reference.logits.view(np.uint32)
-    assert same.all(), f"{(~same).sum()} logits differ"
-
-
-def expected(path: Path, length: int, *, repack: bool = False, n: int = N_GREEDY) -> stock.Result:
-    return stock.run(path, prompt(length), n, n_threads=2, use_extra_bufts=repack)
 
 
 @pytest.fixture(scope="module")
@@ -243,9 +184,6 @@ def test_noise_hurts_nobody_else(model: Path) -> None:
 
 
 def test_no_descriptor_and_no_thread_is_left(model: Path) -> None:
-    def open_files() -> int:
-        return len(os.listdir("/proc/self/fd"))
-
     with worker(model) as serving:
         with engine(model, serving.address):
             pass
@@ -263,7 +201,7 @@ def test_the_budget_pays_for_checking(model: Path) -> None:
             native = made.native
             check_bytes = _core.peer_check_bytes(native)
             assert native.budget_bytes + check_bytes <= native.budget_for(native.total_experts)
-        with pytest.raises(BudgetError, match="checking peers"):
+        with pytest.raises(BudgetError, match="beside the cache"):
             Engine(model, peers=[serving.address], cache=floor_of(model, checking=False))
 
 
@@ -287,13 +225,13 @@ def test_which_experts(model: Path) -> None:
             parse_experts(wrong, file)
 
 
-def test_only_this_machine(model: Path) -> None:
+def test_only_this_machine_without_keys(model: Path) -> None:
     for beyond in ("10.0.0.1:7700", "0.0.0.0:7700", "example.org:7700", "[::]:7700"):
-        with pytest.raises(UnsupportedError, match="not encrypted"):
+        with pytest.raises(UnsupportedError, match="remoe-edge keys"):
             EngineSettings(peers=[beyond])
-        with pytest.raises(UnsupportedError, match="not encrypted"):
+        with pytest.raises(UnsupportedError, match="remoe-edge keys"):
             worker(model, listen=beyond)
-    for wrong in ("127.0.0.1", "127.0.0.1:x", ":1", "127.0.0.1:70000", ""):
+    for wrong in ("127.0.0.1", "127.0.0.1:x", ":1", "127.0.0.1:70000", "", "a b:1", "http://x:1"):
         with pytest.raises(InputError):
             EngineSettings(peers=[wrong])
     assert EngineSettings(peers="127.0.0.1:1,localhost:2").peers == ("127.0.0.1:1", "127.0.0.1:2")

@@ -125,6 +125,7 @@ def test_a_quota_is_written_as_either_kind_of_group_has_it(tmp_path: Path) -> No
 # --- 4: payloads ---
 
 
+@pytest.mark.slow
 def test_payloads_are_cut_or_refused(model: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.json"
     arguments = [str(model), "--lengths", "1,8,40", "--sizes", "1,6.1,17", "-o", str(out)]

@@ -1,15 +1,20 @@
-"""The official clients of OpenAI and Anthropic against a live server, where they are installed."""
+"""Clients that people have, the official ones among them, against a live server, where installed."""
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from remoe_edge.files.models import shipped_model
-from serving import Live, chatting, live
+from serving import SECONDS, Live, chatting, live
 
 WHY = "not installed: pip install 'remoe-edge[test-clients]'"
 HI: Any = [{"role": "user", "content": "hi"}]
@@ -150,3 +155,104 @@ def test_anthropic_knows_our_errors(anthropic: Any, server: Live) -> None:
     wrong = module.Anthropic(base_url=server.url, api_key="wrong", max_retries=0)
     with wrong, pytest.raises(module.AuthenticationError):
         wrong.messages.create(model="tiny", messages=HI, max_tokens=3)
+
+
+def test_langchain(server: Live) -> None:
+    module = pytest.importorskip("langchain_openai", reason=f"langchain-openai is {WHY}")
+    settings = {"base_url": f"{server.url}v1", "api_key": "secret", "max_retries": 0}
+    chat = module.ChatOpenAI(model="tiny", temperature=0, max_tokens=8, **settings)
+    made = chat.invoke([("system", "be brief"), ("human", "hi")])
+    assert made.content
+    parts = list(chat.stream([("system", "be brief"), ("human", "hi")]))
+    assert "".join(each.content for each in parts) == made.content
+    assert made.usage_metadata["output_tokens"] <= 8
+    text = module.OpenAI(model="tiny", temperature=0, max_tokens=4, **settings)
+    assert isinstance(text.invoke("abc"), str)
+    if not server.with_tools:  # type: ignore[attr-defined]
+        return
+    asked = chat.bind_tools([WEATHER], tool_choice="required", parallel_tool_calls=False)
+    less, slash = (server_token(server, each) for each in "</")
+    asked = asked.bind(max_tokens=200, logit_bias={less: 50, slash: 100})
+    (call,) = asked.invoke("hi").tool_calls
+    assert (call["name"], call["args"]["city"] in ("Oslo", "Rome")) == ("weather", True)
+
+
+def test_llama_index(server: Live) -> None:
+    like = pytest.importorskip(
+        "llama_index.llms.openai_like", reason=f"llama-index-llms-openai-like is {WHY}"
+    )
+    plain = pytest.importorskip("llama_index.llms.openai")
+    types = pytest.importorskip("llama_index.core.llms")
+    settings = {
+        "api_base": f"{server.url}v1", "api_key": "secret", "max_retries": 0, "temperature": 0,
+        "max_tokens": 8,
+    }  # fmt: skip
+    asked = [types.ChatMessage(role="user", content="hi")]
+    # OpenAI's own class knows its models' names alone; this server takes any.
+    for model in (
+        like.OpenAILike(model="tiny", is_chat_model=True, context_window=512, **settings),
+        plain.OpenAI(model="gpt-4o-mini", **settings),
+    ):
+        made = model.chat(asked).message.content
+        assert made
+        assert "".join(each.delta or "" for each in model.stream_chat(asked)) == made
+    text = like.OpenAILike(model="tiny", is_chat_model=False, context_window=512, **settings)
+    assert isinstance(text.complete("abc").text, str)
+
+
+def test_llm(server: Live, tmp_path: Path) -> None:
+    """Simon Willison's `llm`, told of the server in its extra-openai-models.yaml."""
+    pytest.importorskip("llm", reason=f"llm is {WHY}")
+    (tmp_path / "extra-openai-models.yaml").write_text(
+        f"- model_id: board\n  model_name: tiny\n  api_base: {server.url}v1\n  api_key_name: board\n"
+    )
+    (tmp_path / "keys.json").write_text('{"board": "secret"}')
+    environment = {**os.environ, "LLM_USER_PATH": str(tmp_path)}
+    said = []
+    for more in ([], ["--no-stream"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "llm", "-m", "board", "hi", "-o", "temperature", "0", "-o",
+             "max_tokens", "8", *more],
+            env=environment, capture_output=True, text=True, timeout=SECONDS,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        said.append(done.stdout)
+    assert said[0].strip()
+    assert said[0] == said[1]
+
+
+JAVASCRIPT = """
+import OpenAI from "openai";
+const client = new OpenAI({ baseURL: process.argv[2] + "v1", apiKey: "secret", maxRetries: 0 });
+const messages = [{ role: "user", content: "hi" }];
+const asked = { model: "tiny", messages, max_tokens: 8, temperature: 0 };
+const made = await client.chat.completions.create(asked);
+let streamed = "";
+for await (const chunk of await client.chat.completions.create({ ...asked, stream: true }))
+  streamed += chunk.choices[0]?.delta?.content ?? "";
+const answered = await client.responses.create(
+  { model: "tiny", input: "hi", max_output_tokens: 8, temperature: 0, store: false });
+let refused = "";
+try { await client.chat.completions.create({ ...asked, mirostat: 1 }); }
+catch (error) { refused = `${error.status} ${error.param}`; }
+const models = [];
+for await (const model of client.models.list()) models.push(model.id);
+console.log(JSON.stringify(
+  { whole: made.choices[0].message.content, streamed, answered: answered.output_text, refused, models }));
+"""
+
+
+def test_openai_in_javascript(server: Live) -> None:
+    node = shutil.which("node")
+    folder = Path(__file__).parents[1] / "build" / "clients"
+    if node is None or not (folder / "node_modules" / "openai").is_dir():
+        pytest.skip("no node with openai: npm install --prefix build/clients openai")
+    script = folder / "conversation.mjs"
+    script.write_text(JAVASCRIPT)
+    done = subprocess.run(
+        [node, script, server.url], capture_output=True, text=True, timeout=SECONDS
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["whole"] == found["streamed"] == found["answered"] != ""
+    assert (found["refused"], found["models"]) == ("400 mirostat", ["tiny"])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import re
+import shutil
 import socket
 import ssl
 import subprocess
@@ -18,6 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import serve_bad_input
 from remoe_edge import Engine, InputError, ModelError
 from serving import HI, SECONDS, Live, chatting, live, wait_until
 
@@ -105,7 +108,7 @@ NAMES = st.sampled_from(
 ) | st.text(max_size=8)  # fmt: skip
 
 
-@settings(max_examples=1000, suppress_health_check=list(HealthCheck))
+@settings(max_examples=300, suppress_health_check=list(HealthCheck))
 @given(
     path=st.sampled_from(POSTED),
     body=st.dictionaries(NAMES, VALUES, max_size=6) | VALUES | st.binary(max_size=200),
@@ -119,6 +122,16 @@ def test_random_bodies_are_errors_or_answered(server: Live, path: str, body: Any
         return
     assert 400 <= status < 500, data
     error_of(path, data)
+
+
+def test_right_requests_with_something_wrong_in_them(server: Live) -> None:
+    """A short form of tools/serve_bad_input.py, which sends 10,000 to a server of its own process."""
+    counts, wrong = serve_bad_input.run(
+        lambda path, body: server.ask(path, body)[::2], seed=1, n=300
+    )
+    assert wrong == []
+    assert counts[200] > 10  # some were right all the same
+    assert counts[400] > 100
 
 
 def test_after_all_that_it_answers(server: Live) -> None:
@@ -138,6 +151,16 @@ def test_paths_and_methods_that_are_not_there(server: Live) -> None:
         assert json.loads(data)["error"]["message"]
 
 
+def test_the_readmes_curl_works_as_it_is_written(server: Live) -> None:
+    if shutil.which("curl") is None:
+        pytest.skip("no curl")
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"^curl (?:.*\\\n)*.*$", readme, re.M)
+    command = command.replace("http://127.0.0.1:8080/", server.url)
+    done = subprocess.run(["sh", "-c", command], capture_output=True, timeout=SECONDS, check=True)
+    assert json.loads(done.stdout)["choices"][0]["message"]["content"]
+
+
 def test_a_form_of_another_site_is_refused(server: Live) -> None:
     body = json.dumps({"messages": HI}).encode()
     for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data"):
@@ -151,6 +174,12 @@ def test_a_large_body_is_refused_before_it_is_read(server: Live) -> None:
     assert status == 413
     assert headers["connection"] == "close"
     error_of(CHAT, data)
+    body = (
+        b'{"messages": "' + b"x" * 30_000_000 + b'"}'
+    )  # all of it is sent before the answer is read
+    with plain(server) as client:
+        client.sendall(head(CHAT, f"Content-Length: {len(body)}") + body)
+        assert b" 413 " in receive(client)
     with plain(server) as client:  # the length says so; the body never comes
         client.sendall(head(CHAT, "Content-Length: 99999999999"))
         assert b" 413 " in receive(client)
@@ -284,7 +313,7 @@ def test_a_port_that_is_taken(server: Live, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot listen"):
         Listener(app, ServeSettings(host="no.such.host.invalid"))
     nothing = tmp_path / "none.pem"
-    with pytest.raises(InputError, match="no TLS"):
+    with pytest.raises(InputError, match="cannot read the certificate"):
         Listener(app, ServeSettings(port=0, certificate=nothing, private_key=nothing))
 
 

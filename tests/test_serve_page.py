@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -54,68 +53,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
         yield started
 
 
-class Tab:
-    """A page that is open, and what went wrong in it."""
-
-    def __init__(self, opened: browser.Browser, url: str, *, width: int, dark: bool) -> None:
-        self._browser = opened
-        target = opened._call("Target.createTarget", url="about:blank")["targetId"]
-        attached = opened._call("Target.attachToTarget", targetId=target, flatten=True)
-        self._session = attached["sessionId"]
-        for domain in ("Page", "Runtime", "Log", "Network"):
-            opened._call(f"{domain}.enable", self._session)
-        opened._call(
-            "Emulation.setDeviceMetricsOverride", self._session,
-            width=width, height=800, deviceScaleFactor=1, mobile=width < 600,
-        )  # fmt: skip
-        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        opened._call("Emulation.setEmulatedMedia", self._session, features=[scheme])
-        opened._events.clear()
-        self.go(url)
-
-    def go(self, url: str) -> None:
-        self._browser.navigate(self._session, url)
-
-    def ask(self, expression: str) -> Any:
-        answer = self._browser._call(
-            "Runtime.evaluate", self._session, expression=expression, returnByValue=True,
-            awaitPromise=True,
-        )  # fmt: skip
-        assert "exceptionDetails" not in answer, answer
-        return answer["result"].get("value")
-
-    def wait(self, expression: str) -> None:
-        end = time.monotonic() + SECONDS
-        while not self.ask(expression):
-            assert time.monotonic() < end, f"never: {expression}"
-            time.sleep(0.05)
-
-    def type(self, text: str) -> None:
-        self.ask("document.getElementById('question').focus()")
-        self._browser._call("Input.insertText", self._session, text=text)
-
-    def press(self, key: str, code: int) -> None:
-        for kind in ("keyDown", "keyUp"):
-            self._browser._call(
-                "Input.dispatchKeyEvent", self._session, type=kind, key=key, code=key,
-                windowsVirtualKeyCode=code, text="\r" if key == "Enter" and kind == "keyDown" else "",
-            )  # fmt: skip
-
-    def went_wrong(self) -> list[str]:
-        found = []
-        for event in self._browser._events:
-            about = event.get("params", {})
-            if event["method"] in ("Runtime.exceptionThrown", "Runtime.consoleAPICalled"):
-                found.append(str(about))
-            elif event["method"] == "Log.entryAdded":
-                found.append(about["entry"]["text"])
-        return found
-
-    def requests(self) -> list[str]:
-        sent = [e for e in self._browser._events if e["method"] == "Network.requestWillBeSent"]
-        return [each["params"]["request"]["url"] for each in sent]
-
-
 @pytest.fixture
 def opened() -> Iterator[browser.Browser]:
     path = browser.find()
@@ -130,7 +67,7 @@ ANSWER = "document.querySelectorAll('article.assistant .body')[0]?.innerText.len
 STOPPED = "document.getElementById('stop').hidden"
 
 
-def setting(tab: Tab, name: str, value: str) -> None:
+def setting(tab: browser.Tab, name: str, value: str) -> None:
     """Have the page's settings say so."""
     tab.ask("document.getElementById('open-settings').click()")
     tab.ask(f"document.getElementById('{name}').value = '{value}'")
@@ -141,7 +78,7 @@ def setting(tab: Tab, name: str, value: str) -> None:
 @pytest.mark.parametrize("width", [360, 1200])
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_a_conversation(server: Live, opened: browser.Browser, width: int, dark: bool) -> None:
-    tab = Tab(opened, server.url, width=width, dark=dark)
+    tab = browser.Tab(opened, server.url, width=width, dark=dark)
     tab.wait("document.getElementById('model').textContent === 'tiny'")
     setting(tab, "temperature", "0")
     tab.type("hello <b>there</b>")
@@ -164,6 +101,9 @@ def test_a_conversation(server: Live, opened: browser.Browser, width: int, dark:
     tab.wait("document.querySelector('.cost')?.textContent.includes('tok/s')")
     cost = tab.ask("document.querySelector('.cost').textContent")
     assert re.search(r"TTFT .* s, hit rate .* %, .* MiB/token, peak memory \d+ MiB", cost)
+    tab.wait("document.querySelector('.layers')?.childElementCount === 3")  # the model's layers
+    told = tab.ask("document.querySelector('.layers').getAttribute('aria-label')")
+    assert re.fullmatch(r"Misses by layer: 0: \d+, 1: \d+, 2: \d+", told)
     # Editing takes the question back.
     tab.wait(STOPPED)
     tab.ask("document.querySelector('article.user button').click()")
@@ -182,7 +122,7 @@ def test_a_conversation(server: Live, opened: browser.Browser, width: int, dark:
 
 
 def test_no_text_becomes_html(server: Live, opened: browser.Browser) -> None:
-    tab = Tab(opened, server.url, width=1200, dark=False)
+    tab = browser.Tab(opened, server.url, width=1200, dark=False)
     tab.wait("document.getElementById('model').textContent === 'tiny'")
     tab.ask(
         "import('/page/markdown.js').then(({render}) => {"
@@ -198,7 +138,7 @@ def test_no_text_becomes_html(server: Live, opened: browser.Browser) -> None:
 
 
 def test_every_control_has_a_name(server: Live, opened: browser.Browser) -> None:
-    tab = Tab(opened, server.url, width=360, dark=False)
+    tab = browser.Tab(opened, server.url, width=360, dark=False)
     unnamed = tab.ask(
         "[...document.querySelectorAll('button, input, textarea, nav, dialog')].filter(each => !("
         "each.getAttribute('aria-label') || each.getAttribute('aria-labelledby') || each.labels?.length"

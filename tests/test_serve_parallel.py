@@ -11,14 +11,15 @@ from typing import Any
 
 import pytest
 
+from answering import gathered, outlives_a_reader, takes_nothing_once_closed
 from conversations import prompt
 from remoe_edge import Engine
 from remoe_edge.errors import ReadError
 from serving import HI, PLAIN_HERMES, SECONDS, Live, chatting, live, slow_down, wait_until
 from test_serve_queue import CHAT, begin, figures
 
-from remoe_edge.serve.conversations import Ask, NotReady, QueueFull  # isort: skip
-from remoe_edge.serve.events import Event, Failed, Finish, Text  # isort: skip
+from remoe_edge.serve.conversations import Ask  # isort: skip
+from remoe_edge.serve.events import Failed, Finish, Text  # isort: skip
 from remoe_edge.serve.figures import Figures  # isort: skip
 from remoe_edge.serve.side_by_side import SideBySide  # isort: skip
 
@@ -183,10 +184,6 @@ def conversations(model: Path) -> Iterator[SideBySide]:
     made.close()
 
 
-async def gathered(conversations: SideBySide, asks: list[Ask]) -> list[tuple[int, Event]]:
-    return [each async for each in conversations.submit(asks)]
-
-
 def test_events_of_several_answers(conversations: SideBySide) -> None:
     ask = Ask(prompt(5), {"max_tokens": 4, "temperature": 0})
     found = asyncio.run(gathered(conversations, [ask, ask, ask]))
@@ -201,30 +198,11 @@ def test_events_of_several_answers(conversations: SideBySide) -> None:
 
 
 def test_a_reader_that_has_gone_with_its_loop(conversations: SideBySide) -> None:
-    async def leave() -> None:
-        conversations.submit([Ask(prompt(2), {"max_tokens": 5})])
-
-    asyncio.run(leave())
-    wait_until(lambda: conversations.load.running + conversations.load.queued == 0)
-    ask = Ask(prompt(3), {"max_tokens": 2, "temperature": 0})
-    assert asyncio.run(gathered(conversations, [ask]))
+    outlives_a_reader(conversations, prompt(2), prompt(3))
 
 
 def test_after_closing_nothing_is_taken(conversations: SideBySide) -> None:
-    async def submit() -> None:
-        conversations.submit([Ask([65], {"max_tokens": 1})])
-
-    async def too_many() -> None:
-        for _ in range(20):
-            conversations.submit([Ask([65, 66], {"max_tokens": 50})])
-
-    slow_down(conversations)
-    with pytest.raises(QueueFull):
-        asyncio.run(too_many())
-    conversations.close()
-    assert conversations.state == "closing"
-    with pytest.raises(NotReady):
-        asyncio.run(submit())
+    takes_nothing_once_closed(conversations)
 
 
 def test_a_model_that_cannot_be_loaded(tmp_path: Path) -> None:

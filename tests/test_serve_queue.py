@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 
+from answering import gathered, outlives_a_reader, takes_nothing_once_closed
 from remoe_edge import Engine
 from remoe_edge.errors import ReadError
 from serving import HI, SECONDS, Live, chatting, live, slow_down, wait_until
 
-from remoe_edge.serve.conversations import Ask, NotReady, QueueFull  # isort: skip
-from remoe_edge.serve.events import Event, Failed, Finish, Text  # isort: skip
+from remoe_edge.serve.conversations import Ask, NotReady  # isort: skip
+from remoe_edge.serve.events import Failed, Finish, Text  # isort: skip
 from remoe_edge.serve.figures import Figures  # isort: skip
 from remoe_edge.serve.one_at_a_time import OneAtATime  # isort: skip
 
@@ -206,10 +207,6 @@ def test_stopping_lets_answers_end(model: Path) -> None:
 # --- without HTTP ---
 
 
-async def gathered(conversations: OneAtATime, asks: list[Ask]) -> list[tuple[int, Event]]:
-    return [each async for each in conversations.submit(asks)]
-
-
 @pytest.fixture
 def conversations(model: Path) -> Iterator[OneAtATime]:
     made = OneAtATime(
@@ -235,29 +232,10 @@ def test_events_of_several_answers(conversations: OneAtATime) -> None:
 
 
 def test_a_reader_that_has_gone_with_its_loop(conversations: OneAtATime) -> None:
-    async def leave() -> None:
-        conversations.submit([Ask([65, 66], {"max_tokens": 5})])
-
-    asyncio.run(leave())
-    wait_until(lambda: conversations.load.running + conversations.load.queued == 0)
-    ask = Ask([65, 66, 67], {"max_tokens": 2, "temperature": 0})
-    assert asyncio.run(gathered(conversations, [ask]))
+    outlives_a_reader(conversations, [65, 66], [65, 66, 67])
 
 
 def test_after_closing_nothing_is_taken(conversations: OneAtATime) -> None:
-    async def submit() -> None:
-        conversations.submit([Ask([65], {"max_tokens": 1})])
-
-    async def too_many() -> None:
-        for _ in range(20):
-            conversations.submit([Ask([65, 66], {"max_tokens": 50})])
-
-    slow_down(conversations)
-    with pytest.raises(QueueFull):
-        asyncio.run(too_many())
-    conversations.close()
-    assert conversations.state == "closing"
-    with pytest.raises(NotReady):
-        asyncio.run(submit())
+    takes_nothing_once_closed(conversations)
     with pytest.raises(NotReady):
         _ = conversations.engine

@@ -21,6 +21,7 @@ import pytest
 
 from recorded.jtop_orin_nx import TICKS
 from remoe_edge.telemetry import Sample, Sampler
+from remoe_edge.telemetry import sampler as sampling
 from remoe_edge.telemetry.jetson import Jetson
 from remoe_edge.telemetry.sample import Missing
 
@@ -136,10 +137,11 @@ def test_a_service_that_never_answers_does_not_hold_the_sampler(
 ) -> None:
     never = threading.Event()
     monkeypatch.setattr(api, "start", lambda self: never.wait(SECONDS))
-    monkeypatch.setattr("remoe_edge.telemetry.sampler._JTOP_ANSWER_S", 0.05)
+    monkeypatch.setattr(sampling, "_JTOP_ANSWER_S", 0.05)
     with Sampler(root=tmp_path) as sampler:
+        said = sampler.missing.get("jtop")
         never.set()
-        assert sampler.missing["jtop"] == "jtop.service does not answer within 0.05 s"
+    assert said == "jtop.service does not answer within 0.05 s"
 
 
 def test_power_comes_from_jtop_and_not_twice(api: type[Client], tmp_path: Path) -> None:

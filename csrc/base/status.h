@@ -22,6 +22,7 @@ enum class Code {
   kNotSupported,     // understood, and not possible here
   kBudgetTooSmall,   // the memory budget is below the floor
   kOutOfMemory,
+  kRefused,  // one end of a connection will not have the other: trying again is of no use
   kCancelled,
 };
 

@@ -150,13 +150,15 @@ void RegisterEngine(py::module_& module) {
       .def_static(
           "open",
           [](const Path& path, const std::string& backend, bool direct, int depth, bool repack,
-             const std::map<std::string, py::bytes>& overlay, const std::string& experts_on) {
+             const std::map<std::string, py::bytes>& overlay, const std::string& experts_on,
+             bool peers) {
             LoadOptions options;
             options.experts_on = experts_on;
             options.reader.backend = backend;
             options.reader.direct = direct;
             options.reader.depth = depth;
             options.repack = repack;
+            options.peers = peers;
             for (const auto& [name, bytes] : overlay) {
               const std::string_view view(bytes);
               options.overlay[name].assign(view.begin(), view.end());
@@ -170,7 +172,8 @@ void RegisterEngine(py::module_& module) {
           },
           py::arg("path"), py::kw_only(), py::arg("backend") = "auto", py::arg("direct") = true,
           py::arg("depth") = 0, py::arg("repack") = false,
-          py::arg("overlay") = std::map<std::string, py::bytes>(), py::arg("experts_on") = "")
+          py::arg("overlay") = std::map<std::string, py::bytes>(), py::arg("experts_on") = "",
+          py::arg("peers") = false)
       .def(
           "load",
           [](StreamedModel& model, uintptr_t params, std::function<bool(float)> progress) {
@@ -234,6 +237,8 @@ void RegisterEngine(py::module_& module) {
       .def(
           "warm",
           [](StreamedModel& model, const std::vector<ExpertId>& experts) {
+            // Who has the model's lock may be waiting for the GIL, in llama.cpp's log.
+            const py::gil_scoped_release release;
             return model.PrefetchForStart(experts);
           },
           py::arg("experts"))
@@ -258,13 +263,17 @@ void RegisterEngine(py::module_& module) {
           [](StreamedModel& model, const Bonus& bonus) {
             ExpertStore* store = model.store();
             if (store == nullptr) return false;
-            return model.Expect(CheckedBonus(bonus, store->cache().geometry().total()));
+            const float* values = CheckedBonus(bonus, store->cache().geometry().total());
+            const py::gil_scoped_release release;
+            return model.Expect(values);
           },
           py::arg("bonus").none(true))
       .def(
           "declare_steps",
           [](StreamedModel& model, const std::string& kind, int conversation) {
-            model.DeclareSteps(KindOf(kind), std::max(conversation, kNoConversation));
+            const StepKind found = KindOf(kind);
+            const py::gil_scoped_release release;
+            model.DeclareSteps(found, std::max(conversation, kNoConversation));
           },
           py::arg("kind"), py::arg("conversation") = kNoConversation)
       .def("stop_trace", [](StreamedModel& model) { ThrowIfError(model.recorder().Stop()); })

@@ -168,6 +168,10 @@ void RegisterGguf(py::module_& module) {
       .def_property_readonly("expert_layers",
                              [](const ModelFile& m) { return Unwrap(m.ExpertLayers()); })
       .def_property_readonly("expert_bytes", &ModelFile::expert_bytes)
+      .def_property_readonly("has_experts", &ModelFile::has_experts)
+      .def_property_readonly("n_keys", &ModelFile::n_keys)
+      .def_property_readonly("key_bytes",
+                             [](const ModelFile& file) { return py::bytes(file.key_bytes()); })
       .def_property_readonly("dense_bytes", &ModelFile::dense_bytes);
 
   py::class_<PlainVirtualFile>(module, "VirtualFile")

@@ -32,6 +32,7 @@ void ThrowIfError(const Status& status) {
       name = "ReadError";
       break;
     case Code::kNotSupported:
+    case Code::kRefused:
       name = "UnsupportedError";
       break;
     case Code::kBudgetTooSmall:

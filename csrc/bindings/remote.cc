@@ -3,6 +3,8 @@
 #include "bindings/bindings.h"
 #include "device/expert_worker.h"
 #include "device/peers.h"
+#include "remote/openssl.h"
+#include "wire/checksum.h"
 
 namespace py = pybind11;
 
@@ -29,6 +31,7 @@ py::list Seen(const StreamedModel& model) {
     dict["state"] = seen.peer.state;
     dict["why"] = seen.peer.why;
     dict["experts"] = seen.peer.n_experts;
+    dict["capacity"] = seen.peer.capacity;
     ForEachCounter(seen.counts,
                    [&](const char* name, const char*, uint64_t value) { dict[name] = value; });
     list.append(dict);
@@ -45,31 +48,53 @@ py::dict WorkerCountsOf(const ExpertWorker& worker) {
   dict["busy"] = counts.busy;
   dict["expired"] = counts.expired;
   dict["refused"] = counts.refused;
+  dict["compute_us"] = counts.compute_us;
+  dict["weights_bytes"] = counts.weights_bytes;
+  dict["experts"] = counts.experts;
+  dict["moved_bytes"] = counts.moved_bytes;
   return dict;
 }
 
 }  // namespace
 
 void RegisterRemote(py::module_& module) {
-  module.def("check_address", [](const py::str& text) {
-    // What is no UTF-8 is spelled out: it is no address, and the error says which text is none.
-    const auto bytes = py::reinterpret_steal<py::bytes>(
-        PyUnicode_AsEncodedString(text.ptr(), "utf-8", "backslashreplace"));
-    if (!bytes) throw py::error_already_set();
-    const Result<Address> address = Address::Parse(std::string(bytes));
-    ThrowIfError(address.status());
-    return address.value().text();
+  module.def(
+      "check_address",
+      [](const py::str& text, bool keys) {
+        // What is no UTF-8 is spelled out: it is no address, and the error says which text is none.
+        const auto bytes = py::reinterpret_steal<py::bytes>(
+            PyUnicode_AsEncodedString(text.ptr(), "utf-8", "backslashreplace"));
+        if (!bytes) throw py::error_already_set();
+        const Result<Address> address = Address::Parse(std::string(bytes));
+        ThrowIfError(address.status());
+        ThrowIfError(address.value().CheckKeys(keys));
+        return address.value().text();
+      },
+      py::arg("text"), py::arg("keys") = false);
+  module.def("tls_library", [] {
+    const Result<const OpenSsl*> found = OpenSsl::Find();
+    ThrowIfError(found.status());
+    return found.value()->version();
+  });
+  module.def("checksum64", [](const py::buffer& bytes) {
+    const py::buffer_info info = bytes.request();
+    Checksum64 sum;
+    sum.Add(info.ptr, static_cast<size_t>(info.size * info.itemsize));
+    return sum.sum();
   });
   module.def(
       "connect_peers",
       [](StreamedModel& model, const std::vector<std::string>& addresses, const std::string& engine,
-         const std::string& fingerprint, int max_tokens, int audit_every, bool hedge) {
+         const std::string& fingerprint, const std::string& keys, int max_tokens, int audit_every,
+         uint64_t move_bytes_per_s, bool hedge) {
         PeerOptions options;
         options.addresses = addresses;
         options.engine = engine;
         options.fingerprint = fingerprint;
         options.source.max_tokens = max_tokens;
         options.source.audit_every = std::max(1, audit_every);
+        options.source.move_bytes_per_s = move_bytes_per_s;
+        options.keys = keys;
         options.source.hedge = hedge;
         ThrowIfError([&] {
           const py::gil_scoped_release release;
@@ -77,21 +102,28 @@ void RegisterRemote(py::module_& module) {
         }());
       },
       py::arg("model"), py::arg("addresses"), py::kw_only(), py::arg("engine"),
-      py::arg("fingerprint"), py::arg("max_tokens") = RemoteSource::Settings().max_tokens,
-      py::arg("audit_every") = RemoteSource::Settings().audit_every, py::arg("hedge") = true);
+      py::arg("fingerprint"), py::arg("keys") = "",
+      py::arg("max_tokens") = RemoteSource::Settings().max_tokens,
+      py::arg("audit_every") = RemoteSource::Settings().audit_every,
+      py::arg("move_bytes_per_s") = RemoteSource::Settings().move_bytes_per_s,
+      py::arg("hedge") = true);
   module.def(
       "set_peers",
       [](const StreamedModel& model, const std::vector<std::string>& texts) {
+        RemoteSource* peers = FindPeers(model);
+        if (peers == nullptr) return;
         std::vector<Address> addresses;
         for (const std::string& text : texts) {
           Result<Address> address = Address::Parse(text);
           ThrowIfError(address.status());
+          ThrowIfError(address.value().CheckKeys(peers->has_keys()));
           addresses.push_back(address.value());
         }
         const py::gil_scoped_release release;
-        if (RemoteSource* peers = FindPeers(model)) peers->SetPeers(addresses);
+        peers->SetPeers(addresses);
       },
       py::arg("model"), py::arg("addresses"));
+  module.def("worker_bytes", &ExpertWorker::LeastBytes, py::arg("model"), py::arg("n_experts"));
   module.def("peer_check_bytes", [](const StreamedModel& model) { return CheckBytes(model); });
   module.def(
       "await_peers",
@@ -102,6 +134,10 @@ void RegisterRemote(py::module_& module) {
       },
       py::arg("model"), py::arg("timeout_ms"));
   module.def("peers", &Seen);
+  module.def("n_unserved", [](const StreamedModel& model) {
+    const RemoteSource* peers = FindPeers(model);
+    return peers == nullptr ? 0 : peers->n_unserved();
+  });
   module.def("peer_counts", &CountsOf);
   module.def("take_peer_lines", [](const StreamedModel& model) {
     RemoteSource* peers = FindPeers(model);
@@ -113,8 +149,12 @@ void RegisterRemote(py::module_& module) {
           "open",
           [](const std::string& path, const std::vector<ExpertId>& experts, uint64_t budget_bytes,
              const std::string& listen, const std::string& engine, const std::string& fingerprint,
+             const std::string& keys, bool chosen_by_engines, uint64_t move_bytes_per_s,
              int threads, bool repack, const std::string& backend, bool direct, bool lock) {
             ExpertWorker::Options options;
+            options.keys = keys;
+            options.chosen_by_engines = chosen_by_engines;
+            options.limits.move_bytes_per_s = std::max<uint64_t>(1, move_bytes_per_s);
             const Result<Address> address = Address::Parse(listen);
             ThrowIfError(address.status());
             options.address = address.value();
@@ -135,9 +175,11 @@ void RegisterRemote(py::module_& module) {
             return std::move(worker.value());
           },
           py::arg("path"), py::kw_only(), py::arg("experts"), py::arg("budget_bytes"),
-          py::arg("listen"), py::arg("engine"), py::arg("fingerprint"), py::arg("threads") = 1,
-          py::arg("repack") = false, py::arg("backend") = "auto", py::arg("direct") = true,
-          py::arg("lock") = false)
+          py::arg("listen"), py::arg("engine"), py::arg("fingerprint"), py::arg("keys") = "",
+          py::arg("chosen_by_engines") = false,
+          py::arg("move_bytes_per_s") = WorkerServer::Limits().move_bytes_per_s,
+          py::arg("threads") = 1, py::arg("repack") = false, py::arg("backend") = "auto",
+          py::arg("direct") = true, py::arg("lock") = false)
       .def("run",
            [](ExpertWorker& worker) {
              ThrowIfError([&] {
@@ -154,12 +196,9 @@ void RegisterRemote(py::module_& module) {
              }());
            })
       .def_property_readonly("port", &ExpertWorker::port)
-      .def_property_readonly("budget_bytes",
-                             [](const ExpertWorker& worker) {
-                               return worker.model().store()->budget_bytes() +
-                                      ExpertBiasBytes(worker.model().file(),
-                                                      worker.model().layers());
-                             })
+      .def_property_readonly("budget_bytes", &ExpertWorker::budget_bytes)
+      .def_property_readonly("n_slots", &ExpertWorker::n_slots)
+      .def("take_lines", &ExpertWorker::TakeLines)
       .def("counts", &WorkerCountsOf);
 }
 

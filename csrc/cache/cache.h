@@ -106,6 +106,8 @@ class Cache {
 
   SlotId SlotOf(int layer, int expert) const { return slot_of_[Id(layer, expert)]; }
   int resident() const { return resident_; }
+  // Takes a resident out. REQUIRES: no event is open; it is resident.
+  void Drop(int layer, int expert) { Evict(Id(layer, expert)); }
   // Empties the cache. REQUIRES: no event is open, nothing is prefetched.
   void Clear();
 

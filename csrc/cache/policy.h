@@ -113,6 +113,10 @@ class Policy {
   // RETURNS: false where the policy has no use for it.
   virtual bool Expect(const float* bonus) { return false; }
 
+  // What it makes of each expert, by id: a logit for being used soon. RETURNS: false where the policy
+  // has no such number.
+  virtual bool Scores(std::vector<float>* scores) const { return false; }
+
   // Called once per event that is not `continued`, before its hits and evictions.
   virtual void OnEvent(const Event& event) {}
   // `id` was resident when its event came. It is off the evictable list until the event ends.

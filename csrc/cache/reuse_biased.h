@@ -45,6 +45,7 @@ class ReuseBiasedPolicy : public Policy {
   const char* name() const override { return "reuse-biased"; }
   bool uses_probabilities() const override { return uses_probabilities_; }
   bool Expect(const float* bonus) override;
+  bool Scores(std::vector<float>* scores) const override;
   void OnEvent(const Event& event) override;
   void OnHit(ExpertId id) override;
   void OnEvict(ExpertId id) override;

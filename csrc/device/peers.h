@@ -19,6 +19,7 @@ namespace remoe {
 
 struct PeerOptions {
   std::vector<std::string> addresses;
+  std::string keys;                 // path; empty for connections within this machine
   std::string engine, fingerprint;  // see IdentityOf()
   RemoteSource::Settings source;
 };

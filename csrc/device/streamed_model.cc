@@ -74,7 +74,14 @@ Result<std::unique_ptr<StreamedModel>> StreamedModel::Make(ModelFile file,
   }
   Result<std::unique_ptr<Reader>> reader = OpenReader(model->file_.paths(), reader_options);
   if (!reader.ok()) return reader.status();
-  model->reader_ = std::move(reader.value());
+  if (options.peers || !model->file_.has_experts()) {
+    auto wrapped = std::make_unique<PeerReader>(std::move(reader.value()), model->layers_,
+                                                model->file_.has_experts());
+    model->peer_reader_ = wrapped.get();
+    model->reader_ = std::move(wrapped);
+  } else {
+    model->reader_ = std::move(reader.value());
+  }
   model->buffer_type_ = MakeBufferType(
       model->device_ != nullptr ? model->device_.get() : StorageDevice(), &model->loading_);
   return model;
@@ -220,6 +227,13 @@ void StreamedModel::FinishStart() {
   const std::lock_guard<std::mutex> lock(step_mutex_);
   (void)EndEvent();
   store_->FinishStart();
+}
+
+void StreamedModel::Drop(int layer, uint16_t expert) {
+  if (store_ == nullptr) return;
+  const std::lock_guard<std::mutex> lock(step_mutex_);
+  (void)EndEvent();
+  store_->Drop(layer, expert);
 }
 
 bool StreamedModel::Expect(const float* bonus) {

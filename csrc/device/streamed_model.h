@@ -33,6 +33,7 @@
 #include "device/virtual_loading.h"
 #include "gguf/model_file.h"
 #include "gguf/virtual_file.h"
+#include "remote/peer_reader.h"
 #include "runtime/expert_source.h"
 #include "runtime/expert_store.h"
 
@@ -43,6 +44,7 @@ struct LoadOptions {
   bool repack = true;    // rearrange weights as stock llama.cpp does by default
   Overlay overlay;       // tuned routers
   std::set<int> blocks;  // whose experts are streamed; empty for all
+  bool peers = false;    // workers may send weights
   // The ggml device that has the slots and computes experts; empty: host memory, the CPU. With it,
   // weights are never rearranged.
   std::string experts_on;
@@ -96,6 +98,8 @@ class StreamedModel {
   // Waits until they have been read: then they are resident.
   void FinishStart();
   bool Expect(const float* bonus);
+  // Empties the slot of a resident expert.
+  void Drop(int layer, uint16_t expert);
   // What the steps from the next one on are for, and whose; see StepClock and Event.
   void DeclareSteps(StepKind kind, int conversation = kNoConversation);
   // The bytes of one of our tensors, as the file has them.
@@ -107,6 +111,8 @@ class StreamedModel {
   const LoadOptions& options() const { return options_; }
   bool repacked() const { return weights_->repacked(); }
   Reader* reader() const { return reader_.get(); }
+  // The same, where peers may be asked for weights; null otherwise.
+  PeerReader* peer_reader() const { return peer_reader_; }
   ggml_backend_buffer_type* buffer_type() const { return buffer_type_.get(); }
   // Of models whose experts are on a GPU: what llama.cpp has to be told of before that GPU, and the
   // GPU. Null otherwise.
@@ -192,6 +198,7 @@ class StreamedModel {
   std::unique_ptr<ExpertWeights> weights_;
   std::unique_ptr<CacheSizes> sizes_;
   std::unique_ptr<Reader> reader_;
+  PeerReader* peer_reader_ = nullptr;  // reader_ as what it is
   double probed_bytes_per_s_ = 0;
   VirtualFileLoading loading_{this};
   ggml_backend_device* gpu_ = nullptr;

@@ -159,4 +159,34 @@ uint64_t ModelFile::dense_bytes() const {
   return sum;
 }
 
+Status ModelFile::ReadExpertSums() {
+  static constexpr char kKey[] = "remoe.expert_sums";
+  if (FindKey(kKey) == nullptr) return Status::Ok();
+  const auto wrong = [this](const char* problem) {
+    return Status(Code::kCorrupt, Format("%s: key '%s' %s", paths_[0].c_str(), kKey, problem));
+  };
+  Result<std::vector<ExpertLayer>> layers = ExpertLayers();
+  if (!layers.ok()) return layers.status();
+  std::map<size_t, size_t> n_experts;  // by tensor
+  for (const ExpertLayer& layer : layers.value()) {
+    for (const ExpertMatrix& matrix : layer.matrices) {
+      n_experts[matrix.tensor] = static_cast<size_t>(layer.n_experts);
+    }
+  }
+  size_t n = 0;
+  for (const auto& [tensor, count] : n_experts) {
+    first_sum_[tensor] = n;
+    n += count;
+  }
+  std::optional<std::vector<uint64_t>> sums = UnsignedArray(kKey);
+  if (!sums || n == 0 || sums->size() != n)
+    return wrong("is not a number for each expert's matrix");
+  expert_sums_ = std::move(*sums);
+  return Status::Ok();
+}
+
+uint64_t ModelFile::ExpertSum(const ExpertMatrix& matrix, int expert) const {
+  return expert_sums_[first_sum_.at(matrix.tensor) + static_cast<size_t>(expert)];
+}
+
 }  // namespace remoe

@@ -109,9 +109,17 @@ class ModelFile {
   Result<std::vector<ExpertLayer>> ExpertLayers() const;
 
   uint64_t expert_bytes() const;  // sum over all expert matrices
-  uint64_t dense_bytes() const;   // all other tensors
+
+  // Whether the experts' weights are in the file. One made by `remoe-edge convert dense` has holes in
+  // their place, and the key remoe.expert_sums: Checksum64 of each expert's part of each of these
+  // tensors, in the order of tensors().
+  bool has_experts() const { return expert_sums_.empty(); }
+  // REQUIRES: !has_experts().
+  uint64_t ExpertSum(const ExpertMatrix& matrix, int expert) const;
+  uint64_t dense_bytes() const;  // all other tensors
 
  private:
+  Status ReadExpertSums();
   std::vector<std::string> paths_;
   std::vector<uint64_t> file_bytes_;
   std::vector<Tensor> tensors_;
@@ -121,6 +129,8 @@ class ModelFile {
   uint32_t version_ = 3;
   uint64_t alignment_ = 32;
   std::map<std::string, KeyPlace> keys_;
+  std::vector<uint64_t> expert_sums_;
+  std::map<size_t, size_t> first_sum_;  // by tensor
   friend class ModelFileParser;
 };
 

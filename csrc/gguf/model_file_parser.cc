@@ -295,6 +295,7 @@ Result<ModelFile> ModelFile::Open(const std::string& path, const std::vector<std
   if (model.keys_.count("split.count") && (!model.Unsigned("split.count") || count > kMaxShards)) {
     return Status(Code::kCorrupt, path + ": key 'split.count' is not a number up to 65535");
   }
+  REMOE_RETURN_IF_ERROR(model.ReadExpertSums());
   if (count <= 1) return first;
 
   const std::optional<uint64_t> number = model.Unsigned("split.no");

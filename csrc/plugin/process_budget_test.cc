@@ -8,16 +8,20 @@
 namespace remoe::plugin {
 namespace {
 
+uint64_t Share(uint64_t budget_bytes, const std::vector<Claim>& claims, size_t i) {
+  return ShareOut(budget_bytes, claims)[i];
+}
+
 TEST(OneModelGetsAllThatItCanUse) {
-  CHECK_EQ(ShareOut(1000, {{100, 5000}})[0], 1000u);
-  CHECK_EQ(ShareOut(9000, {{100, 5000}})[0], 5000u);
+  CHECK_EQ(Share(1000, {{100, 5000}}, 0), 1000u);
+  CHECK_EQ(Share(9000, {{100, 5000}}, 0), 5000u);
 }
 
 TEST(EveryoneHasTheirFloorAndTheRestGoesBySize) {
   const std::vector<uint64_t> shares = ShareOut(1300, {{100, 1100}, {200, 3200}});
   CHECK_EQ(shares[0], 350u);
   CHECK_EQ(shares[1], 950u);
-  CHECK_EQ(ShareOut(300, {{100, 1100}, {200, 3200}})[1], 200u);
+  CHECK_EQ(Share(300, {{100, 1100}, {200, 3200}}, 1), 200u);
 }
 
 TEST(SharesNeverExceedTheBudget) {

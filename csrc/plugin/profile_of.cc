@@ -1,5 +1,7 @@
 #include "plugin/profile_of.h"
 
+#include <sys/stat.h>
+
 #include <fstream>
 #include <iterator>
 #include <vector>
@@ -11,8 +13,12 @@ namespace remoe::plugin {
 
 Result<std::shared_ptr<const Profile>> ProfileOf(const std::string& path, const ModelFile& model) {
   if (path.empty()) return std::shared_ptr<const Profile>();
+  // A folder can be opened, and throws as it is read.
+  struct stat about{};
+  const bool regular = stat(path.c_str(), &about) == 0 && S_ISREG(about.st_mode);
   std::ifstream file(path, std::ios::binary);
-  if (!file) return Status(Code::kInvalidArgument, "REMOE_PROFILE: cannot read " + path);
+  if (!regular || !file)
+    return Status(Code::kInvalidArgument, "REMOE_PROFILE: cannot read " + path);
   const std::vector<char> bytes{std::istreambuf_iterator<char>(file), {}};
   Result<Profile> profile =
       Profile::Parse(reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size(), path);

@@ -10,6 +10,14 @@ namespace remoe {
 
 namespace {
 
+constexpr char kNameLetters[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_";
+
+bool IsNumber(const std::string& host) {
+  in6_addr any{};
+  return inet_pton(AF_INET, host.c_str(), &any) == 1 ||
+         inet_pton(AF_INET6, host.c_str(), &any) == 1;
+}
+
 bool IsLoopback(const std::string& host) {
   in_addr v4{};
   if (inet_pton(AF_INET, host.c_str(), &v4) == 1) return ntohl(v4.s_addr) >> 24 == 127;
@@ -35,13 +43,23 @@ Result<Address> Address::Parse(const std::string& text) {
         Format("'%s' is no address: write HOST:PORT, for example 127.0.0.1:7700", text.c_str()));
   }
   if (host == "localhost") host = "127.0.0.1";
-  if (!IsLoopback(host)) {
-    return Status(Code::kNotSupported,
-                  Format("%s is beyond this machine, and connections are not encrypted yet: use "
-                         "127.0.0.1, at the end of a tunnel (ssh -L) if the worker is elsewhere",
-                         text.c_str()));
+  if (!IsNumber(host) && host.find_first_not_of(kNameLetters) != std::string::npos) {
+    return Status(Code::kInvalidArgument,
+                  Format("'%s' is no address: there is no such host name", text.c_str()));
   }
   return Address{host, static_cast<uint16_t>(number)};
+}
+
+bool Address::on_this_machine() const {
+  return IsLoopback(host);
+}
+
+Status Address::CheckKeys(bool has_keys) const {
+  if (has_keys || on_this_machine()) return Status::Ok();
+  return Status(Code::kNotSupported,
+                Format("%s is beyond this machine, and connections there are encrypted: make keys "
+                       "with `remoe-edge keys` and name them with --keys, or use 127.0.0.1",
+                       this->text().c_str()));
 }
 
 std::string Address::text() const {

@@ -38,9 +38,9 @@ Status Canary::CheckSum() {
     served = served_[next_expert_++ % served_.size()];
   }
   const int layer = static_cast<int>(served.layer);
-  const Result<uint64_t> sum = computer_->Sum(layer, static_cast<uint16_t>(served.expert));
-  if (!sum.ok()) return sum.status();
-  if (sum.value() == served.sum) return Status::Ok();
+  const Result<ExpertSums> sums = computer_->Sums(layer, static_cast<uint16_t>(served.expert));
+  if (!sums.ok()) return sums.status();
+  if (sums.value().whole == served.sum) return Status::Ok();
   return Status(Code::kCorrupt,
                 Format("the bytes of %s have changed in memory",
                        computer_->Name(layer, static_cast<int>(served.expert)).c_str()));

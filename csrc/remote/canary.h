@@ -33,8 +33,15 @@ class Canary : public RowComputer {
                  std::vector<float>* out) override {
     return computer_->Compute(recipe, expert, n_rows, rows, out);
   }
-  Result<uint64_t> Sum(int layer, uint16_t expert) override {
-    return computer_->Sum(layer, expert);
+  Result<ExpertSums> Sums(int layer, uint16_t expert) override {
+    return computer_->Sums(layer, expert);
+  }
+  Status CopyWeights(int layer, uint16_t expert, int matrix, uint64_t begin, size_t n,
+                     uint8_t* dest) override {
+    return computer_->CopyWeights(layer, expert, matrix, begin, n, dest);
+  }
+  uint64_t MatrixBytes(int layer, int matrix) const override {
+    return computer_->MatrixBytes(layer, matrix);
   }
   std::string Name(int layer, int expert) const override { return computer_->Name(layer, expert); }
 

@@ -18,11 +18,16 @@ namespace remoe {
 
 class Channel {
  public:
+  static constexpr size_t kLeastRead = 16 << 10;
   virtual ~Channel() = default;
   virtual int fd() const = 0;
-  // RETURNS: the bytes moved, 0 when none can be moved now. Fails where the other end is gone.
+  // RETURNS: the bytes moved, 0 when none can be moved now. Fails where the other end is gone, with
+  // kRefused where the ends will never understand each other. REQUIRES: n >= kLeastRead.
   virtual Result<size_t> Read(uint8_t* bytes, size_t n) = 0;
   virtual Result<size_t> Write(const uint8_t* bytes, size_t n) = 0;
+  // Drops what has come, whatever it is. Fails where the other end is gone. A connection that is
+  // closed over bytes that nobody has read loses what was said last.
+  virtual Status Discard() = 0;
 };
 
 class Listener {

@@ -29,7 +29,7 @@ Status FrameStream::Flush() {
 }
 
 Status FrameStream::Receive(std::vector<Frame>* frames) {
-  std::vector<uint8_t> bytes(kReadBytes);
+  static thread_local std::vector<uint8_t> bytes(kReadBytes);
   Result<size_t> got = channel_->Read(bytes.data(), bytes.size());
   if (!got.ok()) return got.status();
   parser_.Feed(bytes.data(), got.value());

@@ -20,12 +20,15 @@ class FrameStream {
       : channel_(std::move(channel)), parser_(limits) {}
 
   int fd() const { return channel_->fd(); }
+  void set_limits(const FrameLimits& limits) { parser_.set_limits(limits); }
   Status Send(const Frame& frame);
   Status Send(const Frame& frame, const float* rows);
   Status Flush();
   size_t n_unsent() const { return unsent_.size() - sent_; }
   // Appends the frames that have come.
   Status Receive(std::vector<Frame>* frames);
+  // See Channel::Discard().
+  Status Discard() { return channel_->Discard(); }
 
  private:
   const std::unique_ptr<Channel> channel_;

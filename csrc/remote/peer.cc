@@ -10,15 +10,19 @@ namespace remoe {
 
 namespace {
 
-constexpr int kConnectMs = 500;
+constexpr int kConnectMs = 1000;
 constexpr int kFirstPauseMs = 100, kLongestPauseMs = 2000;
 constexpr int kSilent = 8;        // asks given up in a row, after which nothing more is asked
-constexpr int kSilentMs = 3000;   // after which the connection is given up
 constexpr int64_t kPatience = 4;  // a worker need not compute what is later than so many times late
+constexpr double kSlack = 3;      // so many times the expected time of many rows is late
+constexpr int64_t kMostLateUs = 10000000;
+constexpr int64_t kSilentUs = 3000000;     // after which the connection is given up
+constexpr int64_t kLeastFetchUs = 100000;  // from one piece of weights to the next
 
 FrameLimits AnswerLimits() {
   FrameLimits limits;
   limits.rows = 4096;
+  limits.payload_bytes = 64u << 20;
   return limits;
 }
 
@@ -42,9 +46,9 @@ int Peer::Load(int recipe, int layer, uint16_t expert, int n_rows) const {
   const std::lock_guard<std::mutex> lock(mutex_);
   const bool takes = state_ == State::kServing && recipe < static_cast<int>(proven_.size()) &&
                      proven_[recipe] && n_rows <= static_cast<int>(max_rows_) &&
-                     pending_.size() < credits_ && unanswered_ < kSilent &&
+                     pending_.size() < credits_ && (unanswered_ < kSilent || !links_.has_copy) &&
                      served_.count({layer, expert}) > 0;
-  return takes ? static_cast<int>(pending_.size()) : -1;
+  return takes ? pending_rows_ : -1;
 }
 
 bool Peer::Ask(Wanted wanted) {
@@ -58,9 +62,14 @@ bool Peer::Ask(Wanted wanted) {
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (state_ != State::kServing) return false;
-    const int64_t late_us = links_.hedge ? latency_.late_us() : kSilentMs * 1000;
+    // Many rows, and those before them, take their time.
+    const double many_us = kSlack * row_us_ * (pending_rows_ + wanted.n_rows);
+    const int64_t late_us =
+        links_.hedge ? std::min(latency_.late_us() + static_cast<int64_t>(many_us), kMostLateUs)
+                     : kSilentUs;
     frame.request = next_request_++;
     frame.time_us = static_cast<uint32_t>(kPatience * late_us);
+    if (!links_.has_copy) frame.time_us = UINT32_MAX;
     links_.tallies->asked++;
     links_.tallies->sent_bytes += wanted.rows.size() * sizeof(float);
     const bool sent = stream_->Send(frame, wanted.rows.data()).ok();
@@ -71,7 +80,10 @@ bool Peer::Ask(Wanted wanted) {
     }
     Pending pending;
     pending.asked = Clock::now();
-    pending.late = pending.asked + std::chrono::microseconds(late_us);
+    pending.late = links_.has_copy ? pending.asked + std::chrono::microseconds(late_us)
+                                   : Clock::time_point::max();
+    pending.rows_before = pending_rows_;
+    pending_rows_ += wanted.n_rows;
     if (!wanted.audit) wanted.rows.clear();
     pending.wanted = std::move(wanted);
     pending_.emplace(frame.request, std::move(pending));
@@ -80,17 +92,52 @@ bool Peer::Ask(Wanted wanted) {
   return true;
 }
 
-std::string Peer::NameOf(int layer, int expert) const {
-  return links_.proof->computer()->Name(layer, expert);
+// REQUIRES: the lock. Without a copy of our own, weights are needed to prove a peer, too: their sums
+// have been compared by then.
+bool Peer::CanFetchLocked() const {
+  if (stream_ == nullptr || !sends_weights_) return false;
+  if (!links_.has_copy) return state_ == State::kServing || state_ == State::kChecking;
+  return state_ == State::kServing && unanswered_ == 0;
 }
 
-void Peer::PostFailed(const Wanted& wanted, const std::string& why) {
-  if (wanted.arrivals == nullptr) return;
-  Arrival arrival;
-  arrival.kind = Arrival::Kind::kFailed;
-  arrival.expert = wanted.expert;
-  arrival.status = Status(Code::kIo, why);
-  wanted.arrivals->Post(wanted.ticket, std::move(arrival));
+int64_t Peer::FetchLoad(int layer, uint16_t expert) const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  const bool takes = CanFetchLocked() && fetching_.size() + pending_.size() < credits_ &&
+                     served_.count({layer, expert}) > 0;
+  return takes ? fetching_bytes_ : -1;
+}
+
+bool Peer::Fetch(Weights weights) {
+  Frame frame;
+  frame.kind = FrameKind::kFetch;
+  frame.layer = static_cast<uint32_t>(weights.layer);
+  frame.expert = weights.expert;
+  frame.recipe = static_cast<uint32_t>(weights.matrix);
+  frame.rows = weights.n_bytes;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (!CanFetchLocked() || served_.count({weights.layer, weights.expert}) == 0) return false;
+    frame.request = next_request_++;
+    if (!stream_->Send(frame).ok()) {
+      wake_.Raise();
+      return false;
+    }
+    links_.tallies->fetches++;
+    Fetching fetching;
+    fetching.asked = Clock::now();
+    fetching.late = fetching.asked + std::chrono::microseconds(
+                                         std::max(kLeastFetchUs, kPatience * latency_.late_us()));
+    if (!links_.has_copy) fetching.late = Clock::time_point::max();
+    fetching_bytes_ += weights.n_bytes;
+    fetching.weights = std::move(weights);
+    fetching_.emplace(frame.request, std::move(fetching));
+  }
+  wake_.Raise();
+  return true;
+}
+
+std::string Peer::NameOf(int layer, int expert) const {
+  return links_.proof->computer()->Name(layer, expert);
 }
 
 void Peer::Refuse(const std::string& why) {
@@ -104,6 +151,31 @@ void Peer::Refuse(const std::string& why) {
   wake_.Raise();
 }
 
+void Peer::Admit(const ServedExpert& expert) {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const std::pair<int, int> key(expert.layer, expert.expert);
+    if (announced_.erase(key) > 0) served_.insert(key);
+  }
+  wake_.Raise();  // its layer may be the first of a kind
+}
+
+void Peer::Wish(const std::vector<WishedExpert>& wish) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (state_ != State::kServing || capacity_ == 0) return;
+  const auto same = [](const WishedExpert& a, const WishedExpert& b) {
+    return a.layer == b.layer && a.expert == b.expert;
+  };
+  if (wish.size() == wish_.size() && std::equal(wish.begin(), wish.end(), wish_.begin(), same))
+    return;
+  wish_ = wish;
+  Frame frame;
+  frame.kind = FrameKind::kWish;
+  frame.payload = WishBytes(wish);
+  (void)stream_->Send(frame);  // a lost connection is seen by its thread
+  wake_.Raise();
+}
+
 void Peer::SetState(State state, const std::string& why) {
   const std::lock_guard<std::mutex> lock(mutex_);
   if (state_ == State::kRefused) return;
@@ -113,13 +185,20 @@ void Peer::SetState(State state, const std::string& why) {
 }
 
 void Peer::LoseAll(const std::string& why) {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  for (auto& [request, pending] : pending_) {
-    if (pending.canary != nullptr) continue;
-    if (!pending.given_up) PostFailed(pending.wanted, why);
-    links_.tallies->lost++;
+  std::map<uint64_t, Fetching> fetching;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    for (auto& [request, pending] : pending_) {
+      if (pending.canary != nullptr) continue;
+      if (!pending.given_up) PostFailed(pending.wanted, why);
+      links_.tallies->lost++;
+    }
+    pending_.clear();
+    pending_rows_ = 0;
+    fetching = std::exchange(fetching_, {});
+    fetching_bytes_ = 0;
   }
-  pending_.clear();
+  for (const auto& [request, each] : fetching) each.weights.done(Status(Code::kIo, why));
 }
 
 bool Peer::settled() const {
@@ -130,12 +209,29 @@ bool Peer::settled() const {
   return static_cast<int>(proven_.size()) >= n_recipes;
 }
 
+int64_t Peer::answer_us() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return latency_.middle_us();
+}
+
+bool Peer::Serves(int layer, uint16_t expert) const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return state_ == State::kServing && served_.count({layer, expert}) > 0;
+}
+
+std::set<std::pair<int, int>> Peer::served() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return state_ == State::kServing ? served_ : std::set<std::pair<int, int>>();
+}
+
 Peer::Seen Peer::seen() const {
   const std::lock_guard<std::mutex> lock(mutex_);
   Seen seen;
   seen.address = address_.text();
   seen.why = why_;
   seen.n_experts = static_cast<int>(served_.size());
+  seen.capacity = static_cast<int>(capacity_);
+  seen.sends_weights = sends_weights_;
   switch (state_) {
     case State::kConnecting:
       seen.state = "connecting";
@@ -164,24 +260,30 @@ void Peer::Run() {
   bool told = false;
   while (!stopping_) {
     const Status status = Session();
+    if (status.code() == Code::kRefused) Refuse(status.message());
     bool served;
     {
       const std::lock_guard<std::mutex> lock(mutex_);
       served = state_ == State::kServing;
       stream_.reset();
       served_.clear();
+      announced_.clear();
       proven_.clear();
+      proven_kinds_.clear();
+      wish_.clear();
       unanswered_ = 0;
       unreachable_ = true;
-      if (state_ == State::kRefused) return;
-      state_ = State::kConnecting;
-      why_ = status.message();
+      if (state_ != State::kRefused) {
+        state_ = State::kConnecting;
+        why_ = status.message();
+      }
     }
     LoseAll(status.message());
-    if (stopping_) return;
+    if (stopping_ || seen().state == "refused") return;
     if (served || !told) {
-      links_.tell(Format("peer %s does not answer (%s): its experts come from storage",
-                         address_.text().c_str(), status.message().c_str()));
+      links_.tell(Format("peer %s does not answer (%s)%s", address_.text().c_str(),
+                         status.message().c_str(),
+                         links_.has_copy ? ": its experts come from storage" : ""));
       told = true;
     }
     pause_ms = served ? kFirstPauseMs : std::min(2 * pause_ms, kLongestPauseMs);
@@ -191,10 +293,9 @@ void Peer::Run() {
 
 // RETURNS: why it is over.
 Status Peer::Session() {
-  Result<std::unique_ptr<Channel>> channel = ConnectTcp(address_, kConnectMs);
+  Result<std::unique_ptr<Channel>> channel = Connect(address_, links_.keys.get(), kConnectMs);
   if (!channel.ok()) return channel.status();
   auto stream = std::make_unique<FrameStream>(std::move(channel.value()), AnswerLimits());
-  proven_kinds_.clear();
   Welcome welcome;
   REMOE_RETURN_IF_ERROR(Greet(stream.get(), &welcome));
   SetState(State::kChecking, "");
@@ -205,6 +306,8 @@ Status Peer::Session() {
     stream_ = std::move(stream);
     credits_ = welcome.credits;
     max_rows_ = welcome.max_rows;
+    capacity_ = welcome.capacity;
+    sends_weights_ = welcome.sends_weights;
     for (const ServedExpert& each : welcome.experts) served_.emplace(each.layer, each.expert);
     heard_ = Clock::now();
   }
@@ -214,11 +317,13 @@ Status Peer::Session() {
 Status Peer::ServeUntilLost() {
   while (!stopping_) {
     REMOE_RETURN_IF_ERROR(TellRecipes());
+    REMOE_RETURN_IF_ERROR(ProveKinds());
     {
       const std::lock_guard<std::mutex> lock(mutex_);
       if (state_ == State::kRefused) return Status(Code::kCancelled, why_);
       if (state_ == State::kChecking) {
-        links_.tell(Format("peer %s serves %zu experts", address_.text().c_str(), served_.size()));
+        links_.tell(Format("peer %s serves %zu experts%s", address_.text().c_str(), served_.size(),
+                           capacity_ > 0 ? Format(" and has room for %u", capacity_).c_str() : ""));
         state_ = State::kServing;
       }
     }
@@ -233,121 +338,9 @@ int Peer::PollTimeoutMs() const {
   for (const auto& [request, pending] : pending_) {
     if (!pending.given_up) next = std::min(next, pending.late);
   }
+  for (const auto& [request, fetching] : fetching_) next = std::min(next, fetching.late);
   const int64_t us = Microseconds(next - Clock::now());
   return static_cast<int>(std::max<int64_t>(0, (us + 999) / 1000));
-}
-
-Status Peer::Poll(int timeout_ms) {
-  pollfd polled[2];
-  {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    const short events = stream_->n_unsent() > 0 ? POLLIN | POLLOUT : POLLIN;
-    polled[0] = {stream_->fd(), events, 0};
-  }
-  polled[1] = {wake_.fd(), POLLIN, 0};
-  poll(polled, 2, timeout_ms);
-  if (polled[1].revents != 0) wake_.Clear();
-  std::vector<Frame> frames;
-  {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    REMOE_RETURN_IF_ERROR(stream_->Flush());
-    if (polled[0].revents & ~POLLOUT) {
-      const Status status = stream_->Receive(&frames);
-      if (frames.empty()) REMOE_RETURN_IF_ERROR(status);
-    }
-    if (!frames.empty()) heard_ = Clock::now();
-  }
-  for (Frame& frame : frames) REMOE_RETURN_IF_ERROR(Take(std::move(frame)));
-  GiveUpLate();
-  const std::lock_guard<std::mutex> lock(mutex_);
-  const bool silent =
-      unanswered_ > 0 && Clock::now() - heard_ > std::chrono::milliseconds(kSilentMs);
-  return silent ? Status(Code::kIo, "it has been silent for 3 s") : Status::Ok();
-}
-
-void Peer::GiveUpLate() {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  const auto now = Clock::now();
-  for (auto& [request, pending] : pending_) {
-    if (pending.given_up || pending.canary != nullptr || now < pending.late) continue;
-    pending.given_up = true;
-    unanswered_++;
-    links_.tallies->hedges++;
-    PostFailed(pending.wanted, "the peer is late");
-  }
-}
-
-Status Peer::Take(Frame frame) {
-  if (frame.kind == FrameKind::kFailed && frame.request == 0) {
-    return Status(Code::kIo, "it cannot compute a layer: " + frame.text());
-  }
-  Pending pending;
-  {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    const auto found = pending_.find(frame.request);
-    if (found == pending_.end()) return Status(Code::kCorrupt, "an answer that nobody asked for");
-    pending = std::move(found->second);
-    pending_.erase(found);
-    unanswered_ = 0;
-  }
-  switch (frame.kind) {
-    case FrameKind::kAnswer:
-      return TakeAnswer(std::move(pending), std::move(frame));
-    case FrameKind::kBusy:
-      links_.tallies->busy++;
-      if (!pending.given_up) PostFailed(pending.wanted, "the peer is busy");
-      return Status::Ok();
-    case FrameKind::kFailed:
-      links_.tallies->lost++;
-      if (!pending.given_up) PostFailed(pending.wanted, frame.text());
-      return Status::Ok();
-    default:
-      if (!pending.given_up) PostFailed(pending.wanted, "a frame that no worker sends");
-      return Status(Code::kCorrupt, "a frame that no worker sends");
-  }
-}
-
-Status Peer::TakeAnswer(Pending pending, Frame frame) {
-  Wanted& wanted = pending.wanted;
-  const KnownRecipe recipe = links_.proof->recipe(wanted.recipe);
-  if (static_cast<int>(frame.layer) != wanted.layer || frame.expert != wanted.expert ||
-      static_cast<int>(frame.rows) != wanted.n_rows || frame.columns != recipe.learned.n_out) {
-    if (!pending.given_up) PostFailed(wanted, "an answer to something else");
-    return Status(Code::kCorrupt, "an answer to something else");
-  }
-  std::vector<float> rows(frame.values(), frame.values() + frame.payload.size() / sizeof(float));
-  if (pending.canary != nullptr) {
-    *pending.canary = std::move(rows);
-    if (wanted.n_rows == 1) {
-      const std::lock_guard<std::mutex> lock(mutex_);
-      latency_.Add(Microseconds(Clock::now() - pending.asked));
-    }
-    return Status::Ok();
-  }
-  {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    latency_.Add(Microseconds(Clock::now() - pending.asked));
-    if (state_ == State::kRefused) return Status(Code::kCancelled, why_);
-  }
-  links_.tallies->received_bytes += frame.payload.size();
-  links_.tallies->compute_us += frame.time_us;
-  Audit audit;
-  if (wanted.audit) {
-    audit = {wanted.recipe, wanted.layer,           wanted.expert,
-             wanted.n_rows, std::move(wanted.rows), rows};
-  }
-  Arrival arrival;
-  arrival.kind = Arrival::Kind::kRows;
-  arrival.expert = wanted.expert;
-  arrival.rows = std::move(rows);
-  if (wanted.arrivals->Post(wanted.ticket, std::move(arrival))) {
-    links_.tallies->experts++;
-    links_.tallies->rows += static_cast<uint64_t>(wanted.n_rows);
-  } else {
-    links_.tallies->late++;
-  }
-  if (wanted.audit) links_.audit(weak_from_this(), std::move(audit));
-  return Status::Ok();
 }
 
 }  // namespace remoe

@@ -7,15 +7,12 @@
 // canary rows for each kind of layer and compares bits. Only then is it asked. While it serves, the
 // thread posts answers to the step's arrivals; an expert whose answer is late, or that the worker
 // is too busy for, or that was lost with the connection, is posted as failed, and the step takes it
-// from storage. What still comes for it is posted too: whichever is first wins.
-//
-// Ask() from the thread that runs steps, which never waits; the rest from any thread.
+// from storage. Ask() and Fetch() never wait; the calls are for any thread.
 #ifndef REMOE_REMOTE_PEER_H_
 #define REMOE_REMOTE_PEER_H_
 
 #include <atomic>
 #include <chrono>
-#include <condition_variable>
 #include <functional>
 #include <map>
 #include <memory>
@@ -30,6 +27,8 @@
 #include "remote/latency.h"
 #include "remote/proof.h"
 #include "remote/remote_counts.h"
+#include "remote/tls.h"
+#include "remote/transfer_rate.h"
 #include "remote/wake.h"
 #include "runtime/arrivals.h"
 
@@ -48,10 +47,14 @@ class Peer : public std::enable_shared_from_this<Peer> {
  public:
   struct Links {
     Proof* proof = nullptr;
-    RemoteTallies* tallies = nullptr;
-    bool hedge = true;  // whether storage stands in for an answer that is late
+    std::shared_ptr<RemoteTallies> tallies;
+    std::shared_ptr<const TlsKeys> keys;  // null where nothing is encrypted
+    bool has_copy = true;                 // storage has what a peer does not answer
+    bool hedge = true;  // and stands in for an answer that is late; without, only for a lost one
     std::function<void(const std::string&)> tell;  // a line for the user
     std::function<void(std::weak_ptr<Peer>, Audit)> audit;
+    std::function<void(std::weak_ptr<Peer>, ServedExpert)>
+        check;  // what it holds from now on: Admit() or Refuse()
   };
   // All outlive this.
   Peer(Address address, Links links);
@@ -67,22 +70,50 @@ class Peer : public std::enable_shared_from_this<Peer> {
     Arrivals::Ticket ticket = 0;
     bool audit = false;
   };
-  // How many asks are under way, or -1 where this one would not be taken now.
+  // How many rows are under way, or -1 where this ask would not be taken now.
   int Load(int recipe, int layer, uint16_t expert, int n_rows) const;
   // RETURNS: whether an arrival will be posted for it.
   bool Ask(Wanted wanted);
+
+  // A matrix of an expert; its bytes are written to dest until done() is called, and not after.
+  struct Weights {
+    int layer = 0;
+    uint16_t expert = 0;
+    int matrix = 0;
+    uint32_t n_bytes = 0;
+    uint8_t* dest = nullptr;
+    std::function<void(const Status&)> done;  // from its thread, with no lock held
+  };
+  // How many bytes are under way, or -1 where this would not be taken now.
+  int64_t FetchLoad(int layer, uint16_t expert) const;
+  // RETURNS: whether done() will be called.
+  bool Fetch(Weights weights);
+
   // There is a new recipe.
   void Notice() { wake_.Raise(); }
   // Nothing of this worker is used any more.
   void Refuse(const std::string& why);
+  // What it said that it holds now is what our file has.
+  void Admit(const ServedExpert& expert);
+  // Has it hold these, as far as it lets engines choose.
+  void Wish(const std::vector<WishedExpert>& wish);
 
   // Whether it serves with all recipes proven, was refused, or could not be reached.
   bool settled() const;
+  // How long it usually takes to answer a few rows; 0 while it is not known.
+  int64_t answer_us();
+  // Measured; 0 while it is not known.
+  double bytes_per_s() const { return rate_.bytes_per_s(); }
   struct Seen {
     std::string address, state, why;
     int n_experts = 0;
+    int capacity = 0;  // experts that engines may choose
+    bool sends_weights = false;
   };
   Seen seen() const;
+  bool Serves(int layer, uint16_t expert) const;
+  // Layers and experts.
+  std::set<std::pair<int, int>> served() const;
 
  private:
   using Clock = std::chrono::steady_clock;
@@ -90,45 +121,65 @@ class Peer : public std::enable_shared_from_this<Peer> {
   struct Pending {
     Wanted wanted;
     Clock::time_point asked, late;
+    int rows_before = 0;  // under way when it was asked
     bool given_up = false;
     std::vector<float>* canary = nullptr;  // where a canary's answer goes
   };
+  struct Fetching {
+    Weights weights;
+    Clock::time_point asked, late;
+    uint32_t received = 0;
+  };
   void Run();
   Status Session();
-  Status Greet(FrameStream* stream, Welcome* welcome);
-  Status CheckSums(const Welcome& welcome);
   Status ServeUntilLost();
-  Status TellRecipes();
-  Status ProveKind(int number, const KnownRecipe& recipe);
-  Status Canary(const KnownRecipe& recipe, int number, uint16_t expert, int n_rows);
-  Status Poll(int timeout_ms);
-  Status Take(Frame frame);
-  Status TakeAnswer(Pending pending, Frame frame);
-  void GiveUpLate();
   int PollTimeoutMs() const;
   void LoseAll(const std::string& why);
   void Pause(int ms);
   void SetState(State state, const std::string& why);
   std::string NameOf(int layer, int expert) const;
+  // --- peer_proof.cc ---
+  Status Greet(FrameStream* stream, Welcome* welcome);
+  Status CheckSums(const Welcome& welcome);
+  Status TellRecipes();
+  Status ProveKinds();
+  Status Canary(const KnownRecipe& recipe, int number, uint16_t expert, int n_rows);
+  // --- peer_answers.cc ---
+  Status Poll(int timeout_ms);
+  Status Take(Frame frame);
+  Status TakeAnswer(Pending pending, Frame frame);
+  Status TakeWeights(const Frame& frame);
+  Status TakeChange(const Frame& frame);
+  void EndFetch(uint64_t request, const Status& status);
+  void GiveUpLate();
   void PostFailed(const Wanted& wanted, const std::string& why);
+  bool CanFetchLocked() const;
 
   const Address address_;
   const Links links_;
   Wake wake_;
   std::atomic<bool> stopping_{false};
-  std::set<std::string> proven_kinds_;  // on this connection; the thread's
+  TransferRate rate_;
 
   mutable std::mutex mutex_;  // of all below
   State state_ = State::kConnecting;
   std::string why_;
   bool unreachable_ = false;
   std::unique_ptr<FrameStream> stream_;
-  uint32_t credits_ = 0, max_rows_ = 0;
+  uint32_t credits_ = 0, max_rows_ = 0, capacity_ = 0;
+  bool sends_weights_ = false;
   std::set<std::pair<int, int>> served_;
-  std::vector<bool> proven_;  // by recipe
+  std::set<std::pair<int, int>> announced_;  // held, and not checked yet
+  std::set<std::string> proven_kinds_;       // on this connection
+  std::vector<bool> proven_;                 // by recipe: told, and of a kind that is proven
   std::map<uint64_t, Pending> pending_;
+  std::map<uint64_t, Fetching> fetching_;
+  int64_t fetching_bytes_ = 0;
+  int pending_rows_ = 0;
+  std::vector<WishedExpert> wish_;
   uint64_t next_request_ = 1;
   Latency latency_;
+  double row_us_ = 0;   // that one more row takes, of many
   int unanswered_ = 0;  // given up since the last answer
   Clock::time_point heard_;
 

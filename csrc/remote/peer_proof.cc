@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <future>
 
 #include "base/format.h"
 #include "remote/peer.h"
@@ -11,7 +12,7 @@ namespace remoe {
 
 namespace {
 
-constexpr int kGreetMs = 3000, kCanaryMs = 10000;
+constexpr int kGreetMs = 3000, kCanaryMs = 30000;
 
 }  // namespace
 
@@ -54,10 +55,10 @@ Status Peer::CheckSums(const Welcome& welcome) {
   for (const ServedExpert& each : welcome.experts) {
     if (stopping_) return Status(Code::kCancelled, "stopped");
     if (each.expert > UINT16_MAX) return Status(Code::kCorrupt, "a damaged welcome");
-    Result<uint64_t> ours =
-        links_.proof->Sum(static_cast<int>(each.layer), static_cast<uint16_t>(each.expert));
+    Result<ExpertSums> ours =
+        links_.proof->Sums(static_cast<int>(each.layer), static_cast<uint16_t>(each.expert));
     if (!ours.ok()) return ours.status();
-    if (ours.value() == each.sum) continue;
+    if (ours.value().whole == each.sum) continue;
     const std::string why = Format("its weights of %s are not those of our file",
                                    NameOf(each.layer, each.expert).c_str());
     Refuse(why);
@@ -66,14 +67,11 @@ Status Peer::CheckSums(const Welcome& welcome) {
   return Status::Ok();
 }
 
-// Tells the worker how layers are computed, and has each kind of layer proven.
+// Tells the worker how layers are computed.
 Status Peer::TellRecipes() {
   while (true) {
-    int number;
-    {
-      const std::lock_guard<std::mutex> lock(mutex_);
-      number = static_cast<int>(proven_.size());
-    }
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const int number = static_cast<int>(proven_.size());
     if (number >= links_.proof->n_recipes()) return Status::Ok();
     const KnownRecipe recipe = links_.proof->recipe(number);
     Frame frame;
@@ -81,37 +79,46 @@ Status Peer::TellRecipes() {
     frame.layer = static_cast<uint32_t>(recipe.layer);
     frame.recipe = static_cast<uint32_t>(number);
     frame.payload.assign(recipe.bytes.begin(), recipe.bytes.end());
-    {
-      const std::lock_guard<std::mutex> lock(mutex_);
-      REMOE_RETURN_IF_ERROR(stream_->Send(frame));
-    }
-    REMOE_RETURN_IF_ERROR(ProveKind(number, recipe));
-    const std::lock_guard<std::mutex> lock(mutex_);
-    proven_.push_back(true);
+    REMOE_RETURN_IF_ERROR(stream_->Send(frame));
+    proven_.push_back(false);
   }
 }
 
-Status Peer::ProveKind(int number, const KnownRecipe& recipe) {
-  if (proven_kinds_.count(recipe.learned.kind) > 0) return Status::Ok();
-  uint16_t expert;
-  {
+// Has each kind of layer proven of which the worker holds an expert.
+Status Peer::ProveKinds() {
+  for (int number = 0;; number++) {
+    KnownRecipe recipe;
+    uint16_t expert;
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      if (number >= static_cast<int>(proven_.size())) return Status::Ok();
+      if (proven_[number]) continue;
+      recipe = links_.proof->recipe(number);
+      const auto first = served_.lower_bound({recipe.layer, 0});
+      if (proven_kinds_.count(recipe.learned.kind) > 0) {
+        proven_[number] = true;
+        continue;
+      }
+      if (first == served_.end() || first->first != recipe.layer) continue;
+      expert = static_cast<uint16_t>(first->second);
+    }
+    for (const int n_rows : kCanaryRows) {
+      REMOE_RETURN_IF_ERROR(Canary(recipe, number, expert, n_rows));
+    }
     const std::lock_guard<std::mutex> lock(mutex_);
-    const auto first = served_.lower_bound({recipe.layer, 0});
-    if (first == served_.end() || first->first != recipe.layer) return Status::Ok();
-    expert = static_cast<uint16_t>(first->second);
+    proven_kinds_.insert(recipe.learned.kind);
+    proven_[number] = true;
   }
-  for (const int n_rows : kCanaryRows) {
-    REMOE_RETURN_IF_ERROR(Canary(recipe, number, expert, n_rows));
-  }
-  proven_kinds_.insert(recipe.learned.kind);
-  return Status::Ok();
 }
 
 Status Peer::Canary(const KnownRecipe& recipe, int number, uint16_t expert, int n_rows) {
   const std::vector<float> rows = Proof::CanaryRows(n_rows, recipe.learned.n_in);
   std::vector<float> ours, its;
-  REMOE_RETURN_IF_ERROR(
-      links_.proof->computer()->Compute(recipe.learned.recipe, expert, n_rows, rows.data(), &ours));
+  // Beside this thread, which has to answer for the weights that this may need.
+  std::future<Status> computed = std::async(std::launch::async, [&] {
+    return links_.proof->computer()->Compute(recipe.learned.recipe, expert, n_rows, rows.data(),
+                                             &ours);
+  });
   Frame frame;
   frame.kind = FrameKind::kAsk;
   frame.layer = static_cast<uint32_t>(recipe.layer);
@@ -121,6 +128,7 @@ Status Peer::Canary(const KnownRecipe& recipe, int number, uint16_t expert, int 
   frame.recipe = static_cast<uint32_t>(number);
   frame.time_us = kCanaryMs * 1000;
   const auto until = Clock::now() + std::chrono::milliseconds(kCanaryMs);
+  Status sent;
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     frame.request = next_request_++;
@@ -133,23 +141,29 @@ Status Peer::Canary(const KnownRecipe& recipe, int number, uint16_t expert, int 
     pending.late = until;
     pending.canary = &its;
     pending_.emplace(frame.request, std::move(pending));
-    REMOE_RETURN_IF_ERROR(stream_->Send(frame, rows.data()));
+    sent = stream_->Send(frame, rows.data());
   }
   const auto waiting = [&] {
+    const bool computes = computed.wait_for(std::chrono::seconds(0)) != std::future_status::ready;
     const std::lock_guard<std::mutex> lock(mutex_);
-    return pending_.count(frame.request) > 0;
+    return pending_.count(frame.request) > 0 || computes;
   };
-  Status status;
+  Status status = sent;
   while (status.ok() && waiting()) {
     if (stopping_) status = Status(Code::kCancelled, "stopped");
     if (Clock::now() > until) status = Status(Code::kIo, "no answer to a canary");
-    if (status.ok()) status = Poll(std::min(100, PollTimeoutMs()));
+    if (status.ok()) status = Poll(std::min(20, PollTimeoutMs()));
   }
   if (!status.ok()) {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    pending_.erase(frame.request);  // it points into this frame
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      pending_.erase(frame.request);  // it points into this frame
+      sends_weights_ = false;
+    }
+    LoseAll(status.message());  // what is computed beside must not wait for it
     return status;
   }
+  REMOE_RETURN_IF_ERROR(computed.get());
   if (its.empty()) return Status(Code::kIo, "a canary was turned away");
   if (its.size() == ours.size() &&
       std::memcmp(its.data(), ours.data(), its.size() * sizeof(float)) == 0) {

@@ -3,17 +3,23 @@
 namespace remoe {
 
 int Proof::Find(int layer, const std::string& bytes) {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  const auto last = recipe_of_layer_.find(layer);
-  if (last != recipe_of_layer_.end() && recipes_[last->second].bytes == bytes) return last->second;
-  const auto refused = refused_.find(layer);
-  if (refused != refused_.end() && refused->second == bytes) return -1;
-  for (size_t i = 0; i < recipes_.size(); i++) {
-    if (recipes_[i].layer != layer || recipes_[i].bytes != bytes) continue;
-    recipe_of_layer_[layer] = static_cast<int>(i);
-    return static_cast<int>(i);
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const auto last = recipe_of_layer_.find(layer);
+    if (last != recipe_of_layer_.end() && recipes_[last->second].bytes == bytes) {
+      return last->second;
+    }
+    const auto refused = refused_.find(layer);
+    if (refused != refused_.end() && refused->second == bytes) return -1;
+    for (size_t i = 0; i < recipes_.size(); i++) {
+      if (recipes_[i].layer != layer || recipes_[i].bytes != bytes) continue;
+      recipe_of_layer_[layer] = static_cast<int>(i);
+      return static_cast<int>(i);
+    }
   }
+  // Without the lock: the computer may be waiting for a peer's weights, which are checked here.
   Result<RowComputer::Learned> learned = computer_->Learn(layer, bytes);
+  const std::lock_guard<std::mutex> lock(mutex_);
   if (!learned.ok()) {
     refused_[layer] = bytes;
     return -1;
@@ -33,17 +39,24 @@ KnownRecipe Proof::recipe(int number) const {
   return recipes_[number];
 }
 
-Result<uint64_t> Proof::Sum(int layer, uint16_t expert) {
+Result<ExpertSums> Proof::Sums(int layer, uint16_t expert) {
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     const auto known = sums_.find({layer, expert});
     if (known != sums_.end()) return known->second;
   }
-  Result<uint64_t> sum = computer_->Sum(layer, expert);
-  if (!sum.ok()) return sum;
+  Result<ExpertSums> sums = computer_->Sums(layer, expert);
+  if (!sums.ok()) return sums;
   const std::lock_guard<std::mutex> lock(mutex_);
-  sums_[{layer, expert}] = sum.value();
-  return sum;
+  sums_[{layer, expert}] = sums.value();
+  return sums;
+}
+
+uint64_t Proof::KnownSum(int layer, uint16_t expert, int matrix) const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  const auto known = sums_.find({layer, expert});
+  if (known == sums_.end() || matrix >= static_cast<int>(known->second.matrices.size())) return 0;
+  return known->second.matrices[matrix];
 }
 
 std::vector<float> Proof::CanaryRows(int n_rows, int64_t n_in) {

@@ -39,10 +39,13 @@ class Proof {
 
   // RETURNS: the number of that recipe, learned now if it is new; -1 where it cannot be computed
   // from a file alone.
+  // One thread at a time.
   int Find(int layer, const std::string& bytes);
   int n_recipes() const;
   KnownRecipe recipe(int number) const;
-  Result<uint64_t> Sum(int layer, uint16_t expert);
+  Result<ExpertSums> Sums(int layer, uint16_t expert);
+  // Of a matrix, where Sums() has been asked already; 0 where it was not.
+  uint64_t KnownSum(int layer, uint16_t expert, int matrix) const;
   // [n_rows][n_in], made from a seed.
   static std::vector<float> CanaryRows(int n_rows, int64_t n_in);
 
@@ -53,7 +56,7 @@ class Proof {
   std::vector<KnownRecipe> recipes_;
   std::map<int, int> recipe_of_layer_;  // the last one
   std::map<int, std::string> refused_;  // by layer: what cannot be computed
-  std::map<std::pair<int, int>, uint64_t> sums_;
+  std::map<std::pair<int, int>, ExpertSums> sums_;
 };
 
 }  // namespace remoe

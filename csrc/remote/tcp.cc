@@ -1,5 +1,6 @@
 #include <arpa/inet.h>
 #include <fcntl.h>
+#include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -33,26 +34,28 @@ class File {
 };
 
 struct SocketAddress {
-  explicit SocketAddress(const Address& address) {
-    sockaddr_in v4{};
-    sockaddr_in6 v6{};
-    if (inet_pton(AF_INET, address.host.c_str(), &v4.sin_addr) == 1) {
-      v4.sin_family = AF_INET;
-      v4.sin_port = htons(address.port);
-      n_bytes = sizeof(v4);
-      std::memcpy(&storage, &v4, n_bytes);
-    } else {
-      inet_pton(AF_INET6, address.host.c_str(), &v6.sin6_addr);
-      v6.sin6_family = AF_INET6;
-      v6.sin6_port = htons(address.port);
-      n_bytes = sizeof(v6);
-      std::memcpy(&storage, &v6, n_bytes);
-    }
-  }
   const sockaddr* get() const { return reinterpret_cast<const sockaddr*>(&storage); }
   sockaddr_storage storage{};
   socklen_t n_bytes = 0;
 };
+
+// Looks a name up, which may wait for a name server.
+Result<SocketAddress> LookUp(const Address& address) {
+  addrinfo hints{};
+  hints.ai_socktype = SOCK_STREAM;
+  hints.ai_flags = AI_NUMERICSERV;
+  addrinfo* found = nullptr;
+  const std::string port = std::to_string(address.port);
+  const int error = getaddrinfo(address.host.c_str(), port.c_str(), &hints, &found);
+  if (error != 0) {
+    return Status(Code::kIo, Format("no host %s (%s)", address.host.c_str(), gai_strerror(error)));
+  }
+  SocketAddress at;
+  at.n_bytes = found->ai_addrlen;
+  std::memcpy(&at.storage, found->ai_addr, at.n_bytes);
+  freeaddrinfo(found);
+  return at;
+}
 
 bool Again(int error) {
   return error == EAGAIN || error == EWOULDBLOCK || error == EINTR;
@@ -78,6 +81,15 @@ class TcpChannel : public Channel {
     if (sent >= 0) return static_cast<size_t>(sent);
     if (Again(errno)) return size_t{0};
     return Status::Io("the connection was lost", errno);
+  }
+  Status Discard() override {
+    uint8_t bytes[4096];
+    while (true) {
+      const ssize_t got = recv(fd(), bytes, sizeof(bytes), 0);
+      if (got == 0) return Status(Code::kIo, "the other end closed the connection");
+      if (got < 0)
+        return Again(errno) ? Status::Ok() : Status::Io("the connection was lost", errno);
+    }
   }
 
  private:
@@ -109,7 +121,9 @@ int NewSocket(const SocketAddress& at) {
 }  // namespace
 
 Result<std::unique_ptr<Listener>> ListenTcp(const Address& address) {
-  SocketAddress at(address);
+  Result<SocketAddress> found = LookUp(address);
+  if (!found.ok()) return found.status();
+  SocketAddress& at = found.value();
   const int fd = NewSocket(at);
   if (fd < 0) return Status::Io("no socket for " + address.text(), errno);
   auto listener = std::make_unique<TcpListener>(fd);
@@ -126,7 +140,9 @@ Result<std::unique_ptr<Listener>> ListenTcp(const Address& address) {
 }
 
 Result<std::unique_ptr<Channel>> ConnectTcp(const Address& address, int timeout_ms) {
-  const SocketAddress at(address);
+  const Result<SocketAddress> found = LookUp(address);
+  if (!found.ok()) return found.status();
+  const SocketAddress& at = found.value();
   const int fd = NewSocket(at);
   if (fd < 0) return Status::Io("no socket for " + address.text(), errno);
   std::unique_ptr<Channel> channel(new TcpChannel(fd));

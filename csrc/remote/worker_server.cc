@@ -6,6 +6,7 @@
 #include <thread>
 
 #include "base/format.h"
+#include "remote/worker_frames.h"
 
 namespace remoe {
 
@@ -14,56 +15,72 @@ namespace {
 constexpr int kTickMs = 200;  // how often greetings and draining are looked at
 constexpr size_t kMostRecipes = 4096;
 constexpr uint64_t kGreetingBytes = 64 << 10;
-
-Frame Said(FrameKind kind, const std::string& text) {
-  Frame frame;
-  frame.kind = kind;
-  frame.payload.assign(text.begin(), text.end());
-  return frame;
-}
-
-Frame Reply(const Frame& ask, FrameKind kind, const std::string& text = "") {
-  Frame frame = Said(kind, text);
-  frame.request = ask.request;
-  frame.layer = ask.layer;
-  frame.expert = ask.expert;
-  return frame;
-}
+constexpr size_t kMostLines = 100;
+constexpr size_t kMostUnsentBytes = 1 << 20;
 
 }  // namespace
 
-Result<std::unique_ptr<WorkerServer>> WorkerServer::Make(const Address& address, Welcome welcome,
-                                                         RowComputer* computer,
-                                                         const Limits& limits) {
+Result<std::unique_ptr<WorkerServer>> WorkerServer::Make(const Address& address,
+                                                         std::shared_ptr<const TlsKeys> keys,
+                                                         Welcome welcome, RowComputer* computer,
+                                                         HeldExperts* held, const Limits& limits) {
+  REMOE_RETURN_IF_ERROR(address.CheckKeys(keys != nullptr));
   Result<std::unique_ptr<Listener>> listener = ListenTcp(address);
   if (!listener.ok()) return listener.status();
-  return std::unique_ptr<WorkerServer>(
-      new WorkerServer(std::move(listener.value()), std::move(welcome), computer, limits));
+  return std::unique_ptr<WorkerServer>(new WorkerServer(
+      std::move(listener.value()), std::move(keys), std::move(welcome), computer, held, limits));
 }
 
-WorkerServer::WorkerServer(std::unique_ptr<Listener> listener, Welcome welcome,
-                           RowComputer* computer, const Limits& limits)
+WorkerServer::WorkerServer(std::unique_ptr<Listener> listener, std::shared_ptr<const TlsKeys> keys,
+                           Welcome welcome, RowComputer* computer, HeldExperts* held,
+                           const Limits& limits)
     : listener_(std::move(listener)),
+      port_(listener_->port()),
+      keys_(std::move(keys)),
       welcome_(std::move(welcome)),
       computer_(computer),
+      held_experts_(held),
       limits_(limits) {
-  for (const ServedExpert& each : welcome_.experts) served_.emplace(each.layer, each.expert);
-  frame_limits_.rows = welcome_.max_rows;
-  frame_limits_.payload_bytes = std::max<uint64_t>(
-      kGreetingBytes, sizeof(float) * uint64_t{frame_limits_.rows} * frame_limits_.columns);
+  for (const ServedExpert& each : welcome_.experts) held_[{each.layer, each.expert}] = each.sum;
 }
 
 WorkerServer::~WorkerServer() = default;
+
+// Who has not said who it is gets no memory but for that.
+FrameLimits WorkerServer::StrangerLimits() const {
+  FrameLimits limits;
+  limits.rows = limits.columns = 1;
+  limits.payload_bytes = kGreetingBytes;
+  return limits;
+}
+
+FrameLimits WorkerServer::EngineLimits() const {
+  FrameLimits limits;
+  limits.rows = welcome_.max_rows;
+  limits.columns = limits_.columns;
+  limits.payload_bytes =
+      std::max({kGreetingBytes, sizeof(float) * uint64_t{limits.rows} * limits.columns,
+                uint64_t{welcome_.capacity} * sizeof(WishedExpert)});
+  return limits;
+}
 
 WorkerCounts WorkerServer::counts() const {
   const std::lock_guard<std::mutex> lock(mutex_);
   WorkerCounts counts = counts_;
   counts.clients = clients_.size();
+  counts.experts = held_.size();
   return counts;
+}
+
+std::vector<std::string> WorkerServer::TakeLines() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return std::exchange(lines_, {});
 }
 
 Status WorkerServer::Run() {
   std::thread computing([this] { ComputeAll(); });
+  std::thread moving;
+  if (held_experts_ != nullptr) moving = std::thread([this] { MoveAll(); });
   Clock::time_point give_up{};
   std::vector<pollfd> polled;
   std::vector<std::shared_ptr<Client>> clients;
@@ -97,7 +114,10 @@ Status WorkerServer::Run() {
     ending_ = true;
   }
   changed_.notify_all();
+  wished_.notify_all();
   computing.join();
+  if (moving.joinable()) moving.join();
+  listener_.reset();  // nobody is to wait for a worker that has stopped
   const std::lock_guard<std::mutex> lock(mutex_);
   clients_.clear();
   return Status::Ok();
@@ -116,22 +136,39 @@ void WorkerServer::CloseGone() {
   for (const auto& client : clients_) {
     const bool silent =
         !client->greeted && now - client->since > std::chrono::milliseconds(limits_.greeting_ms);
-    client->gone |= silent || (client->closing && client->stream.n_unsent() == 0);
+    client->gone |=
+        silent || (client->closing && !client->refused && client->stream.n_unsent() == 0);
     if (!client->gone) continue;
     for (const Ask& ask : client->asks) waiting_bytes_ -= ask.frame.payload.size();
     client->asks.clear();
+    client->fetches.clear();
+    if (!client->wish.empty()) wished_.notify_all();
   }
   clients_.erase(std::remove_if(clients_.begin(), clients_.end(),
                                 [](const auto& client) { return client->gone; }),
                  clients_.end());
 }
 
+// REQUIRES: the lock. A stranger leaves for another, and no engine for a stranger.
+bool WorkerServer::MakeRoom() {
+  if (clients_.size() < static_cast<size_t>(limits_.clients)) return true;
+  const auto stranger = std::find_if(clients_.begin(), clients_.end(),
+                                     [](const auto& client) { return !client->greeted; });
+  if (stranger == clients_.end()) return false;
+  clients_.erase(stranger);
+  return true;
+}
+
 void WorkerServer::Accept() {
   Result<std::unique_ptr<Channel>> channel = listener_->Accept();
   if (!channel.ok() || channel.value() == nullptr) return;
-  auto client = std::make_shared<Client>(std::move(channel.value()), frame_limits_);
+  if (keys_ != nullptr) {
+    channel = keys_->Wrap(std::move(channel.value()));
+    if (!channel.ok()) return;
+  }
+  auto client = std::make_shared<Client>(std::move(channel.value()), StrangerLimits());
   const std::lock_guard<std::mutex> lock(mutex_);
-  if (clients_.size() >= static_cast<size_t>(limits_.clients)) {
+  if (!MakeRoom()) {
     (void)client->stream.Send(
         Said(FrameKind::kRefused, Format("it has %d engines already", limits_.clients)));
     counts_.refused++;
@@ -142,13 +179,30 @@ void WorkerServer::Accept() {
 
 void WorkerServer::Serve(Client* client) {
   const std::lock_guard<std::mutex> lock(mutex_);
+  if (client->refused) {
+    client->gone |= !client->stream.Discard().ok();
+    return;
+  }
   Status status = client->stream.Flush();
   std::vector<Frame> frames;
   if (status.ok() && !client->closing) status = client->stream.Receive(&frames);
   for (Frame& frame : frames) {
     if (status.ok() && !client->closing) status = Take(client, std::move(frame));
   }
+  if (status.code() == Code::kRefused || status.code() == Code::kNotSupported) {
+    Refuse(client, status.message());
+    return;
+  }
   client->gone |= !status.ok();
+  if (!client->fetches.empty()) changed_.notify_one();  // there may be room for a piece again
+}
+
+// REQUIRES: the lock. The other end has to read why before the connection is closed.
+void WorkerServer::Refuse(Client* client, const std::string& why) {
+  client->refused = client->closing = true;
+  client->since = Clock::now();
+  counts_.refused++;
+  if (lines_.size() < kMostLines) lines_.push_back("an engine was refused: " + why);
 }
 
 Status WorkerServer::Take(Client* client, Frame frame) {
@@ -161,6 +215,10 @@ Status WorkerServer::Take(Client* client, Frame frame) {
       return Learn(client, frame);
     case FrameKind::kAsk:
       return Queue(client, std::move(frame));
+    case FrameKind::kFetch:
+      return QueueFetch(client, std::move(frame));
+    case FrameKind::kWish:
+      return TakeWish(client, frame);
     default:
       return Status(Code::kCorrupt, "a frame that no engine sends");
   }
@@ -171,6 +229,7 @@ Status WorkerServer::Greet(Client* client, const Frame& hello) {
   Result<Identity> identity = Identity::Parse(hello.payload);
   if (!identity.ok()) return identity.status();
   client->greeted = true;
+  client->stream.set_limits(EngineLimits());
   // Seen from the engine: "its" is the worker's.
   const std::string other = WhyOther(identity.value(), welcome_.identity);
   if (!other.empty() || stopping_) {
@@ -179,9 +238,12 @@ Status WorkerServer::Greet(Client* client, const Frame& hello) {
     return client->stream.Send(
         Said(FrameKind::kRefused, other.empty() ? "it is being stopped" : other));
   }
+  Welcome welcome = welcome_;
+  welcome.experts.clear();
+  for (const auto& [key, sum] : held_) welcome.experts.push_back({key.first, key.second, sum});
   Frame frame;
   frame.kind = FrameKind::kWelcome;
-  frame.payload = welcome_.Bytes();
+  frame.payload = welcome.Bytes();
   return client->stream.Send(frame);
 }
 
@@ -203,7 +265,7 @@ Status WorkerServer::Queue(Client* client, Frame frame) {
   const auto recipe = client->recipes.find(frame.recipe);
   const bool known =
       recipe != client->recipes.end() && client->layer_of[frame.recipe] == frame.layer &&
-      served_.count({frame.layer, frame.expert}) > 0 && frame.columns == recipe->second.n_in;
+      held_.count({frame.layer, frame.expert}) > 0 && frame.columns == recipe->second.n_in;
   if (!known) {
     return client->stream.Send(
         Reply(frame, FrameKind::kFailed,
@@ -223,11 +285,12 @@ Status WorkerServer::Queue(Client* client, Frame frame) {
   return Status::Ok();
 }
 
-// REQUIRES: the lock. RETURNS: null when nobody has one.
-std::shared_ptr<WorkerServer::Client> WorkerServer::NextWithAsk() {
+// REQUIRES: the lock. RETURNS: null when nobody has anything to do.
+std::shared_ptr<WorkerServer::Client> WorkerServer::NextWithWork() {
   for (size_t i = 0; i < clients_.size(); i++) {
     const auto& client = clients_[(turn_ + i) % clients_.size()];
-    if (client->gone || client->asks.empty()) continue;
+    const bool piece = !client->fetches.empty() && client->stream.n_unsent() < kMostUnsentBytes;
+    if (client->gone || (client->asks.empty() && !piece)) continue;
     turn_ = (turn_ + i + 1) % clients_.size();
     return client;
   }
@@ -239,45 +302,59 @@ void WorkerServer::ComputeAll() {
   while (true) {
     std::shared_ptr<Client> client;
     changed_.wait(lock, [&] {
-      client = NextWithAsk();
+      client = NextWithWork();
       return client != nullptr || ending_;
     });
     if (client == nullptr) return;
-    Ask ask = std::move(client->asks.front());
-    client->asks.pop_front();
-    waiting_bytes_ -= ask.frame.payload.size();
-    if (Clock::now() > ask.expires) {
-      counts_.expired++;
-      client->under_way--;
-      client->gone |= !client->stream.Send(Reply(ask.frame, FrameKind::kBusy)).ok();
-      continue;
+    if (!client->asks.empty()) {
+      ComputeNext(client.get(), &lock);
+    } else {
+      SendPiece(client.get(), &lock);
     }
-    const RowComputer::Learned recipe = client->recipes[ask.frame.recipe];
-    lock.unlock();
-    std::vector<float> out;
-    const auto began = Clock::now();
-    const Status status =
-        computer_->Compute(recipe.recipe, static_cast<uint16_t>(ask.frame.expert),
-                           static_cast<int>(ask.frame.rows), ask.frame.values(), &out);
-    const auto took = std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - began);
-    lock.lock();
-    client->under_way--;
-    if (client->gone) continue;
-    Frame reply = Reply(ask.frame, FrameKind::kFailed, status.message());
-    if (status.ok()) {
-      reply = Reply(ask.frame, FrameKind::kAnswer);
-      reply.rows = ask.frame.rows;
-      reply.columns = static_cast<uint32_t>(recipe.n_out);
-      reply.time_us = static_cast<uint32_t>(took.count());
-      counts_.answers++;
-      counts_.rows += reply.rows;
-    }
-    const Status sent =
-        status.ok() ? client->stream.Send(reply, out.data()) : client->stream.Send(reply);
-    client->gone |= !sent.ok();
     // What could not be sent at once, and what a stop waits for, is the other thread's to see.
     if (client->stream.n_unsent() > 0 || stopping_) wake_.Raise();
   }
+}
+
+void WorkerServer::ComputeNext(Client* client, std::unique_lock<std::mutex>* lock) {
+  Ask ask = std::move(client->asks.front());
+  client->asks.pop_front();
+  waiting_bytes_ -= ask.frame.payload.size();
+  const Key key{ask.frame.layer, ask.frame.expert};
+  const bool expired = Clock::now() > ask.expires;
+  if (expired || held_.count(key) == 0) {
+    (expired ? counts_.expired : counts_.busy)++;
+    client->under_way--;
+    client->gone |= !client->stream.Send(Reply(ask.frame, FrameKind::kBusy)).ok();
+    return;
+  }
+  const RowComputer::Learned recipe = client->recipes[ask.frame.recipe];
+  computing_ = key;
+  lock->unlock();
+  std::vector<float> out;
+  const auto began = Clock::now();
+  const Status status =
+      computer_->Compute(recipe.recipe, static_cast<uint16_t>(ask.frame.expert),
+                         static_cast<int>(ask.frame.rows), ask.frame.values(), &out);
+  const auto took = std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - began);
+  lock->lock();
+  computing_.first = UINT32_MAX;
+  idle_.notify_all();
+  client->under_way--;
+  if (client->gone) return;
+  Frame reply = Reply(ask.frame, FrameKind::kFailed, status.message());
+  if (status.ok()) {
+    reply = Reply(ask.frame, FrameKind::kAnswer);
+    reply.rows = ask.frame.rows;
+    reply.columns = static_cast<uint32_t>(recipe.n_out);
+    reply.time_us = static_cast<uint32_t>(took.count());
+    counts_.answers++;
+    counts_.rows += reply.rows;
+    counts_.compute_us += reply.time_us;
+  }
+  const Status sent =
+      status.ok() ? client->stream.Send(reply, out.data()) : client->stream.Send(reply);
+  client->gone |= !sent.ok();
 }
 
 }  // namespace remoe

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 
 namespace remoe {
 
@@ -36,7 +37,7 @@ Result<std::unique_ptr<ExpertStore>> ExpertStore::Make(const ModelFile* model,
       memory->Write(dest - first, bytes, (*layers)[layer].matrices[matrix].expert_bytes);
     };
   } else {
-    parts.populator = std::make_unique<Populator>(parts.slab->data(), parts.slab->n_bytes());
+    parts.populator = std::make_unique<Populator>(parts.slab->data(), parts.slab->held_bytes());
     Result<std::unique_ptr<Staging>> staging =
         Staging::Make(options.staging_buffers, layout.staged_bytes());
     if (!staging.ok()) return staging.status();
@@ -78,9 +79,7 @@ ExpertStore::ExpertStore(const std::vector<ExpertLayer>* layers, const SlotLayou
       prefetcher_(std::make_unique<Prefetcher>(cache_.get(), storage_.get(), layers, event_slots,
                                                &tallies_)),
       uses_(cache_->geometry().total()),
-      choices_(cache_->geometry().total()) {
-  storage_->Resize(n_slots_);
-}
+      choices_(cache_->geometry().total()) {}
 
 ExpertStore::~ExpertStore() {
   if (open_) (void)EndEvent();
@@ -125,6 +124,23 @@ Status ExpertStore::BeginEvent(const Event& event) {
   tallies_.events++;
   tallies_.evictions = cache_->counts().evictions;
   return Status::Ok();
+}
+
+void ExpertStore::Note(const Event& event) {
+  if (open_ || event.continued) return;
+  cache_->policy().OnEvent(event);
+  CountUses(event);
+}
+
+void ExpertStore::Scores(std::vector<float>* scores) const {
+  if (cache_->policy().Scores(scores)) return;
+  scores->resize(uses_.size());
+  uint64_t most = 1;
+  for (const uint32_t uses : uses_) most = std::max<uint64_t>(most, uses);
+  for (size_t id = 0; id < uses_.size(); id++) {
+    const double share = (uses_[id] + 0.5) / (static_cast<double>(most) + 1);
+    (*scores)[id] = static_cast<float>(std::log(share / (1 - share)));
+  }
 }
 
 void ExpertStore::Wait(bool all_but_down, std::vector<Arrival>* arrived) {

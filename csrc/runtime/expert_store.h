@@ -75,6 +75,9 @@ class ExpertStore {
 
   // REQUIRES: no event is open; BeginStep() was called.
   Status BeginEvent(const Event& event);
+  // A step of which some experts are computed elsewhere: the policy hears of them all. What is left
+  // for BeginEvent() continues it. REQUIRES: no event is open.
+  void Note(const Event& event);
   // Of the open event, in its order.
   const std::vector<Placement>& placements() const { return placements_; }
   // Blocks until something has arrived, and appends it; see Arrivals::Wait().
@@ -100,6 +103,10 @@ class ExpertStore {
   void FinishStart();
   // Experts that may be prefetched for one layer's decode event without taking a resident's place.
   int prefetch_room() const { return prefetcher_->room(); }
+  // Waits until nothing is being read. From any thread.
+  void AwaitReads() { storage_->AwaitReads(); }
+  // Empties the slot of a resident. REQUIRES: no event is open.
+  void Drop(int layer, uint16_t expert) { cache_->Drop(layer, expert); }
   // From the next event on, whether residents may have the reserved slots: for as long as nothing
   // is going to be prefetched for decode events.
   void ShareReserved(bool share) { share_reserved_ = share; }
@@ -115,6 +122,10 @@ class ExpertStore {
   const std::vector<uint32_t>& choices() const { return choices_; }
   // See Policy::Expect().
   bool Expect(const float* bonus) { return cache_->policy().Expect(bonus); }
+
+  // By expert id: the policy's scores, logits for being used soon; of a policy that has none, made
+  // of the uses so far.
+  void Scores(std::vector<float>* scores) const;
 
   uint8_t* matrix(SlotId id, int layer, int matrix) const {
     return storage_->matrix(id, layer, matrix);

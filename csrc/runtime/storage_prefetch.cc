@@ -77,6 +77,14 @@ void StorageSource::Await(const std::vector<SlotId>& slots) {
   });
 }
 
+void StorageSource::AwaitReads() {
+  std::unique_lock<std::mutex> lock(mutex_);
+  // Looked at now and then as well: what an event has taken over ends without a word to us.
+  const auto over = [this] { return prefetch_in_flight_ == 0; };
+  while (!changed_.wait_for(lock, std::chrono::milliseconds(50), over)) {
+  }
+}
+
 void StorageSource::Release(SlotId slot) {
   const std::lock_guard<std::mutex> lock(mutex_);
   loads_[slot].state = SlotLoad::State::kIdle;

@@ -33,7 +33,7 @@ StorageSource::StorageSource(const SlotLayout& layout, StorageParts parts, Store
     : layout_(layout),
       parts_(std::move(parts)),
       tallies_(tallies),
-      slots_bytes_(layout_.slot_bytes() * static_cast<uint64_t>(parts_.n_slots)),
+      slots_bytes_(parts_.slab->held_bytes()),
       loads_(parts_.n_slots) {
   idle_since_ = Clock::now();
 }
@@ -240,7 +240,7 @@ void StorageSource::OnRead(const Read& read, const Status& status) {
     TakeStagedLocked(&next);
     TakePrefetchLocked(&next);
     // Notified under the lock: the last notification may be what lets the source be destroyed.
-    if (!demand && load.in_flight == 0) changed_.notify_one();
+    if (!demand && load.in_flight == 0) changed_.notify_all();
   }
   Submit(next);
 }
@@ -265,7 +265,7 @@ void StorageSource::FinishLocked(const SlotLoad& load) {
   if (unfinished_ == 0) {
     idle_since_ = Clock::now();
     event_read_ns_ = Nanoseconds(idle_since_ - began_);
-    changed_.notify_one();
+    changed_.notify_all();
   }
   if (!load.failed) PostLocked(Arrival::Kind::kWeights, load.expert);
 }

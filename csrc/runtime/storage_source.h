@@ -89,6 +89,8 @@ class StorageSource : public ExpertSource {
   void StopPrefetch();
   // Waits until every read, of whomever, has ended.
   void Drain() { parts_.reader->Drain(); }
+  // Waits until nothing is in flight, or to be read, for nobody's event.
+  void AwaitReads();
   // Waits until nothing is in flight into these slots.
   void Await(const std::vector<SlotId>& slots);
   // The slot of a prefetch is no more ours. REQUIRES: nothing is in flight into it.

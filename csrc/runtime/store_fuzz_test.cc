@@ -28,6 +28,7 @@
 #include "base/format.h"
 #include "runtime/expert_store.h"
 #include "testing/check.h"
+#include "testing/fuzz_main.h"
 #include "testing/gguf_writer.h"
 
 namespace remoe {
@@ -433,11 +434,5 @@ TEST(AStoreKeepsItsPromisesWhateverHappens) {
 }  // namespace remoe
 
 int main(int argc, char** argv) {
-  double seconds = 0;
-  uint64_t seed = 1;
-  for (int i = 1; i + 1 < argc; i += 2) {
-    if (std::strcmp(argv[i], "--seconds") == 0) seconds = std::atof(argv[i + 1]);
-    if (std::strcmp(argv[i], "--seed") == 0) seed = std::strtoull(argv[i + 1], nullptr, 10);
-  }
-  return seconds > 0 ? remoe::RunFor(seconds, seed) : remoe::testing::RunAll();
+  return remoe::testing::FuzzMain(argc, argv, remoe::RunFor);
 }

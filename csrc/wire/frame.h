@@ -19,7 +19,7 @@
 
 namespace remoe {
 
-constexpr uint16_t kProtocolVersion = 1;
+constexpr uint16_t kProtocolVersion = 2;
 constexpr size_t kFrameHeaderBytes = 56;
 
 enum class FrameKind : uint16_t {
@@ -31,8 +31,12 @@ enum class FrameKind : uint16_t {
   kAnswer,     // what they give; time_us: what computing took
   kBusy,       // not now; nothing was computed
   kFailed,     // not at all, as text
+  kFetch,      // a matrix of an expert, whose index is in `recipe`; rows: the bytes it has
+  kWeights,    // a piece of it; columns: where the piece begins, in bytes
+  kWish,       // what an engine would have the worker hold: a list of WishedExpert
+  kHolds,      // what the worker holds from now on, and no longer: a HeldChange
 };
-constexpr uint16_t kLastFrameKind = static_cast<uint16_t>(FrameKind::kFailed);
+constexpr uint16_t kLastFrameKind = static_cast<uint16_t>(FrameKind::kHolds);
 
 struct Frame {
   FrameKind kind = FrameKind::kHello;
@@ -63,6 +67,8 @@ void AppendFrame(Frame frame, const float* rows, std::vector<uint8_t>* bytes);
 class FrameParser {
  public:
   explicit FrameParser(const FrameLimits& limits) : limits_(limits) {}
+  // For the frames whose header has not come yet.
+  void set_limits(const FrameLimits& limits) { limits_ = limits; }
 
   void Feed(const uint8_t* bytes, size_t n) { bytes_.insert(bytes_.end(), bytes, bytes + n); }
   // Takes the next whole frame. RETURNS: once something was wrong, from then on: kNotSupported for
@@ -73,7 +79,7 @@ class FrameParser {
   Status ReadHeader();
   Status CheckHeader() const;
 
-  const FrameLimits limits_;
+  FrameLimits limits_;
   std::vector<uint8_t> bytes_;
   size_t begin_ = 0;  // of what was not taken
   bool have_header_ = false;

@@ -6,7 +6,7 @@ namespace remoe {
 
 namespace {
 
-constexpr size_t kServedBytes = 16;
+constexpr size_t kServedBytes = 16, kWishedBytes = 12;
 
 struct Row {
   const char* what;
@@ -31,6 +31,28 @@ Identity Read(ByteReader* reader) {
   for (const Row& row : kTexts) identity.*row.field = reader->Text();
   identity.repacked = reader->Number<uint8_t>() != 0;
   return identity;
+}
+
+void WriteServed(const std::vector<ServedExpert>& experts, ByteWriter* writer) {
+  writer->Number(static_cast<uint32_t>(experts.size()));
+  for (const ServedExpert& each : experts) {
+    writer->Number(each.layer);
+    writer->Number(each.expert);
+    writer->Number(each.sum);
+  }
+}
+
+// The count is checked against what is left before anything is allocated for it.
+bool ReadServed(ByteReader* reader, std::vector<ServedExpert>* experts) {
+  const auto n = reader->Number<uint32_t>();
+  if (!reader->ok() || reader->left() / kServedBytes < n) return false;
+  experts->resize(n);
+  for (ServedExpert& each : *experts) {
+    each.layer = reader->Number<uint32_t>();
+    each.expert = reader->Number<uint32_t>();
+    each.sum = reader->Number<uint64_t>();
+  }
+  return reader->ok();
 }
 
 std::string Shown(const std::string& value) {
@@ -69,12 +91,9 @@ std::vector<uint8_t> Welcome::Bytes() const {
   Write(identity, &writer);
   writer.Number(credits);
   writer.Number(max_rows);
-  writer.Number(static_cast<uint32_t>(experts.size()));
-  for (const ServedExpert& each : experts) {
-    writer.Number(each.layer);
-    writer.Number(each.expert);
-    writer.Number(each.sum);
-  }
+  writer.Number(capacity);
+  writer.Number(static_cast<uint8_t>(sends_weights));
+  WriteServed(experts, &writer);
   return writer.Take();
 }
 
@@ -84,17 +103,50 @@ Result<Welcome> Welcome::Parse(const std::vector<uint8_t>& bytes) {
   welcome.identity = Read(&reader);
   welcome.credits = reader.Number<uint32_t>();
   welcome.max_rows = reader.Number<uint32_t>();
-  const auto n = reader.Number<uint32_t>();
-  if (!reader.ok() || reader.left() != n * kServedBytes) {
+  welcome.capacity = reader.Number<uint32_t>();
+  welcome.sends_weights = reader.Number<uint8_t>() != 0;
+  if (!ReadServed(&reader, &welcome.experts) || reader.left() != 0) {
     return Status(Code::kCorrupt, "a damaged welcome");
   }
-  welcome.experts.resize(n);
-  for (ServedExpert& each : welcome.experts) {
+  return welcome;
+}
+
+std::vector<uint8_t> WishBytes(const std::vector<WishedExpert>& wish) {
+  ByteWriter writer;
+  for (const WishedExpert& each : wish) {
+    writer.Number(each.layer);
+    writer.Number(each.expert);
+    writer.Number(each.worth);
+  }
+  return writer.Take();
+}
+
+Result<std::vector<WishedExpert>> ParseWish(const std::vector<uint8_t>& bytes) {
+  if (bytes.size() % kWishedBytes != 0) return Status(Code::kCorrupt, "a damaged wish");
+  ByteReader reader(bytes.data(), bytes.size());
+  std::vector<WishedExpert> wish(bytes.size() / kWishedBytes);
+  for (WishedExpert& each : wish) {
     each.layer = reader.Number<uint32_t>();
     each.expert = reader.Number<uint32_t>();
-    each.sum = reader.Number<uint64_t>();
+    each.worth = reader.Number<float>();
+    if (!(each.worth >= 0 && each.worth <= 1)) return Status(Code::kCorrupt, "a damaged wish");
   }
-  return welcome;
+  return wish;
+}
+
+std::vector<uint8_t> HeldChange::Bytes() const {
+  ByteWriter writer;
+  WriteServed(dropped, &writer);
+  WriteServed(added, &writer);
+  return writer.Take();
+}
+
+Result<HeldChange> HeldChange::Parse(const std::vector<uint8_t>& bytes) {
+  ByteReader reader(bytes.data(), bytes.size());
+  HeldChange change;
+  const bool read = ReadServed(&reader, &change.dropped) && ReadServed(&reader, &change.added);
+  if (!read || reader.left() != 0) return Status(Code::kCorrupt, "a damaged list of experts");
+  return change;
 }
 
 }  // namespace remoe

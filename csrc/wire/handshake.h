@@ -35,17 +35,36 @@ std::string WhyOther(const Identity& ours, const Identity& its);
 struct ServedExpert {
   uint32_t layer = 0;
   uint32_t expert = 0;
-  uint64_t sum = 0;  // Checksum64 over its matrices, then its biases
+  uint64_t sum = 0;  // Checksum64 over the sums of its matrices, then its biases
 };
 
 struct Welcome {
   Identity identity;
-  uint32_t credits = 0;   // asks that one engine may have under way
-  uint32_t max_rows = 0;  // of one ask
+  uint32_t credits = 0;        // asks that one engine may have under way
+  uint32_t max_rows = 0;       // of one ask
+  uint32_t capacity = 0;       // experts that engines may choose; 0: it serves what it was told to
+  bool sends_weights = false;  // as the file has them
   std::vector<ServedExpert> experts;
 
   std::vector<uint8_t> Bytes() const;
   static Result<Welcome> Parse(const std::vector<uint8_t>& bytes);
+};
+
+// An expert that an engine would like to be held, and how much.
+struct WishedExpert {
+  uint32_t layer = 0;
+  uint32_t expert = 0;
+  float worth = 0;  // finite, from 0 to 1
+};
+std::vector<uint8_t> WishBytes(const std::vector<WishedExpert>& wish);
+Result<std::vector<WishedExpert>> ParseWish(const std::vector<uint8_t>& bytes);
+
+// What has changed of what a worker holds. First the dropped ones leave.
+struct HeldChange {
+  std::vector<ServedExpert> dropped, added;  // sums of the added ones alone
+
+  std::vector<uint8_t> Bytes() const;
+  static Result<HeldChange> Parse(const std::vector<uint8_t>& bytes);
 };
 
 }  // namespace remoe

@@ -30,6 +30,7 @@ COMMANDS: dict[str, str] = {
     "plugin": "Let llama-server and other programs of llama.cpp stream experts.",
     "worker": "Hold experts in memory and compute them for engines elsewhere.",
     "deploy": "Have functions on Ray compute a model's rarer experts.",
+    "keys": "Make the keys that engines and workers on other machines prove themselves with.",
     "top": "Watch a running engine.",
 }
 

@@ -124,7 +124,9 @@ def command(
         "seed": seed,
     }
     with (
-        watching(model, telemetry, telemetry_hz, metrics, price) as watched,
+        watching(
+            model, telemetry, telemetry_hz, metrics, price, engine_settings["deployment"]
+        ) as watched,
         open_engine(model, **watched, **engine_settings) as engine,
     ):
         if not raw and engine.chat_template is None:

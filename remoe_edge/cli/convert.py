@@ -1,4 +1,4 @@
-"""`remoe-edge convert`: make, merge and extract tuned-router overlays."""
+"""`remoe-edge convert`: make, merge and extract tuned-router overlays; leave experts out."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from remoe_edge.cli.terminal import escape
 
 @click.group()
 def command() -> None:
-    """Make, merge and extract tuned-router overlays."""
+    """Make, merge and extract tuned-router overlays; leave experts out."""
     # A polite kill unwinds like Ctrl-C, so that it leaves no half-written file either.
     signal.signal(signal.SIGTERM, _terminate)
 
@@ -73,6 +73,18 @@ def extract(tuned: Path, output: Path, base: Path | None, rebase: bool) -> None:
     from remoe_edge.convert.extract import extract as extract_routers
 
     extract_routers(tuned, output, base, rebase)
+    click.echo(output)
+
+
+@command.command()
+@options.model
+@options.output("A GGUF with holes in the experts' place.", required=True)
+def dense(model: Path, output: Path) -> None:
+    """Leave out MODEL's experts, for a machine whose experts are all with workers (--peers)."""
+    from remoe_edge.convert.dense import write_dense
+
+    with _progress() as report:
+        write_dense(model, output, report)
     click.echo(output)
 
 

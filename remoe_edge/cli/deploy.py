@@ -50,6 +50,13 @@ def command() -> None:
 @options.memory(
     more="It is for this machine, without it what is free; less leaves more experts to functions."
 )
+@option(
+    "--worker-keys",
+    type=options.FILE,
+    metavar="FILE",
+    help="With --ray: where each node has the worker.pem of `remoe-edge keys`. Without it only functions "
+    "on this machine are used.",
+)
 @placement_options.link()
 @placement_options.function_times()
 @placement_options.trace_file()
@@ -109,6 +116,7 @@ def up(
     slo: str,
     price: str,
     ray: str | None,
+    worker_keys: Path | None,
     memory: str | None,
     link: str,
     function_times: Path | None,
@@ -163,11 +171,15 @@ def up(
         say(line)
     path, deployment = deploy(
         model, placement, folder=folder(), name=name, ray=ray, n_functions=n_functions,
-        threads=settings.n_cores, keep_s=keep_s, conversations=conversations, progress=show_progress,
+        threads=settings.n_cores, keep_s=keep_s, conversations=conversations,
+        worker_keys=worker_keys, progress=show_progress,
     )  # fmt: skip
     show_progress("")
     for line in _lines(deployment, None):
         say(line)
+    if worker_keys is not None:
+        say(f"chat with it: remoe-edge chat {model} --deployment {name} --keys client.pem")
+        return
     if not runs:
         say(f"chat with it: remoe-edge chat {model} --deployment {name}")
         return

@@ -64,6 +64,7 @@ _OPTIONS: tuple[Decorator, ...] = (
     gpu_options.experts_on(),
     options.peers(),
     placement_options.deployment(),
+    options.keys(),
     option("--verbose", is_flag=True, help="Show the log of llama.cpp."),
 )  # fmt: skip
 

@@ -302,6 +302,15 @@ def peers() -> Decorator:
     )  # fmt: skip
 
 
+def keys() -> Decorator:
+    """Add --keys; the command gets `peer_keys`."""
+    return option(
+        "--keys", "peer_keys", type=FILE, metavar="FILE",
+        help="A file of `remoe-edge keys`, worker.pem for a worker and client.pem for who names --peers: "
+        "connections are encrypted and both sides proven. Beyond this machine it is needed.",
+    )  # fmt: skip
+
+
 # --- what it is asked ---
 
 

@@ -15,9 +15,10 @@ import click
 from remoe_edge.cli import options
 from remoe_edge.cli.engine_options import engine_options, open_engine
 from remoe_edge.cli.old_spellings import option
-from remoe_edge.cli.telemetry_options import telemetry_options, watching
+from remoe_edge.cli.serve_extra import needing_serve
+from remoe_edge.cli.telemetry_options import billed, telemetry_options, watching
 from remoe_edge.cli.terminal import say
-from remoe_edge.errors import InputError, UnsupportedError
+from remoe_edge.errors import InputError
 from remoe_edge.files.reading import read_whole
 
 if TYPE_CHECKING:
@@ -122,15 +123,9 @@ def command(
     Several conversations are answered at a time, and others wait. Needs `pip install
     remoe-edge[serve]`.
     """
-    try:
-        import prometheus_client  # noqa: F401
-
+    with needing_serve("serve"):
+        from remoe_edge.serve.app import Server
         from remoe_edge.serve.listen import Listener
-    except ImportError as error:
-        raise UnsupportedError(
-            f"serve needs {error.name}: pip install 'remoe-edge[serve]'"
-        ) from error
-    from remoe_edge.serve.app import Server
     from remoe_edge.serve.figures import Figures
     from remoe_edge.serve.settings import ServeSettings
     from remoe_edge.telemetry.metrics_server import is_loopback
@@ -153,7 +148,9 @@ def command(
         raise InputError(f"no model at {model}")
     figures = Figures()
     with (
-        watching(model, telemetry, telemetry_hz, metrics, price) as watched,
+        watching(
+            model, telemetry, telemetry_hz, metrics, price, engine_settings["deployment"]
+        ) as watched,
         _metrics(model) as own,
     ):
         metering = watched["metering"]
@@ -172,7 +169,8 @@ def command(
             settings,
             model=name or model.stem,
             figures=figures,
-            engine_figures=lambda: [*own.families(), *metering.families()],
+            engine_figures=lambda: [*own.families(), *billed(metering)],
+            power_w=own.power_w,
         )
         listener = Listener(server.app(), settings)
         say(f"listening at {listener.url}")

@@ -12,6 +12,7 @@ import click
 
 from remoe_edge.cli import options
 from remoe_edge.cli.old_spellings import option
+from remoe_edge.cli.serve_extra import needing_serve
 from remoe_edge.cli.terminal import escape, say, tolerate_any_text
 
 if TYPE_CHECKING:
@@ -64,12 +65,13 @@ def _serve(address: str) -> None:
     """Serve what runs as it is asked, until Ctrl-C."""
     import threading
 
-    from remoe_edge.telemetry.metrics_server import MetricsServer
-    from remoe_edge.telemetry.running_metrics import text
+    with needing_serve("--metrics"):
+        from remoe_edge.telemetry.metrics_server import MetricsServer
+    from remoe_edge.telemetry.running_metrics import families
     from remoe_edge.telemetry.status import folders, running
 
     where = folders(os.environ.get("XDG_RUNTIME_DIR"))
-    server = MetricsServer(lambda: text(running(where)), address)
+    server = MetricsServer(lambda: families(running(where)), address)
     say(f"metrics at {server.url}")
     try:
         threading.Event().wait()

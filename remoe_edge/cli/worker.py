@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,6 +13,9 @@ from remoe_edge.cli import options
 from remoe_edge.cli.old_spellings import option
 from remoe_edge.cli.terminal import say
 from remoe_edge.units import mib
+
+if TYPE_CHECKING:
+    from remoe_edge.remote.worker import Worker
 
 
 @click.command(name="worker")
@@ -21,8 +25,9 @@ from remoe_edge.units import mib
     default="all",
     show_default=True,
     metavar="LIST",
-    help="The experts to serve: all, 30% (the first of every layer), or LAYER:FIRST-LAST, as in "
-    "3:0-7,*:12.",
+    help="The experts to serve: all, 30% (the first of every layer), LAYER:FIRST-LAST, as in "
+    "3:0-7,*:12, or AUTO: what engines wish for, as many as --memory holds, beginning with the hot "
+    "ones of --profile.",
 )
 @options.memory(
     required=True, more="It is for the experts; if they need more, the error says how much."
@@ -32,8 +37,18 @@ from remoe_edge.units import mib
     default="127.0.0.1:7700",
     show_default=True,
     metavar="HOST:PORT",
-    help="Where engines connect. Only addresses of this machine; port 0 takes a free one.",
+    help="Where engines connect; 0.0.0.0 is every address of this machine, port 0 a free one. Beyond "
+    "this machine --keys is needed.",
 )
+@options.keys()
+@option(
+    "--move-rate",
+    default="32MiB",
+    show_default=True,
+    metavar="SIZE",
+    help="With AUTO: read at most so much a second of what engines wish for.",
+)
+@options.profile()
 @options.threads()
 @options.repack(default=False, more="Do as the engines do that will connect.")
 @options.io(old=[])
@@ -49,6 +64,9 @@ def command(
     experts: str,
     memory: str,
     listen: str,
+    peer_keys: Path | None,
+    move_rate: str,
+    profile: Path | None,
     threads: int | None,
     repack: bool,
     io: str,
@@ -63,8 +81,8 @@ def command(
     from remoe_edge.remote.worker import Worker
 
     worker = Worker(
-        model, experts=experts, memory=memory, listen=listen, threads=threads, repack=repack,
-        io=io, direct=direct,
+        model, experts=experts, memory=memory, listen=listen, keys=peer_keys, move_rate=move_rate,
+        profile=profile, threads=threads, repack=repack, io=io, direct=direct,
     )  # fmt: skip
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: worker.stop())
@@ -78,6 +96,11 @@ def command(
         stop_with_input(worker, sys.stdin.buffer)
         worker.wait(Report(worker, sys.stdout))
     else:
-        worker.wait()
+        worker.wait(lambda: _tell(worker))
     counts = worker.counts()
     say(f"stopped after {counts['answers']} answers ({counts['rows']} rows)")
+
+
+def _tell(worker: Worker) -> None:
+    for line in worker.take_lines():
+        say(line)

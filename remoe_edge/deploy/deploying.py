@@ -27,11 +27,10 @@ class WorkerSizes:
 
     def __init__(self, model: Path) -> None:
         self._model = _core.StreamedModel.open(str(model))
-        self._bias_bytes = _core.peer_check_bytes(self._model) - self._model.budget_for(1)
 
     def experts_bytes(self, n_experts: int) -> int:
         """Give what its `--memory` has to be."""
-        return self._model.budget_for(n_experts) + self._bias_bytes
+        return _core.worker_bytes(self._model, n_experts)
 
     def process_bytes(self, n_experts: int) -> int:
         """Give what its process takes, as planned and billed."""
@@ -57,11 +56,16 @@ def bounded(table: PriceTable, memory_bytes: int) -> PriceTable:
 
 
 def function_jobs(
-    deployment: Deployment, sizes: WorkerSizes, *, conversations: int, more: tuple[str, ...] = ()
+    deployment: Deployment,
+    sizes: WorkerSizes,
+    *,
+    conversations: int,
+    worker_keys: Path | None = None,
 ) -> list[dict[str, Any]]:
     """Write down for Ray what to deploy.
 
-    conversations: that may go on at a time; each has replicas of its own.
+    conversations: that may go on at a time; each has replicas of its own. worker_keys: where each node
+    has what proves a worker (docs/remote.md). Without it workers listen within their machine only.
     """
     model = _core.ModelFile.open(deployment.model)
     blocks = [layer.block for layer in model.expert_layers]
@@ -81,8 +85,8 @@ def function_jobs(
                     "experts": experts_text(each.experts, n_experts, blocks),
                     "memory_bytes": sizes.experts_bytes(len(each.experts)),
                     "threads": each.threads,
-                    "host": HERE if local else NODE,
-                    "more": list(more),
+                    "host": HERE if worker_keys is None else NODE,
+                    "more": [] if worker_keys is None else ["--keys", str(worker_keys)],
                 },
             }
         )
@@ -100,13 +104,13 @@ def deploy(
     threads: int,
     keep_s: float,
     conversations: int = 1,
-    more: tuple[str, ...] = (),
+    worker_keys: Path | None = None,
     progress: Callable[[str], None] = lambda text: None,
 ) -> tuple[Path, Deployment]:
     """Deploy a placement's functions, and return where its record lies.
 
-    folder: where records are kept. ray: an address of a cluster; None starts Ray here. Raises InputError
-    where nothing is to be deployed, or the name is taken.
+    folder: where records are kept. ray: an address of a cluster; None starts Ray here. worker_keys: see
+    `function_jobs`. Raises InputError where nothing is to be deployed, or the name is taken.
     """
     path = record.path_of(folder, name)
     if path.exists():
@@ -130,7 +134,9 @@ def deploy(
     )  # fmt: skip
     try:
         progress("deploying functions")
-        jobs = function_jobs(deployment, sizes, conversations=conversations, more=more)
+        jobs = function_jobs(
+            deployment, sizes, conversations=conversations, worker_keys=worker_keys
+        )
         ray_process.deploy(deployment, jobs, keep_s=keep_s)
         record.save(deployment, path)
     except BaseException:

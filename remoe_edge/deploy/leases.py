@@ -85,8 +85,9 @@ class Leases:
     def open(
         self, native: StreamedModel, beside: Sequence[str], note: Callable[[str], None]
     ) -> None:
-        """Begin. Nothing is leased before a prompt wants it."""
+        """Begin, and have read what the plan keeps here. Nothing is leased before a prompt wants it."""
         self._native, self._beside, self._note = native, list(beside), note
+        native.warm(self._local())
         self._holder.start(self.hear)
         self._watch.start()
 
@@ -244,6 +245,12 @@ class Leases:
         with self._changed:
             of = {e.address: name for (name, _), e in self._leases.items() if e.address}
         self._uses.counted(of, _core.peers(native))
+
+    def _local(self) -> npt.NDArray[np.int64]:
+        placement = self.deployment.placement
+        n_experts = placement.request.shape.n_experts
+        ids = [layer * n_experts + e for layer, mine in enumerate(placement.local) for e in mine]
+        return np.asarray(ids, np.int64)
 
     def _ready(self, name: str) -> int:
         return sum(e.address is not None for (n, _), e in self._leases.items() if n == name)

@@ -17,7 +17,7 @@ from remoe_edge.engine.stats import AnswerStats
 from remoe_edge.errors import RemoeError
 from remoe_edge.placement.metered import FunctionUse, MainUse, Metered, metered
 from remoe_edge.placement.price import PriceTable
-from remoe_edge.telemetry.exposition import Family
+from remoe_edge.telemetry.families import Family
 
 
 class Metering:

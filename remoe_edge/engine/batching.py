@@ -101,10 +101,12 @@ class ContinuousBatch:
         listener: Listener,
         *,
         on_reasoning: Callable[[str], object] | None = None,
+        goes_on: bool = False,
         **settings: Any,
     ) -> Conversation:
         """Begin an answer, the settings of which are those of `Engine.generate`; `step` makes it.
 
+        goes_on: the prompt is a conversation's next turn, and holds what was answered before.
         REQUIRES: n_free. Raises InputError for an argument that makes no sense and for a prompt that
         does not fit a conversation's context, ReadError where the model's files have changed.
         """
@@ -118,7 +120,7 @@ class ContinuousBatch:
                 loaded.native.check_unchanged()
             if not self._places.n_free:
                 raise InputError(f"all {loaded.n_places} places of the context are taken")
-            place = self._places.take(request.tokens)
+            place = self._places.take(request.tokens, goes_on=goes_on)
             try:
                 begun = Conversation(
                     loaded, request, place, listener, on_reasoning=on_reasoning, now_s=self._clock()

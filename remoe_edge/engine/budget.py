@@ -117,7 +117,10 @@ def resolve(
             f"the expert cache is below the floor ({why}): one token uses {floor} experts of a layer at "
             f"once, which take {mib(need)}{beside}; use --cache {kib}KiB or more"
         )
-    if follow:
+    if follow and any(memory.soft_limits()):
+        # A limit on addresses counts slots that may be, and gives nothing back: it grows no further.
+        most_slots = n_slots
+    elif follow:
         most_slots = max(n_slots, _most_slots(model, untouched_bytes + beside_bytes))
     return Budget(n_slots, int(model.budget_for(n_slots)) + beside_bytes, why, most_slots)
 

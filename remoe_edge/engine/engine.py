@@ -311,6 +311,12 @@ class Engine:
         with self._life.reading():
             return self._loaded.templates().write(messages, **settings)
 
+    def misses_by_layer(self) -> list[int] | None:
+        """Count the misses of each layer with experts since loading; None where nothing is streamed."""
+        with self._life.reading():
+            native = self._loaded.native
+            return None if native is None else list(native.counts_by_layer()["misses"])
+
     def reset(self) -> None:
         """Forget the conversation so far; the experts stay resident."""
         with self._life.running():

@@ -63,7 +63,7 @@ class Buffers:
 
     def read(self, level: int, line: str) -> None:
         """Take in one line of llama.cpp's log."""
-        if len(line) > _LONGEST:  # a value out of the file, which the pattern would look at for ever
+        if len(line) > _LONGEST:  # a value of the file, which the pattern looks at for minutes
             return
         said = line.strip()
         if level == _ERROR and said and len(self.errors) < _MOST_ERRORS:

@@ -75,6 +75,7 @@ def load(
     check_threads(settings.n_cores)
     file = _core.ModelFile.open(str(path))
     file.check()
+    peers.check(file, settings)
     loaded = Loaded(path, settings)
     loaded.last_words = _core.LastWords(str(path))
     loaded.native = _open_native(loaded, file)
@@ -177,6 +178,7 @@ def _open_native(loaded: Loaded, file: _core.ModelFile) -> _core.StreamedModel |
         repack=settings.repack,
         overlay=overlay,
         experts_on=offload.gpu_for_experts(settings.experts_on),
+        peers=bool(settings.peers),
     )
     keep_in_children(native)
     return native

@@ -5,14 +5,28 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from remoe_edge import __version__
+from remoe_edge.errors import InputError
 from remoe_edge.files.fingerprint import fingerprint
 from remoe_edge.native import _core
 
 if TYPE_CHECKING:
+    from remoe_edge._core import ModelFile, StreamedModel
     from remoe_edge.engine.loaded import Loaded
+    from remoe_edge.engine.settings import EngineSettings
 
 PROOF_MS = 10_000  # how long loading waits for peers to be proven
+_WITHOUT_COPY_MS = 60_000  # the same, where nothing can be computed without them
 _ANY_TOKEN = 0
+
+
+def check(file: ModelFile, settings: EngineSettings) -> None:
+    """Refuse a file without experts where nobody has them. Raises InputError."""
+    if file.has_experts or (settings.peers and settings.stream):
+        return
+    raise InputError(
+        f"{file.paths[0]} holds no experts: name the workers that do (--peers HOST:PORT,...), and "
+        "stream"
+    )
 
 
 def connect(loaded: Loaded) -> None:
@@ -32,8 +46,11 @@ def connect(loaded: Loaded) -> None:
         list(settings.peers),
         engine=__version__,
         fingerprint=fingerprint(model),
+        keys="" if settings.peer_keys is None else str(settings.peer_keys),
         hedge=settings.hedge,
     )
+    if not model.has_experts:
+        _without_copy(loaded, native)
     with loaded.computing():
         loaded.llama.eval([_ANY_TOKEN])
     loaded.empty()
@@ -42,6 +59,21 @@ def connect(loaded: Loaded) -> None:
     if not _core.await_peers(native, PROOF_MS):
         loaded.notes.append("some peers are still being checked; they are used once that is over")
     loaded.notes.extend(_core.take_peer_lines(native))
+
+
+def _without_copy(loaded: Loaded, native: StreamedModel) -> None:
+    """Wait for the peers, and say what a file without experts means."""
+    _core.await_peers(native, _WITHOUT_COPY_MS)
+    loaded.notes.extend(_core.take_peer_lines(native))
+    loaded.notes.append(
+        "no copy of the experts is here: what peers do not answer is waited for, and fails with them"
+    )
+    missing = _core.n_unserved(native)
+    if missing == native.total_experts:
+        why = "; ".join(note for note in loaded.notes if note.startswith("peer "))
+        raise InputError(f"{loaded.path} holds no experts, and no peer serves any: {why}")
+    if missing:
+        loaded.notes.append(f"{missing} experts are with no peer: a token that needs one fails")
 
 
 def stats(loaded: Loaded) -> dict[str, Any] | None:

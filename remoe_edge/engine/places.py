@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 _low = llama_cpp.llama_cpp
 
+_OPENING = 4  # tokens of a template that open an answer without reasoning: <think> and its end
+_LEAST_PROMPT = 32  # tokens: of shorter ones a match says little
+
 
 @dataclass
 class Place:
@@ -76,15 +79,15 @@ class Places:
         """Count the places that no conversation has."""
         return sum(not place.busy for place in self.all)
 
-    def take(self, prompt: Sequence[int]) -> Place:
+    def take(self, prompt: Sequence[int], *, goes_on: bool = False) -> Place:
         """Give a free place to a prompt, with as much of it as can be used again: `place.tokens`.
 
-        REQUIRES: n_free.
+        goes_on: the prompt is known to be a conversation's next turn. REQUIRES: n_free.
         """
         free = [place for place in self.all if not place.busy]
-        going_on = [(n, place) for place in free if (n := self._goes_on(place, prompt))]
+        going_on = [(n, place) for place in free if (n := self._goes_on(place, prompt, goes_on))]
         n, place = max(going_on, key=lambda each: each[0], default=(0, self._least(free)))
-        if self._found_again(place, prompt, n):
+        if self._found_again(place, prompt, n, goes_on):
             n = common(place.tokens, prompt)
         if n:
             self._keep(place, min(n, len(prompt) - 1))
@@ -110,14 +113,15 @@ class Places:
         if self.states is not None and len(place.tokens) > place.n_prompt:
             self.states.save(place.id, place.tokens, place.n_prompt)
 
-    def _found_again(self, place: Place, prompt: Sequence[int], n_here: int) -> bool:
+    def _found_again(self, place: Place, prompt: Sequence[int], n_here: int, goes_on: bool) -> bool:
         """Put into a place a kept conversation that a prompt goes on with, if more of it than n_here."""
         if self.states is None:
             return False
         best, kept = n_here, None
         for each in self.states.kept:
             n = min(common(each.tokens, prompt), len(prompt) - 1)
-            if n > best and n > each.n_prompt and (n == len(each.tokens) or not self._recurrent):
+            whole = n == len(each.tokens) or not self._recurrent
+            if n > best and whole and _is_next(n, each.n_prompt, len(prompt), goes_on):
                 best, kept = n, each
         if kept is None:
             return False
@@ -145,10 +149,10 @@ class Places:
         """Empty a place."""
         self._keep(place, 0)
 
-    def _goes_on(self, place: Place, prompt: Sequence[int]) -> int:
+    def _goes_on(self, place: Place, prompt: Sequence[int], goes_on: bool) -> int:
         """Count the tokens of a conversation that a prompt goes on with; 0 where it is another one."""
         n = min(common(place.tokens, prompt), len(prompt) - 1)
-        if n <= place.n_prompt or not self._can_cut(place, n):
+        if not _is_next(n, place.n_prompt, len(prompt), goes_on) or not self._can_cut(place, n):
             return 0
         return n
 
@@ -180,6 +184,18 @@ class Places:
             n = 0
             _low.llama_memory_seq_rm(self._memory, place.id, -1, -1)
         place.cut(n, self._piece)
+
+
+def _is_next(n_common: int, n_prompt: int, n_new: int, goes_on: bool) -> bool:
+    """Say whether a prompt of n_new tokens is the next turn of a conversation whose last had n_prompt.
+
+    It is where it holds that prompt and some of its answer. Templates leave reasoning out of what was
+    said: of a longer prompt that is known to go on, the few tokens that opened it may be missing, too.
+    """
+    if n_common > n_prompt:
+        return True
+    may_lack = goes_on and n_new > n_prompt >= _LEAST_PROMPT
+    return may_lack and n_prompt - n_common <= _OPENING
 
 
 def common(a: Sequence[int], b: Sequence[int]) -> int:

@@ -50,6 +50,7 @@ class SettingsKeywords(TypedDict, total=False):
     lock: bool
     verbose: bool
     peers: str | Sequence[str]
+    peer_keys: str | os.PathLike[str] | None
     hedge: bool
     gpu_layers: str | int
     draft: str
@@ -85,6 +86,7 @@ class EngineSettings:
     verbose: show llama.cpp's log on stderr.
     peers: workers that compute experts' rows, as HOST:PORT, or a text with commas between them
         (docs/remote.md).
+    peer_keys: the file of `remoe-edge keys` that proves this engine to workers beyond this machine.
     hedge: read an expert from storage when a peer's answer is late; False waits up to three seconds.
     gpu_layers: layers whose dense weights and KV cache a GPU has: "auto" (as many as fit; none where
         there is no GPU), "all", a number counted from the last layer, or "off" (docs/gpu.md).
@@ -114,6 +116,7 @@ class EngineSettings:
     lock: bool = True
     verbose: bool = False
     peers: str | Sequence[str] = ()
+    peer_keys: str | os.PathLike[str] | None = None
     hedge: bool = True
     gpu_layers: str | int = "auto"
     draft: str = "off"
@@ -158,6 +161,12 @@ class EngineSettings:
             )
 
     def _check_peers(self) -> None:
+        if self.peer_keys is not None:
+            if not isinstance(self.peer_keys, str | os.PathLike) or not os.fspath(self.peer_keys):
+                raise InputError(
+                    f"peer_keys is the path of a file of keys or None, not {self.peer_keys!r}"
+                )
+            object.__setattr__(self, "peer_keys", os.fspath(self.peer_keys))
         if not isinstance(self.peers, Sequence):
             raise InputError(f"peers is a list of HOST:PORT, not {self.peers!r}")
         if isinstance(self.peers, str):
@@ -169,7 +178,8 @@ class EngineSettings:
 
         if not all(isinstance(each, str) for each in self.peers):
             raise InputError(f"peers is a list of HOST:PORT, not {self.peers!r}")
-        checked = tuple(_core.check_address(each) for each in self.peers)
+        keys = self.peer_keys is not None
+        checked = tuple(_core.check_address(each, keys) for each in self.peers)
         if len(set(checked)) < len(checked):
             raise InputError("peers names a worker twice")
         object.__setattr__(self, "peers", checked)

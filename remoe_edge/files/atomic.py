@@ -7,6 +7,8 @@ import os
 import re
 import secrets
 import shutil
+import stat
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -90,7 +92,13 @@ def replacing(outputs: Sequence[Path]) -> Iterator[list[Path]]:
     last to come: after a crash in between there is no file of its name, so that nobody takes old and
     new for one set, and `cut_short` finds what was there.
     """
+    if len(outputs) == 1 and is_stream(outputs[0]):
+        with _written_through(outputs[0]) as path:
+            yield [path]
+        return
     outputs = [Path(os.path.realpath(output)) for output in outputs]
+    for output in outputs:
+        refuse_to_replace_device(output)
     partial: list[Path] = []
     try:
         with errors_naming(outputs[0]):
@@ -131,6 +139,30 @@ def _beside(output: Path, what: str) -> Path:
     """Return a new hidden name in an output's folder, short enough for any file system."""
     stem = os.fsdecode(os.fsencode(output.name)[:_STEM_BYTES])
     return output.absolute().parent / f".{stem}.{secrets.token_hex(4)}.{what}"
+
+
+def is_stream(output: Path) -> bool:
+    """Say whether something is written to, such as /dev/null, /dev/stdout or a pipe, and not replaced."""
+    try:
+        mode = output.stat().st_mode
+    except OSError:
+        return False
+    return stat.S_ISCHR(mode) or stat.S_ISFIFO(mode)
+
+
+def refuse_to_replace_device(output: Path) -> None:
+    """Raise InputError where something other than a file would be gone from under its name."""
+    if os.path.exists(output) and not os.path.isfile(output):
+        raise InputError(f"{output} is no file that can be written anew; give another output")
+
+
+@contextmanager
+def _written_through(output: Path) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as folder, errors_naming(output):
+        path = Path(folder) / "output"
+        yield path
+        with path.open("rb") as reader, output.open("wb") as writer:
+            shutil.copyfileobj(reader, writer)
 
 
 def _replace_set(partial: Sequence[Path], outputs: Sequence[Path]) -> None:

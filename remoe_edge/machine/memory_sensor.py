@@ -63,8 +63,6 @@ class MemorySensor:
             self._machine_s, self._machine_bytes = now_s, int(found[1]) * 1024
         cgroup = within is not None and within < self._machine_bytes
         free = within if cgroup and within is not None else self._machine_bytes
-        if self._root == ROOT:
-            free = min((free, *(each.available_bytes for each in memory.soft_limits())))
         stalled = self._stalls.share(now_s) if self._stalls is not None else 0.0
         return Seen(max(0, free), cgroup, stalled)
 

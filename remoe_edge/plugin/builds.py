@@ -14,7 +14,7 @@ CORE = "libremoe-core.so"
 def folders(kept: Path | None) -> list[Path]:
     """List where plug-ins may be: the user's own folder, the package, a checkout's build."""
     package = Path(__file__).resolve().parent
-    checkout = sorted(package.parent.parent.glob("build/*/csrc/plugin"))
+    checkout = sorted(package.parent.parent.glob("build/[!n]*/csrc/plugin"))  # no native-address
     return [folder for folder in [kept, package, *checkout] if folder is not None]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from remoe_edge.errors import InputError
@@ -40,6 +41,22 @@ def parse_experts(text: str, model: ModelFile) -> list[int]:
     if not chosen:
         raise InputError(f"'{text}' names no expert")
     return sorted(chosen)
+
+
+def first_experts(model: ModelFile, hot: Sequence[int] = ()) -> list[int]:
+    """List all experts: the hot ones in their order, then the first of every layer, the second, ...
+
+    Raises InputError for a dense model.
+    """
+    layers = model.expert_layers
+    if not layers:
+        raise InputError("a dense model has no experts to serve")
+    n_experts = max(layer.n_experts for layer in layers)
+    rest = sorted(
+        (expert, at) for at, layer in enumerate(layers) for expert in range(layer.n_experts)
+    )
+    ordered = dict.fromkeys([*hot, *(at * n_experts + expert for expert, at in rest)])
+    return list(ordered)
 
 
 def _share(text: str) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from remoe_edge.files.fingerprint import fingerprint
 from remoe_edge.files.path_argument import path_argument
 from remoe_edge.machine.processors import default_threads
 from remoe_edge.native import _core
-from remoe_edge.remote.experts import parse_experts
+from remoe_edge.remote.experts import first_experts, parse_experts
 from remoe_edge.units import parse_bytes
 
 if TYPE_CHECKING:
@@ -23,12 +24,22 @@ if TYPE_CHECKING:
 _TICK_S = 0.2  # how soon a signal is noticed while nothing happens
 
 
+def _hot(profile: Path | None, model: Path) -> list[int]:
+    if profile is None:
+        return []
+    from remoe_edge.profile.kept_profile import KeptProfile
+
+    return [int(each) for each in KeptProfile(Path(profile), model).hot()]
+
+
 class Worker:
     """Hold the experts that engines may ask for, and answer until `stop`.
 
-    path: the model. experts: see `parse_experts`. memory: what the experts may take ("4GiB").
-    listen: HOST:PORT on this machine; port 0 takes a free one. threads: None takes the cores that
-    this process may use. repack: as the engines have it.
+    path: the model. experts: see `parse_experts`, or "AUTO" for what engines wish for, beginning with
+    what `profile` calls hot. memory: what the experts may take ("4GiB"), computing included. listen:
+    HOST:PORT; port 0 takes a free one; beyond this machine `keys` is needed, the worker.pem of
+    `remoe-edge keys`. move_rate: what AUTO reads a second ("32MiB"). threads: None takes the cores
+    that this process may use. repack: as the engines have it.
 
     Nothing else of the model is loaded. Raises InputError, BudgetError, ReadError, ModelError.
     """
@@ -40,6 +51,9 @@ class Worker:
         experts: str,
         memory: str,
         listen: str,
+        keys: str | os.PathLike[str] | None = None,
+        move_rate: str = "32MiB",
+        profile: Path | None = None,
         threads: int | None = None,
         repack: bool = False,
         io: str = "auto",
@@ -49,9 +63,12 @@ class Worker:
         if not os.path.isfile(path):
             raise InputError(f"no model at {path}")
         model = _core.ModelFile.open(str(path))
-        chosen = parse_experts(experts, model)
-        self.n_experts = len(chosen)
-        host = _core.check_address(listen).rpartition(":")[0]
+        auto = experts.strip().upper() == "AUTO"
+        if profile is not None and not auto:
+            raise InputError("--profile says what AUTO begins with; these experts are named")
+        hot = _hot(profile, path)
+        chosen = first_experts(model, hot) if auto else parse_experts(experts, model)
+        host = _core.check_address(listen, keys is not None).rpartition(":")[0]
         self._native = _core.ExpertWorker.open(
             str(path),
             experts=chosen,
@@ -59,11 +76,16 @@ class Worker:
             listen=listen,
             engine=__version__,
             fingerprint=fingerprint(model),
+            keys="" if keys is None else os.fspath(keys),
+            chosen_by_engines=auto,
+            move_bytes_per_s=parse_bytes(move_rate),
             threads=threads or default_threads(),
             repack=repack,
             backend=io,
             direct=direct,
         )
+        self.n_experts = self._native.counts()["experts"]
+        self.capacity = self._native.n_slots if auto else 0
         self.address = f"{host}:{self._native.port}"
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="worker", daemon=True)
@@ -87,6 +109,10 @@ class Worker:
     def check(self) -> None:
         """Sum an expert and compute a row again, in turn. Raises ModelError where bits have changed."""
         self._native.check()
+
+    def take_lines(self) -> list[str]:
+        """Take the lines for the user since the last call: who was refused, what could not be read."""
+        return self._native.take_lines()
 
     def stop(self) -> None:
         """Take no more asks; those that wait are still answered."""

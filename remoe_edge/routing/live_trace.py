@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from remoe_edge.errors import InputError
-from remoe_edge.files.atomic import refuse_to_replace_model
+from remoe_edge.files.atomic import refuse_to_replace_device, refuse_to_replace_model
 from remoe_edge.files.fingerprint import fingerprint
 from remoe_edge.native import _core
 
@@ -28,6 +28,7 @@ class TraceFile:
         if path.is_dir() or not path.absolute().parent.is_dir():
             raise InputError(f"cannot record into {path}: give the path of a file")
         refuse_to_replace_model(path)
+        refuse_to_replace_device(path)
         meta = {"model": model.name, "expert_bytes": native.expert_bytes / native.total_experts}
         native.start_trace(
             str(path), fingerprint(_core.ModelFile.open(str(model))), json.dumps(meta)

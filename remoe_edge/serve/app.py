@@ -30,6 +30,7 @@ from remoe_edge.serve.http import (
     read_fields,
     whole_answer,
 )
+from remoe_edge.serve.openapi import description
 from remoe_edge.serve.protocols import (
     anthropic_messages,
     openai_chat,
@@ -40,7 +41,8 @@ from remoe_edge.serve.protocols.reply import Reply, now
 from remoe_edge.serve.protocols.responses_reply import ResponsesReply
 from remoe_edge.serve.protocols.sampling import check_bias
 from remoe_edge.serve.settings import ServeSettings
-from remoe_edge.telemetry.exposition import Family, page
+from remoe_edge.telemetry.exposition import page
+from remoe_edge.telemetry.families import Family
 
 PAGE = Path(__file__).parent / "page"
 _PAGE_FILES = {
@@ -58,8 +60,11 @@ Prepared = tuple[list[Ask], Callable[[], Reply], bool]
 
 
 class Server:
-    """Answer HTTP with conversations. model: the name that clients see. engine_figures: those of the
-    engine, for Prometheus."""
+    """Answer HTTP with conversations.
+
+    model: the name that clients see. engine_figures: those of the engine, for Prometheus. power_w: the
+    machine's power in watts.
+    """
 
     def __init__(
         self,
@@ -69,11 +74,13 @@ class Server:
         model: str,
         figures: Figures,
         engine_figures: Callable[[], list[Family]] = list,
+        power_w: Callable[[], float | None] = lambda: None,
     ) -> None:
         self._conversations = conversations
         self._settings = settings
         self._model = model
         self._figures, self._engine_figures = figures, engine_figures
+        self._power_w = power_w
         self._created = now()
 
     def app(self) -> App:
@@ -87,10 +94,13 @@ class Server:
             Route("/v1/embeddings", self._catching(self._embeddings), methods=post),
             Route("/v1/models", self._models, methods=get),
             Route("/v1/models/{name:path}", self._one_model, methods=get),
+            Route("/v1/messages/count_tokens", self._catching(self._count_tokens), methods=post),
             Route("/tokenize", self._catching(self._tokenize), methods=post),
+            Route("/detokenize", self._catching(self._detokenize), methods=post),
             Route("/health", self._health, methods=get),
             Route("/metrics", self._metrics, methods=get),
             Route("/slots", self._slots, methods=get),
+            Route("/openapi.json", self._openapi, methods=get),
             Route("/", self._page, methods=get),
             Route("/page/{name}", self._page, methods=get),
         ]
@@ -219,6 +229,27 @@ class Server:
             {"tokens": tokens, "count": len(tokens), "max_model_len": engine.n_ctx}
         )
 
+    async def _detokenize(self, request: Request) -> Response:
+        engine = self._conversations.engine
+        fields = await self._fields(request)
+        fields.required("tokens")
+        tokens = fields.items("tokens")
+        fields.ignore("model")
+        fields.end()
+        openai_completions.check_ids(engine, tokens, "tokens")
+        text = await asyncio.to_thread(openai_completions.text_of, engine, tokens)
+        return json_response({"content": text})
+
+    async def _count_tokens(self, request: Request) -> Response:
+        _ = self._conversations.engine
+        fields = await self._fields(request)
+        asked = await asyncio.to_thread(anthropic_messages.read, fields, counting=True)
+        (ask,) = await asyncio.to_thread(self._chat_asks, asked.chat)
+        return json_response({"input_tokens": len(ask.tokens)})
+
+    async def _openapi(self, request: Request) -> Response:
+        return json_response(description(has_key=self._settings.api_key is not None))
+
     # --- how it is doing ---
 
     async def _health(self, request: Request) -> Response:
@@ -247,8 +278,18 @@ class Server:
             }
             for s in load.slots
         ]
+        is_ready = self._conversations.state == "ready"
         return json_response(
-            {"slots": slots, "queued": load.queued, "queue_limit": load.queue_limit}
+            {
+                "slots": slots,
+                "queued": load.queued,
+                "queue_limit": load.queue_limit,
+                # The page shows them beside an answer: what it took of both.
+                "misses_by_layer": self._conversations.engine.misses_by_layer()
+                if is_ready
+                else None,
+                "power_w": self._power_w(),
+            }
         )
 
     # --- the page ---

@@ -74,8 +74,9 @@ def chat_asks(engine: Engine, chat: Chat) -> list[Ask]:
     if grammar is not None:
         sampling["grammar"] = grammar
     one_call = chat.one_call or (forced and chat.choice == "named")
+    goes_on = any(each.get("role") == "assistant" for each in chat.messages)
     return [
-        Ask(tokens, each, form, parser, one_call and format_ is not None)
+        Ask(tokens, each, form, parser, one_call and format_ is not None, goes_on)
         for each in seeded(sampling, chat.n)
     ]
 

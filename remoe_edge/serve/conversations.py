@@ -36,7 +36,7 @@ class Ask:
     """Hold one answer to be made: what `Engine.generate` is to be given, and how to read it.
 
     sampling: keywords of `Engine.generate`. parser: makes a reader of tool calls. one_call: the answer
-    ends after its first call.
+    ends after its first call. goes_on: the prompt holds an answer that was given before.
     """
 
     tokens: Sequence[int]
@@ -44,6 +44,7 @@ class Ask:
     form: AnswerForm | None = None
     parser: Callable[[], ToolParser] | None = None
     one_call: bool = False
+    goes_on: bool = False
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from remoe_edge.telemetry.exposition import Family, Histogram
+from remoe_edge.telemetry.families import Family, Histogram
 
 if TYPE_CHECKING:
     from remoe_edge.engine.stats import AnswerStats

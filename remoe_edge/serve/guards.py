@@ -18,7 +18,7 @@ from remoe_edge.telemetry.metrics_server import is_loopback
 App = Callable[[Any, Receive, Send], Awaitable[None]]
 
 # Anybody may load the page, whose requests then bring the key, and ask whether the server lives.
-_OPEN = ("/", "/health")
+_OPEN = ("/", "/health", "/openapi.json")
 _OPEN_BELOW = "/page/"
 
 

@@ -23,6 +23,8 @@ T = TypeVar("T")
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 
+_LINGER_S, _SILENT_S = 30.0, 2.0  # altogether, and without a byte
+
 log = logging.getLogger("remoe_edge.serve")
 
 
@@ -65,7 +67,27 @@ async def read_body(request: Request, *, most_bytes: int, timeout_s: float) -> b
 
 def failure_response(failure: Failure, path: str) -> Response:
     """Answer with an error."""
-    return json_response(failure.body(path), failure.status, failure.headers)
+    kind = _Lingering if failure.status == 413 else JSONResponse
+    return kind(failure.body(path), status_code=failure.status, headers=failure.headers)
+
+
+class _Lingering(JSONResponse):  # type: ignore[misc]
+    """Answer, and take in for a while what is still being sent.
+
+    A client that sends everything before it reads would find its connection gone, and no answer.
+    """
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        start = {"type": "http.response.start", "status": self.status_code}
+        await send({**start, "headers": self.raw_headers})
+        await send({"type": "http.response.body", "body": self.body, "more_body": True})
+        with contextlib.suppress(TimeoutError), within(_LINGER_S):
+            while True:
+                with within(_SILENT_S):
+                    message = await receive()
+                if message["type"] == "http.disconnect" or not message.get("more_body"):
+                    break
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 def json_response(

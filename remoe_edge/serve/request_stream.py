@@ -12,6 +12,7 @@ from remoe_edge.engine.answer import Usage
 from remoe_edge.serve.conversations import Ask
 from remoe_edge.serve.events import Event, Failed, Finish, Reasoning
 
+_MOST_READY = 4
 AGAIN_S = 0.05  # a step that was just beginning may have missed the first interrupt
 
 
@@ -44,6 +45,7 @@ class RequestStream:
         self._arrived = asyncio.Event()
         self._answers: list[Cancellable] = []
         self._is_over = False  # for the reader
+        self._n_ready = 0  # events that it took without waiting
 
     # --- in the event loop ---
 
@@ -53,6 +55,10 @@ class RequestStream:
 
     async def __anext__(self) -> tuple[int, Event]:
         """Wait for the next event; may be cancelled, and called again, without losing one."""
+        self._n_ready = self._n_ready + 1 if self._events else 0
+        if self._n_ready >= _MOST_READY:  # a client that has gone is noticed in the loop alone
+            self._n_ready = 0
+            await asyncio.sleep(0)
         while not self._events and not self._is_over:
             self._arrived.clear()
             if not self._events:  # else it has come meanwhile

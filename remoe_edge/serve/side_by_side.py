@@ -154,6 +154,7 @@ class _Answers:
                 answer,
                 form=ask.form,
                 on_reasoning=self.request.on_reasoning(index),
+                goes_on=ask.goes_on,
                 **ask.sampling,
             )
         except Exception as error:

@@ -10,7 +10,7 @@ import remoe_edge
 from remoe_edge.engine.counters import METRICS
 from remoe_edge.engine.observers import Step
 from remoe_edge.engine.stats import AnswerStats
-from remoe_edge.telemetry.exposition import Family, Histogram
+from remoe_edge.telemetry.families import Family, Histogram
 from remoe_edge.telemetry.sample import Sample
 from remoe_edge.telemetry.sampler import Sampler
 
@@ -82,6 +82,11 @@ class Metrics:
             families = self._engine()
         sample = self._sampler.latest
         return families if sample is None else [*families, *machine_families(sample)]
+
+    def power_w(self) -> float | None:
+        """Tell the machine's power in watts, None where nothing measures it."""
+        sample = self._sampler.latest
+        return None if sample is None else sample.power_w
 
     def _engine(self) -> list[Family]:
         facts, counts = self._facts, self._counts

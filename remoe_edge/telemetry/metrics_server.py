@@ -17,7 +17,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from remoe_edge.errors import InputError
-from remoe_edge.telemetry.exposition import Family, page
+from remoe_edge.telemetry.exposition import page
+from remoe_edge.telemetry.families import Family
 
 _MOST_CLIENTS = 8  # at a time; what comes beside them is closed at once
 _IDLE_CLIENT_S = 5.0  # without a byte

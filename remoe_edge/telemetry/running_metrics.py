@@ -6,18 +6,18 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from remoe_edge.engine.counters import METRICS
-from remoe_edge.telemetry.exposition import Family
+from remoe_edge.telemetry.families import Family
 
 _TOKENS = (("n_prompt", "prompt_tokens"), ("n_generated", "generated_tokens"))
 
 
-def text(running: Iterable[Mapping[str, Any]]) -> str:
-    """Write the figures of each of `status.running()`, with the labels `pid` and `model`."""
-    families = [
+def families(running: Iterable[Mapping[str, Any]]) -> list[Family]:
+    """Give the figures of each of `status.running()`, with the labels `pid` and `model`."""
+    counted = [
         Family(f"remoe_edge_{metric}_total", "counter", help_)
         for metric, help_ in [(name, "Tokens of all answers.") for _, name in _TOKENS]
     ]
-    families += [
+    counted += [
         Family(f"remoe_edge_{each.metadata['metric']}_total", "counter", each.metadata["help"])
         for each in METRICS
     ]
@@ -32,7 +32,7 @@ def text(running: Iterable[Mapping[str, Any]]) -> str:
             value = totals.get(each.name)
             in_seconds = value is not None and each.metadata["unit"] == "ms"
             values.append(value / 1000 if in_seconds else value)
-        for family, value in zip(families, values, strict=True):
+        for family, value in zip(counted, values, strict=True):
             family.add(value, **labels)
         budget.add(engine.get("budget_bytes"), **labels)
-    return "".join(family.text() for family in [*families, budget])
+    return [*counted, budget]

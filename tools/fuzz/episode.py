@@ -77,7 +77,7 @@ class Episode:
                 else:  # closed in the midst of things
                     session.dropped = engine.generate(self.prompts[0], max_tokens=9)
                     with session.going_wrong():
-                        next(session.dropped)
+                        next(session.dropped, None)
             session.compare()
             self.figures["engines"] += 1
 

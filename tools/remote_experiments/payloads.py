@@ -34,7 +34,7 @@ from remote_experiments.setting import keep
 
 MB = 1_000_000
 MOST_SENT = 256 * MB
-# As csrc/wire/frame.h has it. Of two versions one is refused for its size, the other for its version.
+# As csrc/wire/frame.h has it. Of the versions, one is refused for its size, the others for themselves.
 HEADER = struct.Struct("<IHHQIIIIIIQQ")
 MAGIC, VERSIONS, ASK = 0x46584D52, (1, 2), 5
 

@@ -19,9 +19,7 @@ using testing::SmallMoe;
 using Kind = Arrival::Kind;
 
 struct Backend {
-  Backend() : cpu(cpu::NewBackend()), executor(cpu) {
-    cpu::SetThreads(cpu, 1);
-  }
+  Backend() : cpu(cpu::NewBackend()), executor(cpu) { cpu::SetThreads(cpu, 1); }
   ~Backend() { ggml_backend_free(cpu); }
   ggml_backend_t cpu;
   Executor executor;

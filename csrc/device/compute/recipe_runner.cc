@@ -1,5 +1,6 @@
 #include "device/compute/recipe_runner.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "base/format.h"
@@ -256,37 +257,118 @@ std::string RecipeRunner::Name(int layer, int expert) const {
   return Format("layer %d, expert %d", known ? model_->layers()[layer].block : layer, expert);
 }
 
-// Of what is in memory, where it is as the file has it; else of the file.
-Result<uint64_t> RecipeRunner::Sum(int layer, uint16_t expert) {
+// Of what is in memory, where it is as the file has it; else of the file; and where that has none, of
+// what is written in the file about them.
+Result<ExpertSums> RecipeRunner::Sums(int layer, uint16_t expert) {
   const std::lock_guard<std::mutex> lock(mutex_);
-  if (layer < 0 || layer >= static_cast<int>(model_->layers().size()) ||
-      expert >= model_->layers()[layer].n_experts) {
+  if (!Exists(static_cast<uint32_t>(layer), expert)) {
     return Status(Code::kCorrupt, Format("there is no expert %d in layer %d", expert, layer));
   }
   const ExpertLayer& its_layer = model_->layers()[layer];
   const SlotId slot = model_->repacked() ? kNoSlot : model_->store()->cache().SlotOf(layer, expert);
-  Checksum64 sum;
+  ExpertSums sums;
   std::vector<uint8_t> bytes;
   for (size_t m = 0; m < its_layer.matrices.size(); m++) {
     const ExpertMatrix& matrix = its_layer.matrices[m];
-    if (slot != kNoSlot) {
-      sum.Add(model_->store()->matrix(slot, layer, static_cast<int>(m)), matrix.expert_bytes);
+    if (!model_->file().has_experts()) {
+      sums.matrices.push_back(model_->file().ExpertSum(matrix, expert));
       continue;
     }
-    bytes.resize(matrix.expert_bytes);
-    const Tensor& tensor = model_->file().tensors()[matrix.tensor];
-    REMOE_RETURN_IF_ERROR(
-        ReadWhole(model_, tensor, expert * matrix.expert_bytes, matrix.expert_bytes, bytes.data()));
-    sum.Add(bytes.data(), bytes.size());
+    const uint8_t* at = nullptr;
+    if (slot != kNoSlot) {
+      at = model_->store()->matrix(slot, layer, static_cast<int>(m));
+    } else {
+      bytes.resize(matrix.expert_bytes);
+      const Tensor& tensor = model_->file().tensors()[matrix.tensor];
+      REMOE_RETURN_IF_ERROR(ReadWhole(model_, tensor, expert * matrix.expert_bytes,
+                                      matrix.expert_bytes, bytes.data()));
+      at = bytes.data();
+    }
+    Checksum64 sum;
+    sum.Add(at, matrix.expert_bytes);
+    sums.matrices.push_back(sum.sum());
   }
+  Checksum64 whole;
+  for (const uint64_t sum : sums.matrices) whole.Add(&sum, sizeof(sum));
   for (const Tensor& tensor : model_->file().tensors()) {
     if (!IsExpertBias(tensor.name, its_layer.block)) continue;
     bytes.resize(tensor.n_bytes / its_layer.n_experts);
     REMOE_RETURN_IF_ERROR(
         ReadWhole(model_, tensor, expert * bytes.size(), bytes.size(), bytes.data()));
-    sum.Add(bytes.data(), bytes.size());
+    whole.Add(bytes.data(), bytes.size());
   }
-  return sum.sum();
+  sums.whole = whole.sum();
+  return sums;
+}
+
+uint64_t RecipeRunner::MatrixBytes(int layer, int matrix) const {
+  if (layer < 0 || layer >= static_cast<int>(model_->layers().size())) return 0;
+  const ExpertLayer& its_layer = model_->layers()[layer];
+  const bool known = matrix >= 0 && matrix < static_cast<int>(its_layer.matrices.size());
+  return known ? its_layer.matrices[matrix].expert_bytes : 0;
+}
+
+Status RecipeRunner::CopyWeights(int layer, uint16_t expert, int matrix, uint64_t begin, size_t n,
+                                 uint8_t* dest) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  const uint64_t n_bytes = MatrixBytes(layer, matrix);
+  if (!Exists(static_cast<uint32_t>(layer), expert) || begin > n_bytes || n > n_bytes - begin) {
+    return Status(Code::kCorrupt, "there are no such weights");
+  }
+  const SlotId slot = model_->store()->cache().SlotOf(layer, expert);
+  if (model_->repacked() || slot == kNoSlot) {
+    return Status(Code::kNotSupported, "it has those weights in no form that can be sent");
+  }
+  std::memcpy(dest, model_->store()->matrix(slot, layer, matrix) + begin, n);
+  return Status::Ok();
+}
+
+bool RecipeRunner::Exists(uint32_t layer, uint32_t expert) const {
+  return layer < model_->layers().size() &&
+         expert < static_cast<uint32_t>(model_->layers()[layer].n_experts);
+}
+
+uint64_t RecipeRunner::ExpertBytes(int layer) const {
+  return model_->layers()[layer].expert_bytes();
+}
+
+// What computes in between may end the reading early: then it is begun again.
+Status RecipeRunner::Hold(int layer, uint16_t expert) {
+  constexpr int kTries = 20;
+  const auto id =
+      static_cast<ExpertId>(layer) * static_cast<ExpertId>(model_->sizes().n_experts()) + expert;
+  for (int i = 0; i < kTries; i++) {
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      model_->PrefetchForStart({id});
+    }
+    model_->store()->AwaitReads();
+    const std::lock_guard<std::mutex> lock(mutex_);
+    model_->FinishStart();
+    if (model_->store()->cache().SlotOf(layer, expert) != kNoSlot) return Status::Ok();
+  }
+  return Status(Code::kIo,
+                Format("it could not be read from %s", model_->file().paths()[0].c_str()));
+}
+
+void RecipeRunner::Drop(int layer, uint16_t expert) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  model_->Drop(layer, expert);
+}
+
+uint64_t RecipeRunner::ScratchBytes(const StreamedModel& model, int n_rows) {
+  uint64_t most = 0;
+  for (const ExpertLayer& layer : model.layers()) {
+    uint64_t n_values = 0, longest = 0;
+    for (const ExpertMatrix& matrix : layer.matrices) {
+      const Tensor& tensor = model.file().tensors()[matrix.tensor];
+      n_values += tensor.ne[1];
+      longest = std::max({longest, tensor.ne[0], tensor.ne[1]});
+    }
+    // Input, products and what stands between, twice: in the graph and in PairRunner; and the answer.
+    most = std::max(most, 2 * (n_values + 2 * longest) + longest);
+  }
+  return most * sizeof(float) * static_cast<uint64_t>(n_rows);
 }
 
 }  // namespace remoe

@@ -28,7 +28,7 @@ Identity IdentityOf(const StreamedModel& model, const std::string& engine,
 // Biases of the experts of these layers, which a runner keeps beside the slots; all layers for none.
 uint64_t ExpertBiasBytes(const ModelFile& file, const std::vector<ExpertLayer>& layers);
 
-class RecipeRunner : public RowComputer {
+class RecipeRunner : public RowComputer, public HeldExperts {
  public:
   RecipeRunner(StreamedModel* model, int n_threads);
   ~RecipeRunner() override;
@@ -36,8 +36,18 @@ class RecipeRunner : public RowComputer {
   Result<Learned> Learn(int layer, const std::string& recipe) override;
   Status Compute(int recipe, uint16_t expert, int n_rows, const float* rows,
                  std::vector<float>* out) override;
-  Result<uint64_t> Sum(int layer, uint16_t expert) override;
+  Result<ExpertSums> Sums(int layer, uint16_t expert) override;
+  Status CopyWeights(int layer, uint16_t expert, int matrix, uint64_t begin, size_t n,
+                     uint8_t* dest) override;
+  uint64_t MatrixBytes(int layer, int matrix) const override;
   std::string Name(int layer, int expert) const override;
+
+  Status Hold(int layer, uint16_t expert) override;
+  void Drop(int layer, uint16_t expert) override;
+  bool Exists(uint32_t layer, uint32_t expert) const override;
+  uint64_t ExpertBytes(int layer) const override;
+  // Memory that computing so many rows takes, of any layer.
+  static uint64_t ScratchBytes(const StreamedModel& model, int n_rows);
 
  private:
   struct Known {

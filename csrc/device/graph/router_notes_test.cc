@@ -31,7 +31,8 @@ struct DeviceMemory {
         reads++;
         std::memcpy(data, static_cast<const uint8_t*>(tensor->data) + offset, n_bytes);
       };
-      return ggml_backend_buffer_init(buft, functions, std::aligned_alloc(64, size), size);
+      return ggml_backend_buffer_init(buft, functions,
+                                      std::aligned_alloc(64, (size + 63) / 64 * 64), size);
     };
     type.iface.get_alignment = [](ggml_backend_buffer_type_t) -> size_t { return 64; };
     type.device = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);

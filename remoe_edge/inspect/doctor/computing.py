@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 from remoe_edge import amx
+from remoe_edge.errors import UnsupportedError
 from remoe_edge.inspect.doctor import gpu
 from remoe_edge.inspect.doctor.check import INFO, OFF, OK, Check
 from remoe_edge.machine.processors import default_threads
@@ -13,7 +14,20 @@ from remoe_edge.machine.processors import default_threads
 
 def checks() -> list[Check]:
     """Check processor, GPUs, AMX, repacking and the wait policy."""
-    return [_cpu(), gpu.check(), _amx(), _repacking(), _wait_policy()]
+    return [_cpu(), gpu.check(), _amx(), _repacking(), _wait_policy(), _openssl()]
+
+
+def _openssl() -> Check:
+    """Look for the library that encrypts connections to other machines."""
+    from remoe_edge.native import _core
+
+    try:
+        return Check("OpenSSL", OK, f"{_core.tls_library()}: workers on other machines can be used")
+    except UnsupportedError as error:
+        return Check(
+            "OpenSSL", INFO, f"{error}; workers on this machine work without",
+            "apt install libssl3",
+        )  # fmt: skip
 
 
 def _cpu() -> Check:

@@ -64,6 +64,7 @@ function article(message, index) {
     cost.className = "cost";
     cost.textContent = costLine(message.cost);
     made.append(cost);
+    if (message.cost.misses) made.append(layers(message.cost.misses));
   }
   const tools = document.createElement("div");
   tools.className = "tools";
@@ -83,7 +84,42 @@ function costLine(cost) {
   if (cost.hit_rate !== null) parts.push(`hit rate ${(100 * cost.hit_rate).toFixed(1)} %`);
   if (cost.bytes_per_token !== null) parts.push(`${(cost.bytes_per_token / 2 ** 20).toFixed(1)} MiB/token`);
   if (cost.peak_rss_bytes) parts.push(`peak memory ${(cost.peak_rss_bytes / 2 ** 20).toFixed(0)} MiB`);
+  if (cost.power_w) parts.push(`${cost.power_w.toFixed(1)} W`);
   return parts.join(", ");
+}
+
+// Which layers had to read experts, as one bar each.
+function layers(misses) {
+  const made = document.createElement("p");
+  made.className = "layers";
+  made.setAttribute("role", "img");
+  const most = Math.max(...misses, 1);
+  const named = misses.map((n, layer) => `${layer}: ${n}`).join(", ");
+  made.setAttribute("aria-label", `Misses by layer: ${named}`);
+  made.title = `Misses by layer: ${named}`;
+  for (const n of misses) {
+    const bar = document.createElement("span");
+    bar.className = `height-${Math.round((8 * n) / most)}`;
+    made.append(bar);
+  }
+  return made;
+}
+
+// What the server counts now; null where it does not say.
+async function look() {
+  try {
+    const response = await fetch("slots", { headers: headers() });
+    return response.ok ? await response.json() : null;
+  } catch {
+    return null;
+  }
+}
+
+// Other conversations that were answered meanwhile are in these figures too.
+function addFigures(cost, before, after) {
+  if (after?.power_w) cost.power_w = after.power_w;
+  if (before?.misses_by_layer && after?.misses_by_layer)
+    cost.misses = after.misses_by_layer.map((n, layer) => n - before.misses_by_layer[layer]);
 }
 
 function showLast(message) {
@@ -125,6 +161,7 @@ async function answer() {
   at("log").setAttribute("aria-busy", "true");
   at("log").parentElement.scrollTop = at("log").parentElement.scrollHeight;
   say("Answering\u2026");
+  const before = look();
   let planned = false;
   const show = () => {
     planned = false;
@@ -149,6 +186,7 @@ async function answer() {
         requestAnimationFrame(show);
       }
     }
+    if (message.cost) addFigures(message.cost, await before, await look());
     say("The answer is complete.");
   } catch (error) {
     if (mine.signal.aborted) say("Stopped.");

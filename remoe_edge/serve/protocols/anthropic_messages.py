@@ -23,10 +23,11 @@ class MessagesRequest:
     stream: bool
 
 
-def read(fields: Fields) -> MessagesRequest:
-    """Read a request. Raises BadField."""
+def read(fields: Fields, *, counting: bool = False) -> MessagesRequest:
+    """Read a request; counting: one whose tokens are only to be counted. Raises BadField."""
     fields.text("model")
-    fields.required("max_tokens")
+    if not counting:
+        fields.required("max_tokens")
     settings: dict[str, Any] = {"max_tokens": max_tokens(fields, "max_tokens")}
     for name in ("temperature", "top_p"):
         value = fields.number(name, 0, 1)

@@ -67,7 +67,9 @@ def text_of(fields: Fields, name: str) -> str | None:
 def _part(fields: Fields) -> str:
     kind = fields.needed_text("type")
     if kind == "refusal":
-        return fields.needed_text("refusal")
+        refused = fields.needed_text("refusal")
+        fields.end()
+        return refused
     if kind not in ("text", "input_text", "output_text", "summary_text", "reasoning_text"):
         raise BadField(
             fields.name("type"), f"{fields.name('type')}: {short(kind)} cannot be read, only texts"

@@ -86,9 +86,7 @@ def asks(engine: Engine, asked: CompletionRequest) -> list[Ask]:
         if isinstance(prompt, str):
             tokens = engine.tokenize(prompt, special=True)
         else:
-            n_vocab = int(engine.llama.n_vocab())
-            if not all(0 <= each < n_vocab for each in prompt):
-                raise BadField("prompt", f"prompt: the model has tokens 0 to {n_vocab - 1}")
+            check_ids(engine, prompt, "prompt")
             tokens = list(prompt)
         found += text_ask(engine, tokens, asked.sampling, asked.n, "prompt")
     return found
@@ -96,13 +94,20 @@ def asks(engine: Engine, asked: CompletionRequest) -> list[Ask]:
 
 def prompt_texts(engine: Engine, asked: CompletionRequest) -> list[str]:
     """Give the prompts as texts, to be echoed."""
+    return [each if isinstance(each, str) else text_of(engine, each) for each in asked.prompts]
+
+
+def text_of(engine: Engine, tokens: Sequence[int]) -> str:
+    """Give the text of tokens."""
     words = Tokenizer(engine.llama)
-    return [
-        each
-        if isinstance(each, str)
-        else b"".join(words.piece(token, special=True) for token in each).decode("utf-8", "replace")
-        for each in asked.prompts
-    ]
+    return b"".join(words.piece(token, special=True) for token in tokens).decode("utf-8", "replace")
+
+
+def check_ids(engine: Engine, tokens: Sequence[Any], param: str) -> None:
+    """Raise BadField for what is no token of the model."""
+    n_vocab = int(engine.llama.n_vocab())
+    if not all(_is_id(each) and 0 <= each < n_vocab for each in tokens):
+        raise BadField(param, f"{param}: the model has tokens 0 to {n_vocab - 1}")
 
 
 class CompletionReply:

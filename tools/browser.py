@@ -8,6 +8,7 @@ Chromium in any of its packagings will do; `find()` says which one there is.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import fcntl
 import json
@@ -155,3 +156,79 @@ def _has_loaded(event: dict[str, Any], loader: str) -> bool:
         event["method"] == "Page.lifecycleEvent"
         and (about["loaderId"], about["name"]) == (loader, "load")
     )  # fmt: skip
+
+
+class Tab:
+    """A page that is open, and what went wrong in it."""
+
+    def __init__(
+        self, opened: Browser, url: str, *, width: int, dark: bool, height: int = 800
+    ) -> None:
+        self._browser = opened
+        target = opened._call("Target.createTarget", url="about:blank")["targetId"]
+        attached = opened._call("Target.attachToTarget", targetId=target, flatten=True)
+        self._session = attached["sessionId"]
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            opened._call(f"{domain}.enable", self._session)
+        opened._call(
+            "Emulation.setDeviceMetricsOverride", self._session,
+            width=width, height=height, deviceScaleFactor=1, mobile=width < 600,
+        )  # fmt: skip
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        opened._call("Emulation.setEmulatedMedia", self._session, features=[scheme])
+        opened._events.clear()
+        self.go(url)
+
+    def go(self, url: str) -> None:
+        """Go to an address."""
+        self._browser.navigate(self._session, url)
+
+    def ask(self, expression: str) -> Any:
+        """Give the value of an expression."""
+        answer = self._browser._call(
+            "Runtime.evaluate", self._session, expression=expression, returnByValue=True,
+            awaitPromise=True,
+        )  # fmt: skip
+        assert "exceptionDetails" not in answer, answer
+        return answer["result"].get("value")
+
+    def wait(self, expression: str) -> None:
+        """Wait until an expression is true."""
+        end = time.monotonic() + SECONDS
+        while not self.ask(expression):
+            assert time.monotonic() < end, f"never: {expression}"
+            time.sleep(0.05)
+
+    def type(self, text: str) -> None:
+        """Write a question."""
+        self.ask("document.getElementById('question').focus()")
+        self._browser._call("Input.insertText", self._session, text=text)
+
+    def press(self, key: str, code: int) -> None:
+        """Press a key."""
+        for kind in ("keyDown", "keyUp"):
+            self._browser._call(
+                "Input.dispatchKeyEvent", self._session, type=kind, key=key, code=key,
+                windowsVirtualKeyCode=code, text="\r" if key == "Enter" and kind == "keyDown" else "",
+            )  # fmt: skip
+
+    def went_wrong(self) -> list[str]:
+        """List what the page complained of."""
+        found = []
+        for event in self._browser._events:
+            about = event.get("params", {})
+            if event["method"] in ("Runtime.exceptionThrown", "Runtime.consoleAPICalled"):
+                found.append(str(about))
+            elif event["method"] == "Log.entryAdded":
+                found.append(about["entry"]["text"])
+        return found
+
+    def picture(self) -> bytes:
+        """Give what it looks like, as PNG."""
+        answer = self._browser._call("Page.captureScreenshot", self._session, format="png")
+        return base64.b64decode(answer["data"])
+
+    def requests(self) -> list[str]:
+        """List the addresses it has asked."""
+        sent = [e for e in self._browser._events if e["method"] == "Network.requestWillBeSent"]
+        return [each["params"]["request"]["url"] for each in sent]

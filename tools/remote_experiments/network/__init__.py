@@ -1,0 +1,1 @@
+"""Two hosts on one machine: network namespaces with a line of a given rate and delay between them."""
