@@ -66,8 +66,9 @@ def check(
     ways = [(budget, "off") for budget in budgets] + [(b, "on") for b in budgets if b in AHEAD]
     for budget, prefetch in ways:
         with _engine(
-            path, cache=spec.get(budget, budget), layers=layers, prefetch=prefetch
-        ) as engine:
+            path, cache=spec.get(budget, budget), layers=layers, prefetch=prefetch,
+            experts_on=experts_on,
+        ) as engine:  # fmt: skip
             for length, reference in references.items():
                 rows = [engine.evaluate(prompt(length))]
                 for token in reference.tokens:

@@ -32,9 +32,10 @@ Result<std::unique_ptr<ExpertStore>> ExpertStore::Make(const ModelFile* model,
   if (options.memory != nullptr) {
     parts.staging =
         Staging::Over(options.memory->staging(), options.staging_buffers, layout.staged_bytes());
-    parts.transform = [memory = options.memory, layers, first = parts.slab->data()](
+    parts.transform = [memory = options.memory, layers, layout, first = parts.slab->data()](
                           int layer, int matrix, const uint8_t* bytes, uint8_t* dest) {
-      memory->Write(dest - first, bytes, (*layers)[layer].matrices[matrix].expert_bytes);
+      memory->Write(dest - first, bytes, (*layers)[layer].matrices[matrix].expert_bytes,
+                    layout.at(layer, matrix).room_bytes);
     };
   } else {
     parts.populator = std::make_unique<Populator>(parts.slab->data(), parts.slab->held_bytes());

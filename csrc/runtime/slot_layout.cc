@@ -16,6 +16,7 @@ SlotLayout::SlotLayout(const std::vector<ExpertLayer>& layers,
     for (size_t m = 0; m < layers[l].matrices.size(); m++) {
       const ExpertMatrix& matrix = layers[l].matrices[m];
       MatrixSlot slot;
+      slot.room_bytes = rules.room.empty() ? matrix.expert_bytes : rules.room[l][m];
       slot.in_place = !rules.staged && !transformed[l][m] && matrix.expert_bytes % kPage == 0;
       if (slot.in_place) {
         // The read may spill into the whole first and last page, which so belong to this matrix
@@ -26,7 +27,7 @@ SlotLayout::SlotLayout(const std::vector<ExpertLayer>& layers,
         end = RoundUp(slot.offset + matrix.expert_bytes, kPage);
       } else {
         slot.offset = RoundUp(end, rules.align);
-        end = slot.offset + (rules.room.empty() ? matrix.expert_bytes : rules.room[l][m]);
+        end = slot.offset + slot.room_bytes;
         staged_bytes_ = std::max(staged_bytes_, matrix.expert_bytes);
       }
       slots.push_back(slot);

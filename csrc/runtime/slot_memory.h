@@ -15,7 +15,9 @@ namespace remoe {
 class SlotMemory {
  public:
   virtual ~SlotMemory() = default;
-  virtual void Write(uint64_t offset, const uint8_t* bytes, uint64_t n_bytes) = 0;
+  // What lies after the bytes, up to `room_bytes`, becomes zeros, whatever lay there before.
+  virtual void Write(uint64_t offset, const uint8_t* bytes, uint64_t n_bytes,
+                     uint64_t room_bytes) = 0;
   // Page-aligned host memory of `staging_bytes()`.
   virtual uint8_t* staging() = 0;
   virtual uint64_t staging_bytes() const = 0;

@@ -23,11 +23,13 @@ class FarMemory : public SlotMemory {
  public:
   FarMemory(uint64_t slab_bytes, uint64_t staging_bytes)
       : slab_(slab_bytes), near_(staging_bytes + kPage), staging_bytes_(staging_bytes) {}
-  void Write(uint64_t offset, const uint8_t* bytes, uint64_t n_bytes) override {
+  void Write(uint64_t offset, const uint8_t* bytes, uint64_t n_bytes,
+             uint64_t room_bytes) override {
     const std::lock_guard<std::mutex> lock(mutex_);
-    CHECK(offset + n_bytes <= slab_.size());
+    CHECK(offset + room_bytes <= slab_.size());
     CHECK(bytes >= staging() && bytes + n_bytes <= staging() + staging_bytes_);
     std::memcpy(slab_.data() + offset, bytes, n_bytes);
+    std::memset(slab_.data() + offset + n_bytes, 0, room_bytes - n_bytes);
   }
   uint8_t* staging() override {
     const auto at = reinterpret_cast<uintptr_t>(near_.data());

@@ -79,16 +79,19 @@ uint8_t* DeviceSlab::at(uint64_t offset) const {
   return static_cast<uint8_t*>(ggml_backend_buffer_get_base(slab_)) + offset;
 }
 
-void DeviceSlab::Write(uint64_t offset, const uint8_t* bytes, uint64_t n_bytes) {
+void DeviceSlab::Write(uint64_t offset, const uint8_t* bytes, uint64_t n_bytes,
+                       uint64_t room_bytes) {
   ggml_tensor part{};
   part.type = GGML_TYPE_I8;
-  part.ne[0] = static_cast<int64_t>(n_bytes);
+  part.ne[0] = static_cast<int64_t>(room_bytes);
   part.ne[1] = part.ne[2] = part.ne[3] = 1;
   part.nb[0] = 1;
-  part.nb[1] = part.nb[2] = part.nb[3] = n_bytes;
+  part.nb[1] = part.nb[2] = part.nb[3] = room_bytes;
   part.buffer = slab_;
   part.data = at(offset);
   ggml_backend_tensor_set(&part, bytes, 0, n_bytes);
+  // A matrix of another shape may have lain there.
+  if (room_bytes > n_bytes) ggml_backend_tensor_memset(&part, 0, n_bytes, room_bytes - n_bytes);
 }
 
 }  // namespace remoe

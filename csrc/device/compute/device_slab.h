@@ -28,7 +28,7 @@ class DeviceSlab : public SlotMemory {
                                                   uint64_t staging_bytes);
   ~DeviceSlab() override;
 
-  void Write(uint64_t offset, const uint8_t* bytes, uint64_t n_bytes) override;
+  void Write(uint64_t offset, const uint8_t* bytes, uint64_t n_bytes, uint64_t room_bytes) override;
   uint8_t* staging() override { return staging_; }
   uint64_t staging_bytes() const override { return staging_bytes_; }
 
