@@ -126,7 +126,7 @@ class Runs:
     def one(self, name: str) -> None:
         """Run a case, unless time is up."""
         left = min(self.ends - time.monotonic(), self.case_seconds)
-        if left < 5:  # noqa: PLR2004
+        if left < 5:
             self.found[name] = {"status": "not started"}
             return
         environment = {**os.environ, "PYTHONFAULTHANDLER": "1", "OMP_WAIT_POLICY": "passive"}

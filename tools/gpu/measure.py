@@ -5,7 +5,7 @@
     GGML_VK_VISIBLE_DEVICES=0 python tools/gpu/measure.py -o lavapipe.json --small --minutes 5
 
 In this order, and as far as the minutes go: what is there; small models of every architecture and format
-against stock on the same GPU (compare.py); tests that choose (`--tests`); a twin of real size, made on the
+against stock on the same GPU (compare.py); tests (`--tests` chooses); a twin of real size, made on the
 spot from the model that comes along; then prefill and decode of one text by
 
     stock          llama.cpp, everything on the GPU
