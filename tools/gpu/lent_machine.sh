@@ -31,6 +31,8 @@ libraries=$("$python" - <<'PYTHON'
 import pathlib, sys
 places = [pathlib.Path(p) / "nvidia" for p in sys.path if p]
 places += [pathlib.Path("/usr/local/cuda"), *pathlib.Path("/usr/local").glob("cuda-13*")]
+places += [*pathlib.Path("/opt").glob("*/.venv/lib/python3*/site-packages/nvidia")]
+places += [*pathlib.Path("/usr").glob("lib/x86_64-linux-gnu")]
 found = []
 for name in ("libcudart.so.13", "libcublas.so.13", "libcublasLt.so.13"):
     for place in places:
@@ -38,6 +40,8 @@ for name in ("libcudart.so.13", "libcublas.so.13", "libcublasLt.so.13"):
         if hits:
             found.append(str(hits[0].parent))
             break
+    else:
+        print(f"{name} was found nowhere", file=sys.stderr)
 print(":".join(dict.fromkeys(found)))
 PYTHON
 )
