@@ -33,8 +33,8 @@ struct SlotRules {
 };
 
 struct MatrixSlot {
-  uint64_t offset = 0;    // of the first weight, from the start of the slot
-  bool in_place = false;  // storage writes straight into the slot
+  uint64_t offset = 0;      // of the first weight, from the start of the slot
+  bool in_place = false;    // storage writes straight into the slot
   uint64_t room_bytes = 0;  // it, and what kernels read beyond its end
 };
 

@@ -11,6 +11,9 @@ namespace remoe {
 namespace {
 
 constexpr int kMaxNodes = 128;
+// Of ids, enough for a batch of 512 tokens with 64 experts each, so that no step frees a buffer that an
+// earlier one had bound: lavapipe (Mesa 22.3) dies of that.
+constexpr size_t kIdsBytes = 512 * 64 * sizeof(int32_t);
 
 }  // namespace
 
@@ -39,7 +42,8 @@ bool Executor::PlaceSlots(ggml_tensor* ids) {
   const size_t n_bytes = slots.size() * sizeof(int32_t);
   if (slot_ids_ == nullptr || ggml_backend_buffer_get_size(slot_ids_) < n_bytes) {
     ggml_backend_buffer_free(slot_ids_);
-    slot_ids_ = ggml_backend_buft_alloc_buffer(ggml_backend_get_default_buffer_type(gpu_), n_bytes);
+    slot_ids_ = ggml_backend_buft_alloc_buffer(ggml_backend_get_default_buffer_type(gpu_),
+                                               std::max(n_bytes, kIdsBytes));
     if (slot_ids_ == nullptr) return false;
   }
   ids->buffer = slot_ids_;
