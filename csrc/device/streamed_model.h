@@ -45,6 +45,9 @@ struct LoadOptions {
   Overlay overlay;       // tuned routers
   std::set<int> blocks;  // whose experts are streamed; empty for all
   bool peers = false;    // workers may send weights
+  // The ggml device that has the slots and computes experts; empty: host memory, the CPU. With it,
+  // weights are never rearranged.
+  std::string experts_on;
 };
 
 struct AttachOptions {
@@ -111,6 +114,10 @@ class StreamedModel {
   // The same, where peers may be asked for weights; null otherwise.
   PeerReader* peer_reader() const { return peer_reader_; }
   ggml_backend_buffer_type* buffer_type() const { return buffer_type_.get(); }
+  // Of models whose experts are on a GPU: what llama.cpp has to be told of before that GPU, and the
+  // GPU. Null otherwise.
+  ggml_backend_device* device() const { return device_.get(); }
+  ggml_backend_device* gpu() const { return gpu_; }
   // Null before Attach().
   ExpertStore* store() const { return store_.get(); }
   PrefetchPlanner& planner() { return *planner_; }
@@ -194,6 +201,8 @@ class StreamedModel {
   PeerReader* peer_reader_ = nullptr;  // reader_ as what it is
   double probed_bytes_per_s_ = 0;
   VirtualFileLoading loading_{this};
+  ggml_backend_device* gpu_ = nullptr;
+  std::unique_ptr<ggml_backend_device> device_;
   std::unique_ptr<ggml_backend_buffer_type> buffer_type_;
   std::unique_ptr<ExpertStore> store_;  // after reader_, which it uses
   HostCopies host_copies_;

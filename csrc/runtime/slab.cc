@@ -74,6 +74,19 @@ void Slab::Hold(uint64_t n_bytes) {
   }
 }
 
+Result<std::unique_ptr<Slab>> Slab::Addresses(uint64_t n_bytes) {
+  std::unique_ptr<Slab> slab(new Slab);
+  void* data =
+      mmap(nullptr, n_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (data == MAP_FAILED) {
+    return Status(Code::kOutOfMemory, Format("cannot map %.1f MiB of addresses: %s",
+                                             n_bytes / 1048576.0, std::strerror(errno)));
+  }
+  slab->data_ = static_cast<uint8_t*>(data);
+  slab->n_bytes_ = slab->held_bytes_ = n_bytes;
+  return slab;
+}
+
 Slab::~Slab() {
   if (data_ != nullptr) munmap(data_, n_bytes_);
 }

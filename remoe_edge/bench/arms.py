@@ -19,7 +19,7 @@ _SETTLED = {"cache", "routers", "policy", "n_ctx", "n_batch", "n_ubatch", "threa
 _SETTLED |= {"verbose", "stream"}
 
 # Settings of the engine that reorder sums.
-_CHANGE_BITS = {"flash_attention", "gpu_layers"}
+_CHANGE_BITS = {"flash_attention", "gpu_layers", "experts_on"}
 
 # Files of features. An arm reads them and keeps nothing.
 FILES = {"profile", "past_prompts"}

@@ -171,6 +171,7 @@ class Loaded:
             facts["gpu"] = {
                 "layers": self.offload.n_layers,
                 "of": self.offload.n_in_all,
+                "experts": self.offload.experts_on is not None,
                 "devices": [f"{each.name}: {each.description}" for each in self.offload.gpus],
             }
         if self.native is not None and self.budget is not None:
