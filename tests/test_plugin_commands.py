@@ -175,3 +175,33 @@ def test_each_setting_of_the_page_is_one_that_is_read() -> None:
     code = (root / "csrc/plugin/settings.cc").read_text()
     code += (root / "csrc/plugin/entry/entry.c").read_text()
     assert table == set(re.findall(r'"(REMOE_\w+)"', code))
+
+
+def test_a_program_without_a_loader_is_not_run_to_find_its_libraries(tmp_path: Path) -> None:
+    """LD_TRACE_LOADED_OBJECTS means nothing to a static program: it would simply begin."""
+    assert libraries._has_loader(Path(sys.executable).read_bytes())
+    whole = bytearray(Path(sys.executable).read_bytes())
+    at, size, n = (
+        int.from_bytes(whole[i : i + k], "little") for i, k in ((32, 8), (54, 2), (56, 2))
+    )
+    for i in range(n):
+        if whole[at + i * size] == 3:  # PT_INTERP
+            whole[at + i * size] = 0  # PT_NULL
+    static = tmp_path / "static"
+    static.write_bytes(whole)
+    static.chmod(0o755)
+    assert libraries.of_program(str(static), dict(os.environ)) == (static, None)
+    for damaged in (whole[:40], whole[:64], b"\x7fELF" + b"\xff" * 100, b"#!/bin/sh\n", b""):
+        static.write_bytes(damaged)
+        assert libraries.of_program(str(static), dict(os.environ)) == (static, None)
+
+
+def test_a_folder_that_cannot_be_made_is_said_before_minutes_are_spent(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("remoe_edge.plugin.compiler._run", lambda command: pytest.fail("it began"))
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file" / "x", Path("/proc/nowhere")):
+        said = run(capsys, "plugin", "build", "-o", folder)
+        assert said.code == 1
+        assert "cannot write" in said.error()

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import re
 import shutil
+import struct
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ for name in ("ggml_version", "ggml_commit"):
     function.restype = ctypes.c_char_p
     print(function().decode())
 """
+_HEADERS_BYTES = 64 << 10
+_PT_INTERP = struct.pack("<I", 3)
 _LISTED = re.compile(r"^\s*libggml-base\.so\S* => (/.*?) \(0x", re.M)
 
 
@@ -64,7 +67,11 @@ def _file_name(text: str) -> str:
 def ask(library: Path) -> Ggml:
     """Ask a libggml-base.so which build it is. Raises UnsupportedError where it does not say."""
     done = subprocess.run(
-        [sys.executable, "-c", _ASK, str(library)], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", _ASK, str(library)],
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=60,
     )
     lines = done.stdout.split("\n")
     if done.returncode or len(lines) < 2:
@@ -119,12 +126,24 @@ def of_program(program: str, environment: dict[str, str]) -> tuple[Path, Ggml | 
         raise InputError(f"there is no program {program}")
     path = Path(found)
     with path.open("rb") as file:
-        if file.read(4) != b"\x7fELF":
+        if not _has_loader(file.read(_HEADERS_BYTES)):
             return path, None
     # What `ldd` does: the loader lists the libraries and ends, before the program begins.
     listed = subprocess.run(
         [str(path)], env={**environment, "LD_TRACE_LOADED_OBJECTS": "1"}, capture_output=True,
-        text=True, errors="replace", timeout=60, stdin=subprocess.DEVNULL,
+        text=True, errors="surrogateescape", timeout=60, stdin=subprocess.DEVNULL,
     )  # fmt: skip
     library = _LISTED.search(listed.stdout)
     return path, None if library is None else ask(Path(library[1]))
+
+
+def _has_loader(begin: bytes) -> bool:
+    """Say whether a file is a program that the loader starts: a static one would run, and list nothing.
+
+    begin: the first bytes of the file, with the headers of a 64-bit ELF.
+    """
+    if begin[:5] != b"\x7fELF\x02" or len(begin) < 64:
+        return False
+    at, size, n = (*struct.unpack_from("<Q", begin, 32), *struct.unpack_from("<HH", begin, 54))
+    kinds = (begin[at + i * size : at + i * size + 4] for i in range(n))
+    return any(kind == _PT_INTERP for kind in kinds)
