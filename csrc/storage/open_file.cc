@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "base/format.h"
+#include "base/memory_page.h"
 #include "base/rounding.h"
 
 namespace remoe {
@@ -106,7 +107,7 @@ uint64_t OpenFile::CurrentBytes() const {
 void OpenFile::DropCache(uint64_t offset, uint64_t n_bytes) const {
   if (direct_) return;
   // The kernel drops whole pages only, and its pages may be larger than ours.
-  static const auto page = static_cast<uint64_t>(::sysconf(_SC_PAGESIZE));
+  const uint64_t page = MemoryPageBytes();
   const uint64_t begin = RoundDown(offset, page);
   const uint64_t end = RoundUp(offset + n_bytes, page);
   (void)::posix_fadvise(fd_, static_cast<off_t>(begin), static_cast<off_t>(end - begin),
