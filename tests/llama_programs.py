@@ -1,8 +1,13 @@
 """Programs of a llama.cpp, the plug-in compiled for them, and a llama-server to ask.
 
-programs = Programs(tree, None, folder)
-with server(programs, model, {"cache": "30%"}) as address:
-    ask(address, prompt=[5, 6, 7])["content"]
+    programs = Programs(tree, None)
+    with server(programs, model, {"cache": "30%"}) as address:
+        ask(address, prompt=[5, 6, 7])["content"]
+
+Tests take them from the llama.cpp source tree that REMOE_TEST_LLAMA_CPP names, and from
+REMOE_TEST_LLAMA_BIN its programs and libraries, if they are not below it. Several, for several releases,
+are separated by colons. The plug-in is compiled for each, unless `remoe-edge plugin build -o` has put it
+into the folder REMOE_TEST_PLUGIN.
 """
 
 from __future__ import annotations
@@ -27,7 +32,7 @@ import pytest
 import plugged
 import stock
 import tiny_moe
-from remoe_edge.plugin import compiler
+from remoe_edge.plugin import builds, compiler
 from remoe_edge.plugin.environment import environment
 
 WAIT_S = 600
@@ -50,9 +55,12 @@ class Programs:
 
     def __init__(self, tree: Path, at: Path | None) -> None:
         source = compiler.source_of(tree, at)
-        self._plugin = tempfile.TemporaryDirectory(prefix="plugin-")
-        compiler.compile_into(Path(self._plugin.name), source, print)
-        self.folder, self.entry = source.ggml.folder, Path(self._plugin.name) / "libremoe.so"
+        kept = Path(os.environ.get("REMOE_TEST_PLUGIN") or "/nowhere")
+        if not (kept / "builds" / source.ggml.build / builds.CORE).is_file():
+            self._plugin = tempfile.TemporaryDirectory(prefix="plugin-")
+            kept = Path(self._plugin.name)
+            compiler.compile_into(kept, source, print)
+        self.folder, self.entry = source.ggml.folder, kept / builds.ENTRY
 
     def path(self, name: str) -> Path:
         """Find a program; skip the test without it."""

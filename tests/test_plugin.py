@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import fuse_folder
 import plugged
 import stock
 import tiny_adapter
@@ -276,7 +277,69 @@ def test_a_failing_disk_fails_the_request_alone(folder: Path, model: Path) -> No
     done = plugged.script(text, path, begin, cache="0.001%")
     assert done.stdout.split() == ["True", "True"]
     told = plugged.said(done)
-    assert all(word in told for word in (str(path), "layer", "expert", "offset"))
+    assert all(word in told for word in (str(path), "was truncated"))
+
+
+def test_a_disk_with_errors_fails_the_request_alone(folder: Path, model: Path) -> None:
+    (folder / "source").mkdir()
+    (folder / "disk").mkdir()
+    path = folder / "source/last.gguf"
+    begin = plugged.experts_last(model, path)
+    text = """
+        import os
+        path, begin, fail = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+        file = open(path, "rb")
+        model = load(path); ctx = context(model)
+        assert decode(ctx, [5, 6, 7]) == 0
+        right = bits(ctx, model)
+        open(fail, "w").close()
+        os.posix_fadvise(file.fileno(), begin, 0, os.POSIX_FADV_DONTNEED)
+        for token in range(10, 40):
+            forget(ctx)
+            if decode(ctx, [token, token + 1]) != 0:
+                print("failed")
+                break
+        os.unlink(fail)
+        forget(ctx)
+        assert decode(ctx, [5, 6, 7]) == 0
+        assert bits(ctx, model) == right
+    """
+    with fuse_folder.mounted(folder / "source", folder / "disk") as disk:
+        done = plugged.script(
+            text, disk / "last.gguf", begin, folder / "source/.fail", cache="0.001%"
+        )
+    assert done.stdout.split() == ["failed"]
+    told = plugged.said(done)
+    assert all(word in told for word in (str(disk), "layer", "expert", "offset", os.strerror(5)))
+
+
+def test_a_replaced_file_fails_the_request_alone(folder: Path) -> None:
+    path = tiny_moe.make(folder / "replaced.gguf", "qwen3moe", "Q8_0")
+    other = tiny_moe.make(folder / "replacing.gguf", "qwen3moe", "Q8_0", seed=7)
+    text = """
+        import os
+        path, other = sys.argv[1:]
+        model = load(path); ctx = context(model)
+        assert decode(ctx, [5, 6, 7]) == 0
+        right = bits(ctx, model)
+        os.rename(path, path + ".away")
+        os.rename(other, path)
+        forget(ctx)
+        print(decode(ctx, [5, 6, 7]) != 0)
+        os.rename(path + ".away", path)
+        forget(ctx)
+        assert decode(ctx, [5, 6, 7]) == 0
+        assert bits(ctx, model) == right
+        with open(path, "r+b") as file:  # as a tool that writes into the file would
+            file.seek(-100, 2)
+            file.write(bytes(50))
+        forget(ctx)
+        print(decode(ctx, [5, 6, 7]) != 0)
+    """
+    done = plugged.script(text, path, other, cache="100%")
+    assert done.stdout.split() == ["True", "True"]
+    told = plugged.said(done)
+    assert all(word in told for word in (str(path), "was replaced", "was modified"))
 
 
 def test_an_adapter_on_experts_is_refused(folder: Path, model: Path) -> None:

@@ -32,6 +32,20 @@ int ProveDirect(int fd, uint64_t offset) {
   return n < 0 ? errno : 0;
 }
 
+// Tells the states of a file apart; never 0.
+uint64_t StampOf(const struct stat& now) {
+  uint64_t hash = 14695981039346656037ull;  // FNV-1a
+  for (const int64_t each :
+       {static_cast<int64_t>(now.st_ino), static_cast<int64_t>(now.st_dev),
+        static_cast<int64_t>(now.st_mtim.tv_sec), static_cast<int64_t>(now.st_mtim.tv_nsec),
+        static_cast<int64_t>(now.st_ctim.tv_sec), static_cast<int64_t>(now.st_ctim.tv_nsec)}) {
+    for (int shift = 0; shift < 64; shift += 8) {
+      hash = (hash ^ (static_cast<uint64_t>(each) >> shift & 0xff)) * 1099511628211ull;
+    }
+  }
+  return hash | 1;
+}
+
 bool IsAnother(const struct timespec& one, const struct timespec& other) {
   return one.tv_sec != other.tv_sec || one.tv_nsec != other.tv_nsec;
 }
@@ -92,6 +106,7 @@ OpenFile& OpenFile::operator=(OpenFile&& other) noexcept {
   std::swap(fd_, other.fd_);
   std::swap(direct_, other.direct_);
   std::swap(sample_, other.sample_);
+  proven_ = other.proven_.exchange(proven_);
   return *this;
 }
 
@@ -139,8 +154,11 @@ std::optional<uint64_t> OpenFile::SampleOf(int fd, uint64_t n_bytes) {
   return hash;
 }
 
-bool OpenFile::SampleIsAsBefore(int fd) const {
-  return sample_ && SampleOf(fd, n_bytes()) == sample_;
+bool OpenFile::SampleIsAsBefore(int fd, const struct stat& now) const {
+  if (proven_ == StampOf(now)) return true;
+  if (!sample_ || SampleOf(fd, n_bytes()) != sample_) return false;
+  proven_ = StampOf(now);
+  return true;
 }
 
 Status OpenFile::CheckUnchanged() const {
@@ -154,7 +172,7 @@ Status OpenFile::CheckUnchanged() const {
   // Whoever writes may set st_mtim back, as `rsync --inplace --times` does; st_ctim nobody can.
   const bool is_touched =
       IsAnother(now.st_mtim, opened_.st_mtim) || IsAnother(now.st_ctim, opened_.st_ctim);
-  if (now.st_size != opened_.st_size || (is_touched && !SampleIsAsBefore(fd_))) {
+  if (now.st_size != opened_.st_size || (is_touched && !SampleIsAsBefore(fd_, now))) {
     return Status(Code::kIo, path_ + " was modified while it was in use; load it again");
   }
   if (::stat(path_.c_str(), &now) != 0) {
@@ -166,7 +184,7 @@ Status OpenFile::CheckUnchanged() const {
   }
   if (now.st_ino != opened_.st_ino || now.st_dev != opened_.st_dev) {
     const int fd = ::open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    const bool is_same = fd >= 0 && now.st_size == opened_.st_size && SampleIsAsBefore(fd);
+    const bool is_same = fd >= 0 && now.st_size == opened_.st_size && SampleIsAsBefore(fd, now);
     if (fd >= 0) ::close(fd);
     if (is_same) return Status::Ok();
     return Status(Code::kIo, path_ +
