@@ -73,8 +73,9 @@ class _Head:
         held = json_object(line)
         if held.get("version") != _VERSION:
             raise ValueError("it is of another version")
-        sizes = [held.get(name) for name in ("n_tokens", "n_prompt", "state_bytes")]
-        if not all(type(each) is int and each >= 0 for each in sizes):
+        named = [held.get(name) for name in ("n_tokens", "n_prompt", "state_bytes")]
+        sizes = [each for each in named if isinstance(each, int) and each >= 0]
+        if len(sizes) < len(named) or any(isinstance(each, bool) for each in sizes):
             raise ValueError("its sizes are no numbers")
         n_tokens, n_prompt, state_bytes = sizes
         whole = len(line) + 4 * n_tokens + state_bytes == os.fstat(file.fileno()).st_size
