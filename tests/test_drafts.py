@@ -15,7 +15,7 @@ import stock
 import tiny_moe
 from drafting import N_ALL, TEXT, answered, guess
 from remoe_edge import Engine
-from remoe_edge.engine import drafts
+from remoe_edge.engine import drafts, loading
 from remoe_edge.engine.drafts import MOST_GUESSES, Governor, PromptLookup
 from remoe_edge.errors import InputError, ReadError, UnsupportedError
 from remoe_edge.native import _core
@@ -263,3 +263,13 @@ def test_several_conversations_are_not_drafted_for(model: Path) -> None:
         Engine(model, cache="50%", draft="auto", parallel=2)
     with pytest.raises(InputError, match="draft is one of"):
         Engine(model, cache="50%", draft="yes")
+
+
+def test_heads_for_further_tokens_are_not_used_and_that_is_said(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading._low, "llama_model_n_layer_nextn", lambda _: 2)
+    with Engine(model, cache="50%", n_ctx=64, draft="auto") as engine:
+        assert any("the 2 layers of this model that predict" in note for note in engine.notes)
+    with Engine(model, cache="50%", n_ctx=64) as engine:
+        assert not any("MTP" in note for note in engine.notes)
