@@ -196,8 +196,8 @@ class Schedule:
     ) -> tuple[int, int]:
         """Give whose slice of n_most steps follows in the ring, and how long it may be.
 
-        first: who has waited longest. In a ring that stays as it is, it is that one's turn. Where the ring
-        has changed, shorter slices make room, so that nobody waits longer than may be.
+        first: who has waited longest. In a ring that stays as it is, that one is next. Where the ring has
+        changed, shorter slices make room, so that nobody waits longer than may be.
         """
         one = self._ring.choose(ready)
         if one != first.id:
