@@ -82,7 +82,7 @@ def tokens_per_s(port: int, n_clients: int, n_requests: int, n_tokens: int) -> f
                 "stream_options": {"include_usage": True},
             }  # fmt: skip
             told = [event.get("usage") for event in stream(port, "/v1/completions", body)]
-            made += [each["completion_tokens"] for each in told if each][-1:]
+            made.extend([each["completion_tokens"] for each in told if each][-1:])
 
     threads = [threading.Thread(target=client, args=[i]) for i in range(n_clients)]
     begun_s = time.perf_counter()
