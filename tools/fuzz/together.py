@@ -29,7 +29,7 @@ from remoe_edge.native import _core
 
 N_CTX = 256
 N_ACTIONS = 24
-NEAR = 1e-3  # of the largest logit
+NEAR = 0.05  # of the largest logit: what is quantised after rounding parts further
 
 
 class Heard:
