@@ -93,13 +93,16 @@ def test_a_tree_without_libraries_or_headers_is_refused(
     assert "ggml-backend-impl.h" in run(capsys, *words).error()
 
 
-def test_another_build_of_ggml_is_refused_by_name(tmp_path: Path) -> None:
+@pytest.mark.parametrize("other", ["9.8.7-abcdef", "{}-0123456789abcdef"])
+def test_another_build_of_ggml_is_refused_by_name(tmp_path: Path, other: str) -> None:
     # The same plug-in under the name of another build: what a user has after an update of llama.cpp.
+    # Its sources may have changed and its version not.
     plugged.added()
     ggml = libraries.of_package()
     core = builds.require_core(ggml, None, "llama-cpp-python")
-    (tmp_path / "builds/9.8.7-abcdef").mkdir(parents=True)
-    shutil.copy(core, tmp_path / "builds/9.8.7-abcdef" / builds.CORE)
+    other = other.format(ggml.packaged_build)
+    (tmp_path / "builds" / other).mkdir(parents=True)
+    shutil.copy(core, tmp_path / "builds" / other / builds.CORE)
     entry = Path(shutil.copy(builds.entry(None), tmp_path))
     path = tiny_moe.make(tmp_path / "tiny.gguf", "qwen3moe", "Q8_0")
     text = plugged.PRELUDE + "print(bool(load(sys.argv[1])))"
@@ -110,14 +113,16 @@ def test_another_build_of_ggml_is_refused_by_name(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.stdout.strip() == "True"  # the program runs, without the plug-in
     said = plugged.said(done)
-    for word in (ggml.version, ggml.commit, "9.8.7-abcdef", "remoe-edge plugin build"):
+    for word in (ggml.version, ggml.commit, ggml.id, other, "remoe-edge plugin build"):
         assert word in said
     assert "a cache of" not in said
 
 
 def test_the_names_of_builds_are_those_that_the_library_looks_for() -> None:
-    ggml = libraries.Ggml("0.9", "ab c/d-dirty", Path("/"))
-    assert ggml.build == "0.9-ab_c_d-dirty"
+    ggml = libraries.Ggml("0.9", "ab c/d-dirty", Path("/"), "0123456789abcdef")
+    assert ggml.build == "0.9-ab_c_d-dirty-0123456789abcdef"
+    assert ggml.packaged_build == "0.9-ab_c_d-dirty"
+    assert libraries.Ggml("0.9", "ab", Path("/")).build == "0.9-ab"
     source = (Path(__file__).parent.parent / "csrc/plugin/entry/entry.c").read_text()
     assert all(each in source for each in ("'.'", "'_'", "'-'"))
 

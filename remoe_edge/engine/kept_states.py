@@ -73,9 +73,11 @@ class _Head:
         held = json_object(line)
         if held.get("version") != _VERSION:
             raise ValueError("it is of another version")
-        n_tokens, n_prompt, state_bytes = (
-            _size(held.get(name)) for name in ("n_tokens", "n_prompt", "state_bytes")
-        )
+        named = [held.get(name) for name in ("n_tokens", "n_prompt", "state_bytes")]
+        sizes = [each for each in named if isinstance(each, int) and each >= 0]
+        if len(sizes) < len(named) or any(isinstance(each, bool) for each in sizes):
+            raise ValueError("its sizes are no numbers")
+        n_tokens, n_prompt, state_bytes = sizes
         whole = len(line) + 4 * n_tokens + state_bytes == os.fstat(file.fileno()).st_size
         if not whole or n_prompt > n_tokens:
             raise ValueError("it is cut short")
@@ -196,12 +198,6 @@ class KeptStates:
             path.unlink(missing_ok=True)
             self._kept.pop(path, None)
             total -= n_bytes
-
-
-def _size(value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise ValueError("its sizes are no numbers")
-    return value
 
 
 def _bytes(array: Any) -> Any:

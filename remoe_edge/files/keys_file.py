@@ -13,7 +13,7 @@ _MOST_BYTES = 1 << 20
 
 def check_keys_file(path: str | os.PathLike[str]) -> Path:
     """Return a PEM file's path. Raises InputError for what is none, and for a key with a password."""
-    with open_regular(os.fspath(path), "keys") as file:
+    with open_regular(Path(path), "keys") as file:
         data = file.read(_MOST_BYTES + 1)
     if len(data) > _MOST_BYTES:
         raise InputError(f"{path} is too long for a file of keys: more than {_MOST_BYTES} bytes")

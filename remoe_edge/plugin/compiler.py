@@ -97,6 +97,7 @@ def compile_into(folder: Path, source: Source, say: Callable[[str], None]) -> Pa
             "REMOE_VERSION": remoe_edge.__version__,
             "REMOE_GGML_VERSION": source.ggml.version,
             "REMOE_GGML_COMMIT": source.ggml.commit,
+            "REMOE_GGML_BUILD": source.ggml.build,
             "REMOE_GGML_LIB": str(source.ggml.folder),
             "REMOE_GGML_INCLUDE": ";".join(map(str, source.includes)),
             "REMOE_GGML_TREE": "" if source.tree is None else str(source.tree),

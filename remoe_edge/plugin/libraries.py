@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from remoe_edge.errors import InputError, UnsupportedError
+from remoe_edge.plugin.build_id import build_id
 
 # In a process of its own: a library of another build must not come into this one.
 _ASK = """
@@ -30,19 +31,37 @@ _LISTED = re.compile(r"^\s*libggml-base\.so\S* => (/.*?) \(0x", re.M)
 
 @dataclass(frozen=True)
 class Ggml:
-    """Hold a build of ggml: what its libraries say of it, and the folder where they lie."""
+    """Hold a build of ggml: what its libraries say of it, and the folder where they lie.
+
+    `id`: the first eight bytes of the build ID of its libggml-base.so, or empty.
+    """
 
     version: str
     commit: str
     folder: Path
+    id: str = ""
 
     @property
     def build(self) -> str:
         """Name the folder that its plug-in lies in, as csrc/plugin/entry/entry.c does."""
-        return re.sub(r"[^0-9A-Za-z._-]", "_", f"{self.version}-{self.commit}")
+        return _file_name("-".join(filter(None, (self.version, self.commit, self.id))))
+
+    @property
+    def packaged_build(self) -> str:
+        """Name the folder of the plug-in that the package brings: each pip compiles its own ggml."""
+        return _file_name(f"{self.version}-{self.commit}")
+
+    @property
+    def is_packaged(self) -> bool:
+        """Say whether it is llama-cpp-python's own."""
+        return self.folder.parts[-2:] == ("llama_cpp", "lib")
 
     def __str__(self) -> str:
-        return f"ggml {self.version} (commit {self.commit})"
+        return f"ggml {self.version} (commit {self.commit}, build {self.id or 'unknown'})"
+
+
+def _file_name(text: str) -> str:
+    return re.sub(r"[^0-9A-Za-z._-]", "_", text)
 
 
 def ask(library: Path) -> Ggml:
@@ -59,7 +78,7 @@ def ask(library: Path) -> Ggml:
         raise UnsupportedError(
             f"{library} does not say which build it is: a llama.cpp of September 2025 or later is needed"
         )
-    return Ggml(lines[0], lines[1], library.resolve().parent)
+    return Ggml(lines[0], lines[1], library.resolve().parent, build_id(library)[:16])
 
 
 def in_folder(folder: Path) -> Ggml:
