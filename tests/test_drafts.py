@@ -22,6 +22,7 @@ from remoe_edge.native import _core
 
 QUANTS = {
     "qwen3moe": "Q8_0", "gpt-oss": "MXFP4", "gemma4": "Q4_0", "glm4moe": "Q6_K", "deepseek2": "Q4_K",
+    "phimoe": "Q8_0",
 }  # fmt: skip
 # Formats whose kernels compute a token of a small step as they compute it alone.
 ARCHS = ("qwen3moe", "gpt-oss", "gemma4", "glm4moe")
@@ -148,12 +149,14 @@ def test_a_drafted_answer_has_the_bits_of_the_plain_one(
     assert drafted.stats.guessed > drafted.stats.guessed_right > 20
 
 
+@pytest.mark.parametrize("arch", ["deepseek2", "phimoe"])
 def test_where_kernels_see_their_neighbours_it_has_stocks_bits_for_the_same_steps(
     models: dict[str, Path],
+    arch: str,
     well_guessed: Callable[[list[int]], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    path = models["deepseek2"]
+    path = models[arch]
     with Engine(path, cache="30%", threads=1, n_ctx=128) as engine:
         wanted = answered(engine, temperature=0)
     well_guessed(wanted.token_ids)
