@@ -33,6 +33,7 @@ pytestmark = [
 
 ALL = 1 << 20  # layers
 PROMPT_LENGTHS = (1, 7, 100)
+ROUTER_COPIES_BYTES = 3 * 8 * 256 * 4  # of all layers, at most, which prefetch pays for
 # A backend fuses neighbouring operations, and some fused ones round otherwise. With its experts in the
 # middle, llama.cpp's graph has other neighbours than ours, which is cut there.
 FUSES = not {"GGML_VK_DISABLE_FUSION", "GGML_CUDA_DISABLE_FUSION"} & os.environ.keys()
@@ -47,7 +48,7 @@ def floor(path: Path, experts_on: str) -> str:
     """The smallest cache that the engine accepts: on a GPU slots lie otherwise."""
     name = gpus()[0].name if experts_on == "gpu" else ""
     model = _core.StreamedModel.open(str(path), experts_on=name)
-    return str(model.budget_for(max(1, model.n_experts_used)))
+    return str(model.budget_for(max(1, model.n_experts_used)) + ROUTER_COPIES_BYTES)
 
 
 def check(
@@ -172,7 +173,8 @@ def test_nothing_is_lost_silently(folder: Path, arch: str) -> None:
 @pytest.mark.parametrize("arch", ["qwen3moe", "gpt-oss", "glm4moe", "llama4"])
 def test_probabilities_are_those_of_the_processor(folder: Path, arch: str) -> None:
     # Softmax, biases before a softmax, biases after a sigmoid, plain logits. Near enough: a GPU sums
-    # the router's inputs in another order, and a trace keeps a byte for each probability.
+    # the router's inputs in another order, and a trace keeps a byte for each probability: the next one
+    # is up to an eighth away, and plain logits are larger than one.
     path = tiny_moe.make(folder / f"{arch}-probs.gguf", arch, "F32")
     traces = []
     for layers in ("off", "all"):
@@ -189,15 +191,14 @@ def test_probabilities_are_those_of_the_processor(folder: Path, arch: str) -> No
         cpu, gpu = (trace.probs(event) for trace in traces)
         assert cpu is not None
         assert gpu is not None
-        assert np.abs(cpu - gpu).max() < 0.02
+        assert (np.abs(cpu - gpu) < 0.02 + np.abs(cpu) / 8).all()
 
 
 def test_the_shipped_model_says_the_same() -> None:
     path = shipped_model()
     with Engine(path, cache="50%", gpu_layers="off", threads=2) as engine:
-        asked = engine.generate("Once upon a time", max_tokens=24)
-        expected = str(asked)
+        expected = engine.generate("Once upon a time", max_tokens=24).read()
     with Engine(path, cache="50%", gpu_layers="all", threads=2) as engine:
-        assert str(engine.generate("Once upon a time", max_tokens=24)) == expected
+        assert engine.generate("Once upon a time", max_tokens=24).read() == expected
         assert engine.native.router_probabilities
         assert engine.native.prefetch["why_not"] == ""
