@@ -387,7 +387,7 @@ def connect_peers(
     *,
     engine: str,
     fingerprint: str,
-    keys: str = "",
+    keys: str | os.PathLike[str] = "",
     max_tokens: int = 8,
     audit_every: int = 1000,
     move_bytes_per_s: int = 64 << 20,
@@ -434,14 +434,14 @@ class ExpertWorker:
 
     @staticmethod
     def open(
-        path: str,
+        path: str | bytes | os.PathLike[str],
         *,
         experts: list[int],
         budget_bytes: int,
         listen: str,
         engine: str,
         fingerprint: str,
-        keys: str = "",
+        keys: str | os.PathLike[str] = "",
         chosen_by_engines: bool = False,
         move_bytes_per_s: int = 32 << 20,
         threads: int = 1,

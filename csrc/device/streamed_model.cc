@@ -115,6 +115,7 @@ Status StreamedModel::MakeStore(const AttachOptions& options) {
   }
   const PrefetchMode prefetch = prefetch_ = sizes_->Settled(options.prefetch);
   takes_back_ = options.takes_back;
+  checks_files_ = options.checks_files;
   least_slots_ = options.single_experts ? 1 : std::max(1, file_.n_experts_used());
   StoreOptions store_options;
   store_options.n_slots = options.n_slots;

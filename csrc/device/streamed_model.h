@@ -59,6 +59,7 @@ struct AttachOptions {
   std::shared_ptr<const Profile> profile;  // what fitting has learned of this model; may be null
   bool lock = false;
   bool single_experts = false;  // steps take one expert at a time: one slot will do
+  bool checks_files = false;    // before each step, because nobody else asks CheckFiles()
 };
 
 class StreamedModel {
@@ -157,6 +158,8 @@ class StreamedModel {
   // One step, or a piece of one, at a time, whichever context it belongs to.
   std::mutex& step_mutex() { return step_mutex_; }
 
+  // kIo naming the file if one was replaced or changed since it was opened; see checks_files.
+  Status CheckFiles() const { return checks_files_ ? reader_->CheckUnchanged() : Status::Ok(); }
   // Takes in what a layer was routed to, all experts of the step: completes the event with its
   // place in the run and records it. BeginEvent then gets it, whole or in waves.
   void Routed(const TensorOrigin& origin, Event* event);
@@ -220,6 +223,7 @@ class StreamedModel {
   std::atomic<int> wanted_slots_{0};  // 0: as they are
   int least_slots_ = 1;
   bool takes_back_ = true;
+  bool checks_files_ = false;
   std::atomic<bool> scores_seen_{false};
   uint64_t dense_bytes_read_ = 0;
   double load_seconds_ = 0;

@@ -2,12 +2,12 @@
 
 #include <sys/mman.h>
 #include <sys/resource.h>
-#include <unistd.h>
 
 #include <cerrno>
 #include <cstring>
 
 #include "base/format.h"
+#include "base/memory_page.h"
 #include "base/rounding.h"
 
 namespace remoe {
@@ -60,7 +60,7 @@ void Slab::Lock(uint64_t from, uint64_t to) {
 }
 
 void Slab::Hold(uint64_t n_bytes) {
-  const uint64_t page = static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+  const uint64_t page = MemoryPageBytes();
   const uint64_t end = RoundUp(n_bytes, page), before = RoundUp(held_bytes_, page);
   held_bytes_ = n_bytes;
   if (end < before) {

@@ -192,6 +192,11 @@ def _check_options(spec: str, options: dict[str, Option]) -> None:
             raise InputError(
                 f"arm '{spec}': no setting '{name}'; there are {', '.join(sorted(known))}"
             )
+        if name == "draft" and value != OFF:
+            raise InputError(
+                f"arm '{spec}': a bench gives every arm the same tokens one by one, so nothing can be "
+                "drafted (docs/drafts.md says how drafts are measured)"
+            )
         if name in FILES:
             if not Path(str(value)).is_file():
                 raise InputError(f"arm '{spec}': no file {value}")

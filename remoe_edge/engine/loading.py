@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from remoe_edge.engine import budget as budgets
-from remoe_edge.engine import offload, peers
+from remoe_edge.engine import embedding, offload, peers
 from remoe_edge.engine.chat_template import ChatTemplate
 from remoe_edge.engine.elastic import Elastic
 from remoe_edge.engine.extensions import (
@@ -85,6 +85,7 @@ def load(
     elif extensions.functions is not None:
         loaded.notes.append("functions are not used: no experts are streamed")
     _open_files(loaded, extensions)
+    loaded.pooling = embedding.pooling_of(file)
     trained = file.unsigned(f"{file.architecture}.context_length")
     loaded.n_ctx = settings.context(trained)
     loaded.n_places = settings.parallel or _fitting(loaded, file)
@@ -320,7 +321,8 @@ def _attach(loaded: Loaded, cache: str) -> None:
     # KV and output buffers are cleared as they are made; compute buffers are not touched yet.
     scratch = native.scratch_bytes(min(settings.n_ubatch, loaded.n_ctx))
     buffers = loaded.buffers.n_bytes
-    buffers["compute"] = buffers.get("compute", 0) + scratch
+    outputs = embedding.output_bytes(loaded, loaded.llama.n_vocab(), loaded.llama.n_embd())
+    buffers["compute"] = buffers.get("compute", 0) + scratch + outputs
     prefetch = settings.prefetch
     if loaded.asks_peers and prefetch == "auto":
         prefetch = "off"

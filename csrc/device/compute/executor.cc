@@ -82,6 +82,10 @@ ggml_status Executor::RunPiece(const Job& job) {
   }
   // The last layer of a batch that asks for no output is run for no token.
   if (job.piece->ids()->ne[1] == 0) return GGML_STATUS_SUCCESS;
+  if (!in_step) {
+    const Status unchanged = model->CheckFiles();
+    if (!unchanged.ok()) return Refuse(model, unchanged, false);
+  }
   fit_ = Fit::kUnknown;
   const ExpertLayer& layer = model->layers()[origin.layer];
   const ggml_tensor* product = job.piece->products.front();
