@@ -68,6 +68,7 @@ class Cache {
   // From now on an expert takes the slot of its own number where that is free, so that, with as many
   // slots as experts, a layer's lie in their order.
   void PreferOwnSlots() { own_slots_ = true; }
+  bool own_slots() const { return own_slots_; }
   Policy& policy() { return *policy_; }
   const Policy& policy() const { return *policy_; }
 

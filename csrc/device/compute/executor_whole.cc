@@ -54,7 +54,7 @@ bool Executor::PlaceSlots(ggml_tensor* ids) {
 }
 
 SlotId Executor::OwnSlots(const StreamedModel& model) const {
-  if (gpu_ == nullptr) return kNoSlot;
+  if (!model.store()->cache().own_slots()) return kNoSlot;
   const SlotId first = step_.slots().front() - step_.ids().front();
   for (size_t i = 0; i < step_.ids().size(); i++) {
     if (step_.slots()[i] - step_.ids()[i] != first) return kNoSlot;
@@ -94,7 +94,9 @@ Status Executor::ComputeWhole(const Job& job) {
     views.back().nb[3] = views.back().ne[2] * views.back().nb[2];
   }
   ggml_status status;
-  if (pieces_.size() == 1) {
+  // A GPU's backend may have kept llama.cpp's graph as it last ran, under a number that the graph has,
+  // and replay it with the weights and slots of then. A graph of ours has no number, and is looked at.
+  if (pieces_.size() == 1 && gpu_ == nullptr) {
     status = ggml_backend_graph_compute(backend(), job.graph);
   } else {
     graph_memory_.resize(ggml_graph_overhead_custom(kMaxNodes, false) + 1024);
