@@ -42,6 +42,16 @@ void Cache::ListFree() {
   }
 }
 
+SlotId Cache::TakeFree(ExpertId id) {
+  if (own_slots_) {
+    const auto own = std::find(free_.begin(), free_.end(), static_cast<SlotId>(id));
+    if (own != free_.end()) std::iter_swap(own, free_.end() - 1);
+  }
+  const SlotId slot = free_.back();
+  free_.pop_back();
+  return slot;
+}
+
 void Cache::Resize(int n_slots, int n_reserved, std::vector<SlotMove>* moves) {
   moves->clear();
   policy_->OnResize(n_slots);
@@ -111,8 +121,7 @@ Status Cache::Begin(const Event& event, std::vector<Placement>* placements) {
       prefetch_slot_of_[id] = kNoSlot;
       n_prefetched_--;
     } else {
-      placement.slot = free_.back();
-      free_.pop_back();
+      placement.slot = TakeFree(id);
     }
     slot_of_[id] = placement.slot;
     resident_++;
@@ -151,8 +160,7 @@ SlotId Cache::BeginPrefetch(int layer, int expert, const PrefetchSlots& from) {
     }
   }
   if (free_.empty()) return kNoSlot;
-  const SlotId slot = free_.back();
-  free_.pop_back();
+  const SlotId slot = TakeFree(Id(layer, expert));
   prefetch_slot_of_[Id(layer, expert)] = slot;
   n_prefetched_++;
   return slot;

@@ -65,6 +65,10 @@ class Cache {
   const Geometry& geometry() const { return geometry_; }
   int total_slots() const { return geometry_.n_slots + n_reserved_; }
   const CacheCounts& counts() const { return counts_; }
+  // From now on an expert takes the slot of its own number where that is free, so that, with as many
+  // slots as experts, a layer's lie in their order.
+  void PreferOwnSlots() { own_slots_ = true; }
+  bool own_slots() const { return own_slots_; }
   Policy& policy() { return *policy_; }
   const Policy& policy() const { return *policy_; }
 
@@ -118,6 +122,7 @@ class Cache {
   int most_resident() const { return geometry_.n_slots + (reserved_shared_ ? n_reserved_ : 0); }
   ExpertId NextVictim();
   void ListFree();
+  SlotId TakeFree(ExpertId id);
   void Release(ExpertId id);
   void Evict(ExpertId victim);
   void Unlist(ExpertId id);
@@ -125,6 +130,7 @@ class Cache {
   Geometry geometry_;
   int n_reserved_;
   bool reserved_shared_ = false;
+  bool own_slots_ = false;
   std::unique_ptr<Policy> policy_;
   EvictableList evictable_;
   EvictableList expendable_;              // those of evictable_ that leave first

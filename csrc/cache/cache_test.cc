@@ -50,6 +50,40 @@ TEST(NamesMatch) {
   CHECK_EQ(LivePolicyNames().size() + 1, PolicyNames().size());
 }
 
+TEST(WithASlotForEachALayersExpertsLieInTheirOrder) {
+  const Geometry shape = Shape(3, 8, 24);
+  Cache cache(shape, Make("lru", shape));
+  cache.PreferOwnSlots();
+  std::vector<Placement> placed;
+  const std::vector<std::vector<uint16_t>> orders = {{5, 0, 7}, {3, 1}, {6, 2, 4}};
+  CHECK_EQ(cache.BeginPrefetch(1, 6), 14);
+  for (const std::vector<uint16_t>& experts : orders) {
+    for (int layer = 2; layer >= 0; layer--) {
+      CHECK_OK(cache.Begin(MakeEvent(layer, 0, experts), &placed));
+      for (const Placement& each : placed) CHECK_EQ(each.slot, layer * 8 + each.expert);
+      cache.End();
+    }
+  }
+  CHECK_EQ(cache.resident(), 24);
+  CHECK_EQ(cache.counts().evictions, 0u);
+}
+
+TEST(AnExpertWhoseOwnSlotIsTakenGetsAnother) {
+  const Geometry shape = Shape(2, 4, 6);
+  Cache cache(shape, Make("lru", shape));
+  cache.PreferOwnSlots();
+  std::vector<Placement> placed;
+  const std::vector<uint16_t> experts = {0, 1, 2, 3};
+  for (int step = 0; step < 6; step++) {
+    CHECK_OK(cache.Begin(MakeEvent(step % 2, step, experts), &placed));
+    std::set<SlotId> slots;
+    for (const Placement& each : placed) {
+      CHECK(each.slot >= 0 && each.slot < 6 && slots.insert(each.slot).second);
+    }
+    cache.End();
+  }
+}
+
 TEST(AResizedCacheKeepsWhomThePolicyKeeps) {
   for (const std::string& policy : LivePolicyNames()) {
     const Geometry shape = Shape(2, 8, 6);

@@ -278,6 +278,8 @@ void StreamedModel::Routed(const TensorOrigin& origin, Event* event) {
 
 int StreamedModel::WantedProbabilities(int n_tokens) const {
   if (recorder_.on()) return std::min<int>(n_tokens, UINT16_MAX);
+  // They lie on the GPU, and where every expert has its slot nobody ever leaves.
+  if (gpu_ != nullptr && store_->n_slots() >= sizes_->total_experts()) return 0;
   return store_->cache().policy().uses_probabilities() ? std::min(n_tokens, kRecentTokens) : 0;
 }
 

@@ -46,6 +46,8 @@ Result<std::unique_ptr<ExpertStore>> ExpertStore::Make(const ModelFile* model,
   }
 
   auto cache = std::make_unique<Cache>(geometry, std::move(policy.value()), options.n_reserved);
+  // Kernels of a device may sum otherwise where a layer's experts lie in another order.
+  if (options.memory != nullptr && options.n_slots >= geometry.total()) cache->PreferOwnSlots();
   return std::unique_ptr<ExpertStore>(
       new ExpertStore(layers, layout, std::move(cache), std::move(parts),
                       std::min(options.event_slots, options.n_slots)));

@@ -93,7 +93,7 @@ class EngineSettings:
     draft: guess tokens from the text so far and verify several in one step (docs/drafts.md): "off",
         "on", or "auto", which guesses while a token gets cheaper by the clock.
     experts_on: where the cache lies and experts are computed: "cpu", "gpu", or "auto", which is the
-        processor until a GPU has been measured.
+        processor (docs/gpu.md says why).
 
     Raises InputError, which names the setting and what it may be.
     """

@@ -140,7 +140,21 @@ ggml_tensor* DevicePairs::Gather(ggml_context* context, size_t e, const Indices&
   return ggml_reshape_3d(context, gathered, input.ne[0], batch() ? 1 : n, batch() ? n : 1);
 }
 
+// A batch's pairs run as many at a time as the batch has tokens, the last ones again where they are
+// too few: a backend chooses its kernels by that number.
 ggml_status DevicePairs::RunGroup(const Pair* pairs, int n, Stage) {
+  if (!batch()) return RunRows(pairs, n);
+  const int at_once = static_cast<int>(ids_->ne[1]);
+  for (int begin = 0; begin < n; begin += at_once) {
+    group_.assign(pairs + begin, pairs + std::min(n, begin + at_once));
+    group_.resize(at_once, group_.back());
+    const ggml_status status = RunRows(group_.data(), at_once);
+    if (status != GGML_STATUS_SUCCESS) return status;
+  }
+  return GGML_STATUS_SUCCESS;
+}
+
+ggml_status DevicePairs::RunRows(const Pair* pairs, int n) {
   const size_t tensors = steps_.size() * 4 + externals_.size() * 4 + 8;
   graph_memory_.resize(tensors * ggml_tensor_overhead() +
                        ggml_graph_overhead_custom(kMaxNodes, false) + 4096);

@@ -3,7 +3,8 @@
 // What PairRunner does on the CPU by moving rows, this does by operations of the graph: rows are
 // gathered from the activations, and set where llama.cpp's graph wants them, without leaving the
 // device. One token's pairs lie side by side as llama.cpp has them, so that kernels take the shapes
-// that they take for the whole token; a batch's pairs are each a token with one expert.
+// that they take for the whole token; a batch's pairs are each a token with one expert, in batches as
+// long as llama.cpp's.
 //
 // Owned by one Executor; one thread.
 #ifndef REMOE_DEVICE_COMPUTE_DEVICE_PAIRS_H_
@@ -37,6 +38,7 @@ class DevicePairs : public PairRunner {
     std::vector<int32_t> slot, expert, token, row;  // by pair
     std::vector<int64_t> place;
   };
+  ggml_status RunRows(const Pair* pairs, int n);
   Indices MakeIndices(ggml_context* context, const Pair* pairs, int n) const;
   ggml_tensor* Gather(ggml_context* context, size_t external, const Indices& indices, int n) const;
   ggml_tensor* Rows(ggml_context* context, int64_t ne0, int64_t n) const;
@@ -47,6 +49,7 @@ class DevicePairs : public PairRunner {
   ggml_gallocr_t memory_;                 // of a group's graph
   ggml_backend_buffer_t kept_ = nullptr;  // inputs that a result overwrites
   std::vector<ggml_tensor> inputs_;       // by external: it, or what was kept of it
+  std::vector<Pair> group_;
 };
 
 }  // namespace remoe

@@ -298,6 +298,10 @@ Status Executor::Compute(const Job& job) {
 
 // Residents at once, then each group of experts as it arrives, begun when only down is to come.
 Status Executor::ComputePairs(const Job& job) {
+  // Of a wave on a GPU all are awaited, so that the clock does not choose the shapes that kernels see.
+  while (gpu_ != nullptr && step_.n_tokens() > 1 && step_.n_awaited() > 0) {
+    REMOE_RETURN_IF_ERROR(TakeArrivals(job, true, false));
+  }
   while (true) {
     const std::vector<Pair>& ready = step_.Ready();
     if (!ready.empty()) {

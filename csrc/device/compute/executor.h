@@ -63,6 +63,8 @@ class Executor {
   ggml_tensor OnHost(const ggml_tensor* tensor, std::vector<uint8_t>* bytes) const;
   // Gives ids the step's slots as data, where they are computed from.
   bool PlaceSlots(ggml_tensor* ids);
+  // The slot of the layer's expert 0, where all of the step lie in their order from it; else kNoSlot.
+  SlotId OwnSlots(const StreamedModel& model) const;
   // What ggml said, as a Status.
   static Status Failed(ggml_status status);
   ggml_status Refuse(StreamedModel* model, const Status& status, bool recorded);

@@ -53,6 +53,16 @@ bool Executor::PlaceSlots(ggml_tensor* ids) {
   return true;
 }
 
+SlotId Executor::OwnSlots(const StreamedModel& model) const {
+  if (!model.store()->cache().own_slots()) return kNoSlot;
+  const SlotId first = step_.slots().front() - step_.ids().front();
+  for (size_t i = 0; i < step_.ids().size(); i++) {
+    if (step_.slots()[i] - step_.ids()[i] != first) return kNoSlot;
+  }
+  return first >= 0 && first + step_.n_experts() <= model.store()->n_slots() ? first : kNoSlot;
+}
+
+// Where a layer's experts lie as llama.cpp has them, kernels see its very shapes, and its ids.
 Status Executor::ComputeWhole(const Job& job) {
   const Piece& piece = *job.piece;
   const ggml_tensor* ids = piece.ids();
@@ -63,7 +73,8 @@ Status Executor::ComputeWhole(const Job& job) {
   slot_ids.nb[0] = sizeof(int32_t);
   slot_ids.nb[1] = slot_ids.nb[0] * ids->ne[0];
   slot_ids.nb[2] = slot_ids.nb[3] = slot_ids.nb[1] * ids->ne[1];
-  if (!PlaceSlots(&slot_ids)) {
+  const SlotId own = OwnSlots(*job.model);
+  if (own == kNoSlot && !PlaceSlots(&slot_ids)) {
     return Status(Code::kOutOfMemory, "no GPU memory for the ids of a batch");
   }
 
@@ -74,10 +85,18 @@ Status Executor::ComputeWhole(const Job& job) {
     views.push_back(job.model->view(*OriginOf(product->src[0])));
     saved.emplace_back(product->src[0], product->src[2]);
     product->src[0] = &views.back();
-    product->src[2] = &slot_ids;
+    if (own == kNoSlot) {
+      product->src[2] = &slot_ids;
+      continue;
+    }
+    views.back().data = static_cast<uint8_t*>(views.back().data) + own * views.back().nb[2];
+    views.back().ne[2] = step_.n_experts();
+    views.back().nb[3] = views.back().ne[2] * views.back().nb[2];
   }
   ggml_status status;
-  if (pieces_.size() == 1) {
+  // A GPU's backend may have kept llama.cpp's graph as it last ran, under a number that the graph has,
+  // and replay it with the weights and slots of then. A graph of ours has no number, and is looked at.
+  if (pieces_.size() == 1 && gpu_ == nullptr) {
     status = ggml_backend_graph_compute(backend(), job.graph);
   } else {
     graph_memory_.resize(ggml_graph_overhead_custom(kMaxNodes, false) + 1024);
