@@ -12,7 +12,7 @@ import pytest
 
 import test_lossless
 import tiny_moe
-from aarch64 import emulate, passes, root, wheels
+from aarch64 import emulate, passes, root
 from aarch64.build import TOOLCHAIN, llama_version
 from aarch64.steps import Place, StepError
 
@@ -136,10 +136,3 @@ def test_the_pinned_llama_is_built() -> None:
     from remoe_edge.native import LLAMA_CPP_PYTHON
 
     assert llama_version() == LLAMA_CPP_PYTHON
-
-
-@pytest.mark.parametrize("arguments", [[], ["f", "--machine", "riscv64"]], ids=" ".join)
-def test_what_the_wheels_do_not_take(arguments: list[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        wheels.parse(arguments)
-    assert ended.value.code == 2
