@@ -11,6 +11,8 @@
 //   router    probability now and lately, where the event carries it; also of the experts not
 //             chosen, since a near miss often comes next
 //
+// To that come links that correct the score while it is in use (OnlineLinks).
+//
 // A prompt's step is taken in token by token, its last kRecentTokens, so that it ends as if they had
 // been decoded. Of a step that decodes for several conversations no token follows another, so links
 // start anew with each. Conversations that take turns have averages and last choices of their own
@@ -23,6 +25,7 @@
 #include <memory>
 #include <vector>
 
+#include "cache/online_links.h"
 #include "cache/policy.h"
 #include "cache/profile.h"
 #include "cache/recent_use.h"
@@ -57,7 +60,7 @@ class ReuseBiasedPolicy : public Policy {
 
   // Column `feature` of the layer scored last, [n_experts]; for fitting.
   const float* FeatureColumn(int feature) const { return &columns_[Row(feature)]; }
-  // The scores of the layer scored last, [n_experts].
+  // What the columns of the layer scored last sum up to, [n_experts], without links learned on line.
   const float* Scores() const { return score_.data(); }
 
  private:
@@ -96,7 +99,8 @@ class ReuseBiasedPolicy : public Policy {
   void ScoreLearned(const Choice& choice);
   void ScoreProbs(const Choice& choice);
   void Learn(const Choice& choice);
-  void Combine(int layer);
+  void SumColumns();
+  void Rank(int layer);
   void RefreshLeast(int layer);
 
   const Geometry geometry_;
@@ -113,11 +117,15 @@ class ReuseBiasedPolicy : public Policy {
   std::vector<float> locality_;  // [layer], one number
   std::vector<float> events_;    // [layer], one number
 
+  OnlineLinks online_;
+  int conversation_ = kNoConversation;
+
   std::vector<float> expected_;  // [layer] what Expect() was given, or zeros
   bool expecting_ = false;
 
   std::vector<float> columns_;  // [features] of the layer scored last
-  std::vector<float> score_;    // one row
+  std::vector<float> score_;    // one row: the columns' sum
+  std::vector<float> ranked_;   // one row: with what is learned and expected beyond
   std::vector<float> use_;      // one row: 1 where used by the event
   std::vector<int16_t> sums_;   // one row
 
