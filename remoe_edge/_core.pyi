@@ -261,6 +261,7 @@ class StreamedModel:
         depth: int = 0,
         repack: bool = False,
         overlay: dict[str, bytes] = ...,
+        experts_on: str = "",
         peers: bool = False,
     ) -> StreamedModel: ...
     def load(self, params: int, progress: Callable[[float], bool] | None = None) -> int:
@@ -309,6 +310,9 @@ class StreamedModel:
     def trace_failure(self) -> str: ...
     @property
     def router_probabilities(self) -> bool: ...
+    @property
+    def experts_on(self) -> str:
+        """Name the device that has the slots and computes experts; empty for the processor."""
     def router_bytes(self, prefetch: str) -> int:
         """Return what prefetch will copy of routers that lie on a GPU; known once a context was made."""
     def budget_for(self, n_slots: int) -> int: ...
@@ -383,7 +387,7 @@ def connect_peers(
     *,
     engine: str,
     fingerprint: str,
-    keys: str = "",
+    keys: str | os.PathLike[str] = "",
     max_tokens: int = 8,
     audit_every: int = 1000,
     move_bytes_per_s: int = 64 << 20,
@@ -430,14 +434,14 @@ class ExpertWorker:
 
     @staticmethod
     def open(
-        path: str,
+        path: str | bytes | os.PathLike[str],
         *,
         experts: list[int],
         budget_bytes: int,
         listen: str,
         engine: str,
         fingerprint: str,
-        keys: str = "",
+        keys: str | os.PathLike[str] = "",
         chosen_by_engines: bool = False,
         move_bytes_per_s: int = 32 << 20,
         threads: int = 1,

@@ -25,7 +25,7 @@ _WAIT = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "2000"}
 
 def _openmp_loaded() -> bool:
     try:
-        return "libgomp" in Path("/proc/self/maps").read_text()
+        return b"libgomp" in Path("/proc/self/maps").read_bytes()
     except OSError:
         return False
 

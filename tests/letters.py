@@ -18,7 +18,7 @@ from random_moe import vocabulary
 
 _PEAK = 4.0  # the logit of the likeliest: with a temperature, others are chosen as well
 _STEP = 5
-_NO_SAY = ("attn_output.weight", "ffn_down_exps.weight")
+NO_SAY = ("attn_output.weight", "ffn_down_exps.weight")
 
 
 def letters() -> list[int]:
@@ -41,23 +41,23 @@ def recite(model: Path) -> Path:
     reader = gguf.GGUFReader(model, "r+")
     by_name = {each.name: each for each in reader.tensors}
     for name, tensor in by_name.items():
-        if name.endswith(_NO_SAY):
+        if name.endswith(NO_SAY):
             tensor.data[...] = 0
     output, format_ = by_name["output.weight"], by_name["output.weight"].tensor_type
-    embedded = _embedded(by_name)
-    weights = np.zeros_like(embedded)
-    for token in range(len(embedded)):
-        weights[follows(token)] += embedded[token] * (_PEAK / (embedded[token] @ embedded[token]))
+    rows = embedded(by_name)
+    weights = np.zeros_like(rows)
+    for token in range(len(rows)):
+        weights[follows(token)] += rows[token] * (_PEAK / (rows[token] @ rows[token]))
     output.data[...] = quantize(weights, format_)
-    logits = embedded @ dequantize(output.data, format_).T
-    assert [follows(token) for token in range(len(embedded))] == logits.argmax(1).tolist()
+    logits = rows @ dequantize(output.data, format_).T
+    assert [follows(token) for token in range(len(rows))] == logits.argmax(1).tolist()
     top = np.sort(logits, axis=1)
     assert (top[:, -1] - top[:, -2]).min() > 0.1
     reader.data.flush()
     return model
 
 
-def _embedded(by_name: dict[str, gguf.ReaderTensor]) -> np.ndarray:
+def embedded(by_name: dict[str, gguf.ReaderTensor]) -> np.ndarray:
     """Give what the last layer hands on after each token, where the layers add nothing."""
     rows = dequantize(by_name["token_embd.weight"].data, by_name["token_embd.weight"].tensor_type)
     rows = rows / np.sqrt((rows**2).mean(1, keepdims=True))

@@ -20,6 +20,14 @@ from remoe_edge.errors import RemoeError
 from remoe_edge.plugin import builds, libraries
 from remoe_edge.plugin.environment import environment
 
+PROMPT = [(37 * i + 11) % 200 + 5 for i in range(40)]
+# The matrix: the text and bits of each with each format and budget are those of llama.cpp alone.
+ARCHS = ("qwen3moe", "olmoe", "deepseek2", "gpt-oss", "llama", "glm4moe")
+FORMATS = ("Q4_K", "Q8_0", "MXFP4")
+# A share below the floor is the floor: a share asks for as much as there is.
+BUDGETS = {"100%": "100%", "30%": "30%", "floor": "0.001%"}
+N_GREEDY = 128
+
 # At the beginning of every script: a model by its path, a context of it, and what it computes.
 PRELUDE = """
 import sys

@@ -96,6 +96,7 @@ def test_files_behind_a_plus_are_found_from_another_folder(
         ("stream:lru+depth=", "'+depth=' is no +NAME=VALUE"),
         ("stock-mmap+direct=off", "stock takes no setting but +repack"),
         ("stream:lru+repack=2", "repack is on or off"),
+        ("stream:lru+draft=auto", "nothing can be drafted"),
     ],
 )
 def test_what_is_no_arm(spec: str, said: str) -> None:

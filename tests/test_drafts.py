@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import stock
 import tiny_moe
+from drafting import N_ALL, TEXT, answered, guess
 from remoe_edge import Engine
 from remoe_edge.engine import drafts
 from remoe_edge.engine.drafts import MOST_GUESSES, Governor, PromptLookup
@@ -24,8 +25,6 @@ QUANTS = {
 }  # fmt: skip
 # Formats whose kernels compute a token of a small step as they compute it alone.
 ARCHS = ("qwen3moe", "gpt-oss", "gemma4", "glm4moe")
-TEXT = [5, 9, 40, 7, 12, 5, 9, 40, 7, 33, 21, 5, 9, 40]
-N_ALL = 1 << 20  # log probabilities of every token: equal ones are equal logits
 
 
 # --- what is guessed ---
@@ -116,30 +115,12 @@ def model(models: dict[str, Path]) -> Path:
     return models["qwen3moe"]
 
 
-def answered(engine: Engine, **settings: Any) -> Any:
-    ends = [token for token in range(engine.llama.n_vocab()) if engine.is_end(token)]
-    settings = {
-        "max_tokens": 40,
-        "logprobs": N_ALL,
-        "logit_bias": dict.fromkeys(ends, -100),
-    } | settings
-    answer = engine.generate(TEXT, bos=False, **settings)
-    answer.read()
-    return answer
-
-
 @pytest.fixture
 def well_guessed(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[int]], None]:
     """Have an answer that is known guessed, wrong now and then: random models hardly repeat."""
 
     def use(known: list[int]) -> None:
-        class Oracle(PromptLookup):
-            def guess(self, n_most: int) -> list[int]:
-                at = len(self._tokens) - len(TEXT)
-                wrong = dict.fromkeys(range(5, len(known), 7), 1)
-                return [known[i] ^ wrong.get(i, 0) for i in range(at, min(at + n_most, len(known)))]
-
-        monkeypatch.setattr(drafts, "PromptLookup", Oracle)
+        guess(monkeypatch, known)
 
     return use
 

@@ -184,3 +184,23 @@ def test_sizes_out_of_a_log_do_not_depend_on_the_locale(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert len(set(done.stdout.split("\n")) - {""}) == 1, done.stdout
     assert not done.stdout.startswith("0 ")
+
+
+def test_mounts_are_read_as_the_kernel_writes_them(tmp_path: Path) -> None:
+    """Blanks and backslashes are escaped, and what is no UTF-8 is not."""
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/mountinfo").write_bytes(
+        b"24 1 8:1 / / rw - ext4 /dev/sda1 rw\n"
+        b"25 24 8:2 / /my\\040disk\\134x rw - ext4 /dev/sdb1 rw\n"
+        b"26 24 8:3 / /caf\xe9 rw - ext4 /dev/sdc1 rw\n"
+        b"27 24 8:4 / /caf\xc3\xa9 rw - ext4 /dev/sdd1 rw\n"
+        b"no mount\n28 24 - x\n"
+    )
+    assert list(kernel_files.mounts(tmp_path)) == [
+        ("/", "/dev/sda1"),
+        ("/my disk\\x", "/dev/sdb1"),
+        ("/caf\udce9", "/dev/sdc1"),
+        ("/café", "/dev/sdd1"),
+    ]
+    assert block_device._device_under("/my disk\\x/swap", tmp_path) == "/dev/sdb1"
+    assert list(kernel_files.mounts(tmp_path / "nowhere")) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -59,36 +60,64 @@ def test_the_command_line_takes_the_same(model: Path, capsys: pytest.CaptureFixt
 
 
 @pytest.mark.skipif(bool(gpus()), reason="there is a GPU here")
-@pytest.mark.parametrize("asked", ["all", 2])
-def test_asking_for_a_gpu_that_is_not_there_is_refused(model: Path, asked: str | int) -> None:
+@pytest.mark.parametrize("asked", [{"gpu_layers": "all"}, {"gpu_layers": 2}, {"experts_on": "gpu"}])
+def test_asking_for_a_gpu_that_is_not_there_is_refused(model: Path, asked: Any) -> None:
     with pytest.raises(InputError, match="no GPU here"):
-        Engine(model, cache="100%", gpu_layers=asked)
+        Engine(model, cache="100%", **asked)
+
+
+@pytest.mark.parametrize(
+    ("beside", "said"),
+    [
+        ({"gpu_layers": "off"}, "needs all layers there"),
+        ({"gpu_layers": 3}, "needs all layers there"),
+        ({"repack": True}, "and repack do not go together"),
+        ({"peers": "127.0.0.1:7700"}, "and peers do not go together"),
+        ({"stream": False}, "and no stream do not go together"),
+    ],
+)
+def test_what_experts_on_a_gpu_do_not_go_with(beside: Any, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        EngineSettings(experts_on="gpu", **beside)
+    with pytest.raises(InputError, match="experts_on is one of auto, cpu, gpu"):
+        EngineSettings(experts_on="CUDA0")
+
+
+def test_the_gpu_that_has_the_experts_has_all_layers(file: _core.ModelFile) -> None:
+    other = Gpu("CUDA1", "another", False, 8 << 30, 8 << 30)
+    chosen = offload.resolve("auto", file, 1 << 30, 64, found=[other, CARD], experts_on="CUDA0")
+    assert (chosen.n_layers, chosen.gpus, chosen.experts_on) == (chosen.n_in_all, (CARD,), CARD)
+    assert chosen.said().endswith("experts on CUDA0")
+    with pytest.raises(BudgetError):
+        offload.resolve("auto", file, 9 << 30, 64, found=[CARD], experts_on="CUDA0")
 
 
 def test_auto_takes_what_fits(file: _core.ModelFile) -> None:
     n_in_all = tiny_moe.NARROW_SHAPE.n_layer + 1
 
     def layers(gpu: Gpu, weight_bytes: int) -> int:
-        return offload.resolve("auto", file, weight_bytes, 64, [gpu]).n_layers
+        return offload.resolve("auto", file, weight_bytes, 64, found=[gpu]).n_layers
 
     assert layers(CARD, 1 << 30) == n_in_all
     assert 0 < layers(CARD, 15 << 30) < n_in_all
     assert layers(CARD, 1 << 40) == 0
-    assert offload.resolve("auto", file, 1 << 30, 64, []).n_layers == 0
-    assert offload.resolve("off", file, 1 << 30, 64, [CARD]).n_layers == 0
+    assert offload.resolve("auto", file, 1 << 30, 64, found=[]).n_layers == 0
+    assert offload.resolve("off", file, 1 << 30, 64, found=[CARD]).n_layers == 0
 
 
 def test_a_number_is_taken_as_it_is_or_refused(file: _core.ModelFile) -> None:
-    assert offload.resolve(2, file, 1 << 30, 64, [CARD]).n_layers == 2
-    assert offload.resolve(99, file, 1 << 30, 64, [CARD]) == offload.resolve(
-        "all", file, 1 << 30, 64, [CARD]
+    assert offload.resolve(2, file, 1 << 30, 64, found=[CARD]).n_layers == 2
+    assert offload.resolve(99, file, 1 << 30, 64, found=[CARD]) == offload.resolve(
+        "all", file, 1 << 30, 64, found=[CARD]
     )
     with pytest.raises(BudgetError, match=r"lower --gpu-layers or --ctx"):
-        offload.resolve("all", file, 9 << 30, 64, [CARD])
+        offload.resolve("all", file, 9 << 30, 64, found=[CARD])
 
 
 def test_a_boards_memory_is_counted_once(file: _core.ModelFile) -> None:
-    card, board = (offload.resolve("all", file, 1 << 30, 64, [each]) for each in (CARD, BOARD))
+    card, board = (
+        offload.resolve("all", file, 1 << 30, 64, found=[each]) for each in (CARD, BOARD)
+    )
     assert (card.share_elsewhere, board.share_elsewhere) == (1.0, 0.0)
     line = "llama_context: CUDA0 KV buffer size = 12.00 MiB"
     for chosen, n_here in ((card, 0), (board, 12 * MIB)):

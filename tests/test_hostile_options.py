@@ -5,6 +5,8 @@ A command ends with status 0, 1 or 2; with 1 or 2 it has said one line of error,
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import pytest
 import tiny_moe
 from command_line import Outcome, run
 from commands import commands
+from remoe_edge.errors import RemoeError
 
 TEXTS = (
     "", " ", "-1", "0", "%", "0%", "1000%", "nan%", "nan", "inf", "1e999GiB", "-5GiB", ",", "1,,2",
@@ -50,9 +53,36 @@ FILES = (
     "text",
 )
 
+# What a right command line would begin: compile, measure, start processes, serve. It is refused here.
+BEGINS = (
+    "plugin.compiler.compile_into",
+    "machine.storage.probe",
+    "deploy.deploying.deploy",
+    "bench.session.Session.run",
+    "serve.listen.Listener.run",
+)
 
-# These need no input to begin: they compile, measure for seconds, or start processes.
-BEGIN_AT_ONCE = ("plugin", "deploy", "probe", "doctor")
+
+@pytest.fixture(autouse=True)
+def nothing_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def begun(*_: Any, **__: Any) -> None:
+        raise RemoeError("it has begun")
+
+    def ended(worker: Any, *_: Any) -> None:
+        worker.stop()
+
+    for name in BEGINS:
+        if "serve" in name and importlib.util.find_spec("uvicorn") is None:
+            continue
+        monkeypatch.setattr(f"remoe_edge.{name}", begun)
+    for name in ("check_installed", "check_reachable"):
+        monkeypatch.setattr(f"remoe_edge.deploy.ray_process.{name}", lambda *_: None)
+    monkeypatch.setattr("remoe_edge.remote.worker.Worker.wait", ended)
+    monkeypatch.setattr(os, "execvpe", begun)
+    monkeypatch.chdir(tmp_path)
+    for name in ("XDG_RUNTIME_DIR", "XDG_STATE_HOME", "XDG_DATA_HOME"):
+        monkeypatch.setenv(name, str(tmp_path))
+    Path("text").write_text("hello\n")
 
 
 def values(parameter: click.Parameter) -> tuple[str, ...]:
@@ -77,8 +107,6 @@ def cases(draw: random.Random, n: int) -> list[tuple[str, tuple[str, ...]]]:
     """(command, arguments that precede nothing) for each option, `n` values each."""
     made = []
     for name, command in commands():
-        if name.split()[0] in BEGIN_AT_ONCE:
-            continue
         for parameter in command.params:
             several = values(parameter)
             for value in draw.sample(several, min(n, len(several))):
@@ -91,13 +119,8 @@ def cases(draw: random.Random, n: int) -> list[tuple[str, tuple[str, ...]]]:
     return made
 
 
-def test_options_beside_inputs_that_are_not_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Nothing begins: what is wrong with an option, or that there is no input, is said at once."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    Path("text").write_text("hello\n")
+def test_options_beside_inputs_that_are_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    """What is wrong with an option, or that there is no input, is said at once."""
     for name, arguments in cases(random.Random(1), 2):
         command = dict(commands())[name]
         inputs = [
@@ -108,27 +131,42 @@ def test_options_beside_inputs_that_are_not_there(
         check(run(capsys, *name.split(), *inputs, *arguments), (name, arguments))
 
 
+# What makes each command do its work, but for an option of the sweep.
+RIGHT = {
+    "chat": ["-m", "m.gguf", "-p", "hi", "--raw", "-n", "1", "--ctx", "64", "-t", "1"],
+    "serve": ["m.gguf", "--port", "0", "--ctx", "64", "-t", "1"],
+    "trace": ["m.gguf", "-n", "1", "--prompts", "text", "--raw", "--ctx", "64", "-o", "o.trace"],
+    "info": ["m.gguf"],
+    "doctor": ["m.gguf"],
+    "probe": ["m.gguf"],
+    "simulate": ["a.trace"],
+    "profile": ["a.trace", "-o", "o.profile"],
+    "plan": ["m.gguf", "--memory", "1GiB", "--ctx", "64"],
+    "convert extract": ["m.gguf", "-o", "o.gguf"],
+    "convert merge": ["m.gguf", "text", "-o", "o.gguf"],
+    "convert dense": ["m.gguf", "-o", "o.gguf"],
+    "convert routers": ["m.gguf", "--base", "m.gguf", "-o", "o.gguf"],
+    "tune": ["m.gguf", "--data", "text", "-o", "o.safetensors", "--steps", "1"],
+    "eval": ["m.gguf", "--data", "text"],
+    "bench run": ["m.gguf", "--limit", "1", "-n", "1", "--warm", "0", "--probe-seconds", "0"],
+    "bench compare": ["text", "text"],
+    "bench again": ["text", "--models", "."],
+    "worker": ["m.gguf", "--memory", "64MiB", "--listen", "127.0.0.1:0", "-t", "1"],
+    "deploy up": ["m.gguf", "--slo", "tpot=1s,ttft=9s", "--ctx", "64", "-t", "1"],
+    "plugin build": ["-o", "plugin"],
+    "plugin env": [],
+    "keys": ["keys"],
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", ["chat", "trace", "info", "plan", "convert extract", "convert merge"]
-)
-def test_options_beside_a_model(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    model = str(tiny_moe.make(tmp_path / "m.gguf", "qwen3moe", "Q8_0"))
-    Path("text").write_text("hello\n")
-    base = {
-        "chat": ["-m", model, "-p", "hi", "--raw", "-n", "1", "--ctx", "64"],
-        "trace": [model, "-n", "1", "--prompts", "text", "--raw", "--ctx", "64", "-o", "o.trace"],
-        "info": [model],
-        "plan": [model, "--memory", "1GiB", "--ctx", "64"],
-        "convert extract": [model, "-o", "o.gguf"],
-        "convert merge": [model, "text", "-o", "o.gguf"],
-    }[name]
-    before = Path(model).read_bytes()
+@pytest.mark.parametrize("name", RIGHT)
+def test_options_beside_a_model(capsys: pytest.CaptureFixture[str], name: str) -> None:
+    model = tiny_moe.make(Path("m.gguf").absolute(), "qwen3moe", "Q8_0")
+    before = model.read_bytes()
+    recorded = ["-n", "2", "--prompts", "text", "--raw", "--ctx", "64", "-o", "a.trace"]
+    assert run(capsys, "trace", "m.gguf", *recorded).code == 0
     for command, arguments in cases(random.Random(1), 100):
         if command == name and arguments[0] != "--":
-            check(run(capsys, *name.split(), *base, *arguments), (name, arguments))
-    assert Path(model).read_bytes() == before
+            check(run(capsys, *name.split(), *RIGHT[name], *arguments), (name, arguments))
+    assert model.read_bytes() == before

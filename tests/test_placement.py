@@ -350,7 +350,7 @@ def test_targets_out_of_reach_are_one_line() -> None:
     ("change", "line"),
     [
         (lambda p: p.update(version=2), "placement of version 2, this reads 1"),
-        (lambda p: p.pop("local"), "no placement: KeyError"),
+        (lambda p: p.pop("local"), "no placement: .local. is missing"),
         (lambda p: p["local"][1].append(p["local"][1][0]), "of layer 1 has 2 places"),
         (lambda p: p["local"][0].append(99), "expert 99 of 16 in layer 0"),
         (lambda p: p["local"].pop(), "3 layers are placed of 4"),

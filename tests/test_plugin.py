@@ -11,17 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import fuse_folder
 import plugged
 import stock
+import tiny_adapter
 import tiny_moe
+from plugged import ARCHS, BUDGETS, FORMATS, N_GREEDY, PROMPT
 from remoe_edge.machine.gpu import gpus
-
-PROMPT = [(37 * i + 11) % 200 + 5 for i in range(40)]
-N_GREEDY = 128
-ARCHS = ("qwen3moe", "olmoe", "deepseek2", "gpt-oss", "llama", "glm4moe")
-FORMATS = ("Q4_K", "Q8_0", "MXFP4")
-# A share below the floor is the floor: a share asks for as much as there is.
-BUDGETS = {"100%": "100%", "30%": "30%", "floor": "0.001%"}
 
 
 @pytest.fixture(scope="module")
@@ -281,29 +277,76 @@ def test_a_failing_disk_fails_the_request_alone(folder: Path, model: Path) -> No
     done = plugged.script(text, path, begin, cache="0.001%")
     assert done.stdout.split() == ["True", "True"]
     told = plugged.said(done)
-    assert all(word in told for word in (str(path), "layer", "expert", "offset"))
+    assert all(word in told for word in (str(path), "was truncated"))
+
+
+def test_a_disk_with_errors_fails_the_request_alone(folder: Path, model: Path) -> None:
+    (folder / "source").mkdir()
+    (folder / "disk").mkdir()
+    path = folder / "source/last.gguf"
+    begin = plugged.experts_last(model, path)
+    text = """
+        import os
+        path, begin, fail = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+        file = open(path, "rb")
+        model = load(path); ctx = context(model)
+        assert decode(ctx, [5, 6, 7]) == 0
+        right = bits(ctx, model)
+        open(fail, "w").close()
+        os.posix_fadvise(file.fileno(), begin, 0, os.POSIX_FADV_DONTNEED)
+        for token in range(10, 40):
+            forget(ctx)
+            if decode(ctx, [token, token + 1]) != 0:
+                print("failed")
+                break
+        os.unlink(fail)
+        forget(ctx)
+        assert decode(ctx, [5, 6, 7]) == 0
+        assert bits(ctx, model) == right
+    """
+    with fuse_folder.mounted(folder / "source", folder / "disk") as disk:
+        done = plugged.script(
+            text, disk / "last.gguf", begin, folder / "source/.fail", cache="0.001%"
+        )
+    assert done.stdout.split() == ["failed"]
+    told = plugged.said(done)
+    assert all(word in told for word in (str(disk), "layer", "expert", "offset", os.strerror(5)))
+
+
+def test_a_replaced_file_fails_the_request_alone(folder: Path) -> None:
+    path = tiny_moe.make(folder / "replaced.gguf", "qwen3moe", "Q8_0")
+    other = tiny_moe.make(folder / "replacing.gguf", "qwen3moe", "Q8_0", seed=7)
+    text = """
+        import os
+        path, other = sys.argv[1:]
+        model = load(path); ctx = context(model)
+        assert decode(ctx, [5, 6, 7]) == 0
+        right = bits(ctx, model)
+        os.rename(path, path + ".away")
+        os.rename(other, path)
+        forget(ctx)
+        print(decode(ctx, [5, 6, 7]) != 0)
+        os.rename(path + ".away", path)
+        forget(ctx)
+        assert decode(ctx, [5, 6, 7]) == 0
+        assert bits(ctx, model) == right
+        with open(path, "r+b") as file:  # as a tool that writes into the file would
+            file.seek(-100, 2)
+            file.write(bytes(50))
+        forget(ctx)
+        print(decode(ctx, [5, 6, 7]) != 0)
+    """
+    done = plugged.script(text, path, other, cache="100%")
+    assert done.stdout.split() == ["True", "True"]
+    told = plugged.said(done)
+    assert all(word in told for word in (str(path), "was replaced", "was modified"))
 
 
 def test_an_adapter_on_experts_is_refused(folder: Path, model: Path) -> None:
-    from gguf import GGUFReader, GGUFWriter
-
-    adapters = {}
-    shapes = {each.name: each.shape for each in GGUFReader(model).tensors}
-    for name in ("blk.0.attn_q.weight", "blk.0.ffn_up_exps.weight"):
-        n_in, n_out, *experts = map(int, shapes[name])
-        writer = GGUFWriter(folder / f"{len(adapters)}.lora.gguf", "qwen3moe")
-        writer.add_type("adapter")
-        writer.add_string("adapter.type", "lora")
-        writer.add_float32("adapter.lora.alpha", 8.0)
-        rng = np.random.default_rng(1)
-        for part, shape in (("a", (4, n_in)), ("b", (n_out, 4))):
-            values = rng.normal(0, 0.1, (*experts, *shape)).astype(np.float32)
-            writer.add_tensor(f"{name}.lora_{part}", values)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
-        adapters[name] = folder / f"{len(adapters)}.lora.gguf"
+    dense, expert = [
+        tiny_adapter.write(folder / f"{name}.lora.gguf", model, f"blk.0.{name}.weight")
+        for name in ("attn_q", "ffn_up_exps")
+    ]
     text = """
         import ctypes
         model = load(sys.argv[1])
@@ -316,7 +359,6 @@ def test_an_adapter_on_experts_is_refused(folder: Path, model: Path) -> None:
             assert decode(ctx, [5, 6, 7]) == 0
             print(bits(ctx, model))
     """
-    dense, expert = adapters.values()
     plain = plugged.script(text, model, dense, plugged=False)
     assert plugged.script(text, model, dense, cache="30%").stdout == plain.stdout
     refused = plugged.script(text, model, expert, cache="30%")

@@ -93,13 +93,16 @@ def test_a_tree_without_libraries_or_headers_is_refused(
     assert "ggml-backend-impl.h" in run(capsys, *words).error()
 
 
-def test_another_build_of_ggml_is_refused_by_name(tmp_path: Path) -> None:
+@pytest.mark.parametrize("other", ["9.8.7-abcdef", "{}-0123456789abcdef"])
+def test_another_build_of_ggml_is_refused_by_name(tmp_path: Path, other: str) -> None:
     # The same plug-in under the name of another build: what a user has after an update of llama.cpp.
+    # Its sources may have changed and its version not.
     plugged.added()
     ggml = libraries.of_package()
     core = builds.require_core(ggml, None, "llama-cpp-python")
-    (tmp_path / "builds/9.8.7-abcdef").mkdir(parents=True)
-    shutil.copy(core, tmp_path / "builds/9.8.7-abcdef" / builds.CORE)
+    other = other.format(ggml.packaged_build)
+    (tmp_path / "builds" / other).mkdir(parents=True)
+    shutil.copy(core, tmp_path / "builds" / other / builds.CORE)
     entry = Path(shutil.copy(builds.entry(None), tmp_path))
     path = tiny_moe.make(tmp_path / "tiny.gguf", "qwen3moe", "Q8_0")
     text = plugged.PRELUDE + "print(bool(load(sys.argv[1])))"
@@ -110,14 +113,16 @@ def test_another_build_of_ggml_is_refused_by_name(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.stdout.strip() == "True"  # the program runs, without the plug-in
     said = plugged.said(done)
-    for word in (ggml.version, ggml.commit, "9.8.7-abcdef", "remoe-edge plugin build"):
+    for word in (ggml.version, ggml.commit, ggml.id, other, "remoe-edge plugin build"):
         assert word in said
     assert "a cache of" not in said
 
 
 def test_the_names_of_builds_are_those_that_the_library_looks_for() -> None:
-    ggml = libraries.Ggml("0.9", "ab c/d-dirty", Path("/"))
-    assert ggml.build == "0.9-ab_c_d-dirty"
+    ggml = libraries.Ggml("0.9", "ab c/d-dirty", Path("/"), "0123456789abcdef")
+    assert ggml.build == "0.9-ab_c_d-dirty-0123456789abcdef"
+    assert ggml.packaged_build == "0.9-ab_c_d-dirty"
+    assert libraries.Ggml("0.9", "ab", Path("/")).build == "0.9-ab"
     source = (Path(__file__).parent.parent / "csrc/plugin/entry/entry.c").read_text()
     assert all(each in source for each in ("'.'", "'_'", "'-'"))
 
@@ -170,3 +175,33 @@ def test_each_setting_of_the_page_is_one_that_is_read() -> None:
     code = (root / "csrc/plugin/settings.cc").read_text()
     code += (root / "csrc/plugin/entry/entry.c").read_text()
     assert table == set(re.findall(r'"(REMOE_\w+)"', code))
+
+
+def test_a_program_without_a_loader_is_not_run_to_find_its_libraries(tmp_path: Path) -> None:
+    """LD_TRACE_LOADED_OBJECTS means nothing to a static program: it would simply begin."""
+    assert libraries._has_loader(Path(sys.executable).read_bytes())
+    whole = bytearray(Path(sys.executable).read_bytes())
+    at, size, n = (
+        int.from_bytes(whole[i : i + k], "little") for i, k in ((32, 8), (54, 2), (56, 2))
+    )
+    for i in range(n):
+        if whole[at + i * size] == 3:  # PT_INTERP
+            whole[at + i * size] = 0  # PT_NULL
+    static = tmp_path / "static"
+    static.write_bytes(whole)
+    static.chmod(0o755)
+    assert libraries.of_program(str(static), dict(os.environ)) == (static, None)
+    for damaged in (whole[:40], whole[:64], b"\x7fELF" + b"\xff" * 100, b"#!/bin/sh\n", b""):
+        static.write_bytes(damaged)
+        assert libraries.of_program(str(static), dict(os.environ)) == (static, None)
+
+
+def test_a_folder_that_cannot_be_made_is_said_before_minutes_are_spent(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("remoe_edge.plugin.compiler._run", lambda command: pytest.fail("it began"))
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file" / "x", Path("/proc/nowhere")):
+        said = run(capsys, "plugin", "build", "-o", folder)
+        assert said.code == 1
+        assert "cannot write" in said.error()

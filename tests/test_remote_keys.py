@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import stat
@@ -11,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 import tiny_moe
-from remoe_edge import Engine, InputError, UnsupportedError
+from remoe_edge import Engine, InputError, RemoeError, UnsupportedError
 from remoe_edge.cli import cli
 from remoe_edge.native import _core
 from remoe_edge.remote.keys import make_keys
@@ -151,6 +152,43 @@ def test_files_that_are_no_keys(model: Path, keys: Path, folder: Path) -> None:
             Engine(model, peers=["127.0.0.1:1"], peer_keys=path)
     with pytest.raises(InputError):
         worker(model, keys=folder / "nowhere.pem")
+
+
+def test_keys_that_would_be_read_for_ever_or_asked_for(
+    model: Path, keys: Path, tmp_path: Path
+) -> None:
+    """A pipe, a device, a folder, a file without end, and a key that OpenSSL asks the terminal about."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "long").write_bytes(b"")
+    os.truncate(tmp_path / "long", 1 << 40)
+    key = (keys / "worker.pem").read_text()
+    locked = tmp_path / "locked"
+    locked.write_text(key.replace("BEGIN PRIVATE KEY", "BEGIN ENCRYPTED PRIVATE KEY"))
+    for path in (tmp_path / "pipe", Path("/dev/zero"), tmp_path, tmp_path / "long", locked):
+        with pytest.raises(InputError):
+            worker(model, keys=path)
+        with pytest.raises(InputError):
+            Engine(model, peers=["127.0.0.1:1"], peer_keys=path)
+    (tmp_path / "made").mkdir()
+    os.mkfifo(tmp_path / "made" / "authority.key")
+    with pytest.raises(InputError):
+        make_keys(tmp_path / "made")
+    with pytest.raises(RemoeError, match="cannot write"):
+        make_keys(locked)
+
+
+def test_a_model_and_keys_whose_names_are_no_utf8(model: Path, keys: Path, tmp_path: Path) -> None:
+    odd = {
+        name: Path(os.fsdecode(os.fsencode(tmp_path / name) + b"\xff")) for name in ("m", "w", "c")
+    }
+    for name, source in (("m", model), ("w", keys / "worker.pem"), ("c", keys / "client.pem")):
+        shutil.copy(source, odd[name])
+    with (
+        worker(odd["m"], keys=odd["w"]) as serving,
+        engine(odd["m"], serving.address, peer_keys=odd["c"]) as made,
+    ):
+        check(made, expected(model, 1), 1)
+        assert remote(made)["remote_rows"] > 0, made.notes
 
 
 def test_the_command(folder: Path) -> None:

@@ -60,9 +60,11 @@ class Recording(Fields):
         self.read.update(fields)
         super().ignore(*fields)
 
-    def refuse(self, field: str, why: str, *, unless: tuple[Any, ...] = ()) -> None:
+    def refuse(
+        self, field: str, why: str, *, unless: tuple[Any, ...] = (), code: str | None = None
+    ) -> None:
         (self.read if unless else self.refused).add(field)
-        super().refuse(field, why, unless=unless)
+        super().refuse(field, why, unless=unless, code=code)
 
 
 @pytest.mark.parametrize(

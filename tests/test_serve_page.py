@@ -152,6 +152,160 @@ def test_every_control_has_a_name(server: Live, opened: browser.Browser) -> None
     assert tab.ask("document.getElementById('menu').getAttribute('aria-expanded')") == "true"
 
 
+TAB, ENTER, ESCAPE, SPACE = ("Tab", 9), ("Enter", 13), ("Escape", 27), (" ", 32)
+FOCUSED = (
+    "(e => e.id || e.getAttribute('aria-label') || e.textContent.trim().slice(0, 20) || e.tagName)"
+    "(document.activeElement)"
+)
+
+
+def tabbed(tab: browser.Tab, until: str, *, shift: bool = False) -> list[str]:
+    """Press Tab until something has the focus; give what had it on the way."""
+    way: list[str] = []
+    while not way or way[-1] != until:
+        assert len(way) < 40, f"{until} is not on the way {way}"
+        tab.press(*TAB, shift=shift)
+        way.append(tab.ask(FOCUSED))
+    return way
+
+
+def test_with_a_keyboard_alone(server: Live, opened: browser.Browser) -> None:
+    """Everything a mouse can do, in an order that makes sense, and never a focus that is lost."""
+    tab = browser.Tab(opened, server.url, width=1200, dark=False)
+    tab.wait("document.getElementById('model').textContent === 'tiny'")
+    assert tabbed(tab, "question") == [
+        "Skip to the question", "new", "New conversation", "Delete New conversation", "theme",
+        "open-settings", "question",
+    ]  # fmt: skip
+    # The settings open, are changed and close; the focus goes back to where it came from.
+    tabbed(tab, "open-settings", shift=True)
+    tab.press(*ENTER)
+    tab.wait("document.getElementById('settings').open")
+    tabbed(tab, "max_tokens")
+    tab.ask("document.activeElement.value = '8'")  # what a key writes
+    tab.press(*ESCAPE)
+    tab.wait("!document.getElementById('settings').open")
+    assert tab.ask(FOCUSED) == "open-settings"
+    # A question by the button; while it is answered the focus is on what stops it.
+    tabbed(tab, "question")
+    tab.type("hello")
+    tabbed(tab, "send")
+    tab.press(*ENTER)
+    tab.wait("document.querySelector('.cost')?.textContent.includes('tok/s')")
+    tab.wait(STOPPED)
+    tab.wait("document.activeElement.id === 'question'")
+    # Back to the answer's buttons, and answered again from there: the focus stays in the log.
+    assert tabbed(tab, "Answer again", shift=True) == ["Answer again"]
+    tab.press(*ENTER)
+    tab.wait("document.getElementById('status').textContent === 'The answer is complete.'")
+    tab.wait(STOPPED)
+    assert tab.ask(FOCUSED) in ("log", "question", "Answer again")
+    # A conversation that is deleted takes the focus's button away, and not the focus.
+    tab.ask("document.getElementById('new').focus()")
+    tab.press(*ENTER)
+    tab.wait("document.activeElement.id === 'question'")
+    tab.ask("document.getElementById('new').focus()")
+    tabbed(tab, "Delete hello")
+    tab.press(*ENTER)
+    tab.wait("document.activeElement.id === 'new'")
+    assert "hello" not in tab.ask("document.getElementById('conversations').textContent")
+    assert tab.went_wrong() == []
+
+
+def test_the_list_of_conversations_by_keyboard_on_a_phone(
+    server: Live, opened: browser.Browser
+) -> None:
+    tab = browser.Tab(opened, server.url, width=360, dark=False)
+    tab.wait("document.getElementById('model').textContent === 'tiny'")
+    assert "new" not in tabbed(tab, "menu")  # what is not shown takes no focus
+    tab.press(*ENTER)
+    tab.wait("document.activeElement.id === 'new'")
+    tab.press(*ESCAPE)
+    tab.wait("document.activeElement.id === 'menu'")
+    assert tab.ask("document.getElementById('menu').getAttribute('aria-expanded')") == "false"
+
+
+# What a screen reader may land on, and has to be told the name of.
+CONTROLS = {
+    "button", "textbox", "spinbutton", "link", "navigation", "form", "log", "dialog", "image", "img",
+    "DisclosureTriangle",
+}  # fmt: skip
+
+
+def test_what_a_screen_reader_is_told(server: Live, opened: browser.Browser) -> None:
+    """Chromium's accessibility tree: names, roles, states, landmarks, headings and what is live."""
+    tab = browser.Tab(opened, server.url, width=1200, dark=False)
+    tab.wait("document.getElementById('model').textContent === 'tiny'")
+    setting(tab, "max_tokens", "8")
+    setting(tab, "temperature", "0")
+    tab.type("hello")
+    tab.press(*ENTER)
+    tab.wait("document.querySelector('.layers')?.childElementCount === 3")
+    tab.wait(STOPPED)
+    heard = tab.heard()
+    unnamed = [each for each in heard if each.role in CONTROLS and not each.name]
+    assert unnamed == []
+    named = {(each.role, each.name) for each in heard}
+    for role, name in (
+        ("RootWebArea", "tiny \u2013 remoe-edge"), ("navigation", "Conversations"), ("banner", ""),
+        ("main", ""), ("form", "Ask"), ("log", "Conversation"), ("heading", "tiny"),
+        ("heading", "You"), ("heading", "Answer"), ("textbox", "Question"), ("button", "Send"),
+        ("button", "Edit this question"), ("button", "Copy this answer"), ("button", "Answer again"),
+        ("button", "Delete hello"), ("button", "Theme: system"), ("button", "Settings"),
+    ):  # fmt: skip
+        assert (role, name) in named, (role, name)
+    levels = [each.values["level"] for each in heard if each.role == "heading"]
+    assert levels == [1, 2, 2]
+    (status,) = [each for each in heard if each.role == "status"]
+    assert status.values["live"] == "polite"
+    assert tab.ask("document.getElementById('status').textContent") == "The answer is complete."
+    # The answer is said once, when it is whole; while it is written nothing of it is.
+    answer = tab.ask("document.querySelector('article.assistant .body').textContent")
+    assert tab.ask("document.getElementById('spoken').textContent") == answer != ""
+    assert tab.ask("document.getElementById('spoken').getAttribute('aria-live')") == "polite"
+    (log,) = [each for each in heard if each.role == "log"]
+    assert log.values.get("live", "off") == "off"
+    (bars,) = [each for each in heard if each.name.startswith("Misses by layer: 0: ")]
+    assert bars.role in ("image", "img")
+    assert not any(each.name == "Stop" for each in heard)  # hidden while nothing runs
+    tab.ask("document.getElementById('open-settings').click()")
+    inside = tab.heard()
+    (dialog,) = [each for each in inside if each.role == "dialog"]
+    assert (dialog.name, dialog.values["modal"]) == ("Settings", True)
+    fields = {each.name for each in inside if each.role in ("textbox", "spinbutton")}
+    assert fields == {
+        "System prompt", "Temperature", "Top p", "Top k", "Min p", "Most tokens of an answer", "Seed",
+        "API key",
+    }  # fmt: skip
+    assert not any(each.role == "log" for each in inside)  # behind the dialog
+
+
+def contrast(tab: browser.Tab, one: str, other: str) -> float:
+    """Give the contrast of two of the page's colours, as WCAG has it."""
+
+    def lightness(name: str) -> float:
+        value = tab.ask(f"getComputedStyle(document.documentElement).getPropertyValue('--{name}')")
+        parts = [int(value.strip()[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        red, green, blue = (
+            c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts
+        )
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    high, low = sorted((lightness(one), lightness(other)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_colours_can_be_told_apart(server: Live, opened: browser.Browser, dark: bool) -> None:
+    tab = browser.Tab(opened, server.url, width=1200, dark=dark)
+    for ink in ("ink", "soft", "bad", "accent"):
+        assert contrast(tab, ink, "paper") >= 4.5, ink
+    for ink in ("ink", "soft"):
+        assert contrast(tab, ink, "shade") >= 4.5, ink
+    assert contrast(tab, "on-accent", "accent") >= 4.5
+    assert contrast(tab, "edge", "paper") >= 3
+
+
 def test_the_page_is_complete(server: Live) -> None:
     """Without a browser: every file is served, and none names another place."""
     status, headers, data = server.ask("/")

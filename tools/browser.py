@@ -158,6 +158,20 @@ def _has_loaded(event: dict[str, Any], loader: str) -> bool:
     )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Heard:
+    """What a screen reader is told of an element. values: its states and relations, by name."""
+
+    role: str
+    name: str
+    values: dict[str, Any]
+
+
+def _heard(node: dict[str, Any]) -> Heard:
+    values = {each["name"]: each["value"].get("value") for each in node.get("properties", ())}
+    return Heard(node["role"]["value"], node.get("name", {}).get("value", ""), values)
+
+
 class Tab:
     """A page that is open, and what went wrong in it."""
 
@@ -204,13 +218,19 @@ class Tab:
         self.ask("document.getElementById('question').focus()")
         self._browser._call("Input.insertText", self._session, text=text)
 
-    def press(self, key: str, code: int) -> None:
+    def press(self, key: str, code: int, *, shift: bool = False) -> None:
         """Press a key."""
         for kind in ("keyDown", "keyUp"):
             self._browser._call(
                 "Input.dispatchKeyEvent", self._session, type=kind, key=key, code=key,
                 windowsVirtualKeyCode=code, text="\r" if key == "Enter" and kind == "keyDown" else "",
+                modifiers=8 if shift else 0,
             )  # fmt: skip
+
+    def heard(self) -> list[Heard]:
+        """List what a screen reader knows of the page: everything that has a role, in order."""
+        tree = self._browser._call("Accessibility.getFullAXTree", self._session)["nodes"]
+        return [_heard(node) for node in tree if not node["ignored"]]
 
     def went_wrong(self) -> list[str]:
         """List what the page complained of."""

@@ -150,8 +150,10 @@ void RegisterEngine(py::module_& module) {
       .def_static(
           "open",
           [](const Path& path, const std::string& backend, bool direct, int depth, bool repack,
-             const std::map<std::string, py::bytes>& overlay, bool peers) {
+             const std::map<std::string, py::bytes>& overlay, const std::string& experts_on,
+             bool peers) {
             LoadOptions options;
+            options.experts_on = experts_on;
             options.reader.backend = backend;
             options.reader.direct = direct;
             options.reader.depth = depth;
@@ -170,7 +172,8 @@ void RegisterEngine(py::module_& module) {
           },
           py::arg("path"), py::kw_only(), py::arg("backend") = "auto", py::arg("direct") = true,
           py::arg("depth") = 0, py::arg("repack") = false,
-          py::arg("overlay") = std::map<std::string, py::bytes>(), py::arg("peers") = false)
+          py::arg("overlay") = std::map<std::string, py::bytes>(), py::arg("experts_on") = "",
+          py::arg("peers") = false)
       .def(
           "load",
           [](StreamedModel& model, uintptr_t params, std::function<bool(float)> progress) {
@@ -319,6 +322,8 @@ void RegisterEngine(py::module_& module) {
       .def_property_readonly("dense_bytes_read", &StreamedModel::dense_bytes_read)
       .def_property_readonly("load_seconds", &StreamedModel::load_seconds)
       .def_property_readonly("repacked", &StreamedModel::repacked)
+      .def_property_readonly("experts_on",
+                             [](const StreamedModel& model) { return model.options().experts_on; })
       .def_property_readonly("notes",
                              [](const StreamedModel& model) { return Readable(model.notes()); })
       .def_property_readonly("budget_bytes",

@@ -85,7 +85,7 @@ void RegisterRemote(py::module_& module) {
   module.def(
       "connect_peers",
       [](StreamedModel& model, const std::vector<std::string>& addresses, const std::string& engine,
-         const std::string& fingerprint, const std::string& keys, int max_tokens, int audit_every,
+         const std::string& fingerprint, const Path& keys, int max_tokens, int audit_every,
          uint64_t move_bytes_per_s, bool hedge) {
         PeerOptions options;
         options.addresses = addresses;
@@ -94,7 +94,7 @@ void RegisterRemote(py::module_& module) {
         options.source.max_tokens = max_tokens;
         options.source.audit_every = std::max(1, audit_every);
         options.source.move_bytes_per_s = move_bytes_per_s;
-        options.keys = keys;
+        options.keys = keys.bytes;
         options.source.hedge = hedge;
         ThrowIfError([&] {
           const py::gil_scoped_release release;
@@ -102,7 +102,7 @@ void RegisterRemote(py::module_& module) {
         }());
       },
       py::arg("model"), py::arg("addresses"), py::kw_only(), py::arg("engine"),
-      py::arg("fingerprint"), py::arg("keys") = "",
+      py::arg("fingerprint"), py::arg("keys") = Path(),
       py::arg("max_tokens") = RemoteSource::Settings().max_tokens,
       py::arg("audit_every") = RemoteSource::Settings().audit_every,
       py::arg("move_bytes_per_s") = RemoteSource::Settings().move_bytes_per_s,
@@ -141,18 +141,18 @@ void RegisterRemote(py::module_& module) {
   module.def("peer_counts", &CountsOf);
   module.def("take_peer_lines", [](const StreamedModel& model) {
     RemoteSource* peers = FindPeers(model);
-    return peers == nullptr ? std::vector<std::string>() : peers->TakeLines();
+    return Readable(peers == nullptr ? std::vector<std::string>() : peers->TakeLines());
   });
 
   py::class_<ExpertWorker>(module, "ExpertWorker")
       .def_static(
           "open",
-          [](const std::string& path, const std::vector<ExpertId>& experts, uint64_t budget_bytes,
+          [](const Path& path, const std::vector<ExpertId>& experts, uint64_t budget_bytes,
              const std::string& listen, const std::string& engine, const std::string& fingerprint,
-             const std::string& keys, bool chosen_by_engines, uint64_t move_bytes_per_s,
-             int threads, bool repack, const std::string& backend, bool direct, bool lock) {
+             const Path& keys, bool chosen_by_engines, uint64_t move_bytes_per_s, int threads,
+             bool repack, const std::string& backend, bool direct, bool lock) {
             ExpertWorker::Options options;
-            options.keys = keys;
+            options.keys = keys.bytes;
             options.chosen_by_engines = chosen_by_engines;
             options.limits.move_bytes_per_s = std::max<uint64_t>(1, move_bytes_per_s);
             const Result<Address> address = Address::Parse(listen);
@@ -169,13 +169,13 @@ void RegisterRemote(py::module_& module) {
             options.lock = lock;
             Result<std::unique_ptr<ExpertWorker>> worker = [&] {
               const py::gil_scoped_release release;
-              return ExpertWorker::Open(path, options);
+              return ExpertWorker::Open(path.bytes, options);
             }();
             ThrowIfError(worker.status());
             return std::move(worker.value());
           },
           py::arg("path"), py::kw_only(), py::arg("experts"), py::arg("budget_bytes"),
-          py::arg("listen"), py::arg("engine"), py::arg("fingerprint"), py::arg("keys") = "",
+          py::arg("listen"), py::arg("engine"), py::arg("fingerprint"), py::arg("keys") = Path(),
           py::arg("chosen_by_engines") = false,
           py::arg("move_bytes_per_s") = WorkerServer::Limits().move_bytes_per_s,
           py::arg("threads") = 1, py::arg("repack") = false, py::arg("backend") = "auto",
@@ -198,7 +198,7 @@ void RegisterRemote(py::module_& module) {
       .def_property_readonly("port", &ExpertWorker::port)
       .def_property_readonly("budget_bytes", &ExpertWorker::budget_bytes)
       .def_property_readonly("n_slots", &ExpertWorker::n_slots)
-      .def("take_lines", &ExpertWorker::TakeLines)
+      .def("take_lines", [](ExpertWorker& worker) { return Readable(worker.TakeLines()); })
       .def("counts", &WorkerCountsOf);
 }
 

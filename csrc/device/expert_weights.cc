@@ -2,6 +2,8 @@
 
 #include <cstring>
 
+#include "base/format.h"
+
 namespace remoe {
 
 ExpertWeights::ExpertWeights(StreamedModel* model, const ModelFile* file,
@@ -56,24 +58,70 @@ TensorOrigin* ExpertWeights::Find(const std::string& tensor_name) {
   return nullptr;
 }
 
-void ExpertWeights::Attach(const ExpertStore& store, const SlotLayout& layout) {
-  views_.clear();
+ggml_tensor ExpertWeights::View(int l, int m, int n_slots, const SlotLayout& layout) const {
+  const Tensor& tensor = file_->tensors()[(*layers_)[l].matrices[m].tensor];
+  ggml_tensor view{};
+  view.type = static_cast<ggml_type>(tensor.type);
+  view.ne[0] = static_cast<int64_t>(tensor.ne[0]);
+  view.ne[1] = static_cast<int64_t>(tensor.ne[1]);
+  view.ne[2] = n_slots;
+  view.ne[3] = 1;
+  view.nb[0] = ggml_type_size(view.type);
+  view.nb[1] = ggml_row_size(view.type, view.ne[0]);
+  view.nb[2] = layout.slot_bytes();
+  view.nb[3] = view.nb[2] * view.ne[2];
+  ggml_set_name(&view, tensor.name.c_str());
+  return view;
+}
+
+Status ExpertWeights::CheckOn(ggml_backend_dev_t gpu, const DeviceSlab& slab, int n_slots,
+                              const SlotLayout& layout, int n_used) const {
   for (size_t l = 0; l < layers_->size(); l++) {
-    std::vector<ggml_tensor> views;
     for (size_t m = 0; m < (*layers_)[l].matrices.size(); m++) {
-      const Tensor& tensor = file_->tensors()[(*layers_)[l].matrices[m].tensor];
-      ggml_tensor view{};
-      view.type = static_cast<ggml_type>(tensor.type);
-      view.ne[0] = static_cast<int64_t>(tensor.ne[0]);
-      view.ne[1] = static_cast<int64_t>(tensor.ne[1]);
-      view.ne[2] = store.most_slots();
-      view.ne[3] = 1;
-      view.nb[0] = ggml_type_size(view.type);
-      view.nb[1] = ggml_row_size(view.type, view.ne[0]);
-      view.nb[2] = layout.slot_bytes();
-      view.nb[3] = view.nb[2] * view.ne[2];
-      view.data = store.matrix(0, static_cast<int>(l), static_cast<int>(m));
-      ggml_set_name(&view, tensor.name.c_str());
+      ggml_tensor weights = View(static_cast<int>(l), static_cast<int>(m), n_slots, layout);
+      weights.buffer = slab.buffer();
+      weights.data = slab.at(layout.at(static_cast<int>(l), static_cast<int>(m)).offset);
+      const auto shape = [](ggml_type type, int64_t ne0, int64_t ne1, int64_t ne2) {
+        ggml_tensor tensor{};
+        tensor.type = type;
+        tensor.ne[0] = ne0;
+        tensor.ne[1] = ne1;
+        tensor.ne[2] = ne2;
+        tensor.ne[3] = 1;
+        tensor.nb[0] = ggml_type_size(type);
+        for (int i = 1; i < GGML_MAX_DIMS; i++) tensor.nb[i] = tensor.nb[i - 1] * tensor.ne[i - 1];
+        return tensor;
+      };
+      constexpr int64_t kTokens = 64;
+      ggml_tensor input = shape(GGML_TYPE_F32, weights.ne[0], n_used, kTokens);
+      ggml_tensor ids = shape(GGML_TYPE_I32, n_used, kTokens, 1);
+      ggml_tensor product = shape(GGML_TYPE_F32, weights.ne[1], n_used, kTokens);
+      product.op = GGML_OP_MUL_MAT_ID;
+      product.src[0] = &weights;
+      product.src[1] = &input;
+      product.src[2] = &ids;
+      if (ggml_backend_dev_supports_op(gpu, &product)) continue;
+      return Status(Code::kNotSupported,
+                    Format("%s cannot multiply by %s (%s) where it lies: use --experts-on cpu",
+                           ggml_backend_dev_name(gpu), weights.name, ggml_type_name(weights.type)));
+    }
+  }
+  return Status::Ok();
+}
+
+void ExpertWeights::Attach(const ExpertStore& store, const SlotLayout& layout,
+                           const DeviceSlab* device) {
+  views_.clear();
+  for (int l = 0; l < static_cast<int>(layers_->size()); l++) {
+    std::vector<ggml_tensor> views;
+    for (int m = 0; m < static_cast<int>((*layers_)[l].matrices.size()); m++) {
+      ggml_tensor view = View(l, m, store.most_slots(), layout);
+      if (device != nullptr) {
+        view.buffer = device->buffer();
+        view.data = device->at(layout.at(l, m).offset);
+      } else {
+        view.data = store.matrix(0, l, m);
+      }
       if (repacks_[l][m].active()) repacks_[l][m].Tag(&view);
       views.push_back(view);
     }

@@ -9,6 +9,8 @@
 #include <string>
 #include <vector>
 
+#include "base/status.h"
+#include "device/compute/device_slab.h"
 #include "device/compute/repack.h"
 #include "device/graph/weight_buffer.h"
 #include "gguf/model_file.h"
@@ -30,13 +32,20 @@ class ExpertWeights {
   // The origin of the tensor of that name; null for any other.
   TensorOrigin* Find(const std::string& tensor_name);
 
-  // From now on the store's slab stands in for the weights: expert index = slot.
-  void Attach(const ExpertStore& store, const SlotLayout& layout);
+  // kNotSupported where that GPU cannot multiply by one of the matrices as they lie in the slab.
+  Status CheckOn(ggml_backend_dev_t gpu, const DeviceSlab& slab, int n_slots,
+                 const SlotLayout& layout, int n_used) const;
+  // From now on the store's slab stands in for the weights: expert index = slot. `device`: where the
+  // slots are; null for the store's own memory.
+  void Attach(const ExpertStore& store, const SlotLayout& layout, const DeviceSlab* device);
   const ggml_tensor& view(const TensorOrigin& origin) const {
     return views_[origin.layer][origin.matrix];
   }
 
  private:
+  // Without an address.
+  ggml_tensor View(int layer, int matrix, int n_slots, const SlotLayout& layout) const;
+
   const ModelFile* file_;
   const std::vector<ExpertLayer>* layers_;
   std::vector<std::vector<Repack>> repacks_;  // inactive where nothing is rearranged

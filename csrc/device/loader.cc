@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <string>
+#include <vector>
 
 #include "base/format.h"
 #include "llama.h"
@@ -46,6 +47,14 @@ class ErrorLog {
   std::string text_;
 };
 
+// The device that computes experts, which takes no layer, and the GPU, which takes all of them.
+void NameDevices(StreamedModel* model, std::vector<ggml_backend_dev_t>* devices,
+                 std::vector<float>* shares) {
+  *devices = {model->device(), model->gpu(), nullptr};
+  shares->assign(llama_max_devices(), 0);
+  (*shares)[1] = 1;
+}
+
 struct Progress {
   const std::function<bool(float)>* report;
   bool cancelled = false;
@@ -76,9 +85,16 @@ Result<llama_model*> Load(StreamedModel* model, const llama_model_params& wished
 
   const llama_model_tensor_buft_override overrides[] = {
       {kExpertPattern, model->buffer_type()},
-      {kBesidePattern, ggml_backend_cpu_buffer_type()},
+      {model->gpu() != nullptr ? nullptr : kBesidePattern, ggml_backend_cpu_buffer_type()},
       {nullptr, nullptr}};
   llama_model_params params = wished;
+  std::vector<ggml_backend_dev_t> devices;
+  std::vector<float> shares;
+  if (model->gpu() != nullptr) {
+    NameDevices(model, &devices, &shares);
+    params.devices = devices.data();
+    params.tensor_split = shares.data();
+  }
   params.tensor_buft_overrides = overrides;
   params.load_mode = LLAMA_LOAD_MODE_NONE;
   params.lazy_mode = LLAMA_LAZY_MODE_OFF;

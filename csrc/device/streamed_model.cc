@@ -4,7 +4,9 @@
 #include <new>
 
 #include "base/format.h"
+#include "device/compute/device_slab.h"
 #include "device/depth_probe.h"
+#include "device/graph/gpu_device.h"
 #include "runtime/dense_reader.h"
 
 namespace remoe {
@@ -40,10 +42,24 @@ Result<std::unique_ptr<StreamedModel>> StreamedModel::Make(ModelFile file,
                                               model->file_.paths()[0].c_str()));
   }
   model->options_ = options;
-  model->weights_ =
-      std::make_unique<ExpertWeights>(model.get(), &model->file_, &model->layers_, options.repack);
+  if (!options.experts_on.empty()) {
+    model->gpu_ = ggml_backend_dev_by_name(options.experts_on.c_str());
+    if (model->gpu_ == nullptr) {
+      return Status(Code::kInvalidArgument,
+                    Format("llama.cpp has no device %s here", options.experts_on.c_str()));
+    }
+    model->options_.repack = false;
+    model->device_ = MakeDeviceOn(model->gpu_);
+  }
+  model->weights_ = std::make_unique<ExpertWeights>(model.get(), &model->file_, &model->layers_,
+                                                    model->options_.repack);
+  SlotRules rules;
+  if (model->gpu_ != nullptr) {
+    rules = DeviceSlab::Rules(model->gpu_, model->file_, model->layers_);
+  }
   model->sizes_ = std::make_unique<CacheSizes>(
-      &model->file_, &model->layers_, SlotLayout(model->layers_, model->weights_->transformed()));
+      &model->file_, &model->layers_,
+      SlotLayout(model->layers_, model->weights_->transformed(), rules));
   model->router_notes_ =
       std::make_unique<RouterNotes>(static_cast<int>(model->layers_.size()), &model->host_copies_);
   model->planner_ = std::make_unique<PrefetchPlanner>(
@@ -66,7 +82,8 @@ Result<std::unique_ptr<StreamedModel>> StreamedModel::Make(ModelFile file,
   } else {
     model->reader_ = std::move(reader.value());
   }
-  model->buffer_type_ = MakeBufferType(StorageDevice(), &model->loading_);
+  model->buffer_type_ = MakeBufferType(
+      model->device_ != nullptr ? model->device_.get() : StorageDevice(), &model->loading_);
   return model;
 }
 
@@ -98,6 +115,7 @@ Status StreamedModel::MakeStore(const AttachOptions& options) {
   }
   const PrefetchMode prefetch = prefetch_ = sizes_->Settled(options.prefetch);
   takes_back_ = options.takes_back;
+  checks_files_ = options.checks_files;
   least_slots_ = options.single_experts ? 1 : std::max(1, file_.n_experts_used());
   StoreOptions store_options;
   store_options.n_slots = options.n_slots;
@@ -108,10 +126,22 @@ Status StreamedModel::MakeStore(const AttachOptions& options) {
   store_options.profile = options.profile;
   store_options.lock = options.lock;
   store_options.staging_buffers = sizes_->StagingBuffers(options.n_slots);
+  std::shared_ptr<DeviceSlab> slab;
+  if (gpu_ != nullptr) {
+    const uint64_t n_slots = static_cast<uint64_t>(options.n_slots);
+    const uint64_t slab_bytes = sizes_->layout().slot_bytes() * n_slots;
+    Result<std::shared_ptr<DeviceSlab>> made =
+        DeviceSlab::Make(gpu_, slab_bytes, sizes_->BudgetFor(options.n_slots) - slab_bytes);
+    if (!made.ok()) return made.status();
+    slab = made.value();
+    REMOE_RETURN_IF_ERROR(
+        weights_->CheckOn(gpu_, *slab, options.n_slots, sizes_->layout(), file_.n_experts_used()));
+    store_options.memory = slab;
+  }
   Result<std::unique_ptr<ExpertStore>> store = ExpertStore::Make(
       &file_, &layers_, sizes_->layout(), reader_.get(), weights_->transform(), store_options);
   if (!store.ok()) return store.status();
-  weights_->Attach(*store.value(), sizes_->layout());
+  weights_->Attach(*store.value(), sizes_->layout(), slab.get());
   store_ = std::move(store.value());
   if (prefetch != PrefetchMode::kOff) planner_->Start(prefetch, store_.get());
   return Status::Ok();
@@ -139,7 +169,7 @@ void StreamedModel::FinishResize() {
 
 void StreamedModel::ResizeNow() {
   const int wanted = wanted_slots_.exchange(0);
-  if (wanted == 0) return;
+  if (wanted == 0 || gpu_ != nullptr) return;  // a GPU's slab has one size
   const int n_slots =
       std::clamp(wanted, std::min(least_slots_, store_->most_slots()), store_->most_slots());
   if (n_slots == store_->n_slots()) return;

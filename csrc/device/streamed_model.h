@@ -45,6 +45,9 @@ struct LoadOptions {
   Overlay overlay;       // tuned routers
   std::set<int> blocks;  // whose experts are streamed; empty for all
   bool peers = false;    // workers may send weights
+  // The ggml device that has the slots and computes experts; empty: host memory, the CPU. With it,
+  // weights are never rearranged.
+  std::string experts_on;
 };
 
 struct AttachOptions {
@@ -56,6 +59,7 @@ struct AttachOptions {
   std::shared_ptr<const Profile> profile;  // what fitting has learned of this model; may be null
   bool lock = false;
   bool single_experts = false;  // steps take one expert at a time: one slot will do
+  bool checks_files = false;    // before each step, because nobody else asks CheckFiles()
 };
 
 class StreamedModel {
@@ -111,6 +115,10 @@ class StreamedModel {
   // The same, where peers may be asked for weights; null otherwise.
   PeerReader* peer_reader() const { return peer_reader_; }
   ggml_backend_buffer_type* buffer_type() const { return buffer_type_.get(); }
+  // Of models whose experts are on a GPU: what llama.cpp has to be told of before that GPU, and the
+  // GPU. Null otherwise.
+  ggml_backend_device* device() const { return device_.get(); }
+  ggml_backend_device* gpu() const { return gpu_; }
   // Null before Attach().
   ExpertStore* store() const { return store_.get(); }
   PrefetchPlanner& planner() { return *planner_; }
@@ -150,6 +158,8 @@ class StreamedModel {
   // One step, or a piece of one, at a time, whichever context it belongs to.
   std::mutex& step_mutex() { return step_mutex_; }
 
+  // kIo naming the file if one was replaced or changed since it was opened; see checks_files.
+  Status CheckFiles() const { return checks_files_ ? reader_->CheckUnchanged() : Status::Ok(); }
   // Takes in what a layer was routed to, all experts of the step: completes the event with its
   // place in the run and records it. BeginEvent then gets it, whole or in waves.
   void Routed(const TensorOrigin& origin, Event* event);
@@ -194,6 +204,8 @@ class StreamedModel {
   PeerReader* peer_reader_ = nullptr;  // reader_ as what it is
   double probed_bytes_per_s_ = 0;
   VirtualFileLoading loading_{this};
+  ggml_backend_device* gpu_ = nullptr;
+  std::unique_ptr<ggml_backend_device> device_;
   std::unique_ptr<ggml_backend_buffer_type> buffer_type_;
   std::unique_ptr<ExpertStore> store_;  // after reader_, which it uses
   HostCopies host_copies_;
@@ -211,6 +223,7 @@ class StreamedModel {
   std::atomic<int> wanted_slots_{0};  // 0: as they are
   int least_slots_ = 1;
   bool takes_back_ = true;
+  bool checks_files_ = false;
   std::atomic<bool> scores_seen_{false};
   uint64_t dense_bytes_read_ = 0;
   double load_seconds_ = 0;

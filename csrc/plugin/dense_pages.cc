@@ -4,18 +4,16 @@
 
 #include <algorithm>
 
+#include "base/memory_page.h"
 #include "base/rounding.h"
 
 namespace remoe::plugin {
 
-namespace {
-constexpr uint64_t kPage = 4096;
-}  // namespace
-
 std::vector<ByteRange> PagesAround(std::vector<ByteRange> ranges) {
+  const uint64_t page = MemoryPageBytes();
   for (ByteRange& range : ranges) {
-    range.begin = range.begin / kPage * kPage;
-    range.end = RoundUp(range.end, kPage);
+    range.begin = RoundDown(range.begin, page);
+    range.end = RoundUp(range.end, page);
   }
   std::sort(ranges.begin(), ranges.end(),
             [](const ByteRange& a, const ByteRange& b) { return a.begin < b.begin; });

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include "base/memory_page.h"
 #include "plugin/dense_pages.h"
 #include "plugin/model_fingerprint.h"
 #include "plugin/process_maps.h"
@@ -15,18 +16,21 @@ namespace remoe::plugin {
 namespace {
 
 TEST(PagesAroundRangesAreMerged) {
-  const std::vector<ByteRange> pages = PagesAround({{9000, 9001}, {100, 4097}, {8191, 8192}});
+  const uint64_t page = MemoryPageBytes();
+  const std::vector<ByteRange> pages =
+      PagesAround({{2 * page + 808, 2 * page + 809}, {100, page + 1}, {2 * page - 1, 2 * page}});
   CHECK_EQ(pages.size(), 1u);
-  CHECK(pages[0].begin == 0 && pages[0].end == 12288);
-  CHECK_EQ(PagesAround({{0, 1}, {8192, 8193}}).size(), 2u);
+  CHECK(pages[0].begin == 0 && pages[0].end == 3 * page);
+  CHECK_EQ(PagesAround({{0, 1}, {2 * page, 2 * page + 1}}).size(), 2u);
   CHECK(PagesAround({}).empty());
 }
 
 TEST(AMappedFileIsFoundByItsName) {
   testing::TemporaryFolder folder;
-  const std::string path = folder.Write("a model.gguf", std::string(8192, 'x'));
+  const uint64_t n_bytes = 2 * MemoryPageBytes();
+  const std::string path = folder.Write("a model.gguf", std::string(n_bytes, 'x'));
   const int file = open(path.c_str(), O_RDONLY);
-  void* at = mmap(nullptr, 8192, PROT_READ, MAP_SHARED, file, 0);
+  void* at = mmap(nullptr, n_bytes, PROT_READ, MAP_SHARED, file, 0);
   close(file);
   const auto find = [at] {
     std::vector<FileMapping> found;
@@ -37,10 +41,10 @@ TEST(AMappedFileIsFoundByItsName) {
   };
   CHECK_EQ(find().size(), 1u);
   CHECK(find()[0].path == path && find()[0].offset == 0);
-  CHECK_EQ(find()[0].end - find()[0].begin, 8192u);
+  CHECK_EQ(find()[0].end - find()[0].begin, n_bytes);
   unlink(path.c_str());
   CHECK(find().empty());  // what has no name any more cannot be opened
-  munmap(at, 8192);
+  munmap(at, n_bytes);
 }
 
 TEST(DigestsAreThoseOfTheStandard) {

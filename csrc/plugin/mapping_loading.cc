@@ -93,6 +93,7 @@ class MappedTensors : public BufferTensors {
     attach.profile = profile.value();
     attach.policy = settings.policy;
     attach.prefetch = settings.prefetch;
+    attach.checks_files = true;
 
     LoadOptions options;
     options.reader.depth = kDepth;

@@ -67,6 +67,12 @@ class TcpChannel : public Channel {
     // A row waits for nobody's next packet.
     const int on = 1;
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+    // A machine that lost its power closes nothing: after a minute of silence the kernel asks.
+    const int idle_s = 60, every_s = 10, times = 3;
+    setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle_s, sizeof(idle_s));
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &every_s, sizeof(every_s));
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &times, sizeof(times));
   }
   int fd() const override { return file_.fd(); }
   Result<size_t> Read(uint8_t* bytes, size_t n) override {

@@ -93,7 +93,9 @@ Status WorkerServer::Run() {
       const std::lock_guard<std::mutex> lock(mutex_);
       if (stopping_ && (Drained() || Clock::now() > give_up)) break;
       CloseGone();
-      if (!stopping_) polled.push_back({listener_->fd(), POLLIN, 0});
+      if (!stopping_ && Clock::now() >= accepts_again_) {
+        polled.push_back({listener_->fd(), POLLIN, 0});
+      }
       clients = clients_;
       for (const auto& client : clients) {
         const bool unsent = client->stream.n_unsent() > 0;
@@ -134,8 +136,8 @@ bool WorkerServer::Drained() const {
 void WorkerServer::CloseGone() {
   const auto now = Clock::now();
   for (const auto& client : clients_) {
-    const bool silent =
-        !client->greeted && now - client->since > std::chrono::milliseconds(limits_.greeting_ms);
+    const bool silent = (!client->greeted || client->closing) &&
+                        now - client->since > std::chrono::milliseconds(limits_.greeting_ms);
     client->gone |=
         silent || (client->closing && !client->refused && client->stream.n_unsent() == 0);
     if (!client->gone) continue;
@@ -149,19 +151,25 @@ void WorkerServer::CloseGone() {
                  clients_.end());
 }
 
-// REQUIRES: the lock. A stranger leaves for another, and no engine for a stranger.
+// REQUIRES: the lock. A stranger leaves for another, and who was refused; no engine for a stranger.
 bool WorkerServer::MakeRoom() {
   if (clients_.size() < static_cast<size_t>(limits_.clients)) return true;
-  const auto stranger = std::find_if(clients_.begin(), clients_.end(),
-                                     [](const auto& client) { return !client->greeted; });
+  const auto stranger = std::find_if(clients_.begin(), clients_.end(), [](const auto& client) {
+    return !client->greeted || client->closing;
+  });
   if (stranger == clients_.end()) return false;
-  clients_.erase(stranger);
+  (*stranger)->gone = true;
+  CloseGone();
   return true;
 }
 
 void WorkerServer::Accept() {
   Result<std::unique_ptr<Channel>> channel = listener_->Accept();
-  if (!channel.ok() || channel.value() == nullptr) return;
+  if (!channel.ok()) {  // such as no more open files: who waits is asked in again later
+    accepts_again_ = Clock::now() + std::chrono::milliseconds(kTickMs);
+    return;
+  }
+  if (channel.value() == nullptr) return;
   if (keys_ != nullptr) {
     channel = keys_->Wrap(std::move(channel.value()));
     if (!channel.ok()) return;
@@ -234,6 +242,7 @@ Status WorkerServer::Greet(Client* client, const Frame& hello) {
   const std::string other = WhyOther(identity.value(), welcome_.identity);
   if (!other.empty() || stopping_) {
     client->closing = true;
+    client->since = Clock::now();
     counts_.refused++;
     return client->stream.Send(
         Said(FrameKind::kRefused, other.empty() ? "it is being stopped" : other));

@@ -133,6 +133,8 @@ class WorkerServer {
   Wake wake_;
   std::atomic<bool> stopping_{false};
 
+  Clock::time_point accepts_again_;  // Run()'s alone
+
   mutable std::mutex mutex_;  // of all below
   std::condition_variable changed_, wished_, idle_;
   std::vector<std::shared_ptr<Client>> clients_;

@@ -29,11 +29,21 @@ Result<std::unique_ptr<ExpertStore>> ExpertStore::Make(const ModelFile* model,
   Result<std::unique_ptr<Slab>> slab = MakeSlab(layout.slot_bytes(), options, &parts.n_slots);
   if (!slab.ok()) return slab.status();
   parts.slab = std::move(slab.value());
-  parts.populator = std::make_unique<Populator>(parts.slab->data(), parts.slab->held_bytes());
-  Result<std::unique_ptr<Staging>> staging =
-      Staging::Make(options.staging_buffers, layout.staged_bytes());
-  if (!staging.ok()) return staging.status();
-  parts.staging = std::move(staging.value());
+  if (options.memory != nullptr) {
+    parts.staging =
+        Staging::Over(options.memory->staging(), options.staging_buffers, layout.staged_bytes());
+    parts.transform = [memory = options.memory, layers, layout, first = parts.slab->data()](
+                          int layer, int matrix, const uint8_t* bytes, uint8_t* dest) {
+      memory->Write(dest - first, bytes, (*layers)[layer].matrices[matrix].expert_bytes,
+                    layout.at(layer, matrix).room_bytes);
+    };
+  } else {
+    parts.populator = std::make_unique<Populator>(parts.slab->data(), parts.slab->held_bytes());
+    Result<std::unique_ptr<Staging>> staging =
+        Staging::Make(options.staging_buffers, layout.staged_bytes());
+    if (!staging.ok()) return staging.status();
+    parts.staging = std::move(staging.value());
+  }
 
   auto cache = std::make_unique<Cache>(geometry, std::move(policy.value()), options.n_reserved);
   return std::unique_ptr<ExpertStore>(
@@ -45,6 +55,10 @@ Result<std::unique_ptr<ExpertStore>> ExpertStore::Make(const ModelFile* model,
 Result<std::unique_ptr<Slab>> ExpertStore::MakeSlab(uint64_t slot_bytes,
                                                     const StoreOptions& options, int* most_slots) {
   const uint64_t held = slot_bytes * static_cast<uint64_t>(options.n_slots);
+  if (options.memory != nullptr) {
+    *most_slots = options.n_slots;
+    return Slab::Addresses(held);
+  }
   *most_slots = std::max(options.n_slots, options.most_slots);
   const uint64_t most = slot_bytes * static_cast<uint64_t>(*most_slots);
   Result<std::unique_ptr<Slab>> slab = Slab::Make(most, held, options.lock);

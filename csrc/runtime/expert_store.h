@@ -30,6 +30,7 @@
 #include "runtime/prefetcher.h"
 #include "runtime/resident_source.h"
 #include "runtime/slot_layout.h"
+#include "runtime/slot_memory.h"
 #include "runtime/storage_source.h"
 #include "runtime/store_counts.h"
 #include "storage/reader.h"
@@ -50,6 +51,9 @@ struct StoreOptions {
   std::shared_ptr<const Profile> profile;  // may be null
   bool lock = false;
   int staging_buffers = 2;
+  // Where slots lie, of n_slots * slot_bytes; null: in a slab of host memory. The layout's matrices
+  // are all staged then, and its staging holds the buffers.
+  std::shared_ptr<SlotMemory> memory;
 };
 
 class ExpertStore {

@@ -6,8 +6,8 @@
 #include <algorithm>
 #include <system_error>
 
+#include "base/memory_page.h"
 #include "base/rounding.h"
-#include "storage/reader.h"
 
 namespace remoe {
 
@@ -71,7 +71,7 @@ void Populator::Run() {
     changed_.wait(lock, [&] { return stop_ || done_ < Target(); });
     if (stop_) return;
     // What a read has overtaken is present by now.
-    const uint64_t from = RoundDown(std::max(done_.load(), used_.load()), kPage);
+    const uint64_t from = RoundDown(std::max(done_.load(), used_.load()), MemoryPageBytes());
     const uint64_t to = std::min(from + kStepBytes, Target());
     done_ = to;
     if (to <= from) continue;
@@ -80,7 +80,7 @@ void Populator::Run() {
     lock.lock();
     if (!populated) return;
     // Shrunk meanwhile: nobody else touches what lies beyond, as long as the mutex is held.
-    const uint64_t kept = RoundUp(std::max(from, limit_), kPage);
+    const uint64_t kept = RoundUp(std::max(from, limit_), MemoryPageBytes());
     if (kept < to) madvise(data_ + kept, to - kept, MADV_DONTNEED);
   }
 }

@@ -2,19 +2,18 @@
 
 #include <pthread.h>
 #include <sys/mman.h>
-#include <unistd.h>
 
 #include <chrono>
 #include <thread>
 #include <vector>
 
-#include "storage/reader.h"
+#include "base/memory_page.h"
 #include "testing/check.h"
 
 namespace remoe {
 namespace {
 
-constexpr uint64_t kBytes = 64 * kPage;
+const uint64_t kPageBytes = MemoryPageBytes(), kBytes = 64 * kPageBytes;
 
 class Mapping {
  public:
@@ -25,7 +24,7 @@ class Mapping {
   uint8_t* data() const { return data_; }
 
   uint64_t PresentPages() const {
-    std::vector<unsigned char> present(kBytes / kPage);
+    std::vector<unsigned char> present(kBytes / kPageBytes);
     if (::mincore(data_, kBytes, present.data()) != 0) return 0;
     uint64_t n = 0;
     for (const unsigned char each : present) n += each & 1;
@@ -38,13 +37,12 @@ class Mapping {
 
 TEST(PagesBecomePresentBeforeTheirUse) {
   const Mapping mapping;
-  if (::sysconf(_SC_PAGESIZE) != static_cast<long>(kPage) ||
-      ::madvise(mapping.data(), kPage, 23 /* MADV_POPULATE_WRITE */) != 0) {
-    std::printf("left out: no MADV_POPULATE_WRITE, or other pages\n");
+  if (::madvise(mapping.data(), kPageBytes, 23 /* MADV_POPULATE_WRITE */) != 0) {
+    std::printf("left out: no MADV_POPULATE_WRITE\n");
     return;
   }
-  Populator populator(mapping.data(), kBytes, 8 * kPage);
-  populator.Used(4 * kPage);
+  Populator populator(mapping.data(), kBytes, 8 * kPageBytes);
+  populator.Used(4 * kPageBytes);
   // At the least those between what is in use and what lies ahead; a scheduler may let it wait.
   for (int i = 0; i < 30000 && mapping.PresentPages() < 8; ++i) {
     std::this_thread::sleep_for(std::chrono::milliseconds(1));

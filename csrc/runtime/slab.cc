@@ -2,12 +2,12 @@
 
 #include <sys/mman.h>
 #include <sys/resource.h>
-#include <unistd.h>
 
 #include <cerrno>
 #include <cstring>
 
 #include "base/format.h"
+#include "base/memory_page.h"
 #include "base/rounding.h"
 
 namespace remoe {
@@ -60,7 +60,7 @@ void Slab::Lock(uint64_t from, uint64_t to) {
 }
 
 void Slab::Hold(uint64_t n_bytes) {
-  const uint64_t page = static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+  const uint64_t page = MemoryPageBytes();
   const uint64_t end = RoundUp(n_bytes, page), before = RoundUp(held_bytes_, page);
   held_bytes_ = n_bytes;
   if (end < before) {
@@ -72,6 +72,19 @@ void Slab::Hold(uint64_t n_bytes) {
   } else if (end > before && locked_) {
     Lock(before, end);
   }
+}
+
+Result<std::unique_ptr<Slab>> Slab::Addresses(uint64_t n_bytes) {
+  std::unique_ptr<Slab> slab(new Slab);
+  void* data =
+      mmap(nullptr, n_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (data == MAP_FAILED) {
+    return Status(Code::kOutOfMemory, Format("cannot map %.1f MiB of addresses: %s",
+                                             n_bytes / 1048576.0, std::strerror(errno)));
+  }
+  slab->data_ = static_cast<uint8_t*>(data);
+  slab->n_bytes_ = slab->held_bytes_ = n_bytes;
+  return slab;
 }
 
 Slab::~Slab() {

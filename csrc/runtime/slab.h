@@ -23,6 +23,8 @@ class Slab {
  public:
   // Maps n_bytes, and holds the first of them. REQUIRES: held_bytes <= n_bytes.
   static Result<std::unique_ptr<Slab>> Make(uint64_t n_bytes, uint64_t held_bytes, bool lock);
+  // Addresses without memory behind them, for slots that lie in a SlotMemory: who touches one faults.
+  static Result<std::unique_ptr<Slab>> Addresses(uint64_t n_bytes);
   ~Slab();
   Slab(const Slab&) = delete;
   Slab& operator=(const Slab&) = delete;

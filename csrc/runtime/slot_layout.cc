@@ -7,15 +7,8 @@
 
 namespace remoe {
 
-namespace {
-
-// Vector loads of the compute kernels like a cache line.
-constexpr uint64_t kAlign = 64;
-
-}  // namespace
-
 SlotLayout::SlotLayout(const std::vector<ExpertLayer>& layers,
-                       const std::vector<std::vector<bool>>& transformed) {
+                       const std::vector<std::vector<bool>>& transformed, const SlotRules& rules) {
   bool any_in_place = false;
   for (size_t l = 0; l < layers.size(); l++) {
     std::vector<MatrixSlot> slots;
@@ -23,7 +16,8 @@ SlotLayout::SlotLayout(const std::vector<ExpertLayer>& layers,
     for (size_t m = 0; m < layers[l].matrices.size(); m++) {
       const ExpertMatrix& matrix = layers[l].matrices[m];
       MatrixSlot slot;
-      slot.in_place = !transformed[l][m] && matrix.expert_bytes % kPage == 0;
+      slot.room_bytes = rules.room.empty() ? matrix.expert_bytes : rules.room[l][m];
+      slot.in_place = !rules.staged && !transformed[l][m] && matrix.expert_bytes % kPage == 0;
       if (slot.in_place) {
         // The read may spill into the whole first and last page, which so belong to this matrix
         // alone.
@@ -32,8 +26,8 @@ SlotLayout::SlotLayout(const std::vector<ExpertLayer>& layers,
         slot.offset = RoundUp(end, kPage) + residue;
         end = RoundUp(slot.offset + matrix.expert_bytes, kPage);
       } else {
-        slot.offset = RoundUp(end, kAlign);
-        end = slot.offset + matrix.expert_bytes;
+        slot.offset = RoundUp(end, rules.align);
+        end = slot.offset + slot.room_bytes;
         staged_bytes_ = std::max(staged_bytes_, matrix.expert_bytes);
       }
       slots.push_back(slot);
@@ -41,7 +35,8 @@ SlotLayout::SlotLayout(const std::vector<ExpertLayer>& layers,
     slot_bytes_ = std::max(slot_bytes_, end);
     matrices_.push_back(std::move(slots));
   }
-  slot_bytes_ = RoundUp(slot_bytes_, any_in_place ? kPage : kAlign);
+  slot_bytes_ = RoundUp(slot_bytes_, any_in_place ? kPage : rules.align);
+  slot_bytes_ = (slot_bytes_ + rules.stride - 1) / rules.stride * rules.stride;
 }
 
 }  // namespace remoe

@@ -23,16 +23,27 @@
 
 namespace remoe {
 
+// What the memory that slots lie in asks for.
+struct SlotRules {
+  uint64_t align = 64;  // of each matrix; vector loads of the CPU's kernels like a cache line
+  uint64_t stride = 1;  // slot_bytes() is a multiple of it
+  bool staged = false;  // all matrices are, whatever their size
+  // Bytes of each matrix with what kernels read beyond its end, zeros always; empty: its own.
+  std::vector<std::vector<uint64_t>> room;
+};
+
 struct MatrixSlot {
-  uint64_t offset = 0;    // of the first weight, from the start of the slot
-  bool in_place = false;  // storage writes straight into the slot
+  uint64_t offset = 0;      // of the first weight, from the start of the slot
+  bool in_place = false;    // storage writes straight into the slot
+  uint64_t room_bytes = 0;  // it, and what kernels read beyond its end
 };
 
 class SlotLayout {
  public:
   // `transformed[layer][matrix]`: the matrix is rewritten on arrival. Same shape as `layers`.
   SlotLayout(const std::vector<ExpertLayer>& layers,
-             const std::vector<std::vector<bool>>& transformed);
+             const std::vector<std::vector<bool>>& transformed,
+             const SlotRules& rules = SlotRules());
 
   uint64_t slot_bytes() const { return slot_bytes_; }
   const MatrixSlot& at(int layer, int matrix) const { return matrices_[layer][matrix]; }

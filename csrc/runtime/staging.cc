@@ -26,12 +26,22 @@ Result<std::unique_ptr<Staging>> Staging::Make(int n, uint64_t payload_bytes) {
   }
   staging->data_ = static_cast<uint8_t*>(data);
   staging->n_bytes_ = each * n;
+  staging->mapped_ = true;
   for (int i = 0; i < n; i++) staging->free_.push_back(staging->data_ + each * i);
   return staging;
 }
 
+std::unique_ptr<Staging> Staging::Over(uint8_t* data, int n, uint64_t payload_bytes) {
+  std::unique_ptr<Staging> staging(new Staging);
+  const uint64_t each = BufferBytes(payload_bytes);
+  staging->data_ = data;
+  staging->n_bytes_ = each * n;
+  for (int i = 0; i < n; i++) staging->free_.push_back(data + each * i);
+  return staging;
+}
+
 Staging::~Staging() {
-  if (data_ != nullptr) munmap(data_, n_bytes_);
+  if (mapped_) munmap(data_, n_bytes_);
 }
 
 uint8_t* Staging::TryTake() {

@@ -20,6 +20,9 @@ class Staging {
   // `n` buffers that each take `payload_bytes` at any residue modulo the page size; none when it is
   // 0.
   static Result<std::unique_ptr<Staging>> Make(int n, uint64_t payload_bytes);
+  // The same over somebody else's memory, page-aligned, of n * BufferBytes(payload_bytes), which
+  // outlives this.
+  static std::unique_ptr<Staging> Over(uint8_t* data, int n, uint64_t payload_bytes);
   ~Staging();
 
   // RETURNS: the start of a free buffer, page-aligned, or null.
@@ -32,6 +35,7 @@ class Staging {
   Staging() = default;
   uint8_t* data_ = nullptr;
   uint64_t n_bytes_ = 0;
+  bool mapped_ = false;  // here, and to be unmapped
   std::mutex mutex_;
   std::vector<uint8_t*> free_;
 };

@@ -46,7 +46,7 @@ StorageSource::~StorageSource() {
 
 void StorageSource::Resize(int n_slots) {
   const uint64_t n_bytes = layout_.slot_bytes() * static_cast<uint64_t>(n_slots);
-  parts_.populator->Limit(n_bytes);
+  if (parts_.populator != nullptr) parts_.populator->Limit(n_bytes);
   parts_.slab->Hold(n_bytes);
   slots_bytes_ = n_bytes;
 }
@@ -142,7 +142,8 @@ Read StorageSource::MakeRead(SlotId slot, int m, bool background) const {
   read.n_bytes = matrix.expert_bytes;
   read.tag = MakeTag(slot, m);
   read.background = background;
-  parts_.populator->Used((static_cast<uint64_t>(slot) + 1) * layout_.slot_bytes());
+  if (parts_.populator != nullptr)
+    parts_.populator->Used((static_cast<uint64_t>(slot) + 1) * layout_.slot_bytes());
   if (layout_.at(load.layer, m).in_place) read.dest = this->matrix(slot, load.layer, m);
   return read;
 }

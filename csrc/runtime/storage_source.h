@@ -112,6 +112,7 @@ class StorageSource : public ExpertSource {
   uint64_t n_bytes() const { return slots_bytes_ + parts_.staging->n_bytes(); }
   uint64_t untouched_bytes() const {
     const uint64_t slots = slots_bytes_;
+    if (parts_.populator == nullptr) return 0;  // not this machine's memory
     return slots - std::min(slots, parts_.populator->present_bytes());
   }
 

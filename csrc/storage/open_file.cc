@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "base/format.h"
+#include "base/memory_page.h"
 #include "base/rounding.h"
 
 namespace remoe {
@@ -29,6 +30,20 @@ int ProveDirect(int fd, uint64_t offset) {
     n = ::pread(fd, page.get(), kProofBytes, static_cast<off_t>(offset));
   } while (n < 0 && errno == EINTR);
   return n < 0 ? errno : 0;
+}
+
+// Tells the states of a file apart; never 0.
+uint64_t StampOf(const struct stat& now) {
+  uint64_t hash = 14695981039346656037ull;  // FNV-1a
+  for (const int64_t each :
+       {static_cast<int64_t>(now.st_ino), static_cast<int64_t>(now.st_dev),
+        static_cast<int64_t>(now.st_mtim.tv_sec), static_cast<int64_t>(now.st_mtim.tv_nsec),
+        static_cast<int64_t>(now.st_ctim.tv_sec), static_cast<int64_t>(now.st_ctim.tv_nsec)}) {
+    for (int shift = 0; shift < 64; shift += 8) {
+      hash = (hash ^ (static_cast<uint64_t>(each) >> shift & 0xff)) * 1099511628211ull;
+    }
+  }
+  return hash | 1;
 }
 
 bool IsAnother(const struct timespec& one, const struct timespec& other) {
@@ -91,6 +106,7 @@ OpenFile& OpenFile::operator=(OpenFile&& other) noexcept {
   std::swap(fd_, other.fd_);
   std::swap(direct_, other.direct_);
   std::swap(sample_, other.sample_);
+  proven_ = other.proven_.exchange(proven_);
   return *this;
 }
 
@@ -106,7 +122,7 @@ uint64_t OpenFile::CurrentBytes() const {
 void OpenFile::DropCache(uint64_t offset, uint64_t n_bytes) const {
   if (direct_) return;
   // The kernel drops whole pages only, and its pages may be larger than ours.
-  static const auto page = static_cast<uint64_t>(::sysconf(_SC_PAGESIZE));
+  const uint64_t page = MemoryPageBytes();
   const uint64_t begin = RoundDown(offset, page);
   const uint64_t end = RoundUp(offset + n_bytes, page);
   (void)::posix_fadvise(fd_, static_cast<off_t>(begin), static_cast<off_t>(end - begin),
@@ -138,8 +154,11 @@ std::optional<uint64_t> OpenFile::SampleOf(int fd, uint64_t n_bytes) {
   return hash;
 }
 
-bool OpenFile::SampleIsAsBefore(int fd) const {
-  return sample_ && SampleOf(fd, n_bytes()) == sample_;
+bool OpenFile::SampleIsAsBefore(int fd, const struct stat& now) const {
+  if (proven_ == StampOf(now)) return true;
+  if (!sample_ || SampleOf(fd, n_bytes()) != sample_) return false;
+  proven_ = StampOf(now);
+  return true;
 }
 
 Status OpenFile::CheckUnchanged() const {
@@ -153,7 +172,7 @@ Status OpenFile::CheckUnchanged() const {
   // Whoever writes may set st_mtim back, as `rsync --inplace --times` does; st_ctim nobody can.
   const bool is_touched =
       IsAnother(now.st_mtim, opened_.st_mtim) || IsAnother(now.st_ctim, opened_.st_ctim);
-  if (now.st_size != opened_.st_size || (is_touched && !SampleIsAsBefore(fd_))) {
+  if (now.st_size != opened_.st_size || (is_touched && !SampleIsAsBefore(fd_, now))) {
     return Status(Code::kIo, path_ + " was modified while it was in use; load it again");
   }
   if (::stat(path_.c_str(), &now) != 0) {
@@ -165,7 +184,7 @@ Status OpenFile::CheckUnchanged() const {
   }
   if (now.st_ino != opened_.st_ino || now.st_dev != opened_.st_dev) {
     const int fd = ::open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    const bool is_same = fd >= 0 && now.st_size == opened_.st_size && SampleIsAsBefore(fd);
+    const bool is_same = fd >= 0 && now.st_size == opened_.st_size && SampleIsAsBefore(fd, now);
     if (fd >= 0) ::close(fd);
     if (is_same) return Status::Ok();
     return Status(Code::kIo, path_ +

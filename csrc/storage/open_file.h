@@ -4,12 +4,14 @@
 // the cache behind each one with DropCache(). The file's identity at open is kept, so that a file
 // that is replaced, modified or cut short under a running engine can be told from a failing disk.
 //
-// Owns the descriptor. Immutable once open; safe to share between threads.
+// Owns the descriptor. Immutable once open but for what CheckUnchanged() remembers; safe to share
+// between threads.
 #ifndef REMOE_STORAGE_OPEN_FILE_H_
 #define REMOE_STORAGE_OPEN_FILE_H_
 
 #include <sys/stat.h>
 
+#include <atomic>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -54,12 +56,14 @@ class OpenFile {
   OpenFile() = default;
   // Of the sampled pages, through a descriptor that may be direct. nullopt when they cannot be read.
   static std::optional<uint64_t> SampleOf(int fd, uint64_t n_bytes);
-  bool SampleIsAsBefore(int fd) const;
+  // The same of the file that `now` tells of, read once for each state that the file is found in.
+  bool SampleIsAsBefore(int fd, const struct stat& now) const;
 
   std::string path_;
   std::string note_;
   struct stat opened_ = {};
   std::optional<uint64_t> sample_;
+  mutable std::atomic<uint64_t> proven_{0};  // the stamp of a state whose sample was as before
   int fd_ = -1;
   bool direct_ = false;
 };

@@ -19,7 +19,7 @@ _SETTLED = {"cache", "routers", "policy", "n_ctx", "n_batch", "n_ubatch", "threa
 _SETTLED |= {"verbose", "stream"}
 
 # Settings of the engine that reorder sums.
-_CHANGE_BITS = {"flash_attention", "gpu_layers"}
+_CHANGE_BITS = {"flash_attention", "gpu_layers", "experts_on"}
 
 # Files of features. An arm reads them and keeps nothing.
 FILES = {"profile", "past_prompts"}
@@ -191,6 +191,11 @@ def _check_options(spec: str, options: dict[str, Option]) -> None:
         if name not in known:
             raise InputError(
                 f"arm '{spec}': no setting '{name}'; there are {', '.join(sorted(known))}"
+            )
+        if name == "draft" and value != OFF:
+            raise InputError(
+                f"arm '{spec}': a bench gives every arm the same tokens one by one, so nothing can be "
+                "drafted (docs/drafts.md says how drafts are measured)"
             )
         if name in FILES:
             if not Path(str(value)).is_file():

@@ -72,10 +72,9 @@ class Box:
 
     def account(self, pid: int) -> Account:
         """Read the account of a process that still runs."""
-        with contextlib.suppress(OSError):
-            for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-                if line.startswith("VmHWM:"):
-                    return Account(int(line.split()[1]) * 1024, "VmHWM")
+        for line in kernel_files.text(Path(f"/proc/{pid}/status")).splitlines():
+            if line.startswith("VmHWM:"):
+                return Account(int(line.split()[1]) * 1024, "VmHWM")
         return Account(None, "none")
 
     def oom_kills(self) -> int | None:
@@ -198,7 +197,12 @@ class Scope(Box):
             self._options += ["-p", f"IOReadBandwidthMax={disk.node} {limits.read_bytes_per_s}"]
         try:
             tried = subprocess.run(
-                self.command(["true"]), capture_output=True, text=True, timeout=30, check=False
+                self.command(["true"]),
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=30,
+                check=False,
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             raise NoBoxError(f"systemd-run --user: {error}") from error

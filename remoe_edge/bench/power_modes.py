@@ -67,7 +67,7 @@ class Board:
             # It asks before it reboots the board; nobody answers.
             done = subprocess.run(
                 [self.root / _TOOL, "-m", number], stdin=subprocess.DEVNULL, capture_output=True,
-                text=True, timeout=_ANSWER_S, check=False,
+                text=True, errors="replace", timeout=_ANSWER_S, check=False,
             )  # fmt: skip
         except (OSError, subprocess.TimeoutExpired) as error:
             raise ModeRefusedError(f"nvpmodel -m {number}: {error}") from error

@@ -75,6 +75,7 @@ def _process(box: Box, log: Any) -> Iterator[subprocess.Popen[str]]:
         stdout=subprocess.PIPE,
         stderr=log,
         text=True,
+        errors="replace",
         cwd="/",  # not the checkout, whose sources hold no compiled core
         start_new_session=True,  # Ctrl-C is ours to pass on
     )

@@ -41,7 +41,10 @@ class Vocabulary:
 
     def follow(self, text_path: Path, n_prompt: int, n_tokens: int) -> list[Question]:
         """Make one question that reads a text: its first tokens are the prompt, the rest is fed."""
-        text = read_whole(text_path, "text")
+        try:
+            text = read_whole(text_path, "text").decode()
+        except UnicodeDecodeError as error:
+            raise InputError(f"{text_path}: at offset {error.start}: no UTF-8 text") from error
         tokens = self._tokenizer.encode(text, special=True)
         if len(tokens) < n_prompt + n_tokens:
             raise InputError(

@@ -33,7 +33,8 @@ def experts_on_cpu() -> ctypes.Array[_Override]:
 class StockModel:
     """Hold a model that llama.cpp maps ("stock-mmap") or reads whole ("stock-resident").
 
-    Raises RuntimeError with llama.cpp's own words when it refuses the model.
+    `cpu_moe`: of layers on a GPU, experts stay with the processor. Raises RuntimeError with llama.cpp's
+    own words when it refuses the model.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class StockModel:
         n_batch: int,
         n_ubatch: int,
         gpu_layers: int = 0,
+        cpu_moe: bool = True,
     ) -> None:
         amx.avoid()
         if repack:
@@ -57,9 +59,9 @@ class StockModel:
         params = low.llama_model_default_params()
         params.n_gpu_layers = gpu_layers
         no_device, on_cpu = (ctypes.c_void_p * 1)(), experts_on_cpu()
-        if gpu_layers:  # with the experts where the engine has them
+        if gpu_layers and cpu_moe:  # with the experts where the engine has them
             params.tensor_buft_overrides = ctypes.addressof(on_cpu)
-        else:  # else llama.cpp would use a GPU for long prompts
+        elif not gpu_layers:  # else llama.cpp would use a GPU for long prompts
             params.devices = ctypes.addressof(no_device)
         params.use_extra_bufts = repack
         params.load_mode = (

@@ -59,6 +59,8 @@ class LazyGroup(click.Group):
             return super().invoke(ctx)
         except RemoeError as error:
             raise click.ClickException(str(error)) from error
+        except MemoryError as error:
+            raise click.ClickException("there is not enough memory for this") from error
         except OSError as error:
             if error.errno == errno.EPIPE:  # `| head`: click ends quietly
                 raise

@@ -61,6 +61,7 @@ _OPTIONS: tuple[Decorator, ...] = (
         help="Guess tokens from the text so far and verify several in one step; auto does so while it "
         "makes tokens cheaper. The last bits of logits may differ then (docs/drafts.md).",
     ),
+    gpu_options.experts_on(),
     options.peers(),
     placement_options.deployment(),
     options.keys(),

@@ -40,3 +40,11 @@ def gpu_layers(*, default: str = "auto", more: str = "") -> Decorator:
         help="Layers whose dense weights and KV cache lie on a GPU, counted from the last one; auto "
         "takes as many as fit, and none where llama.cpp has no GPU." + (f" {more}" if more else ""),
     )  # fmt: skip
+
+
+def experts_on() -> Decorator:
+    """Add --experts-on."""
+    return option(
+        "--experts-on", type=click.Choice(["auto", "cpu", "gpu"]), default="auto", show_default=True,
+        help="Where the cache lies and experts are computed; auto is the processor.",
+    )  # fmt: skip

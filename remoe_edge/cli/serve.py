@@ -136,8 +136,8 @@ def command(
         certificate=tls_certificate, private_key=tls_key, queue_limit=queue_limit, grace_s=grace_s,
     )  # fmt: skip
     n_places = _count("--parallel", parallel)
-    if n_places == 0 and engine_settings["draft"] != "off":
-        n_places = 1  # guesses are made for one conversation at a time
+    if engine_settings["draft"] != "off":
+        n_places = _one_drafted(engine_settings["draft"], n_places, keep_states)
     schedule = {
         "max_pause_s": _seconds("--max-pause", max_pause),
         "max_wait_s": _seconds("--max-wait", max_wait),
@@ -184,6 +184,17 @@ def command(
         conversations.close()
     if conversations.failure is not None:
         raise conversations.failure
+
+
+def _one_drafted(draft: str, n_places: int, keep_states: Path | None) -> int:
+    """Give the conversations at a time where tokens are guessed: one. Refuse what needs several."""
+    for given, which in ((n_places > 1, "--parallel"), (keep_states is not None, "--keep-states")):
+        if given:
+            raise InputError(
+                f"--draft {draft} guesses for one conversation at a time, and {which} is for several: "
+                "leave one of them out"
+            )
+    return 1
 
 
 def _count(name: str, text: str) -> int:

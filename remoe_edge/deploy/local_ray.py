@@ -18,6 +18,7 @@ from remoe_edge.deploy.record import Ray
 from remoe_edge.errors import RemoeError
 
 OBJECT_STORE_BYTES = 80_000_000  # about the least that Ray takes; nothing here goes through it
+_PREFIX = "remoe-"
 _START_S = 180.0
 _STOP_S = 45.0
 
@@ -27,7 +28,7 @@ def start(*, patience_s: float = _START_S) -> Ray:
     check_installed()
     # Paths of sockets have at most 107 characters, of which Ray takes 62.
     short = "/tmp" if os.access("/tmp", os.W_OK) else None
-    folder = Path(tempfile.mkdtemp(prefix="remoe-", dir=short))
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=short))
     token = token_file(folder, secrets.token_hex(32))
     place = folder / "ray"
     log = folder / "ray.log"
@@ -76,8 +77,24 @@ def stop(ray: Ray) -> None:
         # All its processes are in one session and one group, which nobody else's are in.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(ray.pid, signal.SIGKILL)
-    if ray.folder is not None:
-        shutil.rmtree(ray.folder, ignore_errors=True)
+    folder = _own_folder(ray)
+    if folder is not None:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _own_folder(ray: Ray) -> Path | None:
+    """Give the folder that `start` has made; None for any other that a record may name."""
+    if ray.folder is None:
+        return None
+    folder = Path(ray.folder)
+    is_own = (
+        folder.is_absolute()
+        and folder.name.startswith(_PREFIX)
+        and not folder.is_symlink()
+        and ray.token == str(folder / "token")
+        and (folder / "ray.log").is_file()
+    )
+    return folder if is_own else None
 
 
 def started_at(pid: int) -> int:

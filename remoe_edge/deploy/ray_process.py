@@ -60,8 +60,8 @@ def ask(ray: Ray, name: str, job: Line, *, timeout_s: float = 300.0) -> Line:
     text = json.dumps({"address": ray.address, **job}) + "\n"
     try:
         done = subprocess.run(
-            _command(ray, name), input=text, capture_output=True, text=True, timeout=timeout_s,
-            check=False,
+            _command(ray, name), input=text, capture_output=True, text=True, errors="replace",
+            timeout=timeout_s, check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired as error:
         raise RemoeError(f"Ray at {ray.address} did not answer within {timeout_s:.0f} s") from error
@@ -91,7 +91,7 @@ class RayHolder:
         check_installed()
         self._process = subprocess.Popen(
             _command(self._deployment.ray, "hold"), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL, text=True, bufsize=1, start_new_session=True,
+            stderr=subprocess.DEVNULL, text=True, errors="replace", bufsize=1, start_new_session=True,
         )  # fmt: skip
         self._send(address=self._deployment.ray.address, apps=self._deployment.apps)
         threading.Thread(target=self._listen, args=(hear,), name="leases", daemon=True).start()

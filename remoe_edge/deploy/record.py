@@ -98,7 +98,8 @@ def load(path: Path) -> Deployment:
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
         except (ValueError, KeyError, TypeError, OSError) as error:
-            raise InputError(f"{path}: no deployment: {error!r}") from error
+            what = "is missing" if isinstance(error, KeyError) else ""
+            raise InputError(f"{path}: no deployment: {error} {what}".rstrip()) from error
 
 
 def load_for(path: Path, model: Path) -> Deployment:
@@ -143,17 +144,48 @@ def _name(path: Path) -> str:
 
 
 def _read(held: dict[str, Any]) -> Deployment:
-    if held.get("version") != VERSION:
+    if type(held.get("version")) is not int or held["version"] != VERSION:
         raise InputError(f"a deployment of version {held.get('version')!r}, this reads {VERSION}")
-    functions = tuple(
-        Function(**{**each, "experts": tuple(each["experts"])}) for each in held["functions"]
-    )
     placement = placement_file.from_dict(held["placement"])
     shape = placement.request.shape
+    functions = tuple(_function(each) for each in held["functions"])
     for each in functions:
         if not all(0 <= expert < shape.n_layers * shape.n_experts for expert in each.experts):
             raise InputError(f"function {each.name} has experts that the model does not")
+    if len({each.name for each in functions}) != len(functions):
+        raise InputError("two functions have one name")
     return Deployment(
-        check_name(held["name"]), str(held["model"]), str(held["fingerprint"]), Ray(**held["ray"]),
-        functions, placement, int(held["main_threads"]),
+        check_name(_text(held["name"])), _text(held["model"]), _text(held["fingerprint"]),
+        _ray(held["ray"]), functions, placement, _whole(held["main_threads"], 1),
     )  # fmt: skip
+
+
+def _function(held: dict[str, Any]) -> Function:
+    rows = held["rows"]
+    if isinstance(rows, bool) or not isinstance(rows, int | float) or not 0 <= rows < 1e300:
+        raise ValueError(f"{rows!r} is no number of rows")
+    return Function(
+        check_name(_text(held["name"])), tuple(_whole(each) for each in held["experts"]),
+        _whole(held["memory_bytes"]), _whole(held["replicas"], 1), _whole(held["threads"], 1),
+        float(rows),
+    )  # fmt: skip
+
+
+def _ray(held: dict[str, Any]) -> Ray:
+    token, folder = held["token"], held["folder"]
+    return Ray(
+        _text(held["address"]), None if token is None else _text(token), _whole(held["pid"]),
+        _whole(held["started"]), None if folder is None else _text(folder),
+    )  # fmt: skip
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise ValueError(f"{value!r} is no text")
+    return value
+
+
+def _whole(value: Any, least: int = 0) -> int:
+    if type(value) is not int or not least <= value < 1 << 62:
+        raise ValueError(f"{value!r} is no whole number, {least} or more")
+    return value

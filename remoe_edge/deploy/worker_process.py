@@ -51,7 +51,7 @@ class WorkerProcess:
         started = time.monotonic()
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            text=True, start_new_session=True,
+            text=True, errors="replace", start_new_session=True,
         )  # fmt: skip
         self._said: list[str] = []
         self._counts: dict[str, int] = {}

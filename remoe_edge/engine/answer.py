@@ -26,10 +26,16 @@ _FINISH = {
 
 @dataclass(frozen=True)
 class Usage:
-    """Hold how many tokens went in and came out; the end token counts."""
+    """Hold how many tokens went in and came out; the end token counts.
+
+    cached_tokens: of the prompt, those that were in the context already. reasoning_tokens: of those that
+    came out, those with which reasoning was written.
+    """
 
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
 
     @property
     def total_tokens(self) -> int:
@@ -53,7 +59,10 @@ class TokenLogprob:
 
 @dataclass
 class Produced:
-    """Hold what an answer has produced so far: what its pieces are made from, and what it keeps."""
+    """Hold what an answer has produced so far: what its pieces are made from, and what it keeps.
+
+    n_reused: tokens of the prompt that were not computed again.
+    """
 
     stats: AnswerStats
     texts: list[str] = field(default_factory=list)
@@ -62,6 +71,7 @@ class Produced:
     reader: AnswerReader = field(default_factory=PLAIN.reader)  # has the reasoning
     answer: Callable[[], Answer | None] = lambda: None  # not kept: an answer that is dropped ends
     stop_string: str | None = None
+    n_reused: int = 0
     cancelled: bool = False
     _interrupt: Callable[[], None] | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -130,8 +140,9 @@ class Outcome:
     @property
     def usage(self) -> Usage:
         """Count the prompt's tokens and those generated so far."""
-        stats = self._produced.stats
-        return Usage(stats.n_prompt, stats.n_generated)
+        produced = self._produced
+        stats, n_reasoning = produced.stats, produced.reader.n_reasoning
+        return Usage(stats.n_prompt, stats.n_generated, produced.n_reused, n_reasoning)
 
     @property
     def stats(self) -> AnswerStats:

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from remoe_edge.engine import embedding
 from remoe_edge.engine import request as requests
 from remoe_edge.engine.conversation import Conversation, Listener
 from remoe_edge.engine.counters import Counts
@@ -70,6 +72,8 @@ class ContinuousBatch:
         ):
             if feature is not None:
                 loaded.notes.append(f"{name} are not used while answers are made side by side")
+        if loaded.settings.draft != "off":
+            loaded.notes.append("nothing is drafted while answers are made side by side")
 
     # --- what it is ---
 
@@ -134,6 +138,24 @@ class ContinuousBatch:
             if not request.max_tokens:
                 begun.stats.stop = "length"
             return begun
+
+    def embed(self, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
+        """Compute the vector of a text in a free place; as `Engine.embed`. REQUIRES: n_free."""
+        with self._life.running(self._turn):
+            loaded = self._loaded
+            ids = requests.token_ids(tokens, int(loaded.llama.n_vocab()))
+            embedding.check(loaded, len(ids))
+            if loaded.native is not None:
+                loaded.native.check_unchanged()
+            place = self._places.take_empty()
+            try:
+                self._declare("prompt", -1)
+                return embedding.compute(loaded, self._batch, place.id, ids)
+            finally:
+                if loaded.llama is not None:
+                    self._places.forget(place)
+                self._places.leave(place)
+                self._before = self._values()
 
     def keep_states(self, folder: Path, most_bytes: int) -> None:
         """Keep conversations in a folder from now on, so that they go on after a restart.

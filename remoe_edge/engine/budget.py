@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 from remoe_edge.engine.elastic_budget import CGROUP_RESERVE_BYTES, MACHINE_RESERVE_BYTES
 from remoe_edge.errors import BudgetError, InputError
 from remoe_edge.machine import memory
-from remoe_edge.units import mib, parse_bytes, parse_ms
+from remoe_edge.units import MIB, mib, parse_bytes, parse_ms
 
 if TYPE_CHECKING:
     from remoe_edge._core import StreamedModel
+    from remoe_edge.machine.gpu import Gpu
 
 PLAN = "plan:"
+_GPU_RESERVE_BYTES = 256 * MIB  # for what kernels and the driver take as they run
 
 
 @dataclass(frozen=True)
@@ -70,13 +72,15 @@ def resolve(
     beside_bytes: int = 0,
     *,
     follow: bool = False,
+    gpu: Gpu | None = None,
 ) -> Budget:
     """Decide the slots for a loaded model.
 
     `untouched_bytes`: buffers that llama.cpp has reserved but not yet written to, which `auto` leaves
     room for. `beside_bytes`: what checking peers and copies of routers on a GPU take, which the budget
-    pays for too. `follow`: the size is a beginning, and may grow as `auto` does. Raises BudgetError
-    below the floor, InputError for a malformed spec.
+    pays for too. `follow`: the size is a beginning, and may grow as `auto` does. `gpu`: that has the
+    cache, as it is now; None for the machine's memory. Raises BudgetError below the floor, InputError
+    for a malformed spec.
     """
     text = spec.strip().lower()
     total = model.total_experts
@@ -91,11 +95,16 @@ def resolve(
         room = memory.available()
         n_bytes = room.available_bytes - untouched_bytes - room.reserve_bytes
         n_slots = model.slots_for(max(0, n_bytes - beside_bytes))
-        follow = True
+        follow = gpu is None
         why = (
             f"auto: {mib(room.available_bytes)} by {room.limited_by}, less {mib(untouched_bytes)} for "
             f"compute buffers and {mib(room.reserve_bytes)} kept free"
         )
+        if gpu is not None and (gpu.free_bytes - _GPU_RESERVE_BYTES < n_bytes or not gpu.unified):
+            # Its own memory; of one memory, whichever says less: it is counted once.
+            n_bytes = gpu.free_bytes - _GPU_RESERVE_BYTES
+            n_slots = model.slots_for(max(0, n_bytes - beside_bytes))
+            why = f"auto: {mib(gpu.free_bytes)} on {gpu.name}, less {mib(_GPU_RESERVE_BYTES)} kept free"
     else:
         n_bytes = parse_bytes(text)
         n_slots = model.slots_for(max(0, min(n_bytes, 1 << 62) - beside_bytes))

@@ -87,16 +87,22 @@ PLAIN = AnswerForm()
 
 
 class AnswerReader:
-    """Read one answer as it is written: give its text, and keep its reasoning apart."""
+    """Read one answer as it is written: give its text, and keep its reasoning apart.
+
+    n_reasoning: tokens with which reasoning was written.
+    """
 
     def __init__(self, splitter: Splitter, on_reasoning: Callable[[str], object] | None) -> None:
         self.reasoning = ""
+        self.n_reasoning = 0
         self._splitter = splitter
         self._on_reasoning = on_reasoning
 
     def feed(self, token: int, text: str) -> str:
         """Take in a token, and the text that became whole with it; return text of the answer."""
-        return self._answer(self._splitter.feed(token, text))
+        parts = self._splitter.feed(token, text)
+        self.n_reasoning += any(part.reasoning for part in parts)
+        return self._answer(parts)
 
     def end(self, text: str = "") -> str:
         """Take in the last text, of no token; return what was held back of the answer."""

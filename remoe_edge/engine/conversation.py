@@ -31,10 +31,7 @@ class Listener(Protocol):
 
 
 class Conversation(Outcome):
-    """Hold an answer while it is made; for its batch alone, but for `cancel`, and what `Outcome` tells.
-
-    n_reused: tokens of the prompt that need not be computed.
-    """
+    """Hold an answer while it is made; for its batch alone, but for `cancel` and what `Outcome` tells."""
 
     def __init__(
         self,
@@ -50,7 +47,7 @@ class Conversation(Outcome):
         super().__init__(self._produced)
         self.request, self.place, self.listener = request, place, listener
         self.id = place.id
-        self.n_reused = len(place.tokens)
+        self._produced.n_reused = len(place.tokens)
         self.tokens = list(request.tokens)  # with those that were sampled
         self.begun, self.prompts = False, True
         self.since_s = self.came_s = now_s
@@ -59,6 +56,11 @@ class Conversation(Outcome):
         self._wants_row = self._produced.logprobs is not None
         self._spent: npt.NDArray[np.float64] = np.zeros(0)
         self._first: npt.NDArray[np.float64] = np.zeros(0)
+
+    @property
+    def n_reused(self) -> int:
+        """Count the tokens of the prompt that need not be computed."""
+        return self._produced.n_reused
 
     # --- from whatever thread ---
 

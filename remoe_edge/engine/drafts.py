@@ -143,13 +143,12 @@ class Drafted:
         while True:
             lookup.add([token])
             yield token
-            room = min(MOST_GUESSES, loaded.n_ctx - llama.n_tokens - 1)
-            guesses = lookup.guess(min(self._governor.n_guesses(), room))
+            guesses = lookup.guess(min(self._governor.n_guesses(), self._room()))
             n_right, ms = 0, 0.0
             began = self._clock()
             self._compute(llama, [token, *guesses])
             for index, guess in enumerate(itertools.chain(guesses, [None])):
-                token, self.index = int(llama._sampler.sample(llama._ctx, index)), index
+                token, self.index = self._says(index), index
                 if index == 0:  # what the caller does between two tokens is not the step's
                     ms = (self._clock() - began) * 1000
                 if token != guess:
@@ -162,10 +161,23 @@ class Drafted:
             self._stats.guessed_right += n_right
             self._governor.after(ms, len(guesses), n_right)
 
+    def _room(self) -> int:
+        """Count the tokens that may follow the one that is computed next."""
+        n_left = self._request.max_tokens - self._stats.n_generated
+        in_context = self._loaded.n_ctx - int(self._loaded.llama.n_tokens)
+        return min(MOST_GUESSES, n_left - 1, in_context - 1)
+
+    def _says(self, index: int) -> int:
+        """Give the token that the model says after the one at `index` of the step."""
+        llama = self._loaded.llama
+        return int(llama._sampler.sample(llama._ctx, index))
+
     def _compute(self, llama: Any, tokens: list[int]) -> None:
         """Run a step; of its tokens the first is part of the answer, the others if they are right."""
         begin = int(llama.n_tokens)
         llama._ctx.kv_cache_seq_rm(-1, begin, -1)  # guesses that were wrong
+        # The last row may be a wrong guess's: a prompt that is just this context computes again.
+        llama._requires_eval = True
         self._batch.clear()
         self._batch.add_ones((0, begin + i, token) for i, token in enumerate(tokens))
         native = self._loaded.native

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from remoe_edge.engine import chat_template, generation, report, request
+from remoe_edge.engine import chat_template, embedding, generation, report, request
 from remoe_edge.engine.answer import Answer, Produced
 from remoe_edge.engine.batching import ContinuousBatch
 from remoe_edge.engine.budget import Budget
@@ -35,6 +35,7 @@ from remoe_edge.engine.prompt import Prompt
 from remoe_edge.engine.schedule import Schedule
 from remoe_edge.engine.settings import EngineSettings
 from remoe_edge.engine.stats import AnswerStats, EngineStats
+from remoe_edge.engine.step_batch import StepBatch
 from remoe_edge.errors import InputError
 
 if TYPE_CHECKING:
@@ -234,14 +235,40 @@ class Engine:
             loaded.check_finite()
             return loaded.logits()
 
+    def embed(self, text: str | Sequence[int]) -> npt.NDArray[np.float32]:
+        """Compute the vector [n_embd] of a text, or of its tokens, as llama.cpp gives it: not normalised.
+
+        For models whose header says how tokens are pooled; others raise UnsupportedError. Forgets the
+        context. Raises InputError for a text that is empty or too long for one step (`n_ubatch`).
+        """
+        with self._life.running():
+            loaded = self._loaded
+            if isinstance(text, str):
+                ids = loaded.words().encode(text, special=False, bos=True)
+            else:
+                ids = request.token_ids(text, int(loaded.llama.n_vocab()))
+            embedding.check(loaded, len(ids))
+            loaded.empty()
+            try:
+                return embedding.compute(loaded, StepBatch(len(ids)), 0, ids)
+            finally:
+                if loaded.llama is not None:
+                    loaded.empty()
+
+    @property
+    def longest_embedded(self) -> int:
+        """Give the tokens that a text to be embedded may have. Raises UnsupportedError as `embed`."""
+        embedding.require_pooling(self._loaded)
+        return embedding.longest(self._loaded)
+
     def generate(
         self,
         prompt: str | Sequence[int],
         *,
         max_tokens: int | None = 256,
-        temperature: float = 0.7,
+        temperature: float = request.TEMPERATURE,
         top_k: int = 40,
-        top_p: float = 0.95,
+        top_p: float = request.TOP_P,
         min_p: float = 0.05,
         repeat_penalty: float = 1.0,
         frequency_penalty: float = 0.0,

@@ -10,6 +10,7 @@ from remoe_edge.engine import lifecycle
 from remoe_edge.engine.answer import Produced
 from remoe_edge.engine.drafts import Drafted, Governor
 from remoe_edge.engine.loaded import Loaded
+from remoe_edge.engine.places import common
 from remoe_edge.engine.request import Request
 from remoe_edge.engine.stats import AnswerStats
 from remoe_edge.engine.writer import Writer
@@ -93,6 +94,7 @@ class _Tokens:
         self.start = self.first = self._counts = loaded.counts()
         llama = loaded.llama
         llama.set_seed(llama_cpp.LLAMA_DEFAULT_SEED if request.seed is None else request.seed)
+        produced.n_reused = _held(loaded, request.tokens)
         loaded.lost = False  # an answer begins with its prompt
         self._stream: Iterator[int] = iter(())
         self._drafted: Drafted | None = None
@@ -131,6 +133,16 @@ class _Tokens:
         begun = time.perf_counter()
         yield
         self._clock += time.perf_counter() - begun
+
+
+def _held(loaded: Loaded, prompt: list[int]) -> int:
+    """Count the tokens of a prompt that `Llama.generate` will find in the context."""
+    llama = loaded.llama
+    before = llama.input_ids[: llama.n_tokens].tolist()
+    n = common(before, prompt)
+    if loaded.recurrent and n < len(before):
+        return 0  # no token can be taken back there
+    return min(n, len(prompt) - 1)
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ model, routers and settings it was made. A file that is damaged is left out, wit
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import json
@@ -13,12 +14,13 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
 from remoe_edge.errors import RemoeError
 from remoe_edge.files.atomic import replacing
+from remoe_edge.files.reading import json_object, open_regular
 from remoe_edge.native import _core, llama_cpp
 
 if TYPE_CHECKING:
@@ -53,6 +55,33 @@ class Kept:
     tokens: list[int]
     n_prompt: int
     n_bytes: int
+
+
+@dataclass(frozen=True)
+class _Head:
+    """Hold the first line of a file."""
+
+    n_tokens: int
+    n_prompt: int
+    state_bytes: int
+    digest: str
+
+    @classmethod
+    def read(cls, file: BinaryIO) -> _Head:
+        """Read it; the file is as long as it says. Raises ValueError, OSError."""
+        line = file.readline(_LONGEST_HEADER)
+        held = json_object(line)
+        if held.get("version") != _VERSION:
+            raise ValueError("it is of another version")
+        named = [held.get(name) for name in ("n_tokens", "n_prompt", "state_bytes")]
+        sizes = [each for each in named if isinstance(each, int) and each >= 0]
+        if len(sizes) < len(named) or any(isinstance(each, bool) for each in sizes):
+            raise ValueError("its sizes are no numbers")
+        n_tokens, n_prompt, state_bytes = sizes
+        whole = len(line) + 4 * n_tokens + state_bytes == os.fstat(file.fileno()).st_size
+        if not whole or n_prompt > n_tokens:
+            raise ValueError("it is cut short")
+        return cls(n_tokens, n_prompt, state_bytes, str(held.get("digest")))
 
 
 class KeptStates:
@@ -106,45 +135,47 @@ class KeptStates:
                 file.write(json.dumps(head).encode() + b"\n")
                 file.write(words)
                 file.write(state.data)
+            self._kept[path] = Kept(path, list(tokens), n_prompt, path.stat().st_size)
+            self._bound(path)
         except (OSError, RemoeError) as error:
             self._note(f"{path}: a conversation's state was not kept: {error}")
-            return
-        self._kept[path] = Kept(path, list(tokens), n_prompt, path.stat().st_size)
-        self._bound(path)
 
     def load(self, kept: Kept, place: int) -> bool:
         """Put a state into a place, which is empty; return whether it is there now."""
         try:
-            with kept.path.open("rb") as file:
-                head = json.loads(file.readline(_LONGEST_HEADER))
-                words = file.read(4 * int(head["n_tokens"]))
-                state = np.fromfile(file, np.uint8)
-            os.utime(kept.path)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            with open_regular(kept.path, "state") as file:
+                head = _Head.read(file)
+                words = file.read(4 * head.n_tokens)
+                state = np.frombuffer(file.read(head.state_bytes), np.uint8)
+        except (OSError, RemoeError, ValueError) as error:
             return self._drop(kept.path, str(error))
         digest = hashlib.blake2b(words)
         digest.update(state.data)
-        if digest.hexdigest() != head.get("digest") or len(state) != head.get("state_bytes"):
+        if digest.hexdigest() != head.digest or len(state) != head.state_bytes:
             return self._drop(kept.path, "it is damaged")
+        if np.frombuffer(words, "<i4").tolist() != kept.tokens:
+            return self._drop(kept.path, "it was replaced by another conversation's")
         if not _low.llama_state_seq_set_data(self._llama.ctx, _bytes(state), len(state), place):
             return self._drop(kept.path, "llama.cpp does not take it")
+        memory = _low.llama_get_memory(self._llama.ctx)
+        if _low.llama_memory_seq_pos_max(memory, place) + 1 != head.n_tokens:
+            return self._drop(kept.path, "its state is not that of its tokens")
+        with contextlib.suppress(
+            OSError
+        ):  # where nothing may be written it can be read all the same
+            os.utime(kept.path)
         return True
 
     def _read_head(self, path: Path) -> Kept | None:
         try:
-            n_bytes = path.stat().st_size
-            with path.open("rb") as file:
-                line = file.readline(_LONGEST_HEADER)
-                head = json.loads(line)
-                n_tokens, n_prompt = int(head["n_tokens"]), int(head["n_prompt"])
-                whole = len(line) + 4 * n_tokens + int(head["state_bytes"]) == n_bytes
-                if head["version"] != _VERSION or not whole or not 0 <= n_prompt <= n_tokens:
-                    raise ValueError("it is cut short")
-                words = np.frombuffer(file.read(4 * n_tokens), "<i4").tolist()
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            with open_regular(path, "state") as file:
+                head = _Head.read(file)
+                words = np.frombuffer(file.read(4 * head.n_tokens), "<i4").tolist()
+                n_bytes = os.fstat(file.fileno()).st_size
+        except (OSError, RemoeError, ValueError) as error:
             self._drop(path, str(error))
             return None
-        return Kept(path, words, n_prompt, n_bytes)
+        return Kept(path, words, head.n_prompt, n_bytes)
 
     def _drop(self, path: Path, why: str) -> bool:
         self._kept.pop(path, None)

@@ -65,6 +65,7 @@ class Loaded:
         self.streamed = False  # experts come from storage; holds after `free` too
         self.n_ctx = 0  # of each conversation
         self.n_places = 1  # conversations that the context holds
+        self.pooling = ""  # how tokens' vectors become a text's, where the model embeds
         self.budget: Budget | None = None
         self.elastic: Elastic | None = None  # while the cache follows what memory is free
         self.keeper: PlanKeeper | None = None  # while it follows a plan
@@ -88,6 +89,11 @@ class Loaded:
     def recurrent(self) -> bool:
         """Say whether layers keep a state from which tokens cannot be taken back."""
         return bool(self.llama._is_recurrent or self.llama._is_hybrid)
+
+    @property
+    def encodes(self) -> bool:
+        """Say whether the model keeps no context: it makes vectors of texts, and can continue none."""
+        return not _low.llama_get_memory(self.llama.ctx)
 
     def counts(self) -> dict[str, int]:
         """Give the core's counts so far; none where nothing is streamed."""
@@ -165,6 +171,7 @@ class Loaded:
             facts["gpu"] = {
                 "layers": self.offload.n_layers,
                 "of": self.offload.n_in_all,
+                "experts": self.offload.experts_on is not None,
                 "devices": [f"{each.name}: {each.description}" for each in self.offload.gpus],
             }
         if self.native is not None and self.budget is not None:
@@ -230,7 +237,8 @@ class Loaded:
     def empty(self) -> None:
         """Forget the context; the experts stay resident."""
         self.llama.reset()
-        self.llama._ctx.kv_cache_clear()
+        if not self.encodes:
+            self.llama._ctx.kv_cache_clear()
         self.lost = False
 
     def evaluate_every(self, tokens: list[int]) -> None:

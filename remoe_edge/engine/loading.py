@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from remoe_edge.engine import budget as budgets
-from remoe_edge.engine import offload, peers
+from remoe_edge.engine import embedding, offload, peers
 from remoe_edge.engine.chat_template import ChatTemplate
 from remoe_edge.engine.elastic import Elastic
 from remoe_edge.engine.extensions import (
@@ -35,6 +35,7 @@ from remoe_edge.errors import BudgetError, InputError, ModelError, RemoeError, U
 from remoe_edge.files.atomic import cut_short
 from remoe_edge.files.path_argument import path_argument
 from remoe_edge.machine import memory
+from remoe_edge.machine.gpu import Gpu, gpus
 from remoe_edge.native import _core, llama_cpp
 from remoe_edge.units import mib
 
@@ -84,13 +85,15 @@ def load(
     elif extensions.functions is not None:
         loaded.notes.append("functions are not used: no experts are streamed")
     _open_files(loaded, extensions)
+    loaded.pooling = embedding.pooling_of(file)
     trained = file.unsigned(f"{file.architecture}.context_length")
     loaded.n_ctx = settings.context(trained)
     loaded.n_places = settings.parallel or _fitting(loaded, file)
     weight_bytes = file.dense_bytes if loaded.streamed else path.stat().st_size
     loaded.offload = offload.resolve(
-        settings.gpu_layers, file, weight_bytes, loaded.n_ctx * loaded.n_places
-    )
+        settings.gpu_layers, file, weight_bytes, loaded.n_ctx * loaded.n_places,
+        experts_on="" if loaded.native is None else loaded.native.experts_on,
+    )  # fmt: skip
     loaded.buffers.elsewhere = loaded.offload.names_elsewhere
     _check_context(file, loaded)
     _note_sizes(loaded)
@@ -175,6 +178,7 @@ def _open_native(loaded: Loaded, file: _core.ModelFile) -> _core.StreamedModel |
         depth=settings.depth,
         repack=settings.repack,
         overlay=overlay,
+        experts_on=offload.gpu_for_experts(settings.experts_on),
         peers=bool(settings.peers),
     )
     keep_in_children(native)
@@ -317,15 +321,18 @@ def _attach(loaded: Loaded, cache: str) -> None:
     # KV and output buffers are cleared as they are made; compute buffers are not touched yet.
     scratch = native.scratch_bytes(min(settings.n_ubatch, loaded.n_ctx))
     buffers = loaded.buffers.n_bytes
-    buffers["compute"] = buffers.get("compute", 0) + scratch
+    outputs = embedding.output_bytes(loaded, loaded.llama.n_vocab(), loaded.llama.n_embd())
+    buffers["compute"] = buffers.get("compute", 0) + scratch + outputs
     prefetch = settings.prefetch
     if loaded.asks_peers and prefetch == "auto":
         prefetch = "off"
         loaded.notes.append("nothing is prefetched while peers are asked (--prefetch on does both)")
     beside_bytes = native.router_bytes(prefetch)
     beside_bytes += _core.peer_check_bytes(native) if loaded.asks_peers else 0
-    follow = loaded.keeper is not None
-    loaded.budget = budgets.resolve(cache, native, buffers["compute"], beside_bytes, follow=follow)
+    loaded.budget = budgets.resolve(
+        cache, native, buffers["compute"], beside_bytes,
+        follow=loaded.keeper is not None, gpu=_gpu_room(native.experts_on),
+    )  # fmt: skip
     native.attach(
         n_slots=loaded.budget.n_slots,
         policy=settings.policy,
@@ -340,6 +347,11 @@ def _attach(loaded: Loaded, cache: str) -> None:
     prefetched = native.prefetch
     if prefetched["state"] != "off" and prefetched["why_not"]:
         loaded.notes.append(f"nothing is prefetched while answering: {prefetched['why_not']}")
+
+
+def _gpu_room(name: str) -> Gpu | None:
+    """Ask anew what is free on the GPU that has the experts: the context is there by now."""
+    return next((each for each in gpus() if each.name == name), None)
 
 
 def _begin_features(loaded: Loaded, extensions: Extensions) -> None:

@@ -24,6 +24,7 @@ class Offload:
     n_layers: int = 0
     n_in_all: int = 1
     gpus: tuple[Gpu, ...] = ()
+    experts_on: Gpu | None = None
 
     @property
     def share(self) -> float:
@@ -47,7 +48,8 @@ class Offload:
             return ""
         which = "all" if self.n_layers == self.n_in_all else f"{self.n_layers} of {self.n_in_all}"
         names = ", ".join(f"{each.name} ({each.description})" for each in self.gpus)
-        return f"{which} layers' dense weights and KV cache on {names}; experts on the processor"
+        experts = "the processor" if self.experts_on is None else self.experts_on.name
+        return f"{which} layers' dense weights and KV cache on {names}; experts on {experts}"
 
 
 def check(value: object) -> int | str:
@@ -62,16 +64,21 @@ def check(value: object) -> int | str:
 
 
 def resolve(
-    asked: int | str, file: ModelFile, weight_bytes: int, n_ctx: int, found: list[Gpu] | None = None
-) -> Offload:
+    asked: int | str, file: ModelFile, weight_bytes: int, n_ctx: int, *, found: list[Gpu] | None = None,
+    experts_on: str = "",
+) -> Offload:  # fmt: skip
     """Decide how many layers go to the GPUs that are there.
 
-    weight_bytes: of the weights that would go. found: the GPUs, None to ask llama.cpp. Raises
-    InputError where layers are asked for and no GPU is there, BudgetError where they do not fit.
+    weight_bytes: of the weights that would go. found: the GPUs, None to ask llama.cpp. experts_on: the
+    GPU that has the experts, which takes all layers alone. Raises InputError where layers are asked for
+    and no GPU is there, BudgetError where they do not fit.
     """
     if asked == "off":
         return Offload()
     there = gpus() if found is None else found
+    with_experts = next((each for each in there if each.name == experts_on), None)
+    if with_experts is not None:
+        asked, there = "all", [with_experts]
     n_in_all = (file.unsigned(f"{file.architecture}.block_count") or 0) + 1
     if not there:
         if asked == "auto":
@@ -93,4 +100,17 @@ def resolve(
                 f"memory, and {mib(room)} are free on {', '.join(each.name for each in there)}: lower "
                 "--gpu-layers or --ctx"
             )
-    return Offload(int(n_layers), n_in_all, tuple(there))
+    return Offload(int(n_layers), n_in_all, tuple(there), with_experts)
+
+
+def gpu_for_experts(asked: str) -> str:
+    """Name the GPU that is to have the experts; empty for none. Raises InputError where none is there."""
+    if asked != "gpu":
+        return ""
+    there = gpus()
+    if not there:
+        raise InputError(
+            "experts_on gpu asked for, and llama.cpp has no GPU here (`remoe-edge doctor` says why): "
+            "leave it at auto or cpu"
+        )
+    return there[0].name

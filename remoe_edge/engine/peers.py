@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from remoe_edge import __version__
 from remoe_edge.errors import InputError
 from remoe_edge.files.fingerprint import fingerprint
+from remoe_edge.files.keys_file import check_keys_file
 from remoe_edge.native import _core
 
 if TYPE_CHECKING:
@@ -20,7 +21,9 @@ _ANY_TOKEN = 0
 
 
 def check(file: ModelFile, settings: EngineSettings) -> None:
-    """Refuse a file without experts where nobody has them. Raises InputError."""
+    """Refuse a file without experts where nobody has them, and keys that are none. Raises InputError."""
+    if settings.peer_keys is not None:
+        check_keys_file(settings.peer_keys)
     if file.has_experts or (settings.peers and settings.stream):
         return
     raise InputError(
@@ -46,7 +49,7 @@ def connect(loaded: Loaded) -> None:
         list(settings.peers),
         engine=__version__,
         fingerprint=fingerprint(model),
-        keys="" if settings.peer_keys is None else str(settings.peer_keys),
+        keys="" if settings.peer_keys is None else check_keys_file(settings.peer_keys),
         hedge=settings.hedge,
     )
     if not model.has_experts:

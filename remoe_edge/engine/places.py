@@ -100,6 +100,14 @@ class Places:
         place.n_prompt = len(prompt)
         return place
 
+    def take_empty(self) -> Place:
+        """Give a free place with nothing in it. REQUIRES: n_free."""
+        place = self._least([place for place in self.all if not place.busy])
+        self._save(place)
+        self._keep(place, 0)
+        place.busy = True
+        return place
+
     @staticmethod
     def _least(free: Sequence[Place]) -> Place:
         return min(free, key=lambda each: (bool(each.tokens), each.left))

@@ -12,7 +12,7 @@ import numpy as np
 
 from remoe_edge.engine.channels import PLAIN, AnswerForm
 from remoe_edge.engine.prompt import Prompt
-from remoe_edge.errors import InputError
+from remoe_edge.errors import InputError, UnsupportedError
 from remoe_edge.native import llama_cpp
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ _NEVER = -100.0  # a bias of this or less bans a token, as OpenAI has it
 _BANNED = -1e9
 _SEED_END = 2**32 - 1  # llama.cpp takes this one for "any"
 MAX_LOGPROBS = 1 << 20
+TEMPERATURE, TOP_P = 0.7, 0.95  # unless others are asked for
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,12 @@ def asked(
 ) -> Request:
     """Check all that an answer of a loaded model is asked for; arguments are those of `generate`.
 
-    Raises InputError for an argument that makes no sense, and a prompt that does not fit the context.
+    Raises InputError for an argument that makes no sense, and a prompt that does not fit the context;
+    UnsupportedError for a model that writes no text.
     """
     flags(special=special, bos=bos)
+    if loaded.encodes:
+        raise UnsupportedError(f"{loaded.path.name} makes embeddings, and writes no text")
     check_grammar(grammar, loaded.llama._model.vocab)
     n_vocab = int(loaded.llama.n_vocab())
     if isinstance(prompt, str):
@@ -75,9 +79,9 @@ def checked(
     form: AnswerForm,
     grammar: Any = None,
     max_tokens: int | None = 256,
-    temperature: float = 0.7,
+    temperature: float = TEMPERATURE,
     top_k: int = 40,
-    top_p: float = 0.95,
+    top_p: float = TOP_P,
     min_p: float = 0.05,
     repeat_penalty: float = 1.0,
     frequency_penalty: float = 0.0,

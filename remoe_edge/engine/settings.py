@@ -26,6 +26,7 @@ PREFETCH = ("auto", "off", "on")
 DRAFT = ("off", "auto", "on")
 FLASH_ATTENTION = ("auto", "on", "off")
 IO = ("auto", "io_uring", "pread")
+EXPERTS_ON = ("auto", "cpu", "gpu")
 
 
 class SettingsKeywords(TypedDict, total=False):
@@ -53,6 +54,7 @@ class SettingsKeywords(TypedDict, total=False):
     hedge: bool
     gpu_layers: str | int
     draft: str
+    experts_on: str
     io_backend: str
 
 
@@ -90,6 +92,8 @@ class EngineSettings:
         there is no GPU), "all", a number counted from the last layer, or "off" (docs/gpu.md).
     draft: guess tokens from the text so far and verify several in one step (docs/drafts.md): "off",
         "on", or "auto", which guesses while a token gets cheaper by the clock.
+    experts_on: where the cache lies and experts are computed: "cpu", "gpu", or "auto", which is the
+        processor until a GPU has been measured.
 
     Raises InputError, which names the setting and what it may be.
     """
@@ -116,6 +120,7 @@ class EngineSettings:
     hedge: bool = True
     gpu_layers: str | int = "auto"
     draft: str = "off"
+    experts_on: str = "auto"
 
     def __post_init__(self) -> None:
         if not isinstance(self.cache, str):
@@ -132,6 +137,9 @@ class EngineSettings:
         self._check_numbers()
         self._check_peers()
         object.__setattr__(self, "gpu_layers", offload.check(self.gpu_layers))
+        _one_of("experts_on", self.experts_on, EXPERTS_ON)
+        if self.experts_on == "gpu":
+            self._check_experts_on_gpu()
         for name in ("repack", "stream", "direct", "lock", "verbose", "hedge"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"{name} is True or False, not {getattr(self, name)!r}")
@@ -175,6 +183,19 @@ class EngineSettings:
         if len(set(checked)) < len(checked):
             raise InputError("peers names a worker twice")
         object.__setattr__(self, "peers", checked)
+
+    def _check_experts_on_gpu(self) -> None:
+        beside = {
+            "repack": self.repack,
+            "peers": bool(self.peers),
+            "no stream": not self.stream,
+            "a cache of plan:": budgets.is_plan(self.cache),
+        }
+        for name, wanted in beside.items():
+            if wanted:
+                raise InputError(f"experts_on gpu and {name} do not go together")
+        if self.gpu_layers not in ("auto", "all"):
+            raise InputError("experts_on gpu needs all layers there: gpu_layers all (or auto)")
 
     def _check_numbers(self) -> None:
         for name in ("n_ctx", "n_batch", "n_ubatch", "parallel", "depth"):
@@ -254,6 +275,7 @@ class EngineSettings:
             **({"parallel": self.parallel} if self.parallel != 1 else {}),
             **({"gpu_layers": self.gpu_layers} if self.gpu_layers != "auto" else {}),
             **({"draft": self.draft} if self.draft != "off" else {}),
+            **({"experts_on": self.experts_on} if self.experts_on != "auto" else {}),
         }
 
 

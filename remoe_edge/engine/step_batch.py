@@ -51,6 +51,12 @@ class StepBatch:
         self._n = end
         return end - 1
 
+    def add_whole(self, place: int, tokens: Sequence[int]) -> None:
+        """Add a text from its first token on; outputs of all its tokens are computed."""
+        begin, end = self._n, self._n + len(tokens)
+        self.add(place, 0, tokens, wanted=True)
+        self._wanted[begin:end] = 1
+
     def add_ones(self, ones: Iterable[tuple[int, int, int]]) -> None:
         """Add (place, position, token) of each conversation; all their logits are computed."""
         n = self._n

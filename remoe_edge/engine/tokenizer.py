@@ -129,8 +129,10 @@ class Tokenizer:
 
     def _ids(self, text: str | bytes, special: bool) -> list[int]:
         try:
-            data = text.encode() if isinstance(text, str) else text
-        except UnicodeEncodeError as error:
+            if isinstance(text, bytes):
+                text = text.decode()  # llama.cpp ends the process over what is no UTF-8
+            data = text.encode()
+        except UnicodeError as error:
             raise InputError(f"the text is no UTF-8: {error}") from error
         tokens: list[int] = self._llama.tokenize(data, add_bos=False, special=special)
         return tokens

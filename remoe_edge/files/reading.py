@@ -39,6 +39,8 @@ def read_whole(path: str | Path, what: str) -> bytes:
             if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 return file.read()
             return _read_to_end(file, f"the {what} {path}")
+    except MemoryError as error:  # a file with holes may be larger than any memory
+        raise InputError(f"cannot read the {what} {path}: it is larger than memory") from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"cannot read the {what} {path}: {reason}") from error

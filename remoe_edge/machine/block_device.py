@@ -78,13 +78,8 @@ def swaps(root: Path = ROOT) -> list[Swap]:
 def _device_under(path: str, root: Path) -> str | None:
     """Find the device that a file's file system is mounted from."""
     best, device = "", None
-    for line in kernel_files.text(root / "proc/self/mountinfo").splitlines():
-        left, _, right = line.partition(" - ")
-        fields = left.split()
-        if len(fields) < 5 or len(right.split()) < 2:
-            continue
-        point = fields[4]
+    for point, source in kernel_files.mounts(root):
         inside = path == point or path.startswith(point.rstrip("/") + "/")
         if inside and len(point) >= len(best):
-            best, device = point, right.split()[1]
+            best, device = point, source
     return device if device is not None and device.startswith("/dev/") else None

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from remoe_edge.machine import kernel_files
+
 SYS = Path("/sys")
 _DROP = Path("/proc/sys/vm/drop_caches")
 
@@ -107,10 +109,7 @@ def drop_page_cache(paths: Sequence[str | Path]) -> str:
 
 def _mounted_from(path: Path) -> Path | None:
     best, source = "", None
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        left, _, right = line.partition(" - ")
-        point = left.split()[4].encode().decode("unicode_escape")
-        inside = path.is_relative_to(point)
-        if inside and len(point) >= len(best):
-            best, source = point, right.split()[1]
+    for point, mounted in kernel_files.mounts():
+        if path.is_relative_to(point) and len(point) >= len(best):
+            best, source = point, mounted
     return Path(source) if source is not None and source.startswith("/dev/") else None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 _WHOLE = re.compile(r"-?[0-9]{1,30}")
@@ -25,3 +27,21 @@ def number(path: Path) -> int | None:
     """Read a whole number; None where there is none."""
     found = text(path).strip()
     return int(found) if _WHOLE.fullmatch(found) else None
+
+
+def mounts(root: Path = Path("/")) -> Iterator[tuple[str, str]]:
+    """Yield each mount point, and the device or the like that is mounted there."""
+    try:
+        lines = (root / "proc/self/mountinfo").read_bytes().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        left, _, right = line.partition(b" - ")
+        fields, source = left.split(), right.split()
+        if len(fields) >= 5 and len(source) >= 2:
+            yield _unescaped(fields[4]), _unescaped(source[1])
+
+
+def _unescaped(name: bytes) -> str:
+    r"""Turn what the kernel writes into a path: blanks and backslashes are \040 and \134 there."""
+    return os.fsdecode(re.sub(rb"\\([0-3][0-7]{2})", lambda found: bytes([int(found[1], 8)]), name))

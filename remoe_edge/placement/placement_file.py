@@ -62,12 +62,15 @@ def from_dict(held: dict[str, Any]) -> Placement:
 
     Raises InputError naming what is wrong.
     """
+    if not isinstance(held, dict):
+        raise InputError(f"no placement: {held!r} is no object")
     if type(held.get("version")) is not int or held["version"] != VERSION:
         raise InputError(f"a placement of version {held.get('version')!r}, this reads {VERSION}")
     try:
         placement = _read(held)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"no placement: {error!r}") from error
+        what = "is missing" if isinstance(error, KeyError) else ""
+        raise InputError(f"no placement: {error} {what}".rstrip()) from error
     _check(placement)
     return placement
 

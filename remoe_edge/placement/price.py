@@ -199,7 +199,8 @@ def _checked(prefix: str, held: dict[str, Any], wanted: dict[str, str]) -> dict[
 
 def _number(value: Any) -> bool:
     plain = isinstance(value, int | float) and not isinstance(value, bool)
-    return plain and 0 <= value < 1e30  # a NaN fails
+    # A NaN fails, and what is so small that dividing by it gives infinity.
+    return plain and (value == 0 or 1e-30 < value < 1e30)
 
 
 def _int(value: Any) -> bool:

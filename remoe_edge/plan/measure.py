@@ -18,6 +18,7 @@ from pathlib import Path
 from remoe_edge.engine.settings import EngineSettings
 from remoe_edge.errors import RemoeError
 from remoe_edge.files.atomic import replacing
+from remoe_edge.files.reading import json_object
 from remoe_edge.files.user_folder import home
 from remoe_edge.machine.power_mode import power_mode
 from remoe_edge.native import _core
@@ -102,7 +103,7 @@ def _load(record: Path | None, sizes: ModelSizes) -> Machine | None:
     if record is None:
         return None
     try:
-        held = json.loads(record.read_text())
+        held = json_object(record.read_bytes())
         return Machine(
             sizes, computing.from_dict(held["compute"]), reading.from_dict(held["reads"])
         )

@@ -29,9 +29,11 @@ def entry(kept: Path | None) -> Path:
 def core(ggml: Ggml, kept: Path | None) -> Path | None:
     """Find the core for that build of ggml."""
     for folder in folders(kept):
-        found = folder / "builds" / ggml.build / CORE
-        if found.is_file():
-            return found
+        packaged = [ggml.packaged_build] if ggml.is_packaged and folder != kept else []
+        for name in [ggml.build, *packaged]:
+            found = folder / "builds" / name / CORE
+            if found.is_file():
+                return found
     return None
 
 
@@ -47,7 +49,7 @@ def require_core(ggml: Ggml, kept: Path | None, program: str) -> Path:
 
 
 def built(kept: Path | None) -> list[str]:
-    """List the builds of ggml that there is a core for, as `version-commit`."""
+    """List the builds of ggml that there is a core for, as `version-commit-id`."""
     found = {
         path.parent.name for folder in folders(kept) for path in folder.glob(f"builds/*/{CORE}")
     }

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import remoe_edge
 from remoe_edge.errors import InputError, UnsupportedError
+from remoe_edge.files.atomic import errors_naming
 from remoe_edge.plugin import builds, libraries
 from remoe_edge.plugin.libraries import Ggml
 
@@ -85,6 +86,8 @@ def compile_into(folder: Path, source: Source, say: Callable[[str], None]) -> Pa
     cmake = _tool("cmake")
     if cmake is None:
         raise UnsupportedError("CMake is needed to compile the plug-in: pip install cmake")
+    with errors_naming(folder):
+        folder.mkdir(parents=True, exist_ok=True)  # before minutes are spent
     say(f"compiling for {source.ggml}: a few minutes on a small board")
     with tempfile.TemporaryDirectory(prefix="remoe-plugin-") as build:
         settings = {
@@ -94,6 +97,7 @@ def compile_into(folder: Path, source: Source, say: Callable[[str], None]) -> Pa
             "REMOE_VERSION": remoe_edge.__version__,
             "REMOE_GGML_VERSION": source.ggml.version,
             "REMOE_GGML_COMMIT": source.ggml.commit,
+            "REMOE_GGML_BUILD": source.ggml.build,
             "REMOE_GGML_LIB": str(source.ggml.folder),
             "REMOE_GGML_INCLUDE": ";".join(map(str, source.includes)),
             "REMOE_GGML_TREE": "" if source.tree is None else str(source.tree),
@@ -104,7 +108,6 @@ def compile_into(folder: Path, source: Source, say: Callable[[str], None]) -> Pa
         options = [f"-D{name}={value}" for name, value in settings.items()]
         _run([cmake, "-S", str(sources()), "-B", build, *made_by, *options])
         _run([cmake, "--build", build, "--parallel", "--target", "remoe_entry", "remoe_core"])
-        folder.mkdir(parents=True, exist_ok=True)
         _run([cmake, "--install", build, "--prefix", str(folder)])
     core = folder / "builds" / source.ggml.build / builds.CORE
     _try(folder / builds.ENTRY, source.ggml)
@@ -126,7 +129,7 @@ sys.exit(0 if ggml.ggml_backend_load(sys.argv[2].encode()) else 1)
 def _try(entry: Path, ggml: Ggml) -> None:
     done = subprocess.run(
         [sys.executable, "-c", _LOAD, str(ggml.folder), str(entry)], capture_output=True, text=True,
-        timeout=120,
+        errors="replace", timeout=120,
     )  # fmt: skip
     if done.returncode:
         raise UnsupportedError(

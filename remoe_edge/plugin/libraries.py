@@ -6,12 +6,14 @@ import importlib.util
 import os
 import re
 import shutil
+import struct
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from remoe_edge.errors import InputError, UnsupportedError
+from remoe_edge.plugin.build_id import build_id
 
 # In a process of its own: a library of another build must not come into this one.
 _ASK = """
@@ -22,37 +24,61 @@ for name in ("ggml_version", "ggml_commit"):
     function.restype = ctypes.c_char_p
     print(function().decode())
 """
+_HEADERS_BYTES = 64 << 10
+_PT_INTERP = struct.pack("<I", 3)
 _LISTED = re.compile(r"^\s*libggml-base\.so\S* => (/.*?) \(0x", re.M)
 
 
 @dataclass(frozen=True)
 class Ggml:
-    """Hold a build of ggml: what its libraries say of it, and the folder where they lie."""
+    """Hold a build of ggml: what its libraries say of it, and the folder where they lie.
+
+    `id`: the first eight bytes of the build ID of its libggml-base.so, or empty.
+    """
 
     version: str
     commit: str
     folder: Path
+    id: str = ""
 
     @property
     def build(self) -> str:
         """Name the folder that its plug-in lies in, as csrc/plugin/entry/entry.c does."""
-        return re.sub(r"[^0-9A-Za-z._-]", "_", f"{self.version}-{self.commit}")
+        return _file_name("-".join(filter(None, (self.version, self.commit, self.id))))
+
+    @property
+    def packaged_build(self) -> str:
+        """Name the folder of the plug-in that the package brings: each pip compiles its own ggml."""
+        return _file_name(f"{self.version}-{self.commit}")
+
+    @property
+    def is_packaged(self) -> bool:
+        """Say whether it is llama-cpp-python's own."""
+        return self.folder.parts[-2:] == ("llama_cpp", "lib")
 
     def __str__(self) -> str:
-        return f"ggml {self.version} (commit {self.commit})"
+        return f"ggml {self.version} (commit {self.commit}, build {self.id or 'unknown'})"
+
+
+def _file_name(text: str) -> str:
+    return re.sub(r"[^0-9A-Za-z._-]", "_", text)
 
 
 def ask(library: Path) -> Ggml:
     """Ask a libggml-base.so which build it is. Raises UnsupportedError where it does not say."""
     done = subprocess.run(
-        [sys.executable, "-c", _ASK, str(library)], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", _ASK, str(library)],
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=60,
     )
     lines = done.stdout.split("\n")
     if done.returncode or len(lines) < 2:
         raise UnsupportedError(
             f"{library} does not say which build it is: a llama.cpp of September 2025 or later is needed"
         )
-    return Ggml(lines[0], lines[1], library.resolve().parent)
+    return Ggml(lines[0], lines[1], library.resolve().parent, build_id(library)[:16])
 
 
 def in_folder(folder: Path) -> Ggml:
@@ -100,12 +126,24 @@ def of_program(program: str, environment: dict[str, str]) -> tuple[Path, Ggml | 
         raise InputError(f"there is no program {program}")
     path = Path(found)
     with path.open("rb") as file:
-        if file.read(4) != b"\x7fELF":
+        if not _has_loader(file.read(_HEADERS_BYTES)):
             return path, None
     # What `ldd` does: the loader lists the libraries and ends, before the program begins.
     listed = subprocess.run(
         [str(path)], env={**environment, "LD_TRACE_LOADED_OBJECTS": "1"}, capture_output=True,
-        text=True, errors="replace", timeout=60, stdin=subprocess.DEVNULL,
+        text=True, errors="surrogateescape", timeout=60, stdin=subprocess.DEVNULL,
     )  # fmt: skip
     library = _LISTED.search(listed.stdout)
     return path, None if library is None else ask(Path(library[1]))
+
+
+def _has_loader(begin: bytes) -> bool:
+    """Say whether a file is a program that the loader starts: a static one would run, and list nothing.
+
+    begin: the first bytes of the file, with the headers of a 64-bit ELF.
+    """
+    if begin[:5] != b"\x7fELF\x02" or len(begin) < 64:
+        return False
+    at, size, n = (*struct.unpack_from("<Q", begin, 32), *struct.unpack_from("<HH", begin, 54))
+    kinds = (begin[at + i * size : at + i * size + 4] for i in range(n))
+    return any(kind == _PT_INTERP for kind in kinds)

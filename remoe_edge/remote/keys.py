@@ -10,6 +10,7 @@ from pathlib import Path
 
 from remoe_edge.errors import InputError, UnsupportedError
 from remoe_edge.files.atomic import errors_naming
+from remoe_edge.files.keys_file import check_keys_file
 
 AUTHORITY = "authority.key"
 ROLES = {"worker": "serverAuth", "client": "clientAuth"}
@@ -27,11 +28,12 @@ def make_keys(folder: Path, *, days: int = 3650) -> list[Path]:
         raise UnsupportedError("keys are made by the program openssl: apt install openssl")
     if days < 0:
         raise InputError("keys hold for at least 0 days")
-    folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch, errors_naming(folder):
+        folder.mkdir(parents=True, exist_ok=True)
         authority = folder / AUTHORITY
         if not authority.exists():
             _write(authority, _authority(Path(scratch)))
+        check_keys_file(authority)
         written = [authority]
         for name, usage in ROLES.items():
             target = folder / f"{name}.pem"
@@ -81,7 +83,10 @@ def _signed(scratch: Path, authority: Path, name: str, usage: str, days: int) ->
 
 
 def _openssl(*arguments: str) -> None:
-    done = subprocess.run(["openssl", *arguments], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["openssl", *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True,
+        errors="replace", check=False,
+    )  # fmt: skip
     if done.returncode != 0:
         said = done.stderr.strip().splitlines()
         raise InputError(f"openssl {arguments[0]} failed: {said[-1] if said else done.returncode}")

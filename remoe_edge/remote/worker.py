@@ -10,8 +10,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from remoe_edge import __version__
+from remoe_edge.engine.settings import MAX_THREADS
 from remoe_edge.errors import InputError
 from remoe_edge.files.fingerprint import fingerprint
+from remoe_edge.files.keys_file import check_keys_file
 from remoe_edge.files.path_argument import path_argument
 from remoe_edge.machine.processors import default_threads
 from remoe_edge.native import _core
@@ -63,6 +65,10 @@ class Worker:
         if not os.path.isfile(path):
             raise InputError(f"no model at {path}")
         model = _core.ModelFile.open(str(path))
+        if keys is not None:
+            check_keys_file(keys)
+        if threads is not None and not 1 <= threads <= MAX_THREADS:
+            raise InputError(f"threads are 1 to {MAX_THREADS}, not {threads}")
         auto = experts.strip().upper() == "AUTO"
         if profile is not None and not auto:
             raise InputError("--profile says what AUTO begins with; these experts are named")
@@ -70,13 +76,13 @@ class Worker:
         chosen = first_experts(model, hot) if auto else parse_experts(experts, model)
         host = _core.check_address(listen, keys is not None).rpartition(":")[0]
         self._native = _core.ExpertWorker.open(
-            str(path),
+            path,
             experts=chosen,
             budget_bytes=parse_bytes(memory),
             listen=listen,
             engine=__version__,
             fingerprint=fingerprint(model),
-            keys="" if keys is None else os.fspath(keys),
+            keys="" if keys is None else keys,
             chosen_by_engines=auto,
             move_bytes_per_s=parse_bytes(move_rate),
             threads=threads or default_threads(),

@@ -3,6 +3,10 @@
 A schedule is written as a slice's length (`32`: each conversation has 32 tokens, then the next), as
 groups (`4x32`: four at a time, 32 tokens each), as `turns` (one token each) or as `batch` (all in one
 step). `alone` is one conversation after another: nobody takes anybody's place in the cache.
+
+`:near` behind it (`4x32:near`) has those together, or one after another, whose experts overlapped most
+lately; `:best` those whose experts will overlap most in the slice to come. Nobody can know that: it shows
+what there is to gain. In each round every conversation has its slice, whatever the order.
 """
 
 from __future__ import annotations
@@ -27,11 +31,15 @@ ALONE = "alone"
 
 @dataclass(frozen=True)
 class Plan:
-    """Hold a schedule: conversations together, and tokens of each before others; 0 is all."""
+    """Hold a schedule: conversations together, and tokens of each before others; 0 is all.
+
+    by: what chooses members: "" their numbers, "near" or "best" their experts.
+    """
 
     name: str
     group: int
     length: int
+    by: str = ""
 
 
 @dataclass(frozen=True)
@@ -53,17 +61,17 @@ def parse_plans(text: str) -> list[Plan]:
     """Read schedules, with commas between them. Raises InputError for what is none."""
     plans = [Plan(ALONE, 1, 0)]
     for name in filter(None, (each.strip() for each in text.split(","))):
-        found = re.fullmatch(r"(?:(\d+)x)?(\d+)", name)
+        found = re.fullmatch(r"(?:(\d+)x)?(\d+)(?::(near|best))?", name)
         if name == "turns":
             plans.append(Plan(name, 1, 1))
         elif name == "batch":
             plans.append(Plan(name, 0, 0))
         elif found and int(found[2]) > 0 and int(found[1] or 1) > 0:
-            plans.append(Plan(name, int(found[1] or 1), int(found[2])))
+            plans.append(Plan(name, int(found[1] or 1), int(found[2]), found[3] or ""))
         elif name != ALONE:
             raise InputError(
                 f"'{name}' is no schedule: write turns, batch, a slice's length such as 32, or groups "
-                "such as 4x32"
+                "such as 4x32, which :near or :best may follow"
             )
     return plans
 
@@ -84,14 +92,63 @@ def conversations(trace: Trace) -> list[Routed]:
     return found
 
 
-def turns(lengths: Sequence[int], plan: Plan) -> Iterator[list[tuple[int, int]]]:
-    """Yield the steps of a schedule, each a list of (conversation, its token)."""
+class Overlap:
+    """Tell how far the experts overlap that conversations use within a slice's length of where they are.
+
+    future: those that they will use, rather than those that they have used.
+    """
+
+    def __init__(
+        self, talks: Sequence[Routed], n_experts: int, length: int, *, future: bool
+    ) -> None:
+        self._talks, self._n_experts = talks, n_experts
+        self._length, self._future = length, future
+
+    def uses(self, talk: int, at: int) -> npt.NDArray[np.float64]:
+        """Count a conversation's uses of each expert of each layer, as a vector of length 1."""
+        begin, end = (at, at + self._length) if self._future else (max(0, at - self._length), at)
+        routed = self._talks[talk][:, begin:end]
+        found = np.zeros((len(routed), self._n_experts))
+        for layer, experts in enumerate(routed):
+            found[layer] = np.bincount(experts.reshape(-1), minlength=self._n_experts)
+        flat = found.reshape(-1)
+        made: npt.NDArray[np.float64] = flat / (np.linalg.norm(flat) or 1.0)
+        return made
+
+    def groups(self, waiting: Sequence[int], at: Sequence[int], size: int) -> list[list[int]]:
+        """Order all that wait into groups: each begins with who is nearest to the group before, and is
+        filled with who is nearest to it."""
+        left = {talk: self.uses(talk, at[talk]) for talk in waiting}
+        made: list[list[int]] = []
+        before: npt.NDArray[np.float64] | float = 0.0
+        while left:
+            group: list[int] = []
+            while left and len(group) < size:
+                talk = max(left, key=lambda each: (float(np.sum(before * left[each])), -each))
+                group.append(talk)
+                uses = left.pop(talk)
+                before = uses if len(group) == 1 else before + uses
+            made.append(group)
+        return made
+
+
+def turns(
+    lengths: Sequence[int], plan: Plan, overlap: Overlap | None = None
+) -> Iterator[list[tuple[int, int]]]:
+    """Yield the steps of a schedule, each a list of (conversation, its token).
+
+    overlap: chooses who is together, and who follows whom, rather than their numbers.
+    """
     n = len(lengths)
     size, most = plan.group or n, plan.length or max(lengths)
     at = [0] * n
-    while any(a < length for a, length in zip(at, lengths, strict=True)):
-        for begin in range(0, n, size):
-            group = range(begin, min(begin + size, n))
+    while waiting := [i for i in range(n) if at[i] < lengths[i]]:
+        groups: Sequence[Sequence[int]] = (
+            [range(begin, min(begin + size, n)) for begin in range(0, n, size)]
+            if overlap is None
+            else overlap.groups(waiting, at, size)
+        )
+        for group in groups:
             for _ in range(most):
                 step = [(i, at[i]) for i in group if at[i] < lengths[i]]
                 if not step:
@@ -115,7 +172,10 @@ def scheduled(
     offsets, ids, ids_at = [0], [], []
     at = 0
     apart = plan.length == 0 or plan.length >= LEAST_APART
-    for step in turns([talk.shape[1] for talk in talks], plan):
+    overlap = None
+    if plan.by:
+        overlap = Overlap(talks, trace.n_experts, plan.length, future=plan.by == "best")
+    for step in turns([talk.shape[1] for talk in talks], plan, overlap):
         taken = np.stack([talks[i][:, token] for i, token in step], axis=1)  # [layers, tokens, k]
         for layer in range(n_layers):
             distinct = dict.fromkeys(taken[layer].reshape(-1).tolist())

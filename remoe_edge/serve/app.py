@@ -35,6 +35,7 @@ from remoe_edge.serve.protocols import (
     anthropic_messages,
     openai_chat,
     openai_completions,
+    openai_embeddings,
     openai_responses,
 )
 from remoe_edge.serve.protocols.reply import Reply, now
@@ -91,7 +92,7 @@ class Server:
             Route("/v1/completions", self._answering(self._completion), methods=post),
             Route("/v1/responses", self._answering(self._response), methods=post),
             Route("/v1/messages", self._answering(self._messages), methods=post),
-            Route("/v1/embeddings", self._catching(self._embeddings), methods=post),
+            Route("/v1/embeddings", self._answering(self._embeddings), methods=post),
             Route("/v1/models", self._models, methods=get),
             Route("/v1/models/{name:path}", self._one_model, methods=get),
             Route("/v1/messages/count_tokens", self._catching(self._count_tokens), methods=post),
@@ -185,21 +186,17 @@ class Server:
         n_prompt = len(found[0].tokens)
         return found, lambda: anthropic_messages.MessagesReply(self._model, n_prompt), asked.stream
 
+    def _embeddings(self, fields: Fields) -> Prepared:
+        asked = openai_embeddings.read(fields)
+        found = openai_embeddings.asks(self._conversations.engine, asked)
+        return found, lambda: openai_embeddings.EmbeddingReply(asked, self._model), False
+
     def _chat_asks(self, chat: asks.Chat) -> list[Ask]:
         engine = self._conversations.engine
         check_bias(chat.sampling.get("logit_bias"), int(engine.llama.n_vocab()))
         return asks.chat_asks(engine, chat)
 
     # --- the rest of the protocols ---
-
-    async def _embeddings(self, request: Request) -> Response:
-        await self._fields(request)
-        failure = Failure(
-            400,
-            f"{self._model} generates text: this server makes no embeddings",
-            code="unsupported",
-        )
-        return failure_response(failure, request.url.path)
 
     async def _models(self, request: Request) -> Response:
         return json_response({"object": "list", "data": [self._described()]})

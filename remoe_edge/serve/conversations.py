@@ -36,7 +36,8 @@ class Ask:
     """Hold one answer to be made: what `Engine.generate` is to be given, and how to read it.
 
     sampling: keywords of `Engine.generate`. parser: makes a reader of tool calls. one_call: the answer
-    ends after its first call. goes_on: the prompt holds an answer that was given before.
+    ends after its first call. goes_on: the prompt holds an answer that was given before. embeds: the
+    tokens are to become a vector, and nothing is written.
     """
 
     tokens: Sequence[int]
@@ -45,6 +46,7 @@ class Ask:
     parser: Callable[[], ToolParser] | None = None
     one_call: bool = False
     goes_on: bool = False
+    embeds: bool = False
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 from remoe_edge.engine.answer import Usage
 from remoe_edge.engine.stats import AnswerStats
 
@@ -78,6 +81,14 @@ class Finish:
 
 
 @dataclass(frozen=True)
+class Vector:
+    """A text has become a vector, as the model gives it. Nothing else becomes of its ask."""
+
+    values: npt.NDArray[np.float32]
+    n_tokens: int
+
+
+@dataclass(frozen=True)
 class Failed:
     """The answer could not be made; nothing of this request follows."""
 
@@ -85,4 +96,4 @@ class Failed:
 
 
 ParserEvent = Text | Reasoning | ToolBegin | ToolArguments | ToolEnd
-Event = ParserEvent | Finish | Failed
+Event = ParserEvent | Vector | Finish | Failed

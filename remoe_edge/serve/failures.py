@@ -57,7 +57,7 @@ def failure_of(error: BaseException) -> Failure:
         status = 503 if isinstance(error, NotReady) else 429
         return Failure(status, str(error), retry_after_s=error.retry_after_s)
     if isinstance(error, BadField):
-        return Failure(400, str(error), error.param)
+        return Failure(400, str(error), error.param, error.code)
     if isinstance(error, UnsupportedError):
         return Failure(400, str(error), code="unsupported")
     if isinstance(error, InputError):

@@ -16,11 +16,11 @@ _INT64 = 2**63
 
 
 class BadField(InputError):
-    """A field makes no sense, or what it asks for cannot be done. param: which one."""
+    """A field makes no sense, or what it asks for cannot be done. param: which one; code: the reason."""
 
-    def __init__(self, param: str | None, why: str) -> None:
+    def __init__(self, param: str | None, why: str, code: str | None = None) -> None:
         super().__init__(why)
-        self.param = param
+        self.param, self.code = param, code
 
 
 class Fields:
@@ -124,7 +124,9 @@ class Fields:
         """Take note of fields that change nothing of an answer."""
         self._unread.difference_update(fields)
 
-    def refuse(self, field: str, why: str, *, unless: tuple[Any, ...] = ()) -> None:
+    def refuse(
+        self, field: str, why: str, *, unless: tuple[Any, ...] = (), code: str | None = None
+    ) -> None:
         """Raise BadField where a field is given and asks for something that cannot be done.
 
         unless: values that ask for nothing.
@@ -133,7 +135,7 @@ class Fields:
             type(self._values[field]) is type(each) and self._values[field] == each
             for each in unless
         ):
-            raise BadField(self.name(field), f"{self.name(field)}: {why}")
+            raise BadField(self.name(field), f"{self.name(field)}: {why}", code)
         self._unread.discard(field)
 
     def end(self) -> None:

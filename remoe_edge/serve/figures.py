@@ -20,7 +20,7 @@ class Figures:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._counts = dict.fromkeys(("finished", "cancelled", "failed", "refused"), 0)
+        self._counts = dict.fromkeys(("finished", "embedded", "cancelled", "failed", "refused"), 0)
         self._ttft_s, self._tpot_s = Histogram(_TTFT_BOUNDS_S), Histogram(_TPOT_BOUNDS_S)
 
     def finished(self, stats: AnswerStats, first_s: float | None) -> None:
@@ -31,6 +31,10 @@ class Figures:
                 self._ttft_s.observe(first_s)
             if stats.token_ms:
                 self._tpot_s.observe(sum(stats.token_ms) / len(stats.token_ms) / 1000)
+
+    def embedded(self) -> None:
+        """Count a text that has become a vector."""
+        self._count("embedded")
 
     def cancelled(self) -> None:
         """Count a request whose client went away."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from remoe_edge.errors import RemoeError
 from remoe_edge.serve.conversations import Load, Slot
 from remoe_edge.serve.engine_thread import EngineThread
-from remoe_edge.serve.events import Failed
+from remoe_edge.serve.events import Failed, Vector
 from remoe_edge.serve.figures import Figures
 from remoe_edge.serve.reading import answer_events
 from remoe_edge.serve.request_stream import RequestStream
@@ -65,6 +65,13 @@ class OneAtATime(EngineThread):
         """Make a request's answers; whatever goes wrong is that request's error."""
         for index, ask in enumerate(request.asks):
             try:
+                if ask.embeds:
+                    if request.cancelled:
+                        self._figures.cancelled()
+                        return
+                    request.emit(index, Vector(engine.embed(ask.tokens), len(ask.tokens)))
+                    self._figures.embedded()
+                    continue
                 answer = engine.generate(
                     ask.tokens,
                     form=ask.form,

@@ -124,6 +124,19 @@ def _completion() -> dict[str, Any]:
     )  # fmt: skip
 
 
+def _embedding() -> dict[str, Any]:
+    ids = array({"type": "integer", "minimum": 0}, least=1)
+    one = {"anyOf": [text(1), ids]}
+    return obj(
+        {
+            "model": text(), "input": {"anyOf": [text(1), ids, array(one, least=1, most=2048)]},
+            "encoding_format": choice("float", "base64"), "dimensions": whole(1, _INT32_MAX),
+            "user": ANY,
+        },
+        "input",
+    )  # fmt: skip
+
+
 def _response() -> dict[str, Any]:
     tool = obj({"type": choice("function"), **_FUNCTION["properties"]}, "type", "name")
     chosen = obj({"type": choice("function"), "name": text()}, "type", "name")
@@ -225,19 +238,13 @@ def description(*, has_key: bool) -> dict[str, Any]:
         "/v1/completions": ("Continue a text.", _completion(), answers.COMPLETION, True),
         "/v1/responses": ("Answer a chat, as items.", _response(), answers.RESPONSE, True),
         "/v1/messages": ("Answer a chat, as Anthropic has it.", _message(), answers.MESSAGE, True),
+        "/v1/embeddings": ("Turn texts into vectors.", _embedding(), answers.EMBEDDINGS, False),
         "/v1/messages/count_tokens": ("Count a chat's tokens.", _count(), answers.COUNT, False),
         "/tokenize": ("Turn a text into tokens.", _tokens(), answers.TOKENS, False),
         "/detokenize": ("Turn tokens into a text.", _IDS, answers.TEXT, False),
     }  # fmt: skip
     paths: dict[str, Any] = {
         path: {"post": _post(path, *about, has_key=has_key)} for path, about in posts.items()
-    }
-    paths["/v1/embeddings"] = {
-        "post": {
-            "summary": "Refused: this server generates text.",
-            "requestBody": _body({"type": "object"}),
-            "responses": answers.failures("/v1/embeddings", 400, 408, 413, 415, has_key=has_key),
-        }
     }
     gets = {
         "/v1/models": ("Tell which model there is.", answers.json(answers.MODELS)),
@@ -299,6 +306,7 @@ def _post(
     more: tuple[int, ...] = ()
     if streams:
         found["content"]["text/event-stream"] = {}  # its events are told in docs/serve.md
+    if streams or answer is answers.EMBEDDINGS:
         more = (429, 500)
     return {
         "summary": summary,

@@ -34,6 +34,14 @@ MESSAGE = _with(
      "stop_sequence": _TEXT_OR_NULL,
      "usage": _with({"input_tokens": _WHOLE, "output_tokens": _WHOLE})}
 )  # fmt: skip
+_EMBEDDING = _with(
+    {"object": {"const": "embedding"}, "index": _WHOLE,
+     "embedding": {"anyOf": [{"type": "array", "items": {"type": "number"}}, _TEXT]}}
+)  # fmt: skip
+EMBEDDINGS = _with(
+    {"object": {"const": "list"}, "model": _TEXT, "data": {"type": "array", "items": _EMBEDDING},
+     "usage": _with({"prompt_tokens": _WHOLE, "total_tokens": _WHOLE})}
+)  # fmt: skip
 COUNT = _with({"input_tokens": _WHOLE})
 TOKENS = _with(
     {"tokens": {"type": "array", "items": _WHOLE}, "count": _WHOLE, "max_model_len": _WHOLE}

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from remoe_edge.engine.schedule import Schedule
 from remoe_edge.errors import RemoeError
-from remoe_edge.serve.conversations import Load, Slot
+from remoe_edge.serve.conversations import Ask, Load, Slot
 from remoe_edge.serve.engine_thread import EngineThread
-from remoe_edge.serve.events import Event, Failed
+from remoe_edge.serve.events import Event, Failed, Vector
 from remoe_edge.serve.figures import Figures
 from remoe_edge.serve.reading import Reading
 from remoe_edge.serve.request_stream import RequestStream
@@ -147,6 +147,9 @@ class _Answers:
             self._cancelled()
             return
         ask = self.request.asks[index]
+        if ask.embeds:
+            self._embed(batch, index, ask)
+            return
         answer = _Answer(self, index)
         try:
             begun = batch.join(
@@ -165,6 +168,15 @@ class _Answers:
         self._running.append(begun)
         self.request.begin(begun)
 
+    def _embed(self, batch: ContinuousBatch, index: int, ask: Ask) -> None:
+        try:
+            self.emit(index, Vector(batch.embed(ask.tokens), len(ask.tokens)))
+        except Exception as error:
+            self.fail(index, error)
+            return
+        self._figures.embedded()
+        self._one_less()
+
     def ended(self, conversation: Conversation) -> None:
         """Count an answer that has ended."""
         self._running.remove(conversation)
@@ -174,6 +186,9 @@ class _Answers:
             self._cancelled()
             return
         self._figures.finished(conversation.stats, self.request.first_s)
+        self._one_less()
+
+    def _one_less(self) -> None:
         self._n_left -= 1
         if self._n_left == 0:
             self._end()

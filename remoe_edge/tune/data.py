@@ -69,8 +69,7 @@ class GgufTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Encode plain text; see `Tokenizer`."""
-        ids: list[int] = self._llama.tokenize(text.encode(), add_bos=False, special=False)
-        return ids
+        return self._tokenizer.encode(text, special=False, bos=False)
 
     def end(self) -> list[int]:
         """Return the end-of-text id; see `Tokenizer`."""

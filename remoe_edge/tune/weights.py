@@ -186,7 +186,9 @@ def _hf_files(path: Path) -> dict[str, Path]:
             raise ModelError(f"{path}: neither model.safetensors nor its index; convert it first")
         with safe_open(single, framework="pt") as opened:
             return dict.fromkeys(opened.keys(), single)
-    except (SafetensorError, json.JSONDecodeError, KeyError) as error:
+    except (
+        SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError
+    ) as error:  # fmt: skip
         raise ModelError(f"{path}: damaged safetensors or index: {_first_line(error)}") from error
 
 

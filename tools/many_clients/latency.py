@@ -22,6 +22,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from many_clients.record import row, tell
 from many_clients.server import Server, serving, stream
 
 _TEXT = Path(__file__).resolve().parents[2] / "models" / "heldout" / "prose.txt"
@@ -58,34 +59,40 @@ def served_ms(server: Server, prompt: str, n_tokens: int) -> list[float]:
     return gaps_ms(heard)
 
 
-def first_token_s(server: Server, messages: list[dict[str, str]]) -> tuple[float, str]:
-    """Ask for an answer; give the time to its first piece, and the answer."""
+def first_token_s(server: Server, messages: list[dict[str, str]]) -> tuple[float, str, int]:
+    """Ask for an answer; give the time to its first piece, the answer, and the prompt's tokens."""
     begun = time.perf_counter()
-    first, text = 0.0, ""
-    body = {"messages": messages, "temperature": 0, "max_tokens": 32}
+    first, text, n_prompt = 0.0, "", 0
+    body = {
+        "messages": messages, "temperature": 0, "max_tokens": 32,
+        "stream_options": {"include_usage": True},
+    }  # fmt: skip
     for event in stream(server.port, "/v1/chat/completions", body):
+        n_prompt = (event.get("usage") or {}).get("prompt_tokens", n_prompt)
         for choice in event["choices"]:
             piece = choice["delta"].get("content") or ""
-            first = first or (time.perf_counter() - begun if piece else 0.0)
+            said = piece or choice["delta"].get("reasoning_content")
+            first = first or (time.perf_counter() - begun if said else 0.0)
             text += piece
-    return first or time.perf_counter() - begun, text
+    return first or time.perf_counter() - begun, text, n_prompt
 
 
 def next_turn(server: Server, n_characters: int) -> dict[str, float]:
     """Give both times to the first token, in seconds, and their ratio."""
     text = _TEXT.read_text(encoding="utf-8")[:n_characters]
     messages = [{"role": "user", "content": text}]
-    first_s, answer = first_token_s(server, messages)
+    first_s, answer, n_prompt = first_token_s(server, messages)
     messages += [
         {"role": "assistant", "content": answer},
         {"role": "user", "content": "And what happened then?"},
     ]
-    next_s, _ = first_token_s(server, messages)
-    return {"first_s": first_s, "next_s": next_s, "ratio": next_s / first_s}
+    next_s = first_token_s(server, messages)[0]
+    ratio = next_s / first_s
+    return {"first_s": first_s, "next_s": next_s, "ratio": ratio, "first_tokens": n_prompt}
 
 
 def main() -> int:
-    """Measure, and print a line for each question."""
+    """Measure, and say what came of it; status 1 where a bound was not kept."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", nargs="?", type=Path)
     parser.add_argument("--cache", default="40%")
@@ -95,6 +102,7 @@ def main() -> int:
     parser.add_argument("--characters", type=int, default=8000, help="of the long conversation")
     parser.add_argument("--parallel", default="auto")
     parser.add_argument("-t", "--threads", type=int)
+    parser.add_argument("-o", "--output", type=Path)
     parser.add_argument(_ALONE, action="store_true", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.alone:
@@ -132,15 +140,16 @@ def main() -> int:
         turn = next_turn(server, asked.characters)
         other.stdin.close()
     p50 = {side: statistics.median(gaps) for side, gaps in found.items()}
-    print(
-        f"TPOT p50: alone {p50['alone']:.3f} ms, served {p50['served']:.3f} ms, "
-        f"{p50['served'] / p50['alone']:.3f} times"
-    )
-    print(
-        f"next turn: first token after {turn['first_s']:.3f} s at first, {turn['next_s']:.3f} s then, "
-        f"{turn['ratio']:.3f} times"
-    )
-    return 0
+    rows = [
+        row("TPOT p50, alone", p50["alone"], "ms"),
+        row("TPOT p50, served", p50["served"], "ms"),
+        row("TPOT p50, served to alone", p50["served"] / p50["alone"], bound="<= 1.03"),
+        row("prompt of the first turn", turn["first_tokens"], "tokens"),
+        row("TTFT of the first turn", turn["first_s"], "s"),
+        row("TTFT of the next turn", turn["next_s"], "s"),
+        row("TTFT, next to first", turn["ratio"], bound="<= 0.15"),
+    ]
+    return 0 if tell(asked, rows, asked.output, gaps_ms=found) else 1
 
 
 if __name__ == "__main__":

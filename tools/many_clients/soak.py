@@ -24,6 +24,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from many_clients.record import row, tell
 from many_clients.server import Refused, Server, serving, stream
 
 MOST_GROWTH = 0.02
@@ -196,6 +197,7 @@ def main() -> int:
     parser.add_argument("--cache", default="40%")
     parser.add_argument("--ctx", type=int, default=1024)
     parser.add_argument("-t", "--threads", type=int)
+    parser.add_argument("-o", "--output", type=Path)
     parser.add_argument("--groups", action="store_true", help="compute conversations together")
     asked = parser.parse_args()
     texts = prompts(asked.prompts, seed=1)
@@ -210,15 +212,19 @@ def main() -> int:
         memory = soak.run(asked.clients, asked.minutes * 60)
         free = soak.all_free()
         alive = server.process.poll() is None
-    grown = growth(memory)
-    print(
-        f"{asked.clients} clients, {asked.minutes:g} minutes: "
-        + ", ".join(f"{n} {what}" for what, n in sorted(soak.counts.items()))
-        + f"; memory {memory[0] >> 20} to {memory[-1] >> 20} MiB, {grown:+.1%} after the warm-up; "
-        + ("all places free" if free else "a place was not given back")
-        + ("" if alive else "; the server died")
-    )
-    return int(bool(soak.wrong) or not free or not alive or grown > MOST_GROWTH)
+    rows = [
+        row("requests", soak.counts.total()),
+        *(row(f"requests {what}", n) for what, n in sorted(soak.counts.items())),
+        row("wrong or failed", len(soak.wrong), bound="<= 0"),
+        row("places not given back", int(not free), bound="<= 0"),
+        row("deaths of the server", int(not alive), bound="<= 0"),
+        row("memory at first", memory[0] / 2**20, "MiB"),
+        row("memory at last", memory[-1] / 2**20, "MiB"),
+        row("memory's growth after the warm-up", growth(memory), bound=f"<= {MOST_GROWTH}"),
+    ]
+    every = max(1, len(memory) // 600)
+    kept = tell(asked, rows, asked.output, wrong=soak.wrong[:100], rss_bytes=memory[::every])
+    return 0 if kept else 1
 
 
 if __name__ == "__main__":

@@ -163,7 +163,10 @@ def main(arguments: list[str] | None = None) -> int:
                     found = run(hosts, arm, asked, keys)
                 runs.append({"round": turn, **found})
                 print(f"{turn} {arm.name}: {found['tpot_ms']:.2f} ms", file=sys.stderr)
-    settings = {name: str(value) for name, value in vars(asked).items()}
+    settings = {
+        name: value.name if isinstance(value, Path) else str(value)
+        for name, value in vars(asked).items()
+    }
     record = {
         "settings": settings, "machine": describe(), **summary(runs), "runs": runs,
     }  # fmt: skip

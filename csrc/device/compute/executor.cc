@@ -5,6 +5,7 @@
 
 #include "base/format.h"
 #include "cache/waves.h"
+#include "device/compute/device_pairs.h"
 #include "device/graph/ffn_ops.h"
 #include "device/graph/router_scores.h"
 #include "device/stopwatch.h"
@@ -13,14 +14,6 @@
 namespace remoe {
 
 namespace {
-
-constexpr int kMaxNodes = 128;
-
-Status Failed(ggml_status status) {
-  if (status == GGML_STATUS_SUCCESS) return Status::Ok();
-  if (status == GGML_STATUS_ABORTED) return Status(Code::kCancelled, "computing was aborted");
-  return Status(Code::kIo, Format("computing experts failed (ggml status %d)", status));
-}
 
 // Whether a node multiplies by experts of a model that was never loaded, which have no memory.
 bool HasUnloadedExperts(ggml_cgraph* graph) {
@@ -33,10 +26,23 @@ bool HasUnloadedExperts(ggml_cgraph* graph) {
 
 }  // namespace
 
+Executor::Executor(ggml_backend_t cpu, bool scores_are_kept, ggml_backend_t gpu)
+    : cpu_(cpu), gpu_(gpu), scores_are_kept_(scores_are_kept) {
+  if (gpu != nullptr) {
+    pairs_ = std::make_unique<DevicePairs>(gpu);
+  } else {
+    pairs_ = std::make_unique<PairRunner>(cpu);
+  }
+}
+
+Executor::~Executor() {
+  ggml_backend_buffer_free(slot_ids_);
+}
+
 ggml_status Executor::Run(ggml_cgraph* graph) {
   if (HasUnloadedExperts(graph)) return GGML_STATUS_FAILED;
   CutByLayer(graph, &pieces_);
-  if (pieces_.empty()) return ggml_backend_graph_compute(cpu_, graph);
+  if (pieces_.empty()) return ggml_backend_graph_compute(backend(), graph);
   for (const Piece& piece : pieces_) {
     const Job job{graph, &piece, piece.origin().model};
     const std::lock_guard<std::mutex> lock(job.model->step_mutex());
@@ -76,9 +82,15 @@ ggml_status Executor::RunPiece(const Job& job) {
   }
   // The last layer of a batch that asks for no output is run for no token.
   if (job.piece->ids()->ne[1] == 0) return GGML_STATUS_SUCCESS;
+  if (!in_step) {
+    const Status unchanged = model->CheckFiles();
+    if (!unchanged.ok()) return Refuse(model, unchanged, false);
+  }
   fit_ = Fit::kUnknown;
   const ExpertLayer& layer = model->layers()[origin.layer];
-  if (!step_.Route(origin.layer, layer.n_experts, job.piece->products.front())) {
+  const ggml_tensor* product = job.piece->products.front();
+  const ggml_tensor ids = OnHost(product->src[2], &ids_on_host_);
+  if (!step_.Route(origin.layer, layer.n_experts, product, &ids)) {
     return Refuse(
         model,
         Status(Code::kCorrupt,
@@ -192,13 +204,13 @@ Status Executor::TakeArrivals(const Job& job, bool wait, bool all_but_down) {
     store->arrivals()->TakeNow(&arrived_);
   }
   for (const Arrival& arrival : arrived_) {
-    if (arrival.kind != Arrival::Kind::kRows || fit_ != Fit::kYes || !pairs_.can_be_sent())
+    if (arrival.kind != Arrival::Kind::kRows || fit_ != Fit::kYes || !pairs_->can_be_sent())
       continue;
-    if (!step_.Wants(arrival, pairs_.n_out())) continue;
+    if (!step_.Wants(arrival, pairs_->n_out())) continue;
     const float* row = arrival.rows.data();
     for (const Pair& pair : step_.PairsOf(arrival.expert)) {
-      pairs_.TakeResult(pair, row);
-      row += pairs_.n_out();
+      pairs_->TakeResult(pair, row);
+      row += pairs_->n_out();
     }
     step_.MarkComputed(arrival.expert);
   }
@@ -212,7 +224,8 @@ Status Executor::RunExperts(const Job& job, const Event& event, std::vector<uint
   const bool batch_reads = model->planner().batch_reads();
   if (experts->size() <= n_slots) {
     // Smaller waves where the next one can be read while the present one computes.
-    const bool split = batch_reads && experts->size() > static_cast<size_t>(store->event_slots());
+    const bool split = batch_reads && gpu_ == nullptr &&
+                       experts->size() > static_cast<size_t>(store->event_slots());
     if (!split || !ByPairs(job)) {
       wave_ = *experts;
       return RunEvent(job, event, &wave_, nullptr, 0);
@@ -261,7 +274,11 @@ Status Executor::RunEvent(const Job& job, Event event, std::vector<uint16_t>* wa
   event.n = static_cast<int>(wave->size());
   REMOE_RETURN_IF_ERROR(model->BeginEvent(event, this));
   step_.Place(model->store()->placements());
-  if (model->planner().started()) model->planner().Plan(step_, rest, n_rest, cpu_);
+  if (model->planner().started()) {
+    host_input_ = OnHost(step_.input(), &input_on_host_);
+    step_.SetInput(&host_input_);
+    model->planner().Plan(step_, rest, n_rest, cpu_);
+  }
   MarkUsed(job);
   return Compute(job);
 }
@@ -269,8 +286,10 @@ Status Executor::RunEvent(const Job& job, Event event, std::vector<uint16_t>* wa
 Status Executor::Compute(const Job& job) {
   REMOE_RETURN_IF_ERROR(TakeArrivals(job, false, false));
   const bool whole = step_.all_there();
+  const bool waits = gpu_ != nullptr && step_.n_tokens() > 1 && step_.all_placed();
   // A whole batch is not prepared for nothing.
-  if ((!whole || step_.n_tokens() == 1) && ByPairs(job) && (!whole || pairs_.by_rows())) {
+  if (!waits && (!whole || step_.n_tokens() == 1) && ByPairs(job) &&
+      (!whole || pairs_->by_rows())) {
     return ComputePairs(job);
   }
   while (step_.n_awaited() > 0) REMOE_RETURN_IF_ERROR(TakeArrivals(job, true, false));
@@ -282,62 +301,22 @@ Status Executor::ComputePairs(const Job& job) {
   while (true) {
     const std::vector<Pair>& ready = step_.Ready();
     if (!ready.empty()) {
-      REMOE_RETURN_IF_ERROR(Failed(pairs_.Run(ready.data(), static_cast<int>(ready.size()))));
+      REMOE_RETURN_IF_ERROR(Failed(pairs_->Run(ready.data(), static_cast<int>(ready.size()))));
     }
     if (step_.n_awaited() == 0) return Status::Ok();
-    REMOE_RETURN_IF_ERROR(TakeArrivals(job, true, pairs_.can_start()));
+    REMOE_RETURN_IF_ERROR(TakeArrivals(job, true, pairs_->can_start()));
     const std::vector<Pair>& started = step_.AllButDown();
     if (!started.empty()) {
-      REMOE_RETURN_IF_ERROR(Failed(pairs_.Start(started.data(), static_cast<int>(started.size()))));
+      REMOE_RETURN_IF_ERROR(
+          Failed(pairs_->Start(started.data(), static_cast<int>(started.size()))));
     }
   }
-}
-
-Status Executor::ComputeWhole(const Job& job) {
-  const Piece& piece = *job.piece;
-  const ggml_tensor* ids = piece.ids();
-  ggml_tensor slot_ids = *ids;
-  slot_ids.op = GGML_OP_NONE;
-  slot_ids.view_src = nullptr;
-  std::fill(std::begin(slot_ids.src), std::end(slot_ids.src), nullptr);
-  slot_ids.nb[0] = sizeof(int32_t);
-  slot_ids.nb[1] = slot_ids.nb[0] * ids->ne[0];
-  slot_ids.nb[2] = slot_ids.nb[3] = slot_ids.nb[1] * ids->ne[1];
-  slot_ids.data = const_cast<int32_t*>(step_.slots().data());
-
-  std::vector<ggml_tensor> views;
-  views.reserve(piece.products.size());
-  std::vector<std::pair<ggml_tensor*, ggml_tensor*>> saved;  // (weights, ids) of each product
-  for (ggml_tensor* product : piece.products) {
-    views.push_back(job.model->view(*OriginOf(product->src[0])));
-    saved.emplace_back(product->src[0], product->src[2]);
-    product->src[0] = &views.back();
-    product->src[2] = &slot_ids;
-  }
-  ggml_status status;
-  if (pieces_.size() == 1) {
-    status = ggml_backend_graph_compute(cpu_, job.graph);
-  } else {
-    graph_memory_.resize(ggml_graph_overhead_custom(kMaxNodes, false) + 1024);
-    ggml_context* context = ggml_init({graph_memory_.size(), graph_memory_.data(), true});
-    ggml_cgraph* part = ggml_new_graph_custom(context, kMaxNodes, false);
-    for (int i = piece.begin; i < piece.end; i++) {
-      ggml_graph_add_node(part, ggml_graph_node(job.graph, i));
-    }
-    status = ggml_backend_graph_compute(cpu_, part);
-    ggml_free(context);
-  }
-  for (size_t i = 0; i < piece.products.size(); i++) {
-    piece.products[i]->src[0] = saved[i].first;
-    piece.products[i]->src[2] = saved[i].second;
-  }
-  return Failed(status);
 }
 
 bool Executor::ByPairs(const Job& job) {
   if (fit_ == Fit::kUnknown) {
     const Piece& piece = *job.piece;
-    const bool fits = pairs_.Prepare(ggml_graph_nodes(job.graph), piece.begin, piece.end);
+    const bool fits = pairs_->Prepare(ggml_graph_nodes(job.graph), piece.begin, piece.end);
     fit_ = fits ? Fit::kYes : Fit::kNo;
   }
   return fit_ == Fit::kYes;

@@ -4,12 +4,14 @@
 // expert resident, a batch's piece runs as llama.cpp built it, its weight tensors replaced by views
 // of the slab and its expert ids by slots. With some missing, or where one token is faster so, it
 // runs expert by expert, as they arrive (see PairRunner): the same products row by row, hence the
-// same bits. The graph is as it was when Run returns.
+// same bits. On a GPU a batch waits for all its experts, so that kernels see it whole. The graph is
+// as it was when Run returns.
 //
 // Owned by one backend; one thread. Steps of several backends over one model take turns.
 #ifndef REMOE_DEVICE_COMPUTE_EXECUTOR_H_
 #define REMOE_DEVICE_COMPUTE_EXECUTOR_H_
 
+#include <memory>
 #include <vector>
 
 #include "device/compute/layer_step.h"
@@ -21,9 +23,10 @@ namespace remoe {
 
 class Executor {
  public:
-  // `cpu` outlives this. `scores_are_kept`: the router's scores are still in memory when a piece runs.
-  explicit Executor(ggml_backend_t cpu, bool scores_are_kept = true)
-      : cpu_(cpu), scores_are_kept_(scores_are_kept), pairs_(cpu) {}
+  // Computes on `gpu`, or, without one, on `cpu`; both outlive this. `scores_are_kept`: the router's
+  // scores are still in memory when a piece runs.
+  explicit Executor(ggml_backend_t cpu, bool scores_are_kept = true, ggml_backend_t gpu = nullptr);
+  ~Executor();
   ggml_status Run(ggml_cgraph* graph);
 
  private:
@@ -55,11 +58,21 @@ class Executor {
   Status TakeArrivals(const Job& job, bool wait, bool all_but_down);
   // Whether the piece can be run by pairs; asked of the runner once, before anything is computed.
   bool ByPairs(const Job& job);
+  ggml_backend_t backend() const { return gpu_ != nullptr ? gpu_ : cpu_; }
+  // A tensor as it is where the CPU reads it; of one on the GPU, a copy in *bytes.
+  ggml_tensor OnHost(const ggml_tensor* tensor, std::vector<uint8_t>* bytes) const;
+  // Gives ids the step's slots as data, where they are computed from.
+  bool PlaceSlots(ggml_tensor* ids);
+  // What ggml said, as a Status.
+  static Status Failed(ggml_status status);
   ggml_status Refuse(StreamedModel* model, const Status& status, bool recorded);
 
-  ggml_backend_t cpu_;
+  ggml_backend_t cpu_, gpu_;
   const bool scores_are_kept_;
-  PairRunner pairs_;
+  std::unique_ptr<PairRunner> pairs_;
+  ggml_backend_buffer_t slot_ids_ = nullptr;          // on the GPU
+  std::vector<uint8_t> ids_on_host_, input_on_host_;  // of the step, where it is on the GPU
+  ggml_tensor host_input_{};
   std::vector<Piece> pieces_;
   LayerStep step_;  // of the piece that runs
   enum class Fit { kUnknown, kYes, kNo } fit_ = Fit::kUnknown;

@@ -34,7 +34,7 @@ class StepRows : public ExpertRows {
 
 void Executor::SendElsewhere(const Job& job) {
   const auto& sources = job.model->elsewhere();
-  if (sources.empty() || !ByPairs(job) || !pairs_.can_be_sent()) return;
+  if (sources.empty() || gpu_ != nullptr || !ByPairs(job) || !pairs_->can_be_sent()) return;
   const Cache& cache = job.model->store()->cache();
   std::vector<Placement> experts;
   experts.reserve(step_.experts().size());
@@ -49,7 +49,7 @@ void Executor::SendElsewhere(const Job& job) {
   const bool whole =
       std::all_of(experts.begin(), experts.end(), [](const Placement& each) { return each.hit; });
   if (whole) return;
-  const StepRows rows(&step_, &pairs_);
+  const StepRows rows(&step_, pairs_.get());
   std::vector<bool> taken(experts.size());
   Demand demand;
   demand.layer = step_.layer();

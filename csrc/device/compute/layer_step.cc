@@ -4,13 +4,13 @@
 
 namespace remoe {
 
-bool LayerStep::Route(int layer, int n_experts, const ggml_tensor* product) {
-  const ggml_tensor* ids = product->src[2];
+bool LayerStep::Route(int layer, int n_experts, const ggml_tensor* product,
+                      const ggml_tensor* ids) {
   layer_ = layer;
-  product_ = product;
+  input_ = product->src[1];
   k_ = static_cast<int>(ids->ne[0]);
   n_tokens_ = static_cast<int>(ids->ne[1]);
-  n_awaited_ = n_sent_ = n_there_ = 0;
+  n_placed_ = n_awaited_ = n_sent_ = n_there_ = 0;
   ids_.resize(static_cast<size_t>(k_) * n_tokens_);
   experts_.clear();
   new_all_but_down_.clear();
@@ -70,6 +70,7 @@ int LayerStep::ExpendableFirst(std::vector<uint16_t>* wave) const {
 
 void LayerStep::Place(const std::vector<Placement>& placements) {
   n_there_ = 0;
+  n_placed_ = static_cast<int>(placements.size());
   std::fill(slot_of_.begin(), slot_of_.end(), kNoSlot);
   for (const Placement& placement : placements) {
     slot_of_[placement.expert] = placement.slot;

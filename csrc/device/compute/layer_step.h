@@ -25,14 +25,19 @@ namespace remoe {
 class LayerStep {
  public:
   // --- routed ---
-  // Reads the routed ids [k, n_tokens] of an expert product. RETURNS: false when one is out of
-  // range.
-  bool Route(int layer, int n_experts, const ggml_tensor* product);
+  // Reads the routed ids [k, n_tokens] of an expert product, which `ids` has in host memory.
+  // RETURNS: false when one is out of range.
+  bool Route(int layer, int n_experts, const ggml_tensor* product, const ggml_tensor* ids);
+  bool Route(int layer, int n_experts, const ggml_tensor* product) {
+    return Route(layer, n_experts, product, product->src[2]);
+  }
   int layer() const { return layer_; }
   int n_tokens() const { return n_tokens_; }
   int k() const { return k_; }
   int n_experts() const { return static_cast<int>(state_.size()); }
-  const ggml_tensor* product() const { return product_; }
+  // What the product multiplies, [n_embd, 1, n_tokens], in host memory if SetInput() was told so.
+  const ggml_tensor* input() const { return input_; }
+  void SetInput(const ggml_tensor* input) { input_ = input; }
   const std::vector<int32_t>& ids() const { return ids_; }  // [n_tokens][k]
   // Distinct, in the order of first use, or of last use once ordered so.
   const std::vector<uint16_t>& experts() const { return experts_; }
@@ -53,6 +58,8 @@ class LayerStep {
   void Unplaced(std::vector<uint16_t>* experts) const;
   int n_awaited() const { return n_awaited_; }  // placed, not there
   int n_sent() const { return n_sent_; }
+  // Every expert of the step has its slot.
+  bool all_placed() const { return n_placed_ == static_cast<int>(experts_.size()); }
   // Every expert of the step has its slot, and its weights are there.
   bool all_there() const { return n_there_ == static_cast<int>(experts_.size()); }
   const std::vector<int32_t>& slots() const { return slots_; }  // [n_tokens][k], of the placed ones
@@ -80,7 +87,7 @@ class LayerStep {
   int layer_ = 0;
   int n_tokens_ = 0;
   int k_ = 1;
-  const ggml_tensor* product_ = nullptr;
+  const ggml_tensor* input_ = nullptr;
   std::vector<int32_t> ids_, slots_;
   std::vector<uint16_t> experts_, routed_;
   std::vector<State> state_;                // by expert
@@ -88,7 +95,7 @@ class LayerStep {
   std::vector<bool> expendable_;            // by expert
   std::vector<int32_t> last_use_;           // by expert: token of the batch
   std::vector<uint16_t> new_all_but_down_;  // announced since the last AllButDown()
-  int n_awaited_ = 0, n_sent_ = 0, n_there_ = 0;
+  int n_placed_ = 0, n_awaited_ = 0, n_sent_ = 0, n_there_ = 0;
   std::vector<Pair> pairs_;
 };
 

@@ -69,7 +69,7 @@ bool PairRunner::IsHalf(const ggml_tensor* view) const {
 }
 
 bool PairRunner::Prepare(ggml_tensor** nodes, int begin, int end) {
-  if (!Collect(nodes, begin, end)) return false;
+  if (!Collect(nodes, begin, end, true)) return false;
   FindStages();
   SaveInputs();
   return true;
@@ -156,7 +156,7 @@ void PairRunner::Convert(size_t e) {
   external.converted = true;
 }
 
-bool PairRunner::Collect(ggml_tensor** nodes, int begin, int end) {
+bool PairRunner::Collect(ggml_tensor** nodes, int begin, int end, bool by_rows) {
   steps_.clear();
   externals_.clear();
   ids_ = nullptr;
@@ -174,7 +174,7 @@ bool PairRunner::Collect(ggml_tensor** nodes, int begin, int end) {
       if (ids_ == nullptr) ids_ = node->src[2];
       if (node->src[2] != ids_) return false;
       const ggml_tensor weights = ExpertProduct(node)->model->view(*ExpertProduct(node));
-      step.by_rows = ids_->ne[1] == 1 && RowProducts::Fits(weights);
+      step.by_rows = by_rows && ids_->ne[1] == 1 && RowProducts::Fits(weights);
       by_rows_ |= step.by_rows;
       step.operand[1] = StepOf(node->src[1]);
       if (step.operand[1] < 0) {
@@ -184,7 +184,8 @@ bool PairRunner::Collect(ggml_tensor** nodes, int begin, int end) {
             (input->view_src != nullptr && StepOf(input->view_src) >= 0)) {
           return false;
         }
-        step.external = FindExternal(node->src[1], GatheredType(weights, *input));
+        step.external =
+            FindExternal(node->src[1], by_rows ? GatheredType(weights, *input) : GGML_TYPE_F32);
       }
     } else {
       step.operand[0] = node->src[0] == nullptr ? -1 : StepOf(node->src[0]);
@@ -353,7 +354,7 @@ ggml_status PairRunner::RunGroup(const Pair* pairs, int n, Stage stage) {
     const bool wanted = steps_[i].result || (stage == Stage::kFirst && steps_[i].kept);
     if (wanted && In(steps_[i], stage)) ggml_build_forward_expand(graph, made[i]);
   }
-  const ggml_status status = ggml_backend_graph_compute(cpu_, graph);
+  const ggml_status status = ggml_backend_graph_compute(backend_, graph);
 
   for (size_t i = 0; i < steps_.size() && status == GGML_STATUS_SUCCESS; i++) {
     if (!In(steps_[i], stage)) continue;

@@ -30,11 +30,12 @@ class PairRunner {
  public:
   static constexpr size_t kScratchBytes = 12u << 20;
 
-  explicit PairRunner(ggml_backend_t cpu) : cpu_(cpu) {}
+  explicit PairRunner(ggml_backend_t backend) : backend_(backend) {}
+  virtual ~PairRunner() = default;
 
   // Takes nodes [begin, end) of a graph, none of them computed yet. RETURNS: whether they are an
   // expert FFN that can be run by pairs; when not, nothing else may be called.
-  bool Prepare(ggml_tensor** nodes, int begin, int end);
+  virtual bool Prepare(ggml_tensor** nodes, int begin, int end);
   // Whether some of the prepared products are faster by pairs, also with every expert there: one
   // token's, by RowProducts.
   bool by_rows() const { return by_rows_; }
@@ -59,7 +60,7 @@ class PairRunner {
   // What a pair gives was computed elsewhere.
   void TakeResult(const Pair& pair, const float* row);
 
- private:
+ protected:
   // Rows that come from outside the piece, one per token, or one per token and expert.
   struct External {
     ggml_tensor* tensor = nullptr;
@@ -82,11 +83,23 @@ class PairRunner {
   static bool In(const Step& step, Stage stage) {
     return stage == Stage::kBoth || step.second == (stage == Stage::kSecond);
   }
+  // What a piece is made of. `by_rows`: RowProducts, and gathering in the format of the CPU's dot
+  // products, may be used.
+  bool Collect(ggml_tensor** nodes, int begin, int end, bool by_rows);
+  // Runs pairs in one graph. Pairs of one expert are side by side.
+  virtual ggml_status RunGroup(const Pair* pairs, int n, Stage stage);
+
+  ggml_backend_t backend_;
+  std::vector<Step> steps_;
+  std::vector<External> externals_;
+  const ggml_tensor* ids_ = nullptr;
+  std::vector<uint8_t> graph_memory_;
+
+ private:
   const Step* OnlyResult() const;
   int StepOf(const ggml_tensor* tensor) const;
   bool IsHalf(const ggml_tensor* view) const;
   int FindExternal(ggml_tensor* tensor, ggml_type type);
-  bool Collect(ggml_tensor** nodes, int begin, int end);
   void FindStages();
   void SaveInputs();
   void Convert(size_t external);
@@ -96,13 +109,8 @@ class PairRunner {
   }
   // Runs pairs of which nothing was started, in groups.
   ggml_status RunWhole(const Pair* pairs, int n);
-  ggml_status RunGroup(const Pair* pairs, int n, Stage stage);
 
-  ggml_backend_t cpu_;
-  std::vector<Step> steps_;
-  std::vector<External> externals_;
   std::vector<std::vector<uint8_t>> saved_, converted_;  // by external
-  const ggml_tensor* ids_ = nullptr;
   bool by_rows_ = false;
   bool can_start_ = false;
   std::vector<bool> started_;  // by k
@@ -110,7 +118,6 @@ class PairRunner {
   std::vector<uint8_t> kept_;
   size_t pair_bytes_ = 0;
   std::vector<uint8_t> scratch_;
-  std::vector<uint8_t> graph_memory_;
 };
 
 }  // namespace remoe

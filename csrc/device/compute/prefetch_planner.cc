@@ -202,7 +202,7 @@ void PrefetchPlanner::Plan(const LayerStep& step, const uint16_t* rest, size_t n
     if (readable_) {
       // The router sees what the layer's own products see, as was learned: so that is what is read,
       // also where the graph that runs has a copy of it and no router.
-      here_.input = step.product()->src[1];
+      here_.input = step.input();
       readable_ = here_.input->type == GGML_TYPE_F32 && here_.input->nb[0] == sizeof(float) &&
                   here_.input->ne[1] == 1 && here_.input->ne[2] == step.n_tokens() &&
                   InHostMemory(here_.input);

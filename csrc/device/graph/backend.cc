@@ -19,10 +19,15 @@ constexpr bool kScoresAreKept = !std::is_same_v<decltype(ggml_backend_i::graph_o
                                                 void (*)(ggml_backend_t, ggml_cgraph*)>;
 
 struct Context {
-  explicit Context(ggml_backend_t cpu) : cpu(cpu), executor(cpu, kScoresAreKept) {}
-  ~Context() { ggml_backend_free(cpu); }
-  ggml_backend_t cpu;
-  Executor executor;
+  Context(ggml_backend_t cpu, ggml_backend_t gpu)
+      : cpu(cpu), gpu(gpu), executor(std::make_unique<Executor>(cpu, kScoresAreKept, gpu)) {}
+  ~Context() {
+    executor.reset();
+    if (gpu != nullptr) ggml_backend_free(gpu);
+    ggml_backend_free(cpu);
+  }
+  ggml_backend_t cpu, gpu;  // gpu: null where the CPU computes
+  std::unique_ptr<Executor> executor;
 };
 
 Context* ContextOf(ggml_backend_t backend) {
@@ -39,7 +44,7 @@ void Free(ggml_backend_t backend) {
 }
 
 ggml_status Compute(ggml_backend_t backend, ggml_cgraph* graph) {
-  return ContextOf(backend)->executor.Run(graph);
+  return ContextOf(backend)->executor->Run(graph);
 }
 
 // The scheduler's allocator would reuse the router's scores before the FFN runs, for the weights of
@@ -79,15 +84,23 @@ ggml_guid_t Guid() {
 
 }  // namespace
 
-ggml_backend_t MakeBackend(ggml_backend_dev_t device) {
+ggml_backend_t MakeBackend(ggml_backend_dev_t device, ggml_backend_dev_t gpu_device) {
   ggml_backend_t cpu = cpu::NewBackend();
   if (cpu == nullptr) return nullptr;
+  ggml_backend_t gpu = nullptr;
+  if (gpu_device != nullptr) {
+    gpu = ggml_backend_dev_init(gpu_device, nullptr);
+    if (gpu == nullptr) {
+      ggml_backend_free(cpu);
+      return nullptr;
+    }
+  }
   ggml_backend_i functions{};
   functions.get_name = Name;
   functions.free = Free;
   functions.graph_compute = Compute;
   functions.graph_optimize = Optimize;
-  return new ggml_backend{Guid(), functions, device, new Context(cpu)};
+  return new ggml_backend{Guid(), functions, device, new Context(cpu, gpu)};
 }
 
 void* BackendProcAddress(const char* name) {

@@ -104,7 +104,7 @@ struct ggml_backend_device_i {
   void (*get_props)(ggml_backend_dev_t, ggml_backend_dev_props*);
   ggml_backend_t (*init_backend)(ggml_backend_dev_t, const char* params);
   ggml_backend_buffer_type_t (*get_buffer_type)(ggml_backend_dev_t);
-  void* get_host_buffer_type;
+  ggml_backend_buffer_type_t (*get_host_buffer_type)(ggml_backend_dev_t);
   void* buffer_from_host_ptr;
   bool (*supports_op)(ggml_backend_dev_t, const ggml_tensor* op);
   bool (*supports_buft)(ggml_backend_dev_t, ggml_backend_buffer_type_t);

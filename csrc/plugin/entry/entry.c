@@ -1,8 +1,10 @@
 /* libremoe.so: what llama.cpp's loader opens, by GGML_BACKEND_PATH.
  *
  * It knows nothing of ggml but four names. It asks the ggml that called it for its version and commit,
- * and opens the plug-in that was compiled for exactly that build: builds/VERSION-COMMIT/ beside this
- * file, or below $REMOE_PLUGIN_BUILDS. Where there is none, nothing is loaded, and a line says which
+ * and its library for the linker's build ID, since trees without git tell no commit. It opens the plug-in
+ * that was compiled for exactly that build: builds/VERSION-COMMIT-ID/ beside this file, or below
+ * $REMOE_PLUGIN_BUILDS. The one that the package brings for the pinned llama-cpp-python, which everybody's
+ * pip compiles anew, has no ID in its name. Where there is none, nothing is loaded, and a line says which
  * build was found, which are there, and what to type.
  *
  * Preloaded (LD_PRELOAD), it also has programs look at GGML_BACKEND_PATH that never would: builds of
@@ -14,7 +16,9 @@
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <dlfcn.h>
+#include <link.h>
 #include <stdatomic.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -37,6 +41,43 @@ static const char* ask(void* library, const char* function) {
   return answer != NULL ? answer() : NULL;
 }
 
+struct search {
+  uintptr_t address;
+  char id[2 * 8 + 1];
+};
+
+/* Of the first eight bytes, the linker's note in the library that holds the address. */
+static int find_id(struct dl_phdr_info* library, size_t n_bytes, void* data) {
+  struct search* search = data;
+  int holds = 0;
+  (void)n_bytes;
+  for (int i = 0; i < library->dlpi_phnum; i++) {
+    const ElfW(Phdr)* part = &library->dlpi_phdr[i];
+    const uintptr_t begin = library->dlpi_addr + part->p_vaddr;
+    holds |= part->p_type == PT_LOAD && search->address - begin < part->p_memsz;
+  }
+  if (!holds) return 0;
+  for (int i = 0; i < library->dlpi_phnum; i++) {
+    const ElfW(Phdr)* part = &library->dlpi_phdr[i];
+    if (part->p_type != PT_NOTE) continue;
+    const char* at = (const char*)(library->dlpi_addr + part->p_vaddr);
+    const char* end = at + part->p_memsz;
+    while (at + sizeof(ElfW(Nhdr)) <= end) {
+      const ElfW(Nhdr)* note = (const ElfW(Nhdr)*)at;
+      const char* name = at + sizeof *note;
+      const unsigned char* value = (const unsigned char*)name + (note->n_namesz + 3) / 4 * 4;
+      if (note->n_type == NT_GNU_BUILD_ID && note->n_namesz == 4 && memcmp(name, "GNU", 4) == 0) {
+        for (unsigned byte = 0; byte < 8 && byte < note->n_descsz; byte++) {
+          snprintf(search->id + 2 * byte, 3, "%02x", value[byte]);
+        }
+        return 1;
+      }
+      at = (const char*)value + (note->n_descsz + 3) / 4 * 4;
+    }
+  }
+  return 1;
+}
+
 /* The folder of this file, without the last slash. */
 static void own_folder(char* folder) {
   Dl_info own;
@@ -47,9 +88,10 @@ static void own_folder(char* folder) {
   if (slash != NULL) *slash = '\0';
 }
 
-/* A build's folder is its version and commit, with whatever no file name should hold replaced. */
-static void build_name(const char* version, const char* commit, char* name, size_t n_bytes) {
-  snprintf(name, n_bytes, "%s-%s", version, commit);
+/* A build's folder is its version, commit and ID, with whatever no file name should hold replaced. */
+static void build_name(const char* version, const char* commit, const char* id, char* name,
+                       size_t n_bytes) {
+  snprintf(name, n_bytes, "%s-%s%s%s", version, commit, id[0] != '\0' ? "-" : "", id);
   for (char* at = name; *at != '\0'; at++) {
     const int fine = (*at >= '0' && *at <= '9') || (*at >= 'a' && *at <= 'z') ||
                      (*at >= 'A' && *at <= 'Z') || *at == '.' || *at == '_' || *at == '-';
@@ -79,6 +121,13 @@ static void* open_build(const char* folder, const char* name) {
   return core;
 }
 
+/* Whether that code is llama-cpp-python's own. */
+static int is_packaged(const void* address) {
+  Dl_info found;
+  return dladdr(address, &found) != 0 && found.dli_fname != NULL &&
+         strstr(found.dli_fname, "/llama_cpp/lib/") != NULL;
+}
+
 void* ggml_backend_init(void) {
   void* ggml = library_of(__builtin_return_address(0));
   const char* version = ggml != NULL ? ask(ggml, "ggml_version") : NULL;
@@ -88,16 +137,21 @@ void* ggml_backend_init(void) {
                     "program): experts are not streamed. Use a llama.cpp with shared libraries\n");
     return NULL;
   }
-  char own[PATH_BYTES], name[256];
+  char own[PATH_BYTES], name[256], packaged[256];
   own_folder(own);
-  build_name(version, commit, name, sizeof name);
+  struct search search = {(uintptr_t)dlsym(ggml, "ggml_version"), ""};
+  dl_iterate_phdr(find_id, &search);
+  build_name(version, commit, search.id, name, sizeof name);
+  build_name(version, commit, "", packaged, sizeof packaged);
   const char* more = getenv("REMOE_PLUGIN_BUILDS");
   void* core = open_build(own, name);
   if (core == NULL && more != NULL) core = open_build(more, name);
+  if (core == NULL && is_packaged((const void*)search.address)) core = open_build(own, packaged);
   if (core == NULL) {
-    fprintf(stderr, "remoe-edge: this program has ggml %s (commit %s), and no plug-in was built for it:"
-                    " experts are not streamed. Build one: remoe-edge plugin build --llama-cpp DIR,"
-                    " where DIR is that llama.cpp's source tree\n", version, commit);
+    fprintf(stderr, "remoe-edge: this program has ggml %s (commit %s, build %s), and no plug-in was"
+                    " built for it: experts are not streamed. Build one: remoe-edge plugin build"
+                    " --llama-cpp DIR, where DIR is that llama.cpp's source tree\n",
+            version, commit, search.id[0] != '\0' ? search.id : "unknown");
     list_builds(own);
     if (more != NULL) list_builds(more);
     return NULL;

@@ -36,8 +36,10 @@ function draw() {
     return item;
   });
   at("conversations").replaceChildren(...list);
+  const had = document.activeElement;
   at("send").hidden = running !== null;
   at("stop").hidden = running === null;
+  if (had === at("send") && running) at("stop").focus(); // a button that is hidden keeps no focus
 }
 
 function article(message, index) {
@@ -70,11 +72,20 @@ function article(message, index) {
   tools.className = "tools";
   if (message.role === "user") tools.append(button("Edit", () => edit(index), "Edit this question"));
   else {
-    tools.append(button("Copy", () => navigator.clipboard?.writeText(message.content), "Copy this answer"));
+    tools.append(button("Copy", () => copy(message.content), "Copy this answer"));
     tools.append(button("Retry", () => retry(index), "Answer again"));
   }
   made.append(tools);
   return made;
+}
+
+async function copy(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+    say("Copied.");
+  } catch {
+    say("This browser lets no page copy that is not loaded over TLS or from this machine.", true);
+  }
 }
 
 function costLine(cost) {
@@ -126,11 +137,21 @@ function showLast(message) {
   const log = at("log");
   const main = log.parentElement;
   const atEnd = main.scrollHeight - main.scrollTop - main.clientHeight < 80;
-  const wasOpen = log.lastElementChild?.querySelector("details")?.open ?? false;
+  const before = log.lastElementChild;
+  const wasOpen = before.querySelector("details")?.open ?? false;
   const made = article(message, current().messages.length - 1);
   if (wasOpen) made.querySelector("details")?.setAttribute("open", "");
-  log.lastElementChild.replaceWith(made);
+  const place = focusable(before).indexOf(document.activeElement);
+  before.replaceWith(made);
+  if (place >= 0) focusable(made)[place]?.focus(); // whoever stands in it stays there
   if (atEnd) main.scrollTop = main.scrollHeight;
+}
+
+const focusable = (element) => [...element.querySelectorAll("summary, button, a")];
+
+// Have a screen reader say an answer once, when it is there: piece by piece it would never end.
+function speak(text) {
+  at("spoken").textContent = render(text).textContent;
 }
 
 // --- asking ---
@@ -161,6 +182,7 @@ async function answer() {
   at("log").setAttribute("aria-busy", "true");
   at("log").parentElement.scrollTop = at("log").parentElement.scrollHeight;
   say("Answering\u2026");
+  speak("");
   const before = look();
   let planned = false;
   const show = () => {
@@ -188,16 +210,21 @@ async function answer() {
     }
     if (message.cost) addFigures(message.cost, await before, await look());
     say("The answer is complete.");
+    if (current() === conversation) speak(message.content);
   } catch (error) {
     if (mine.signal.aborted) say("Stopped.");
     else say(error.message, true);
     if (!message.content && !message.reasoning) conversation.messages.pop();
   } finally {
+    // Those who have gone elsewhere meanwhile are left there.
+    const waits = [document.body, at("stop"), at("question")].includes(document.activeElement);
+    const inLog = at("log").contains(document.activeElement);
     running = null;
     at("log").removeAttribute("aria-busy");
     keep();
     draw();
-    at("question").focus();
+    if (waits) at("question").focus();
+    else if (inLog) at("log").focus();
   }
 }
 
@@ -268,11 +295,16 @@ function forget(id) {
   remove(id);
   keep();
   draw();
+  at("new").focus(); // the button that was pressed is gone
+  say("The conversation is deleted.");
 }
 
 function menu(open) {
+  const was = at("side").classList.contains("open");
   at("side").classList.toggle("open", open);
   at("menu").setAttribute("aria-expanded", String(open));
+  if (open) at("new").focus(); // the list comes before its button
+  else if (was && at("side").contains(document.activeElement)) at("menu").focus();
 }
 
 function theme() {

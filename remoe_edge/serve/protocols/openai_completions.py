@@ -38,7 +38,7 @@ class CompletionRequest:
 def read(fields: Fields) -> CompletionRequest:
     """Read a request. Raises BadField."""
     fields.text("model")
-    prompts = _prompts(fields.required("prompt"))
+    prompts = texts_or_ids(fields.required("prompt"), "prompt", MOST_ANSWERS)
     settings = sampling(fields)
     n_tokens = max_tokens(fields, "max_tokens", least=0)
     settings["max_tokens"] = _DEFAULT_TOKENS if n_tokens is None else n_tokens
@@ -58,20 +58,21 @@ def read(fields: Fields) -> CompletionRequest:
     return CompletionRequest(prompts, settings, n, echo, stream, include_usage)
 
 
-def _prompts(value: Any) -> list[str | list[int]]:
+def texts_or_ids(value: Any, param: str, most: int) -> list[str | list[int]]:
+    """Read one text or several, each a text or token ids. Raises BadField."""
     if isinstance(value, str):
         return [value]
     if not isinstance(value, list) or not value:
-        raise BadField("prompt", "prompt is a text, or a list of texts or of token ids")
+        raise BadField(param, f"{param} is a text, or a list of texts or of token ids")
     if all(_is_id(each) for each in value):
         return [value]
     if not all(
         isinstance(each, str) or (isinstance(each, list) and all(map(_is_id, each)))
         for each in value
     ):
-        raise BadField("prompt", "prompt is a text, or a list of texts or of token ids")
-    if len(value) > MOST_ANSWERS:
-        raise BadField("prompt", f"there are {len(value)} prompts, and up to {MOST_ANSWERS} may be")
+        raise BadField(param, f"{param} is a text, or a list of texts or of token ids")
+    if len(value) > most:
+        raise BadField(param, f"{param} has {len(value)} texts, and up to {most} may be")
     return list(value)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from remoe_edge.engine.request import TEMPERATURE, TOP_P
 from remoe_edge.serve.asks import Chat
 from remoe_edge.serve.fields import BadField, Fields, short
 from remoe_edge.serve.protocols import chat_messages
@@ -15,6 +16,7 @@ _CHANGES_NOTHING = (
     "prompt_cache_retention",
 )  # fmt: skip
 _MOST_TOP = 20
+_NO_TOOL = {"description": None, "parameters": None, "strict": None}
 
 
 @dataclass(frozen=True)
@@ -60,19 +62,32 @@ def read(fields: Fields) -> ResponsesRequest:
 
 
 def _echoed(plain: dict[str, Any]) -> dict[str, Any]:
+    """Give what every response says of how it was asked for, what was not given among it."""
     defaults: dict[str, Any] = {
-        "instructions": None, "max_output_tokens": None, "metadata": {}, "parallel_tool_calls": True,
-        "temperature": None, "tool_choice": "auto", "tools": [], "top_p": None, "store": False,
-        "text": {"format": {"type": "text"}}, "truncation": "disabled", "top_logprobs": 0,
-        "reasoning": {"effort": None, "summary": None}, "previous_response_id": None,
+        "instructions": None, "max_output_tokens": None, "max_tool_calls": None, "metadata": {},
+        "parallel_tool_calls": True, "temperature": TEMPERATURE, "tool_choice": "auto", "top_p": TOP_P,
+        "presence_penalty": 0.0, "frequency_penalty": 0.0, "store": False, "background": False,
+        "truncation": "disabled", "top_logprobs": 0, "previous_response_id": None,
+        "service_tier": "default", "safety_identifier": None, "prompt_cache_key": None,
     }  # fmt: skip
-    return {name: plain.get(name, each) for name, each in defaults.items()}
+    made = {name: plain.get(name, each) for name, each in defaults.items()}
+    made["tools"] = [{**_NO_TOOL, **each} for each in plain.get("tools", [])]
+    made["reasoning"] = {"effort": None, "summary": None, **plain.get("reasoning", {})}
+    text = dict(plain.get("text", {}))
+    form = {"type": "text", **(text.get("format") or {})}
+    if form["type"] == "json_schema":
+        form = {"name": "", "description": None, "strict": False, "schema": None, **form}
+    made["text"] = {**text, "format": form}
+    return made
 
 
 def _refuse_others(fields: Fields) -> None:
     fields.ignore(*_CHANGES_NOTHING)
     fields.refuse("store", "nothing is stored here: set it to false", unless=(False,))
-    fields.refuse("previous_response_id", "nothing is stored here: send the whole conversation")
+    fields.refuse(
+        "previous_response_id", "nothing is stored here: send the whole conversation",
+        code="previous_response_not_found",
+    )  # fmt: skip
     fields.refuse("conversation", "nothing is stored here: send the whole conversation")
     fields.refuse("background", "this server answers at once", unless=(False,))
     fields.refuse("truncation", "this server cuts no conversation short", unless=("disabled",))

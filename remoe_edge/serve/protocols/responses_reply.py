@@ -147,17 +147,21 @@ class ResponsesReply:
 
     def _response(self, status: str) -> dict[str, Any]:
         finish = self._finish
-        usage = None
-        if finish is not None:
-            found = finish.usage
-            usage = {
-                "input_tokens": found.prompt_tokens,
-                "output_tokens": found.completion_tokens,
-                "total_tokens": found.total_tokens,
-            }
         reason = {"reason": "max_output_tokens"} if status == "incomplete" else None
         made = {
             **self._head, **self._asked.echoed, "status": status, "error": self._error,
-            "incomplete_details": reason, "output": list(self._items), "usage": usage,
+            "completed_at": now() if status == "completed" else None, "incomplete_details": reason,
+            "output": list(self._items), "usage": None if finish is None else _usage(finish),
         }  # fmt: skip
         return made if finish is None else {**made, "remoe_edge": costs(finish)}
+
+
+def _usage(finish: Finish) -> dict[str, Any]:
+    found = finish.usage
+    return {
+        "input_tokens": found.prompt_tokens,
+        "input_tokens_details": {"cached_tokens": found.cached_tokens},
+        "output_tokens": found.completion_tokens,
+        "output_tokens_details": {"reasoning_tokens": found.reasoning_tokens},
+        "total_tokens": found.total_tokens,
+    }
