@@ -118,8 +118,8 @@ def test_frozen_counts_with_probabilities_and_a_profile() -> None:
     held = np.full(15, 0.01, np.float32), links
     for profile, expected in (
         (None, (379, 110180)),
-        (pack([1], weights), (317, 94180)),
-        (pack([1], weights, held, n_layers=3, n_experts=24), (317, 94188)),
+        (pack([1], weights), (366, 106133)),
+        (pack([1], weights, held, n_layers=3, n_experts=24), (369, 107184)),
     ):
         assert digest(misses_by_event(trace, 20, "reuse-biased", profile)) == expected
         assert digest(misses_by_event(trace, 20, "lru", profile)) == (334, 98181)
