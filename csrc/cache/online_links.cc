@@ -26,10 +26,10 @@ OnlineLinks::OnlineLinks(int n_layers, int n_experts, size_t stride)
   slopes_.assign(layers * stride, kFirstSlope);
   with_.assign(layers, 0);
   without_.assign(layers, 0);
-  chosen_.assign(layers * kMostAhead * experts, 0);
-  n_chosen_.assign(layers * kMostAhead, 0);
-  score_.assign(layers * kMostAhead * stride, 0);
-  soon_.assign(layers * kMostAhead * stride, 0);
+  chosen_.assign(layers * kMostAwaited * experts, 0);
+  n_chosen_.assign(layers * kMostAwaited, 0);
+  score_.assign(layers * kMostAwaited * stride, 0);
+  soon_.assign(layers * kMostAwaited * stride, 0);
   next_.assign(layers, 0);
   waiting_.assign(layers, 0);
   sum_.assign(stride, 0);
@@ -41,28 +41,28 @@ void OnlineLinks::BreakAll() {
   std::fill(waiting_.begin(), waiting_.end(), 0);
 }
 
-int OnlineLinks::Ahead(int n) const {
+int OnlineLinks::Awaited(int n) const {
   const int per_step = n_layers_ * n;
-  return std::clamp((n_slots_ + per_step / 2) / per_step, 1, kMostAhead);
+  return std::clamp((n_slots_ + per_step / 2) / per_step, 1, kMostAwaited);
 }
 
 void OnlineLinks::Follow(int layer, const uint16_t* experts, int n, const float* used,
                          const float* score) {
   int& waiting = waiting_[layer];
-  const int next = next_[layer], ahead = Ahead(n);
-  waiting = std::min(waiting, ahead);
+  const int next = next_[layer], awaited = Awaited(n);
+  waiting = std::min(waiting, awaited);
   for (int i = 1; i <= waiting; i++) {
-    const int slot = (next + kMostAhead - i) % kMostAhead;
+    const int slot = (next + kMostAwaited - i) % kMostAwaited;
     rows::Most(used, &soon_[Slot(layer, slot) * stride_], stride_);
   }
-  if (waiting == ahead) Learn(layer, (next + kMostAhead - ahead) % kMostAhead);
-  waiting = std::min(waiting + 1, ahead);
+  if (waiting == awaited) Learn(layer, (next + kMostAwaited - awaited) % kMostAwaited);
+  waiting = std::min(waiting + 1, awaited);
   const size_t at = Slot(layer, next);
   std::copy(experts, experts + n, &chosen_[at * n_experts_]);
   n_chosen_[at] = n;
   std::copy(score, score + stride_, &score_[at * stride_]);
   std::fill_n(&soon_[at * stride_], stride_, 0.0f);
-  next_[layer] = (next + 1) % kMostAhead;
+  next_[layer] = (next + 1) % kMostAwaited;
 }
 
 void OnlineLinks::AddTo(float* score, int layer, const uint16_t* experts, int n) const {

@@ -1,13 +1,10 @@
 // OnlineLinks: how an expert's use follows from the experts just chosen in its layer, learned while
-// running, by what a score without them leaves unexplained.
-//
-// After every event of a layer the score of each of its experts is taken as a logit for being used
-// within the layer's next few events: as many as would fill the cache if all used other experts, up
-// to kMostAhead. Once these have come, the links from the experts that were
-// chosen move one step of logistic regression (AdaGrad, where a link's squared slopes are taken as
-// its source's steps times its target's mean), pulled towards 0. A bias common to all layers follows
-// too. Each layer keeps a fading record of the log-loss with and without its links, and they count
-// only while they are ahead on it.
+// running, by what a score without them leaves unexplained. The score is taken as a logit for being
+// used within the layer's next few events: as many as would fill the cache if all used other
+// experts, up to kMostAwaited. Then the links from the experts that were chosen move one step of
+// logistic regression (AdaGrad, where a link's squared slopes are taken as its source's steps times
+// its target's mean), pulled towards 0. A bias of all layers follows too. Each layer keeps a fading
+// record of the log-loss with and without its links; they count only while they win on it.
 //
 // A policy owns one; not thread-safe. Nothing is allocated after construction. The same events give
 // the same bits on every machine.
@@ -22,7 +19,7 @@ namespace remoe {
 
 class OnlineLinks {
  public:
-  static constexpr int kMostAhead = 8;
+  static constexpr int kMostAwaited = 8;
 
   // stride: experts up to a multiple of 16, the length of a row.
   OnlineLinks(int n_layers, int n_experts, size_t stride);
@@ -43,14 +40,16 @@ class OnlineLinks {
 
  private:
   // Events after one until an expert counts as not used soon, where each uses n.
-  int Ahead(int n) const;
+  int Awaited(int n) const;
   void Learn(int layer, int slot);
   // Adds the loss of the logits in sum_ to a layer's fading record.
   void Record(const float* soon, double* record);
   size_t Link(int layer, int from) const {
     return (static_cast<size_t>(layer) * n_experts_ + from) * stride_;
   }
-  size_t Slot(int layer, int slot) const { return static_cast<size_t>(layer) * kMostAhead + slot; }
+  size_t Slot(int layer, int slot) const {
+    return static_cast<size_t>(layer) * kMostAwaited + slot;
+  }
 
   const int n_layers_, n_experts_;
   const size_t stride_;
@@ -62,10 +61,10 @@ class OnlineLinks {
   std::vector<double> with_, without_;  // [layer] log-loss, fading
 
   // The last events of each layer, which wait for what is used; a ring.
-  std::vector<uint16_t> chosen_;           // [layer][kMostAhead][n_experts]
-  std::vector<int> n_chosen_;              // [layer][kMostAhead]
-  std::vector<float> score_;               // [layer][kMostAhead] rows: without links
-  std::vector<float> soon_;                // [layer][kMostAhead] rows: 1 where used since
+  std::vector<uint16_t> chosen_;           // [layer][kMostAwaited][n_experts]
+  std::vector<int> n_chosen_;              // [layer][kMostAwaited]
+  std::vector<float> score_;               // [layer][kMostAwaited] rows: without links
+  std::vector<float> soon_;                // [layer][kMostAwaited] rows: 1 where used since
   std::vector<int> next_;                  // [layer] the slot to write
   std::vector<int> waiting_;               // [layer] how many slots hold an event
   std::vector<float> sum_, error_, loss_;  // rows

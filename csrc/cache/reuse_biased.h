@@ -1,7 +1,7 @@
 // ReuseBiasedPolicy: evicts the resident expert whose layer is least likely to use it again soon.
 //
 // After an event each expert of its layer gets a score, a logit for being used within the next few
-// steps: a weighted sum of the columns in reuse_columns.def, by weights and links of a profile.
+// steps: a weighted sum of the columns in reuse_columns.def by a profile, corrected by OnlineLinks.
 //
 //   use       now, moving averages at six time scales and their logarithms, events since the last;
 //             that times the layer's locality (the share of its experts kept from step to step)
@@ -10,8 +10,6 @@
 //   learned   links learned while running: log-lift of its use after the experts just chosen
 //   router    probability now and lately, where the event carries it; also of the experts not
 //             chosen, since a near miss often comes next
-//
-// To that come links that correct the score while it is in use (OnlineLinks).
 //
 // A prompt's step is taken in token by token, its last kRecentTokens, so that it ends as if they had
 // been decoded. Of a step that decodes for several conversations no token follows another, so links
