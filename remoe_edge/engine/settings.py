@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from remoe_edge.engine import budget as budgets
-from remoe_edge.engine import offload
+from remoe_edge.engine import lossy, offload
 from remoe_edge.errors import InputError
 from remoe_edge.machine.processors import default_threads
 
@@ -53,6 +53,9 @@ class SettingsKeywords(TypedDict, total=False):
     hedge: bool
     gpu_layers: str | int
     draft: str
+    swap_near: float
+    skip_cold: float
+    skip_small: float
     io_backend: str
 
 
@@ -90,6 +93,10 @@ class EngineSettings:
         there is no GPU), "all", a number counted from the last layer, or "off" (docs/gpu.md).
     draft: guess tokens from the text so far and verify several in one step (docs/drafts.md): "off",
         "on", or "auto", which guesses while a token gets cheaper by the clock.
+    swap_near, skip_cold, skip_small: fewer reads at some loss of quality (docs/quality.md), each a share
+        below 1 and off at 0. swap_near: take a resident expert for a missing one whose weight is more by
+        at most that share. skip_cold: leave out missing experts with less than that share of a token's
+        weights; skip_small: any experts with less.
 
     Raises InputError, which names the setting and what it may be.
     """
@@ -116,6 +123,9 @@ class EngineSettings:
     hedge: bool = True
     gpu_layers: str | int = "auto"
     draft: str = "off"
+    swap_near: float = 0.0
+    skip_cold: float = 0.0
+    skip_small: float = 0.0
 
     def __post_init__(self) -> None:
         if not isinstance(self.cache, str):
@@ -132,6 +142,9 @@ class EngineSettings:
         self._check_numbers()
         self._check_peers()
         object.__setattr__(self, "gpu_layers", offload.check(self.gpu_layers))
+        for name in lossy.MEANS:
+            object.__setattr__(self, name, lossy.amount(name, getattr(self, name)))
+        lossy.check(self)
         for name in ("repack", "stream", "direct", "lock", "verbose", "hedge"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"{name} is True or False, not {getattr(self, name)!r}")
@@ -254,6 +267,7 @@ class EngineSettings:
             **({"parallel": self.parallel} if self.parallel != 1 else {}),
             **({"gpu_layers": self.gpu_layers} if self.gpu_layers != "auto" else {}),
             **({"draft": self.draft} if self.draft != "off" else {}),
+            **lossy.means_of(self),
         }
 
 

@@ -10,6 +10,10 @@
 
 namespace remoe {
 
+// Whether a backend can have the scheduler keep what routers said until experts run: older builds of
+// ggml have no such way.
+bool ScoresAreKept();
+
 ggml_backend_t MakeBackend(ggml_backend_dev_t device);
 
 // The functions that llama.cpp looks for by name; null for those we lack.
