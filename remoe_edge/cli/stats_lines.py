@@ -22,7 +22,12 @@ def stats_lines(model: str, stats: dict[str, Any]) -> list[str]:
     if stats["cache"] is not None:
         rows += _cache_rows(stats["cache"], stats["io"], stats["tpot_ms"]["mean"])
     if loss := stats.get("lossy"):
-        rows.append(("lossy", f"{loss['means']}; {lossy.said_of(loss)}" if loss["weighed"] else loss["means"]))
+        rows.append(
+            (
+                "lossy",
+                f"{loss['means']}; {lossy.said_of(loss)}" if loss["weighed"] else loss["means"],
+            )
+        )
     rows += _peer_rows(stats.get("remote"))
     rows.append(("memory", _memory(stats)))
     energy = stats["energy"]

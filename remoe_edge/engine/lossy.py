@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -21,10 +22,8 @@ def amount(name: str, value: object) -> float:
     """Return one of MEANS' settings as a number. Raises InputError where it makes no sense."""
     number = math.nan
     if isinstance(value, int | float | str) and not isinstance(value, bool):
-        try:
+        with contextlib.suppress(ValueError):
             number = float(value)
-        except ValueError:
-            pass
     if not 0 <= number < 1:
         raise InputError(f"{name} is a share from 0 (off) to below 1, not {value!r}")
     return number

@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "device/graph/weight_buffer.h"
-
 namespace remoe {
 
 namespace {
@@ -34,15 +32,16 @@ void GateNotes::NoteOthers(const ggml_tensor* product) {
 void GateNotes::NoteOther(const ggml_tensor* router) {
   const std::lock_guard<std::mutex> lock(mutex_);
   for (const auto& [ids, note] : notes_) {
-    if (router == nullptr || RouterOf(note.chain.product) != router) continue;
-    why_not_[OriginOf(note.chain.product->src[0])->layer] =
-        "its router also chooses experts that are not streamed";
+    if (router == nullptr || note.router != router) continue;
+    why_not_[note.layer] = "its router also chooses experts that are not streamed";
   }
 }
 
 void GateNotes::Note(const ggml_tensor* node, const GateChain& found, int layer) {
   GateNote note;
   note.chain = found;
+  note.layer = layer;
+  note.router = RouterOf(found.product);
   std::string why;
   const bool followed = FollowGate(node, &note.chain, &why);
   const std::lock_guard<std::mutex> lock(mutex_);

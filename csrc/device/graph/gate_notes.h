@@ -17,6 +17,8 @@ namespace remoe {
 
 struct GateNote {
   GateChain chain;
+  int layer = 0;
+  const ggml_tensor* router = nullptr;  // as RouterOf() gives it; compared, never looked into
   bool proven = false;  // the chain has given the weights that the graph has, bit by bit
 };
 
