@@ -17,7 +17,7 @@ from remoe_edge.cli import cli
 from remoe_edge.errors import InputError
 from remoe_edge.quality import price_list
 from remoe_edge.quality.choose import choose, parse_loss
-from remoe_edge.quality.measure import Measured, load_text
+from remoe_edge.quality.measure import Heads, Measured, load_text
 from remoe_edge.quality.price_list import Price, PriceList, price
 from remoe_edge.quality.setting import Setting
 from remoe_edge.quality.survey import alone, survey
@@ -25,7 +25,8 @@ from remoe_edge.quality.survey import alone, survey
 
 def point(setting: Setting, n_bytes: float, **loss: float) -> Price:
     loss = loss or {"a": 0.0}
-    return Price(setting, n_bytes, 1.0, dict.fromkeys(loss, 5.0), loss, loss, loss, 1.0, 0.0, 0.0)
+    fives = dict.fromkeys(loss, 5.0)
+    return Price(setting, n_bytes, 1.0, fives, loss, loss, loss, loss, 1.0, 0.0, 0.0)
 
 
 def list_of(*prices: Price, **changes: Any) -> PriceList:
@@ -60,13 +61,18 @@ def test_the_fewest_bytes_within_the_worst_text_are_chosen() -> None:
 
 def test_prices_compare_token_by_token() -> None:
     nll = np.array([[1.0, 2.0], [3.0, 2.0]])
-    best = np.array([[1, 2], [3, 4]])
+    best = np.array([[[1], [2]], [[3], [4]]])
+    logs = np.zeros((2, 2, 1))
     counts = {"bytes_read": 80, "misses": 4, "weighed": 16, "swapped": 4, "skipped_cold": 1}
     counts["skipped_small"] = 1
-    base = Measured({"a": nll}, {"a": best}, counts, 4)
-    worse = Measured({"a": nll + 0.1}, {"a": best + np.array([[0, 0], [0, 1]])}, counts, 4)
+    none = {"a": np.zeros((2, 2))}
+    base = Measured({"a": nll}, none, {"a": Heads(best, logs)}, counts, 4)
+    other = Heads(best + np.array([[[0], [0]], [[0], [1]]]), logs)
+    diverged = {"a": np.array([[0.1, 0.0], [0.3, 0.0]])}
+    worse = Measured({"a": nll + 0.1}, diverged, {"a": other}, counts, 4)
     found = price(Setting(swap_near=0.1), worse, base)
-    assert found.loss["a"] == found.low["a"] == pytest.approx(np.expm1(0.1))
+    assert found.change["a"] == found.low["a"] == pytest.approx(np.expm1(0.1))
+    assert found.divergence["a"] == found.worst_loss == pytest.approx(np.expm1(0.1))
     assert found.perplexity["a"] == pytest.approx(np.exp(2.1))
     assert (found.bytes_per_token, found.agreement) == (20, 0.75)
     assert (found.swapped, found.skipped) == (0.25, 0.125)
@@ -140,7 +146,7 @@ def test_a_smaller_cache_than_the_measured_is_refused(
     plain = json.loads(price_list.place(model, None).read_text())
     plain["prices"] = [each for each in plain["prices"] if not each["setting"]["skip_small"]]
     for each in plain["prices"][1:]:
-        each.update(bytes_per_token=1, loss={"words": 0})
+        each.update(bytes_per_token=1, divergence={"words": 0}, low={"words": 0})
     path = tmp_path / "list.json"
     path.write_text(json.dumps(plain))
     settings: dict[str, Any] = {"n_ctx": 64, "threads": 1, "price_list": path}
@@ -169,7 +175,7 @@ def test_without_a_list_the_command_is_named(measured: tuple[Path, Path], tmp_pa
         lambda plain: plain.update(kind="x"),
         lambda plain: plain["prices"].pop(0),
         lambda plain: plain["prices"][1].update(bytes_per_token="many"),
-        lambda plain: plain["prices"][1].update(loss={}),
+        lambda plain: plain["prices"][1].update(divergence={}),
         lambda plain: plain["prices"][1]["setting"].update(swap_far=1),
     ],
 )

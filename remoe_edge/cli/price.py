@@ -87,15 +87,18 @@ def command(
             if native is None:
                 raise click.UsageError(f"{model} has no experts: there is nothing to do without")
             share.append((native.n_slots / native.total_experts, native.n_experts_used))
-            return measure(engine, loaded[0], lambda n: show_progress(f"{setting}: {n} tokens"))
+            return measure(
+                engine, loaded[0], lambda n: show_progress(f"{setting}: {n} tokens"), *base
+            )
 
     share: list[tuple[float, int]] = []
-    base = run(Setting())
-    prices = [price_list.price(Setting(), base, base)]
+    base: list[Measured] = []
+    base.append(run(Setting()))
+    prices = [price_list.price(Setting(), base[0], base[0])]
     rows = [_row(prices[0], prices[0])]
 
     def priced(setting: Setting) -> Price:
-        return price_list.price(setting, run(setting), base)
+        return price_list.price(setting, run(setting), base[0])
 
     for each in survey(priced, share[0][1], most):
         prices.append(each)
@@ -129,15 +132,16 @@ def command(
     say(f"kept in {where}")
 
 
-_HEAD = "KiB/token  saved  perplexity at worst  [95 %]  same token  swapped  skipped  setting"
+_HEAD = "KiB/token   saved  loss at worst  perplexity of that text  same token  swapped  skipped  setting"
 
 
 def _row(price: Price, base: Price) -> str:
-    worst = max(price.loss, key=lambda name: price.loss[name])
+    worst = max(price.divergence, key=lambda name: price.divergence[name])
     saved = 1 - price.bytes_per_token / base.bytes_per_token if base.bytes_per_token else 0.0
+    bounds = f"[{100 * price.low[worst]:+.2f}, {100 * price.high[worst]:+.2f}]"
     return (
-        f"{price.bytes_per_token / 1024:9.1f}  {100 * saved:4.1f} %  {100 * price.loss[worst]:+.2f} % "
-        f"{worst} [{100 * price.low[worst]:+.2f}, {100 * price.high[worst]:+.2f}]  "
+        f"{price.bytes_per_token / 1024:9.1f}  {100 * saved:4.1f} %  "
+        f"{100 * price.worst_loss:.2f} % {worst}  {100 * price.change[worst]:+.2f} % {bounds}  "
         f"{100 * price.agreement:.1f} %  {100 * price.swapped:.1f} %  {100 * price.skipped:.1f} %  "
         f"{price.setting}"
     )

@@ -29,14 +29,14 @@ def parse_loss(text: str | float) -> float:
 
 
 def choose(prices: PriceList, loss: float, *, reproducible: bool = False) -> Price:
-    """Give the price with fewest bytes a token whose loss is within `loss` in every text.
+    """Give the price with fewest bytes a token that costs at most `loss` in every text.
 
     reproducible: only settings that choose the same whatever the cache holds.
     """
     within = [
         each
         for each in prices.prices
-        if each.worst_loss <= loss and (each.setting.reproducible or not reproducible)
+        if each.costs_at_most(loss) and (each.setting.reproducible or not reproducible)
     ]
     return min(
         within or prices.prices[:1], key=lambda each: (each.bytes_per_token, each.worst_loss)
@@ -66,7 +66,7 @@ def choose_for(
     else:
         saved = 1 - chosen.bytes_per_token / base.bytes_per_token if base.bytes_per_token else 0
         why = (
-            f"lossy, {chosen.setting}: {100 * chosen.worst_loss:+.2f} % perplexity at worst "
+            f"lossy, {chosen.setting}: {100 * chosen.worst_loss:.2f} % of perplexity at worst "
             f"and {100 * saved:.0f} % fewer bytes a token, measured on {texts} at a cache of "
             f"{100 * prices.cache:.0f} %"
         )

@@ -24,10 +24,12 @@ SUFFIX = ".price.json"
 
 @dataclass(frozen=True)
 class Price:
-    """Hold one setting's point. loss: of perplexity, a share of the lossless; low and high: its 95 %.
+    """Hold one setting's point. All shares; perplexity, divergence, change, low and high by text.
 
-    perplexity, loss: by text. bytes_per_token, misses_per_token: read for a decoded token, mean of all
-    texts. agreement: share of positions whose likeliest token is that without loss. swapped, skipped:
+    divergence: how much worse perplexity becomes if the text is what the model without loss expects:
+    e to the mean KL of the next token, less 1. change: of the perplexity of the text itself, low and
+    high its 95 %; it needs a hundred times the tokens to be as certain. bytes_per_token,
+    misses_per_token: read for a decoded token, mean of all texts. agreement: share of positions whose likeliest token is that without loss. swapped, skipped:
     shares of the experts that tokens chose.
     """
 
@@ -35,7 +37,8 @@ class Price:
     bytes_per_token: float
     misses_per_token: float
     perplexity: dict[str, float]
-    loss: dict[str, float]
+    divergence: dict[str, float]
+    change: dict[str, float]
     low: dict[str, float]
     high: dict[str, float]
     agreement: float
@@ -44,8 +47,12 @@ class Price:
 
     @property
     def worst_loss(self) -> float:
-        """Give the loss in the text that suffers most."""
-        return max(self.loss.values())
+        """Give the divergence in the text that suffers most."""
+        return max(self.divergence.values())
+
+    def costs_at_most(self, loss: float) -> bool:
+        """Say whether no text diverges by more, and none is certain to have become worse by more."""
+        return self.worst_loss <= loss and not any(low > loss for low in self.low.values())
 
 
 @dataclass(frozen=True)
@@ -75,16 +82,23 @@ def price(setting: Setting, found: Measured, base: Measured) -> Price:
         spread = 1.96 * differences.std(ddof=1) / math.sqrt(n) if n > 1 else math.nan
         mean = differences.mean()
         ratios[name] = [math.expm1(mean + each) for each in (0, -spread, spread)]
-    same = sum(int((best == base.best[name]).sum()) for name, best in found.best.items())
+    same = sum(
+        int((heads.ids[..., 0] == base.heads[name].ids[..., 0]).sum())
+        for name, heads in found.heads.items()
+    )
     weighed = found.counts["weighed"] or 1
     skipped = found.counts["skipped_cold"] + found.counts["skipped_small"]
-    loss, low, high = ({name: row[i] for name, row in ratios.items()} for i in range(3))
+    change, low, high = ({name: row[i] for name, row in ratios.items()} for i in range(3))
     return Price(
         setting=setting,
         bytes_per_token=found.counts["bytes_read"] / found.n_tokens,
         misses_per_token=found.counts["misses"] / found.n_tokens,
         perplexity={name: float(np.exp(nll.mean())) for name, nll in found.nll.items()},
-        loss=loss,
+        divergence={
+            name: math.expm1(max(0.0, float(each.mean())))
+            for name, each in found.divergence.items()
+        },
+        change=change,
         low=low,
         high=high,
         agreement=same / found.n_tokens,
@@ -163,13 +177,19 @@ def _price(plain: Mapping[str, Any]) -> Price:
         bytes_per_token=_number(plain["bytes_per_token"]),
         misses_per_token=_number(plain["misses_per_token"]),
         perplexity=by_text("perplexity"),
-        loss=by_text("loss"),
-        low=dict(plain["low"]),
-        high=dict(plain["high"]),
+        divergence=by_text("divergence"),
+        change=by_text("change"),
+        low=_bounds(plain["low"]),
+        high=_bounds(plain["high"]),
         agreement=_number(plain["agreement"]),
         swapped=_number(plain["swapped"]),
         skipped=_number(plain["skipped"]),
     )
+
+
+def _bounds(plain: Mapping[str, Any]) -> dict[str, float]:
+    """Read one side of intervals; null where one window gave none."""
+    return {text: math.nan if each is None else _number(each) for text, each in plain.items()}
 
 
 def _number(value: object) -> float:

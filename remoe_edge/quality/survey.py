@@ -32,12 +32,12 @@ def survey(measure: Measure, top_k: int, most_loss: float) -> Iterator[Price]:
         for setting in settings:
             found = measure(setting)
             yield found
-            if found.worst_loss > most_loss:
+            if not found.costs_at_most(most_loss):
                 break
             kept[means].append(setting)
     for first in kept["swap_near"][-_TOGETHER:]:
         for second in kept["skip_cold"][-_TOGETHER:]:
             found = measure(Setting(swap_near=first.swap_near, skip_cold=second.skip_cold))
             yield found
-            if found.worst_loss > most_loss:
+            if not found.costs_at_most(most_loss):
                 break
