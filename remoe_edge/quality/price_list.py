@@ -29,7 +29,8 @@ class Price:
     divergence: how much worse perplexity becomes if the text is what the model without loss expects:
     e to the mean KL of the next token, less 1. change: of the perplexity of the text itself, low and
     high its 95 %; it needs a hundred times the tokens to be as certain. bytes_per_token,
-    misses_per_token: read for a decoded token, mean of all texts. agreement: share of positions whose likeliest token is that without loss. swapped, skipped:
+    misses_per_token: read for a decoded token, mean of all texts. agreement: share of positions
+    whose likeliest token is that without loss. swapped, skipped:
     shares of the experts that tokens chose.
     """
 
