@@ -37,7 +37,10 @@ if TYPE_CHECKING:
 @options.output("Without it, the result is kept beside the model, where --quality-loss finds it.")
 @options.json_flag()
 @options.plot("It shows bytes per token against perplexity, also of other lists beside the model.")
+@click.pass_context
 def command(
+    context: click.Context,
+    /,
     model: Path,
     texts: tuple[Path, ...],
     routers: str,
@@ -54,7 +57,8 @@ def command(
     """Measure what it costs MODEL to do without experts that would have to be read.
 
     Every means is measured over its range (docs/quality.md): perplexity and bytes read per token, each
-    token decoded by itself. `--quality-loss` of other commands then chooses from the result.
+    token decoded by itself. `--quality-loss` of other commands then chooses from the result. Ctrl-C keeps
+    what was measured until then.
     """
     from remoe_edge.engine.engine import Engine
     from remoe_edge.engine.settings import EngineSettings
@@ -100,11 +104,15 @@ def command(
     def priced(setting: Setting) -> Price:
         return price_list.price(setting, run(setting), base[0])
 
-    for each in survey(priced, share[0][1], most):
-        prices.append(each)
-        rows.append(_row(each, prices[0]))
-        show_progress("")
-        say(rows[-1])
+    finished = True
+    try:
+        for each in survey(priced, share[0][1], most):
+            prices.append(each)
+            rows.append(_row(each, prices[0]))
+            show_progress("")
+            say(rows[-1])
+    except KeyboardInterrupt:
+        finished = False
     own, fingerprint = price_list.identity(model, overlay)
     found = price_list.PriceList(
         model=model.name,
@@ -129,7 +137,9 @@ def command(
         print_json(found.to_dict())
     else:
         click.echo("\n".join([_HEAD, *rows]))
-    say(f"kept in {where}")
+    say(f"kept in {where}" if finished else f"stopped: {where} holds what was measured before")
+    if not finished:
+        context.exit(130)
 
 
 _HEAD = "KiB/token   saved  loss at worst  perplexity of that text  same token  swapped  skipped  setting"

@@ -31,9 +31,10 @@ class Dial {
  public:
   // What a router said of one token.
   struct Said {
-    const float* scores = nullptr;  // [n_experts] that it chose by; minus infinity: not to be chosen
-    const float* values = nullptr;  // [n_experts] that weights are made of
-    bool logits = false;            // the values' differences compare, and not their ratios
+    const float* scores =
+        nullptr;  // [n_experts] that it chose by; minus infinity: not to be chosen
+    const float* values = nullptr;   // [n_experts] that weights are made of
+    bool logits = false;             // the values' differences compare, and not their ratios
     const float* weights = nullptr;  // [k] of the chosen
   };
 

@@ -107,10 +107,11 @@ Status LossyChoice::Choose(StreamedModel* model, const LayerStep& step) {
   const ggml_tensor* scores = RouterScores(step.product());
   if (note == nullptr || scores == nullptr || !InHostMemory(scores) ||
       !InHostMemory(note->chain.values) || !InHostMemory(note->chain.weights)) {
-    return Status(Code::kNotSupported,
-                  Format("layer %d: the weights of its experts are out of reach: no loss of quality "
-                         "can be bought here",
-                         block));
+    return Status(
+        Code::kNotSupported,
+        Format("layer %d: the weights of its experts are out of reach: no loss of quality "
+               "can be bought here",
+               block));
   }
   const GateChain& chain = note->chain;
   if (!note->proven) {

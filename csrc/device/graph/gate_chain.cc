@@ -16,10 +16,9 @@ constexpr int kMaxDepth = 16;
 
 // Past what changes the shape and no value.
 ggml_tensor* SameValues(ggml_tensor* tensor) {
-  while (tensor != nullptr &&
-         (tensor->op == GGML_OP_RESHAPE || tensor->op == GGML_OP_CONT ||
-          (tensor->op == GGML_OP_VIEW && tensor->view_offs == 0 &&
-           ggml_nelements(tensor) == ggml_nelements(tensor->src[0])))) {
+  while (tensor != nullptr && (tensor->op == GGML_OP_RESHAPE || tensor->op == GGML_OP_CONT ||
+                               (tensor->op == GGML_OP_VIEW && tensor->view_offs == 0 &&
+                                ggml_nelements(tensor) == ggml_nelements(tensor->src[0])))) {
     tensor = tensor->src[0];
   }
   return tensor;
@@ -83,8 +82,7 @@ bool FollowGate(const ggml_tensor* node, GateChain* chain, std::string* why) {
       step.b = Param(at, 1);
       next = at->src[0];
     } else if (at->op == GGML_OP_SOFT_MAX && at->src[1] == nullptr && at->src[2] == nullptr &&
-               Param(at, 0) == 1 &&
-               Param(at, 1) == 0 && at->ne[0] == ids->ne[0]) {
+               Param(at, 0) == 1 && Param(at, 1) == 0 && at->ne[0] == ids->ne[0]) {
       step.kind = GateChain::Step::Kind::kSoftmax;
       next = at->src[0];
     } else if (at->op == GGML_OP_DIV && at->ne[0] == ids->ne[0]) {

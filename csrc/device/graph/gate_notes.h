@@ -44,8 +44,8 @@ class GateNotes {
   void NoteOther(const ggml_tensor* router);
 
   mutable std::mutex mutex_;
-  std::vector<bool> seen_;            // by layer
-  std::vector<std::string> why_not_;  // by layer
+  std::vector<bool> seen_;                                  // by layer
+  std::vector<std::string> why_not_;                        // by layer
   std::unordered_map<const ggml_tensor*, GateNote> notes_;  // by the ids of the layer's products
 };
 
