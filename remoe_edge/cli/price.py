@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from remoe_edge.cli import options
+from remoe_edge.cli import options, text_option
 from remoe_edge.cli.old_spellings import option
 from remoe_edge.cli.results import print_json, write_json
 from remoe_edge.cli.terminal import say, show_progress
@@ -19,10 +19,9 @@ if TYPE_CHECKING:
 
 @click.command(name="price")
 @options.model
-@option(
-    "--text", "texts", type=options.FILE, multiple=True, required=True, metavar="FILE",
-    help="Measure on this text, such as yours; may be repeated. A loss is that of the text that suffers "
-    "most.",
+@text_option.text(
+    "texts", more="May be repeated; a loss is that of the text that suffers most.",
+    multiple=True, required=True,
 )  # fmt: skip
 @options.routers()
 @options.cache(default="25%")
