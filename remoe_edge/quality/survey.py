@@ -8,7 +8,7 @@ from remoe_edge.quality.price_list import Price
 from remoe_edge.quality.setting import Setting
 
 _NEAR = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
-_SHARES = (0.2, 0.4, 0.6, 0.8, 1.0)  # of an even share of the weights
+_SHARES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0)  # of an even share of the weights
 _TOGETHER = 3  # of each means, the strongest that cost little enough by themselves
 
 Measure = Callable[[Setting], Price]
