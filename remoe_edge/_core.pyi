@@ -288,6 +288,16 @@ class StreamedModel:
         """Count the events of each expert, [n_layers * n_experts]."""
     def choices(self) -> npt.NDArray[np.uint32]:
         """Count the tokens that chose each expert, [n_layers * n_experts]."""
+    def set_dial(
+        self, *, swap_near: float = 0, skip_cold: float = 0, skip_small: float = 0
+    ) -> None:
+        """Let tokens do without experts that would be read; before a context is made.
+
+        swap_near, skip_cold, skip_small: shares in [0, 1), off at 0 (docs/quality.md).
+        Raises ValueError for others.
+        """
+    def check_dial(self) -> None:
+        """Raise UnsupportedError where a context's graphs do not let the dial be right."""
     def declare_steps(self, kind: str, conversation: int = -1) -> None:
         """Say what the following steps are for, and whose; -1: conversations do not take turns.
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from remoe_edge.engine.settings import SettingsKeywords
     from remoe_edge.predict.past_prompts import PastPromptsFile
     from remoe_edge.profile.kept_profile import ProfileFile
+    from remoe_edge.quality.choose import Choice
     from remoe_edge.routing.live_trace import TraceFile
 
 PathLike = str | bytes | os.PathLike[str]
@@ -48,6 +49,10 @@ class Engine(core.Engine):
     deployment: the record of functions that `remoe-edge deploy` has deployed (docs/deploy.md), which are
         leased as prompts want them.
     publish: let `remoe-edge top` show this engine; a folder instead of the user's own for it.
+    quality_loss: the perplexity that may be lost for fewer reads, "1%" or 0.01: the setting that reads
+        least at that price is taken from what `remoe-edge price` has measured (docs/quality.md).
+    reproducible: have that setting choose the same whatever the cache holds.
+    price_list: what `remoe-edge price` has written, where it is not beside the model.
     progress: called with a fraction while loading; returning False cancels.
 
     Threads, and what every method raises: see `remoe_edge.engine.engine.Engine`.
@@ -64,12 +69,21 @@ class Engine(core.Engine):
         telemetry: PathLike | Sequence[Observer] | None = None,
         deployment: PathLike | None = None,
         publish: bool | PathLike = False,
+        quality_loss: str | float | None = None,
+        reproducible: bool = False,
+        price_list: PathLike | None = None,
         progress: Callable[[float], bool] | None = None,
         **keywords: Unpack[SettingsKeywords],
     ) -> None:
         settings = EngineSettings.of(settings, keywords)
         path = path_argument("the model's path", path)
-        _check_files([path, settings.routers], [profile, past_prompts, trace, telemetry])
+        choice = None
+        if quality_loss is not None or reproducible or price_list is not None:
+            choice = priced(path, settings, quality_loss, reproducible, price_list)
+            settings = settings.replace(**choice.setting.on)
+        _check_files(
+            [path, settings.routers, price_list], [profile, past_prompts, trace, telemetry]
+        )
         super().__init__(
             path,
             settings,
@@ -81,8 +95,23 @@ class Engine(core.Engine):
             observers=observing(telemetry, path),
             progress=progress,
         )
+        if choice is not None and self.native is not None:
+            self._keep_to(choice)
         if publish is not False:
             self._publish(publish)
+
+    def _keep_to(self, choice: Choice) -> None:
+        """Say what was chosen for a price; close where it would cost more than that with this cache."""
+        from remoe_edge.quality.choose import check_cache
+
+        assert self.native is not None
+        try:
+            check_cache(choice, self.path, self.native.n_slots, self.native.total_experts)
+        except InputError:
+            self.close()
+            raise
+        if choice.why:
+            self.notes.append(choice.why)
 
     def _publish(self, where: bool | PathLike) -> None:
         from remoe_edge.telemetry.status import Status, default_folder
@@ -139,6 +168,38 @@ def leases(deployment: PathLike, model: Path) -> Leases:
 
     deployed = load_for(path_argument("deployment", deployment), model)
     return Leases(deployed, RayHolder(deployed))
+
+
+def priced(
+    path: Path,
+    settings: EngineSettings,
+    loss: str | float | None,
+    reproducible: bool,
+    price_list: PathLike | None,
+) -> Choice:
+    """Choose the means that a price pays for. Raises InputError where they are set, or have no price."""
+    from remoe_edge.engine.lossy import means_of
+    from remoe_edge.quality.choose import Choice, choose_for, parse_loss
+    from remoe_edge.quality.setting import Setting
+
+    if not isinstance(reproducible, bool):
+        raise InputError(f"reproducible is True or False, not {reproducible!r}")
+    means = means_of(settings)
+    if loss is None:
+        if price_list is not None:
+            raise InputError("price_list is used with quality_loss alone")
+        setting = Setting(**means)
+        if not setting.reproducible:
+            raise InputError(f"{setting} depends on what the cache holds: it is not reproducible")
+        return Choice(setting, "", 0.0)
+    if means:
+        raise InputError(f"quality_loss chooses the means: it goes without {Setting(**means)}")
+    share = parse_loss(loss)
+    if not path.is_file():
+        return Choice(Setting(), "", 0.0)  # the engine says so
+    routers = None if settings.routers is None else Path(settings.routers)
+    file = None if price_list is None else path_argument("price_list", price_list)
+    return choose_for(path, routers, share, reproducible=reproducible, path=file)
 
 
 def plan(path: Path, settings: EngineSettings) -> PlannedBudget:

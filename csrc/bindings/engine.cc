@@ -24,6 +24,9 @@ struct DeviceCounter {
   const char* meaning;
   uint64_t (*value)(const StreamedModel& model);
 };
+uint64_t OfDial(const StreamedModel& model, const std::atomic<uint64_t> Dial::* counter) {
+  return model.dial() == nullptr ? 0 : (model.dial()->*counter).load();
+}
 constexpr DeviceCounter kDeviceCounters[] = {
     {"predict_ns", "predicting which experts come next",
      [](const StreamedModel& model) { return model.planner().predict_ns(); }},
@@ -31,6 +34,14 @@ constexpr DeviceCounter kDeviceCounters[] = {
      [](const StreamedModel& model) -> uint64_t { return model.ffn_ns; }},
     {"trace_ns", "those of ffn_ns that recording took",
      [](const StreamedModel& model) -> uint64_t { return model.recorder().ns; }},
+    {"weighed", "pairs of token and expert that were looked at for swapping and skipping",
+     [](const StreamedModel& model) { return OfDial(model, &Dial::weighed); }},
+    {"swapped", "those whose expert was swapped for a resident one",
+     [](const StreamedModel& model) { return OfDial(model, &Dial::swapped); }},
+    {"skipped_cold", "those that were skipped, as their expert would have been read",
+     [](const StreamedModel& model) { return OfDial(model, &Dial::skipped_cold); }},
+    {"skipped_small", "those that were skipped for their share of the weights alone",
+     [](const StreamedModel& model) { return OfDial(model, &Dial::skipped_small); }},
 };
 
 // Every name in counts(), and what it counts.
@@ -174,6 +185,14 @@ void RegisterEngine(py::module_& module) {
           py::arg("depth") = 0, py::arg("repack") = false,
           py::arg("overlay") = std::map<std::string, py::bytes>(), py::arg("experts_on") = "",
           py::arg("peers") = false)
+      .def(
+          "set_dial",
+          [](StreamedModel& model, float swap_near, float skip_cold, float skip_small) {
+            ThrowIfError(model.SetDial({swap_near, skip_cold, skip_small}));
+          },
+          py::kw_only(), py::arg("swap_near") = 0, py::arg("skip_cold") = 0,
+          py::arg("skip_small") = 0)
+      .def("check_dial", [](const StreamedModel& model) { ThrowIfError(model.CheckDial()); })
       .def(
           "load",
           [](StreamedModel& model, uintptr_t params, std::function<bool(float)> progress) {

@@ -32,6 +32,10 @@ class StepClock {
   bool AnotherPiece(int layer, int matrix) const {
     return layer == last_layer_ && (used_matrices_ & 1u << matrix) == 0;
   }
+  // What a step is that has so many tokens in that layer, before the layer comes.
+  Phase PhaseAt(int layer, int matrix, int n_tokens) const {
+    return InStep(layer, matrix) ? phase_ : PhaseOf(n_tokens);
+  }
   // The layer comes: completes the event with its place in the run. RETURNS: whether a step begins.
   bool Advance(int matrix, Event* event) {
     bool begins = false;

@@ -6,6 +6,7 @@
 #include "base/format.h"
 #include "device/compute/device_slab.h"
 #include "device/depth_probe.h"
+#include "device/graph/backend.h"
 #include "device/graph/gpu_device.h"
 #include "runtime/dense_reader.h"
 
@@ -262,6 +263,36 @@ void StreamedModel::Learn(const TensorOrigin& origin, const ggml_tensor* product
   // Another context may be at work on what this one teaches.
   const std::lock_guard<std::mutex> lock(step_mutex_);
   planner_->Learn(origin.layer, product);
+}
+
+Status StreamedModel::SetDial(const DialSettings& settings) {
+  if (!settings.valid()) {
+    return Status(Code::kInvalidArgument, "swap_near, skip_cold and skip_small are in [0, 1)");
+  }
+  if (!ScoresAreKept()) {
+    return Status(Code::kNotSupported,
+                  "this build of ggml does not keep the router's values: no experts can be swapped "
+                  "or skipped");
+  }
+  if (!settings.on()) return Status::Ok();
+  gates_ = std::make_unique<GateNotes>(static_cast<int>(layers_.size()));
+  dial_ = std::make_unique<Dial>(settings);
+  return Status::Ok();
+}
+
+Status StreamedModel::CheckDial() const {
+  if (dial_ == nullptr) return Status::Ok();
+  int layer = 0;
+  const std::string why = gates_->WhyNot(&layer);
+  if (why.empty()) return Status::Ok();
+  return Status(Code::kNotSupported,
+                Format("experts cannot be swapped or skipped in layer %d of this model: %s",
+                       layers_[layer].block, why.c_str()));
+}
+
+bool StreamedModel::Dialled(const TensorOrigin& origin, int n_tokens) const {
+  return !clock_.AnotherPiece(origin.layer, origin.matrix) &&
+         clock_.PhaseAt(origin.layer, origin.matrix, n_tokens) == Phase::kDecode;
 }
 
 uint64_t StreamedModel::RouterBytes(PrefetchMode prefetch) const {

@@ -22,9 +22,11 @@
 
 #include "base/status.h"
 #include "device/cache_sizes.h"
+#include "device/compute/dial.h"
 #include "device/compute/prefetch_planner.h"
 #include "device/expert_weights.h"
 #include "device/graph/device.h"
+#include "device/graph/gate_notes.h"
 #include "device/graph/host_copies.h"
 #include "device/graph/router_notes.h"
 #include "device/interruption.h"
@@ -90,6 +92,13 @@ class StreamedModel {
   // REQUIRES: no step is under way.
   void AddSource(std::unique_ptr<ExpertSource> source) { elsewhere_.push_back(std::move(source)); }
 
+  // Lets tokens do without experts that would have to be read, as far as the settings go. REQUIRES: no
+  // context was made yet.
+  Status SetDial(const DialSettings& settings);
+  // Fails, and says why, where a context's graphs do not let that be done right. REQUIRES: a context
+  // was made, and SetDial() before it.
+  Status CheckDial() const;
+
   // Records every step's routing and router probabilities to a file, from the next step on. `meta`
   // is a JSON object.
   Status StartTrace(const std::string& path, const std::string& fingerprint,
@@ -154,6 +163,12 @@ class StreamedModel {
   // Takes note of what a product that may run later says of its layer's router.
   void Learn(const TensorOrigin& origin, const ggml_tensor* product);
   const RouterNotes& router_notes() const { return *router_notes_; }
+  // Both null unless SetDial() was called.
+  Dial* dial() const { return dial_.get(); }
+  GateNotes* gates() const { return gates_.get(); }
+  // Whether the dial has a say in a piece that comes: one that decodes, whose ids are still the
+  // router's.
+  bool Dialled(const TensorOrigin& origin, int n_tokens) const;
   const std::vector<std::unique_ptr<ExpertSource>>& elsewhere() const { return elsewhere_; }
   // One step, or a piece of one, at a time, whichever context it belongs to.
   std::mutex& step_mutex() { return step_mutex_; }
@@ -210,6 +225,8 @@ class StreamedModel {
   std::unique_ptr<ExpertStore> store_;  // after reader_, which it uses
   HostCopies host_copies_;
   std::unique_ptr<RouterNotes> router_notes_;
+  std::unique_ptr<Dial> dial_;
+  std::unique_ptr<GateNotes> gates_;
   std::unique_ptr<PrefetchPlanner> planner_;
   std::vector<std::unique_ptr<ExpertSource>> elsewhere_;  // after store_, whose arrivals they know
 

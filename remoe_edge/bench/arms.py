@@ -18,8 +18,9 @@ OFF = "off"
 _SETTLED = {"cache", "routers", "policy", "n_ctx", "n_batch", "n_ubatch", "threads"}
 _SETTLED |= {"verbose", "stream"}
 
-# Settings of the engine that reorder sums.
+# Settings of the engine that reorder sums, or change them.
 _CHANGE_BITS = {"flash_attention", "gpu_layers", "experts_on"}
+_CHANGE_BITS |= {"swap_near", "skip_cold", "skip_small"}
 
 # Files of features. An arm reads them and keeps nothing.
 FILES = {"profile", "past_prompts"}

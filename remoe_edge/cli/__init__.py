@@ -25,6 +25,7 @@ COMMANDS: dict[str, str] = {
     "convert": "Make, merge and extract tuned-router overlays.",
     "tune": "Fine-tune a model's routers to reuse experts.",
     "eval": "Compare routers: perplexity, reuse and cache misses.",
+    "price": "Measure what fewer reads cost in quality.",
     "bench": "Measure a model on this machine against stock llama.cpp.",
     "plan": "Find the smallest memory budget that meets a latency target.",
     "plugin": "Let llama-server and other programs of llama.cpp stream experts.",

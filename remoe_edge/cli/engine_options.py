@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from remoe_edge.cli import gpu_options, options, placement_options
+from remoe_edge.cli import gpu_options, lossy_options, options, placement_options
 from remoe_edge.cli.deployment_folder import folder
 from remoe_edge.cli.old_spellings import Decorator, Function, Old, option
 from remoe_edge.cli.terminal import loading_bar, say
@@ -62,6 +62,7 @@ _OPTIONS: tuple[Decorator, ...] = (
         "makes tokens cheaper. The last bits of logits may differ then (docs/drafts.md).",
     ),
     gpu_options.experts_on(),
+    *lossy_options.every(),
     options.peers(),
     placement_options.deployment(),
     options.keys(),
@@ -91,6 +92,9 @@ def open_engine(
     deployment: str | Path | None = None,
     cache: str = "auto",
     metering: Metering | None = None,
+    quality_loss: str | None = None,
+    reproducible: bool = False,
+    price_list: Path | None = None,
     **settings: Any,
 ) -> Engine:
     """Load the model that the options name, with a bar on stderr; say the engine's notes once."""
@@ -134,6 +138,9 @@ def open_engine(
             telemetry=telemetry,
             deployment=deployed,
             publish=publish,
+            quality_loss=quality_loss,
+            reproducible=reproducible,
+            price_list=price_list,
             progress=progress,
         )
     if metering is not None:

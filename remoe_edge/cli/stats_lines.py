@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from remoe_edge.engine import lossy
 from remoe_edge.units import mib
 
 _ENDS = {
@@ -20,6 +21,13 @@ def stats_lines(model: str, stats: dict[str, Any]) -> list[str]:
     rows = [("model", _model(model, stats)), ("last answer", _answer(stats)), *_speed(stats)]
     if stats["cache"] is not None:
         rows += _cache_rows(stats["cache"], stats["io"], stats["tpot_ms"]["mean"])
+    if loss := stats.get("lossy"):
+        rows.append(
+            (
+                "lossy",
+                f"{loss['means']}; {lossy.said_of(loss)}" if loss["weighed"] else loss["means"],
+            )
+        )
     rows += _peer_rows(stats.get("remote"))
     rows.append(("memory", _memory(stats)))
     energy = stats["energy"]

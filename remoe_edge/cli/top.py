@@ -194,7 +194,7 @@ def _row(engine: dict[str, Any]) -> tuple[str, ...]:
     return (
         str(engine.get("pid")),
         Path(str(engine.get("model", "-"))).name[:40],
-        str(engine.get("state")),
+        f"{engine.get('state')}, lossy" if engine.get("lossy") else str(engine.get("state")),
         shown(recent.get("tokens_per_s"), "{:.2f}"),
         shown(recent.get("hit_rate"), "{:.1f} %", 100),
         shown(recent.get("read_mib_per_s"), "{:,.1f} MiB/s"),

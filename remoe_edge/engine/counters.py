@@ -64,6 +64,17 @@ class Counts:
     ffn_ms: float = _counter(
         "Time inside expert FFNs, stalls included.", "ms", per_step=True, per_token=True
     )
+    weighed: int = _counter("Experts of tokens that might have been swapped or skipped.")
+    swapped: int = _counter(
+        "Experts that a lossy setting swapped for resident ones.", metric="lossy_swaps"
+    )
+    skipped_cold: int = _counter(
+        "Experts that a lossy setting skipped, as they would have been read.",
+        metric="lossy_cold_skips",
+    )
+    skipped_small: int = _counter(
+        "Experts that a lossy setting skipped for their weight.", metric="lossy_small_skips"
+    )
     trace_ms: float = _counter("Time spent on recording a trace.", "ms")
 
     @classmethod

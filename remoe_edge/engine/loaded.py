@@ -71,6 +71,7 @@ class Loaded:
         self.keeper: PlanKeeper | None = None  # while it follows a plan
         self.offload = Offload()
         self.load_ms = 0.0
+        self.lossy = ""  # the means by which it does without experts
         self.lost = False
         self.profile: Profile | None = None
         self.past_prompts: PromptMemory | None = None
@@ -161,6 +162,7 @@ class Loaded:
             "architecture": self.llama.metadata.get("general.architecture"),
             "settings": self.settings.to_dict(),
             "streamed": self.streamed,
+            **({"lossy": self.lossy} if self.lossy else {}),
             "threads": self.settings.n_cores,
             "n_ctx": self.n_ctx,
             "load_ms": round(self.load_ms, 3),

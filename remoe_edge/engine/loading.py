@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from remoe_edge.engine import budget as budgets
-from remoe_edge.engine import embedding, offload, peers
+from remoe_edge.engine import embedding, lossy, offload, peers
 from remoe_edge.engine.chat_template import ChatTemplate
 from remoe_edge.engine.elastic import Elastic
 from remoe_edge.engine.extensions import (
@@ -76,10 +76,14 @@ def load(
     file = _core.ModelFile.open(str(path))
     file.check()
     peers.check(file, settings)
+    lossy.refuse_other_features(
+        settings, functions=extensions.functions is not None, trace=extensions.trace is not None
+    )
     loaded = Loaded(path, settings)
     loaded.last_words = _core.LastWords(str(path))
     loaded.native = _open_native(loaded, file)
     loaded.streamed = loaded.native is not None
+    lossy.prepare(loaded)
     if loaded.streamed:
         loaded.functions = extensions.functions
     elif extensions.functions is not None:
@@ -91,7 +95,8 @@ def load(
     loaded.n_places = settings.parallel or _fitting(loaded, file)
     weight_bytes = file.dense_bytes if loaded.streamed else path.stat().st_size
     loaded.offload = offload.resolve(
-        settings.gpu_layers, file, weight_bytes, loaded.n_ctx * loaded.n_places,
+        "off" if loaded.lossy else settings.gpu_layers,
+        file, weight_bytes, loaded.n_ctx * loaded.n_places,
         experts_on="" if loaded.native is None else loaded.native.experts_on,
     )  # fmt: skip
     loaded.buffers.elsewhere = loaded.offload.names_elsewhere
@@ -110,6 +115,7 @@ def load(
             context = loaded.llama._ctx.ctx
             loaded.n_ctx = min(loaded.n_ctx, int(_low.llama_n_ctx_seq(context)))
             _check_draft(loaded)
+            lossy.verify(loaded)
             _lock(loaded)
             _attach(loaded, cache)
             peers.connect(loaded)
@@ -331,7 +337,7 @@ def _attach(loaded: Loaded, cache: str) -> None:
     buffers = loaded.buffers.n_bytes
     outputs = embedding.output_bytes(loaded, loaded.llama.n_vocab(), loaded.llama.n_embd())
     buffers["compute"] = buffers.get("compute", 0) + scratch + outputs
-    prefetch = settings.prefetch
+    prefetch = lossy.prefetch_of(loaded)
     if loaded.asks_peers and prefetch == "auto":
         prefetch = "off"
         loaded.notes.append("nothing is prefetched while peers are asked (--prefetch on does both)")

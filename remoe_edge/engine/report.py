@@ -32,6 +32,7 @@ def stats_of(loaded: Loaded) -> EngineStats:
         cache=None if native is None else _cache(loaded, native),
         io=None if native is None else dict(native.io),
         remote=peers.stats(loaded),
+        lossy=loaded.lossy or None,
     )
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from remoe_edge.engine import budget as budgets
-from remoe_edge.engine import offload
+from remoe_edge.engine import lossy, offload
 from remoe_edge.errors import InputError
 from remoe_edge.machine.processors import default_threads
 
@@ -55,6 +55,9 @@ class SettingsKeywords(TypedDict, total=False):
     gpu_layers: str | int
     draft: str
     experts_on: str
+    swap_near: float
+    skip_cold: float
+    skip_small: float
     io_backend: str
 
 
@@ -94,6 +97,10 @@ class EngineSettings:
         "on", or "auto", which guesses while a token gets cheaper by the clock.
     experts_on: where the cache lies and experts are computed: "cpu", "gpu", or "auto", which is the
         processor (docs/gpu.md says why).
+    swap_near, skip_cold, skip_small: fewer reads at some loss of quality (docs/quality.md), each a share
+        below 1 and off at 0. swap_near: take a resident expert for a missing one whose weight is more by
+        at most that share. skip_cold: leave out missing experts with less than that share of a token's
+        weights; skip_small: any experts with less.
 
     Raises InputError, which names the setting and what it may be.
     """
@@ -121,6 +128,9 @@ class EngineSettings:
     gpu_layers: str | int = "auto"
     draft: str = "off"
     experts_on: str = "auto"
+    swap_near: float = 0.0
+    skip_cold: float = 0.0
+    skip_small: float = 0.0
 
     def __post_init__(self) -> None:
         if not isinstance(self.cache, str):
@@ -140,6 +150,9 @@ class EngineSettings:
         _one_of("experts_on", self.experts_on, EXPERTS_ON)
         if self.experts_on == "gpu":
             self._check_experts_on_gpu()
+        for name in lossy.MEANS:
+            object.__setattr__(self, name, lossy.amount(name, getattr(self, name)))
+        lossy.check(self)
         for name in ("repack", "stream", "direct", "lock", "verbose", "hedge"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"{name} is True or False, not {getattr(self, name)!r}")
@@ -276,6 +289,7 @@ class EngineSettings:
             **({"gpu_layers": self.gpu_layers} if self.gpu_layers != "auto" else {}),
             **({"draft": self.draft} if self.draft != "off" else {}),
             **({"experts_on": self.experts_on} if self.experts_on != "auto" else {}),
+            **lossy.means_of(self),
         }
 
 

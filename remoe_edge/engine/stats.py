@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from remoe_edge.engine import lossy
 from remoe_edge.engine.counters import Counts
 
 
@@ -63,6 +64,10 @@ class AnswerStats(Counts):
             "p99": round(percentile(self.token_ms, 0.99), 3),
         }
 
+    def loss(self) -> str:
+        """Say what was swapped and skipped; "" where the answer is without loss."""
+        return lossy.said_of({name: getattr(self, name) for name in lossy.COUNTS})
+
     def line(self, streamed: bool) -> str:
         """Write the one line that follows an answer in the terminal."""
         mean = self.tpot_ms()["mean"]
@@ -81,6 +86,8 @@ class AnswerStats(Counts):
             parts.append("not streamed")
         if self.guessed:
             parts.append(f"{self.guessed_right} of {self.guessed} guesses right")
+        if said := self.loss():
+            parts.append(said)
         if self.energy and self.energy.get("joules_per_token") is not None:
             parts.append(f"{self.energy['joules_per_token']:.2f} J/token")
         return ", ".join(parts)
@@ -154,7 +161,8 @@ class CacheStats:
 class EngineStats(Mapping[str, Any]):
     """Hold what the last answer cost and how the engine runs; times in ms, sizes in bytes.
 
-    cache, io and router_probabilities are None where nothing is streamed, remote without peers.
+    cache, io and router_probabilities are None where nothing is streamed, remote without peers, lossy
+    (by which means experts are swapped and skipped) where answers are without loss.
     buffers, gpu_buffers: what llama.cpp has reserved, by kind, here and on GPUs. Until version 0.3 it
     also reads as the mapping that `to_dict` returns.
     """
@@ -173,6 +181,11 @@ class EngineStats(Mapping[str, Any]):
     io: dict[str, Any] | None
     remote: dict[str, Any] | None = None
     gpu_buffers: dict[str, int] = field(default_factory=dict)
+    lossy: str | None = None
+
+    def _lossy(self) -> dict[str, Any]:
+        counts = {name: getattr(self.answer, name) for name in lossy.COUNTS}
+        return {"means": self.lossy, **counts}
 
     def to_dict(self) -> dict[str, Any]:
         """Give plain values for JSON."""
@@ -194,6 +207,7 @@ class EngineStats(Mapping[str, Any]):
             "wait_policy": self.wait_policy,
             "notes": list(self.notes),
             "router_probabilities": self.router_probabilities,
+            **({} if self.lossy is None else {"lossy": self._lossy()}),
             "cache": None if self.cache is None else self.cache.to_dict(answer),
             "io": None if self.io is None else dict(self.io),
             **({} if self.remote is None else {"remote": dict(self.remote)}),

@@ -104,7 +104,7 @@ class Status:
 
     def on_load(self, facts: Mapping[str, Any]) -> None:
         """Show the model and its settings."""
-        names = ("streamed", "budget_bytes", "slots", "policy", "threads", "n_ctx")
+        names = ("streamed", "budget_bytes", "slots", "policy", "threads", "n_ctx", "lossy")
         self._state.update({name: facts.get(name) for name in names})
         # A path of any length would not fit the block.
         self._state.update(model=str(facts["model"])[-300:], state="idle")

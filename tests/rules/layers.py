@@ -34,7 +34,7 @@ PYTHON_LAYERS: tuple[frozenset[str], ...] = (
     frozenset(
         {
             *("bench", "plan", "placement", "predict", "profile", "tune", "telemetry", "convert"),
-            *("inspect", "remote", "serve", "deploy", "plugin"),
+            *("inspect", "quality", "remote", "serve", "deploy", "plugin"),
         }
     ),
     frozenset({"api"}),  # puts features and the engine together for programs

@@ -40,6 +40,11 @@ Executor::~Executor() {
 }
 
 ggml_status Executor::Run(ggml_cgraph* graph) {
+  return RunAs<false>(graph);
+}
+
+template <bool kLossy>
+ggml_status Executor::RunAs(ggml_cgraph* graph) {
   if (HasUnloadedExperts(graph)) return GGML_STATUS_FAILED;
   CutByLayer(graph, &pieces_);
   if (pieces_.empty()) return ggml_backend_graph_compute(backend(), graph);
@@ -48,7 +53,7 @@ ggml_status Executor::Run(ggml_cgraph* graph) {
     const std::lock_guard<std::mutex> lock(job.model->step_mutex());
     ggml_status status;
     try {
-      status = RunPiece(job);
+      status = RunPiece<kLossy>(job);
     } catch (const std::bad_alloc&) {
       // Nothing may unwind through ggml.
       EndElsewhere(job);
@@ -67,6 +72,7 @@ ggml_status Executor::Refuse(StreamedModel* model, const Status& status, bool re
   return GGML_STATUS_FAILED;
 }
 
+template <bool kLossy>
 ggml_status Executor::RunPiece(const Job& job) {
   StreamedModel* model = job.model;
   const TensorOrigin& origin = job.piece->origin();
@@ -101,7 +107,14 @@ ggml_status Executor::RunPiece(const Job& job) {
   if (model->Continues(origin, this)) {
     status = RunOn(job);
   } else {
+    if constexpr (kLossy) {
+      status = ChooseAnew(job);
+      if (!status.ok()) return Refuse(model, status, in_step);
+    }
     Event event = step_.Describe();
+    if constexpr (kLossy) {
+      if (left_out_) event.ids = nullptr;
+    }
     Complete(job, &event);
     status = RunLayer(job, event);
   }
@@ -109,6 +122,8 @@ ggml_status Executor::RunPiece(const Job& job) {
   model->EndIfComplete(origin.layer);
   return GGML_STATUS_SUCCESS;
 }
+
+template ggml_status Executor::RunAs<true>(ggml_cgraph* graph);
 
 // A later piece of the open event: what was missing when it began has come for an earlier piece.
 Status Executor::RunOn(const Job& job) {

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "device/compute/layer_step.h"
+#include "device/compute/lossy_choice.h"
 #include "device/compute/pair_runner.h"
 #include "device/compute/piece.h"
 #include "device/graph/weight_buffer.h"
@@ -28,6 +29,8 @@ class Executor {
   explicit Executor(ggml_backend_t cpu, bool scores_are_kept = true, ggml_backend_t gpu = nullptr);
   ~Executor();
   ggml_status Run(ggml_cgraph* graph);
+  // The same with the model's dial. Apart from Run(), so that a run without loss asks for no dial.
+  ggml_status RunLossy(ggml_cgraph* graph);
 
  private:
   // The piece that runs.
@@ -36,7 +39,12 @@ class Executor {
     const Piece* piece;
     StreamedModel* model;
   };
+  template <bool kLossy>
+  ggml_status RunAs(ggml_cgraph* graph);
+  template <bool kLossy>
   ggml_status RunPiece(const Job& job);
+  // Has the dial decide on the step, which has been routed and not described yet.
+  Status ChooseAnew(const Job& job);
   void Complete(const Job& job, Event* event);
   Status RunOn(const Job& job);
   void MarkUsed(const Job& job);
@@ -77,6 +85,8 @@ class Executor {
   ggml_tensor host_input_{};
   std::vector<Piece> pieces_;
   LayerStep step_;  // of the piece that runs
+  LossyChoice lossy_;
+  bool left_out_ = false;  // pairs of the step are not computed
   enum class Fit { kUnknown, kYes, kNo } fit_ = Fit::kUnknown;
   // Memory that is kept from one piece to the next.
   std::vector<Arrival> arrived_;

@@ -7,6 +7,7 @@ namespace remoe {
 bool LayerStep::Route(int layer, int n_experts, const ggml_tensor* product,
                       const ggml_tensor* ids) {
   layer_ = layer;
+  product_ = product;
   input_ = product->src[1];
   k_ = static_cast<int>(ids->ne[0]);
   n_tokens_ = static_cast<int>(ids->ne[1]);
@@ -31,6 +32,24 @@ bool LayerStep::Route(int layer, int n_experts, const ggml_tensor* product,
     }
   }
   return true;
+}
+
+void LayerStep::Reroute(const std::vector<int32_t>& ids, const std::vector<uint8_t>* left_out) {
+  ids_ = ids;
+  // Pairs that are left out belong to an expert beyond the last, which is never placed.
+  const auto nobody = static_cast<int32_t>(state_.size());
+  std::fill(state_.begin(), state_.end(), State::kUnused);
+  state_.push_back(State::kUnused);
+  slot_of_.push_back(kNoSlot);
+  experts_.clear();
+  for (size_t i = 0; i < ids_.size(); i++) {
+    if (left_out != nullptr && (*left_out)[i] != 0) {
+      ids_[i] = nobody;
+    } else if (state_[ids_[i]] == State::kUnused) {
+      state_[ids_[i]] = State::kRouted;
+      experts_.push_back(static_cast<uint16_t>(ids_[i]));
+    }
+  }
 }
 
 Event LayerStep::Describe() {

@@ -38,11 +38,16 @@ class LayerStep {
   // What the product multiplies, [n_embd, 1, n_tokens], in host memory if SetInput() was told so.
   const ggml_tensor* input() const { return input_; }
   void SetInput(const ggml_tensor* input) { input_ = input; }
+  const ggml_tensor* product() const { return product_; }
   const std::vector<int32_t>& ids() const { return ids_; }  // [n_tokens][k]
   // Distinct, in the order of first use, or of last use once ordered so.
   const std::vector<uint16_t>& experts() const { return experts_; }
   // The step's event, without its place in the run. Points into this.
   Event Describe();
+  // Other experts for the step's tokens, as Route() would have read them. Pairs that are marked in
+  // `left_out` (null: none) are of no expert: nobody places or computes them, and where there are such,
+  // Describe() gives ids that mean nothing.
+  void Reroute(const std::vector<int32_t>& ids, const std::vector<uint8_t>* left_out);
   // Orders experts() by their last use in the batch, and marks as expendable those that its end did
   // not use and that are more than the cache can keep of a layer.
   void OrderByLastUse(const Geometry& geometry);
@@ -87,6 +92,7 @@ class LayerStep {
   int layer_ = 0;
   int n_tokens_ = 0;
   int k_ = 1;
+  const ggml_tensor* product_ = nullptr;
   const ggml_tensor* input_ = nullptr;
   std::vector<int32_t> ids_, slots_;
   std::vector<uint16_t> experts_, routed_;

@@ -147,6 +147,15 @@ void PairRunner::TakeResult(const Pair& pair, const float* row) {
               row, n_out() * sizeof(float));
 }
 
+void PairRunner::GiveNothing(int token, int k) {
+  for (const Step& step : steps_) {
+    if (!step.result) continue;
+    const ggml_tensor* node = step.node;
+    std::memset(static_cast<uint8_t*>(node->data) + k * node->nb[1] + token * node->nb[2], 0,
+                node->ne[0] * sizeof(float));
+  }
+}
+
 void PairRunner::Convert(size_t e) {
   External& external = externals_[e];
   if (external.type == GGML_TYPE_F32 || external.converted) return;

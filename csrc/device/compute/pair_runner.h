@@ -57,6 +57,8 @@ class PairRunner {
   void CopyInput(int token, float* row) const;
   // Appends the piece as bytes of an FfnRecipe; nothing where it is not the whole FFN of a layer.
   void Describe(std::string* recipe) const;
+  // What a pair gives is nothing: zeros. REQUIRES: Prepare returned true.
+  void GiveNothing(int token, int k);
   // What a pair gives was computed elsewhere.
   void TakeResult(const Pair& pair, const float* row);
 

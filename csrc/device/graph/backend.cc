@@ -47,21 +47,34 @@ ggml_status Compute(ggml_backend_t backend, ggml_cgraph* graph) {
   return ContextOf(backend)->executor->Run(graph);
 }
 
+ggml_status ComputeLossy(ggml_backend_t backend, ggml_cgraph* graph) {
+  return ContextOf(backend)->executor->RunLossy(graph);
+}
+
 // The scheduler's allocator would reuse the router's scores before the FFN runs, for the weights of
-// the experts' sum: each FFN says that it still needs them.
+// the experts' sum: each FFN says that it still needs them. And where experts may be swapped or skipped,
+// another function runs the pieces, so that nothing is asked of others in the path of a token.
 template <typename Params>
-void Optimize(ggml_backend_t, ggml_cgraph* graph, Params* params) {
+void Optimize(ggml_backend_t backend, ggml_cgraph* graph, Params* params) {
   const int n = ggml_graph_n_nodes(graph);
   const ggml_tensor* last = nullptr;
+  GateNotes* gates = nullptr;
   for (int i = 0; i < n; i++) {
     ggml_tensor* node = ggml_graph_node(graph, i);
     if (ExpertProduct(node) == nullptr) continue;
-    const RouterNote* note = OriginOf(node->src[0])->model->router_notes().Find(node);
+    StreamedModel* model = OriginOf(node->src[0])->model;
+    gates = model->gates();
+    if (gates != nullptr) {
+      const GateNote* gate = gates->Find(node->src[2]);
+      if (gate != nullptr) params->add_alloc_dep(params->user_data, gate->chain.values, node);
+    }
+    const RouterNote* note = model->router_notes().Find(node);
     ggml_tensor* scores = note != nullptr ? note->logits : RouterScores(node);
     if (scores == nullptr || scores == last) continue;
     params->add_alloc_dep(params->user_data, scores, node);
     last = scores;
   }
+  backend->iface.graph_compute = gates != nullptr ? ComputeLossy : Compute;
 }
 
 // Older builds of ggml let nobody say so.
@@ -83,6 +96,10 @@ ggml_guid_t Guid() {
 }
 
 }  // namespace
+
+bool ScoresAreKept() {
+  return kScoresAreKept;
+}
 
 ggml_backend_t MakeBackend(ggml_backend_dev_t device, ggml_backend_dev_t gpu_device) {
   ggml_backend_t cpu = cpu::NewBackend();

@@ -14,6 +14,10 @@ namespace remoe {
 // `gpu`: that computes; null for the CPU. RETURNS: null where it cannot be had.
 ggml_backend_t MakeBackend(ggml_backend_dev_t device, ggml_backend_dev_t gpu = nullptr);
 
+// Whether a backend can have the scheduler keep what routers said until experts run: older builds of
+// ggml have no such way.
+bool ScoresAreKept();
+
 // The functions that llama.cpp looks for by name; null for those we lack.
 void* BackendProcAddress(const char* name);
 

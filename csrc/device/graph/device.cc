@@ -47,6 +47,16 @@ ggml_backend_buffer_type_t ListedBufferType(ggml_backend_dev_t device) {
   return weights;
 }
 
+void NoteGate(const ggml_tensor* node, const GateChain& chain) {
+  const TensorOrigin* origin = OriginOf(chain.product->src[0]);
+  if (origin->model->gates() == nullptr) return;
+  try {
+    origin->model->gates()->Note(node, chain, origin->layer);
+  } catch (const std::bad_alloc&) {
+    // Without a note, the step will refuse.
+  }
+}
+
 // Asked of every node of a graph before any of them runs: the time to learn where routers are.
 bool SupportsOp(ggml_backend_dev_t, const ggml_tensor* op) {
   const bool ours = IsExpertOp(op);
@@ -56,8 +66,12 @@ bool SupportsOp(ggml_backend_dev_t, const ggml_tensor* op) {
     } catch (const std::bad_alloc&) {
       // Nothing may unwind through ggml; the step itself will say that there is no memory.
     }
+  } else if (GateChain chain; WeighsExperts(op, &chain)) {
+    NoteGate(op, chain);
   } else if (ours && op->op == GGML_OP_MUL_MAT_ID) {
     LoadingOf(op->src[0]->buffer->buft)->Claimed();
+  } else if (op->op == GGML_OP_MUL_MAT_ID) {
+    GateNotes::NoteOthers(op);
   }
   return ours;
 }

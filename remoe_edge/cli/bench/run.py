@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from remoe_edge.cli import gpu_options, options, placement_options
+from remoe_edge.cli import gpu_options, options, placement_options, text_option
 from remoe_edge.cli.bench import by_mode, meaning
 from remoe_edge.cli.bench.shown import progress_line, show_record
 from remoe_edge.cli.old_spellings import JsonPathCommand, Old, option
@@ -57,12 +57,7 @@ if TYPE_CHECKING:
     help="Kinds of prompts that come with remoe-edge: gsm8k, humaneval, chat, docs, long-prompt.",
 )
 @options.prompts()
-@option(
-    "--text",
-    type=options.FILE,
-    metavar="FILE",
-    help="Read this text token by token, instead of answering prompts.",
-)
+@text_option.text(more="No prompts are answered then.")
 @option(
     "--text-prompt",
     type=click.IntRange(min=1),

@@ -1,0 +1,179 @@
+"""`remoe-edge price`: measure what fewer reads cost in quality, and keep it beside the model."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from remoe_edge.cli import options, text_option
+from remoe_edge.cli.old_spellings import option
+from remoe_edge.cli.results import print_json, write_json
+from remoe_edge.cli.terminal import say, show_progress
+
+if TYPE_CHECKING:
+    from remoe_edge.quality.price_list import Price, PriceList
+
+
+@click.command(name="price")
+@options.model
+@text_option.text(
+    "texts", more="May be repeated; a loss is that of the text that suffers most.",
+    multiple=True, required=True,
+)  # fmt: skip
+@options.routers()
+@options.cache(default="25%")
+@options.policy()
+@options.window(default=256)
+@options.data_tokens(default=2048)
+@option(
+    "--most-loss", default="5%", show_default=True, metavar="SHARE",
+    help="Go on with a means until perplexity is worse by so much.",
+)  # fmt: skip
+@options.threads()
+@options.output("Without it, the result is kept beside the model, where --quality-loss finds it.")
+@options.json_flag()
+@options.plot("It shows bytes per token against perplexity, also of other lists beside the model.")
+@click.pass_context
+def command(
+    context: click.Context,
+    /,
+    model: Path,
+    texts: tuple[Path, ...],
+    routers: str,
+    cache: str,
+    policy: str,
+    window: int,
+    data_tokens: int,
+    most_loss: str,
+    threads: int | None,
+    output: Path | None,
+    as_json: bool,
+    plot: Path | None,
+) -> None:
+    """Measure what it costs MODEL to do without experts that would have to be read.
+
+    Every means is measured over its range (docs/quality.md): perplexity and bytes read per token, each
+    token decoded by itself. `--quality-loss` of other commands then chooses from the result. Ctrl-C keeps
+    what was measured until then.
+    """
+    from remoe_edge.engine.engine import Engine
+    from remoe_edge.engine.settings import EngineSettings
+    from remoe_edge.files.atomic import check_output
+    from remoe_edge.files.models import shipped_routers
+    from remoe_edge.quality import price_list
+    from remoe_edge.quality.choose import parse_loss
+    from remoe_edge.quality.measure import Measured, load_text, measure
+    from remoe_edge.quality.setting import Setting
+    from remoe_edge.quality.survey import survey
+
+    overlay = None if routers == "off" else Path(routers)
+    if routers in ("default", "on"):
+        overlay = shipped_routers(model)
+    most = parse_loss(most_loss)
+    where = output or price_list.place(model, overlay)
+    for path in filter(None, (where, plot)):
+        check_output(path, [model, *texts, *([overlay] if overlay else [])])
+    settings = EngineSettings(
+        cache=cache, routers=overlay, policy=policy, prefetch="off", n_ctx=window, threads=threads
+    )
+    loaded: list[Any] = []
+
+    def run(setting: Setting) -> Measured:
+        with Engine(model, settings.replace(**asdict(setting))) as engine:
+            if not loaded:
+                loaded.append([load_text(t, engine.tokenize, window, data_tokens) for t in texts])
+                _check_names(loaded[0])
+            native = engine.native
+            if native is None:
+                raise click.UsageError(f"{model} has no experts: there is nothing to do without")
+            share.append((native.n_slots / native.total_experts, native.n_experts_used))
+            return measure(
+                engine, loaded[0], lambda n: show_progress(f"{setting}: {n} tokens"), *base
+            )
+
+    share: list[tuple[float, int]] = []
+    base: list[Measured] = []
+    base.append(run(Setting()))
+    prices = [price_list.price(Setting(), base[0], base[0])]
+    rows = [_row(prices[0], prices[0])]
+
+    def priced(setting: Setting) -> Price:
+        return price_list.price(setting, run(setting), base[0])
+
+    finished = True
+    try:
+        for each in survey(priced, share[0][1], most):
+            prices.append(each)
+            rows.append(_row(each, prices[0]))
+            show_progress("")
+            say(rows[-1])
+    except KeyboardInterrupt:
+        finished = False
+    own, fingerprint = price_list.identity(model, overlay)
+    found = price_list.PriceList(
+        model=model.name,
+        fingerprint=own,
+        routers=fingerprint,
+        cache=share[0][0],
+        policy=policy,
+        window=window,
+        texts=tuple(
+            {"name": each.name, "sha256": each.sha256, "tokens": each.n_tokens}
+            for each in loaded[0]
+        ),
+        prices=tuple(prices),
+    )
+    show_progress("")
+    write_json(found.to_dict(), where)
+    if plot is not None:
+        from remoe_edge.quality.plot import draw
+
+        draw(_with_neighbours(found, where, model), plot)
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        click.echo("\n".join([_HEAD, *rows]))
+    say(f"kept in {where}" if finished else f"stopped: {where} holds what was measured before")
+    if not finished:
+        context.exit(130)
+
+
+_HEAD = "KiB/token   saved  loss at worst  perplexity of that text  same token  swapped  skipped  setting"
+
+
+def _row(price: Price, base: Price) -> str:
+    worst = max(price.divergence, key=lambda name: price.divergence[name])
+    saved = 1 - price.bytes_per_token / base.bytes_per_token if base.bytes_per_token else 0.0
+    bounds = f"[{100 * price.low[worst]:+.2f}, {100 * price.high[worst]:+.2f}]"
+    return (
+        f"{price.bytes_per_token / 1024:9.1f}  {100 * saved:4.1f} %  "
+        f"{100 * price.worst_loss:.2f} % {worst}  {100 * price.change[worst]:+.2f} % {bounds}  "
+        f"{100 * price.agreement:.1f} %  {100 * price.swapped:.1f} %  {100 * price.skipped:.1f} %  "
+        f"{price.setting}"
+    )
+
+
+def _check_names(texts: list[Any]) -> None:
+    names = [each.name for each in texts]
+    for name in names:
+        if names.count(name) > 1:
+            raise click.UsageError(f"two texts are named {name}: name one otherwise")
+
+
+def _with_neighbours(found: PriceList, where: Path, model: Path) -> dict[str, PriceList]:
+    """Add the lists of the same model under other routers; those that cannot be read are left out."""
+    from remoe_edge.errors import InputError
+    from remoe_edge.quality import price_list
+
+    lists = {}
+    for path in sorted(model.parent.glob("*" + price_list.SUFFIX)):
+        try:
+            other = price_list.read_any(path)
+        except InputError:
+            continue
+        if path != where and other.fingerprint == found.fingerprint:
+            lists[path.name.removesuffix(price_list.SUFFIX)] = other
+    return {where.name.removesuffix(price_list.SUFFIX): found, **lists}

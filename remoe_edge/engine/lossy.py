@@ -1,0 +1,118 @@
+"""Doing without some experts, where the user pays for fewer reads with some quality (docs/quality.md)."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from remoe_edge.errors import InputError, UnsupportedError
+
+if TYPE_CHECKING:
+    from remoe_edge.engine.loaded import Loaded
+    from remoe_edge.engine.settings import EngineSettings
+
+MEANS = ("swap_near", "skip_cold", "skip_small")
+COUNTS = ("weighed", "swapped", "skipped_cold", "skipped_small")  # of the core
+_BY_RESIDENTS = ("swap_near", "skip_cold")
+
+
+def amount(name: str, value: object) -> float:
+    """Return one of MEANS' settings as a number. Raises InputError where it makes no sense."""
+    number = math.nan
+    if isinstance(value, int | float | str) and not isinstance(value, bool):
+        with contextlib.suppress(ValueError):
+            number = float(value)
+    if not 0 <= number < 1:
+        raise InputError(f"{name} is a share from 0 (off) to below 1, not {value!r}")
+    return number
+
+
+def means_of(settings: EngineSettings) -> dict[str, float]:
+    """Give those of MEANS that are on."""
+    every = {name: float(getattr(settings, name)) for name in MEANS}
+    return {name: value for name, value in every.items() if value > 0}
+
+
+def check(settings: EngineSettings) -> None:
+    """Raise InputError where means are on beside settings with which their promises would not hold."""
+    means = means_of(settings)
+    if not means:
+        return
+    what = " and ".join(means)
+    if not settings.stream:
+        raise InputError(f"{what} choose among streamed experts: they need streaming on")
+    if settings.draft != "off":
+        raise InputError(f"{what} with draft: guesses promise the text of decoding without loss")
+    if settings.peers:
+        raise InputError(f"{what} with peers: which experts are here would depend on the network")
+    if settings.experts_on == "gpu":
+        raise InputError(
+            f"{what} with experts_on gpu: experts are swapped and skipped on the CPU only"
+        )
+    if settings.gpu_layers not in ("auto", "off"):
+        raise InputError(
+            f"{what} with gpu_layers {settings.gpu_layers}: the experts' weights would lie on the GPU, "
+            "out of reach: gpu_layers off"
+        )
+    if settings.prefetch == "on" and not means.keys().isdisjoint(_BY_RESIDENTS):
+        raise InputError(
+            f"{what} with prefetch on: which experts are resident would depend on the clock, and the "
+            "answer with it: prefetch off"
+        )
+
+
+def refuse_other_features(settings: EngineSettings, *, functions: bool, trace: bool) -> None:
+    """Raise InputError where a feature was handed in that means are not compatible with."""
+    means = means_of(settings)
+    if means and functions:
+        raise InputError(f"{' and '.join(means)} with a deployment: experts are then elsewhere")
+    if means and trace:
+        raise InputError(
+            f"{' and '.join(means)} with a trace: it would not hold what the routers chose"
+        )
+
+
+def prepare(loaded: Loaded) -> None:
+    """Tell the core of a model that has no context yet which means are on."""
+    means = means_of(loaded.settings)
+    if not means:
+        return
+    if loaded.native is None:
+        loaded.notes.append(f"{' and '.join(means)} are not used: no experts are streamed")
+        return
+    loaded.native.set_dial(**means)
+    loaded.lossy = " ".join(f"{name} {value:g}" for name, value in means.items())
+
+
+def verify(loaded: Loaded) -> None:
+    """Raise UnsupportedError where this model's graphs do not let experts be swapped or skipped."""
+    if not loaded.lossy or loaded.native is None:
+        return
+    try:
+        loaded.native.check_dial()
+    except UnsupportedError as error:
+        flags = ", ".join("--" + name.replace("_", "-") for name in means_of(loaded.settings))
+        raise UnsupportedError(f"{flags}: {loaded.path}: {error}") from None
+
+
+def prefetch_of(loaded: Loaded) -> str:
+    """Give the prefetch setting that keeps answers independent of the clock."""
+    prefetch = loaded.settings.prefetch
+    if loaded.lossy and prefetch == "auto":
+        loaded.notes.append("nothing is prefetched: answers with loss must not depend on the clock")
+        return "off"
+    return prefetch
+
+
+def said_of(counts: Mapping[str, int]) -> str:
+    """Say what share of the experts that tokens chose was swapped and skipped; "" without loss."""
+    weighed = counts["weighed"]
+    if not weighed:
+        return ""
+    skipped = counts["skipped_cold"] + counts["skipped_small"]
+    return (
+        f"lossy: {100 * counts['swapped'] / weighed:.1f} % of experts swapped, "
+        f"{100 * skipped / weighed:.1f} % skipped"
+    )

@@ -1,0 +1,213 @@
+"""What quality costs: measured, kept beside the model, chosen from, and refused where it does not fit."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import tiny_moe
+from remoe_edge import Engine
+from remoe_edge.cli import cli
+from remoe_edge.errors import InputError
+from remoe_edge.quality import price_list
+from remoe_edge.quality.choose import choose, parse_loss
+from remoe_edge.quality.measure import Heads, Measured, load_text
+from remoe_edge.quality.price_list import Price, PriceList, price
+from remoe_edge.quality.setting import Setting
+from remoe_edge.quality.survey import alone, survey
+
+
+def point(setting: Setting, n_bytes: float, **loss: float) -> Price:
+    loss = loss or {"a": 0.0}
+    fives = dict.fromkeys(loss, 5.0)
+    return Price(setting, n_bytes, 1.0, fives, loss, loss, loss, loss, 1.0, 0.0, 0.0)
+
+
+def list_of(*prices: Price, **changes: Any) -> PriceList:
+    plain = PriceList("m", "f", None, 0.25, "lru", 16, ({"name": "a"},), prices)
+    return replace(plain, **changes)
+
+
+BASE = point(Setting(), 100)
+
+
+@pytest.mark.parametrize(("text", "loss"), [("1%", 0.01), ("0.5 %", 0.005), ("0.02", 0.02), (0, 0)])
+def test_a_loss_is_read(text: str | float, loss: float) -> None:
+    assert parse_loss(text) == pytest.approx(loss)
+
+
+@pytest.mark.parametrize("text", ["", "x", "-1%", "100%", "nan", 2, True, None])
+def test_what_is_no_loss_is_refused(text: Any) -> None:
+    with pytest.raises(InputError, match="quality_loss"):
+        parse_loss(text)
+
+
+def test_the_fewest_bytes_within_the_worst_text_are_chosen() -> None:
+    mild = point(Setting(swap_near=0.1), 80, a=0.004, b=0.009)
+    strong = point(Setting(swap_near=0.5), 50, a=-0.01, b=0.03)
+    small = point(Setting(skip_small=0.1), 90, a=0.001, b=0.001)
+    prices = list_of(BASE, mild, strong, small)
+    assert choose(prices, 0.01) is mild
+    assert choose(prices, 0.03) is strong
+    assert choose(prices, 0.01, reproducible=True) is small
+    assert choose(prices, 0.0) is BASE
+
+
+def test_prices_compare_token_by_token() -> None:
+    nll = np.array([[1.0, 2.0], [3.0, 2.0]])
+    best = np.array([[[1], [2]], [[3], [4]]])
+    logs = np.zeros((2, 2, 1))
+    counts = {"bytes_read": 80, "misses": 4, "weighed": 16, "swapped": 4, "skipped_cold": 1}
+    counts["skipped_small"] = 1
+    none = {"a": np.zeros((2, 2))}
+    base = Measured({"a": nll}, none, {"a": Heads(best, logs)}, counts, 4)
+    other = Heads(best + np.array([[[0], [0]], [[0], [1]]]), logs)
+    diverged = {"a": np.array([[0.1, 0.0], [0.3, 0.0]])}
+    worse = Measured({"a": nll + 0.1}, diverged, {"a": other}, counts, 4)
+    found = price(Setting(swap_near=0.1), worse, base)
+    assert found.change["a"] == found.low["a"] == pytest.approx(np.expm1(0.1))
+    assert found.divergence["a"] == found.worst_loss == pytest.approx(np.expm1(0.1))
+    assert found.perplexity["a"] == pytest.approx(np.exp(2.1))
+    assert (found.bytes_per_token, found.agreement) == (20, 0.75)
+    assert (found.swapped, found.skipped) == (0.25, 0.125)
+
+
+def test_a_survey_stops_where_a_means_costs_too_much() -> None:
+    asked: list[Setting] = []
+
+    def measure(setting: Setting) -> Price:
+        asked.append(setting)
+        return point(setting, 50, a=0.1 * setting.swap_near + 0.1 * setting.skip_cold)
+
+    assert len(list(survey(measure, 4, 0.035))) == len(asked)
+    near = [each.swap_near for each in asked if each.means == "swap_near"]
+    assert near == [0.1, 0.2, 0.3, 0.4]  # the first beyond is the last
+    assert sum(each.means == "skip_small" for each in asked) == len(alone(4)["skip_small"])
+    together = [each for each in asked if each.means == "swap_near + skip_cold"]
+    assert {each.swap_near for each in together} == {0.1, 0.2, 0.3}
+
+
+def test_texts_are_cut_evenly(tmp_path: Path) -> None:
+    path = tmp_path / "t.txt"
+    path.write_text("x" * 100)
+    text = load_text(path, lambda text: list(range(len(text))), 10, 30)
+    assert [window[0] for window in text.windows] == [0, 30, 60]
+    assert text.n_tokens == 27
+    with pytest.raises(InputError, match="100 tokens"):
+        load_text(path, lambda text: list(range(len(text))), 101, 0)
+    path.write_bytes(b"\xff")
+    with pytest.raises(InputError, match="UTF-8"):
+        load_text(path, lambda text: [], 10, 0)
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A model with a price list beside it, and the text that was measured."""
+    folder = tmp_path_factory.mktemp("price")
+    model = tiny_moe.make(folder / "m.gguf", "qwen3moe", "Q8_0")
+    text = folder / "words.txt"
+    text.write_text("a few words of a text that is not long, and once more. " * 4)
+    done = run("price", str(model), "--text", str(text), "--window", "12", "--data-tokens", "24",
+               "--most-loss", "0%", "--cache", "30%", "-t", "1")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    return model, text
+
+
+def run(*arguments: str) -> Any:
+    return CliRunner().invoke(cli, list(arguments))
+
+
+def test_a_list_is_kept_beside_the_model_and_chosen_from(measured: tuple[Path, Path]) -> None:
+    model, text = measured
+    kept = price_list.read(price_list.place(model, None), model, None)
+    assert kept.prices[0].setting == Setting()
+    assert kept.prices[0].bytes_per_token > 0
+    assert {each.setting.means for each in kept.prices} >= {"swap_near", "skip_cold", "skip_small"}
+    assert kept.texts[0]["name"] == text.stem
+    settings: dict[str, Any] = {"n_ctx": 64, "threads": 1, "cache": "30%"}
+    with Engine(model, quality_loss="99%", **settings) as engine:
+        assert engine.stats().lossy is not None
+        assert any("fewer bytes a token" in note for note in engine.notes)
+    with Engine(model, quality_loss=0.99, reproducible=True, **settings) as engine:
+        assert engine.settings.skip_small > 0
+        assert engine.settings.swap_near == engine.settings.skip_cold == 0
+
+
+def test_a_smaller_cache_than_the_measured_is_refused(
+    measured: tuple[Path, Path], tmp_path: Path
+) -> None:
+    model, _ = measured
+    plain = json.loads(price_list.place(model, None).read_text())
+    plain["prices"] = [each for each in plain["prices"] if not each["setting"]["skip_small"]]
+    for each in plain["prices"][1:]:
+        each.update(bytes_per_token=1, divergence={"words": 0}, low={"words": 0})
+    path = tmp_path / "list.json"
+    path.write_text(json.dumps(plain))
+    settings: dict[str, Any] = {"n_ctx": 64, "threads": 1, "price_list": path}
+    with pytest.raises(InputError, match="larger cache"):
+        Engine(model, quality_loss="1%", cache="20%", **settings)
+    with Engine(model, quality_loss="1%", cache="30%", **settings) as engine:
+        assert engine.stats().lossy is not None
+
+
+def test_without_a_list_the_command_is_named(measured: tuple[Path, Path], tmp_path: Path) -> None:
+    other = tiny_moe.make(tmp_path / "o.gguf", "olmoe", "Q8_0")
+    with pytest.raises(InputError, match=r"remoe-edge price .*o\.gguf"):
+        Engine(other, quality_loss="1%")
+    kept = price_list.place(measured[0], None)
+    with pytest.raises(InputError, match="measured on another model"):
+        Engine(other, quality_loss="1%", price_list=kept)
+    done = run("chat", str(other), "-p", "x", "--quality-loss", "1%")
+    assert done.exit_code == 1
+    assert "remoe-edge price" in done.output
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda plain: plain.pop("prices"),
+        lambda plain: plain.update(kind="x"),
+        lambda plain: plain["prices"].pop(0),
+        lambda plain: plain["prices"][1].update(bytes_per_token="many"),
+        lambda plain: plain["prices"][1].update(divergence={}),
+        lambda plain: plain["prices"][1]["setting"].update(swap_far=1),
+    ],
+)
+def test_damaged_lists_are_refused(
+    measured: tuple[Path, Path], tmp_path: Path, damage: Any
+) -> None:
+    model, _ = measured
+    plain = json.loads(price_list.place(model, None).read_text())
+    damage(plain)
+    bad = tmp_path / "bad.json"
+    bad.write_text(json.dumps(plain))
+    with pytest.raises(InputError, match="is no price list"):
+        Engine(model, quality_loss="1%", price_list=bad)
+    bad.write_text("[")
+    with pytest.raises(InputError, match="is no price list"):
+        Engine(model, quality_loss="1%", price_list=bad)
+
+
+def test_prices_and_means_are_not_given_together(measured: tuple[Path, Path]) -> None:
+    model, _ = measured
+    with pytest.raises(InputError, match="quality_loss chooses the means"):
+        Engine(model, quality_loss="1%", skip_cold=0.1)
+    with pytest.raises(InputError, match="not reproducible"):
+        Engine(model, reproducible=True, swap_near=0.1)
+    with Engine(model, reproducible=True, skip_small=0.1, n_ctx=64) as engine:
+        assert engine.stats().lossy == "skip_small 0.1"
+
+
+def test_a_picture_is_drawn(measured: tuple[Path, Path], tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from remoe_edge.quality.plot import draw
+
+    kept = price_list.read(price_list.place(measured[0], None), measured[0], None)
+    draw({"off": kept, "tuned": kept}, tmp_path / "p.png")
+    assert (tmp_path / "p.png").stat().st_size > 1000
