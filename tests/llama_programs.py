@@ -164,7 +164,13 @@ def get(address: str) -> str:
 def probabilities(programs: Programs, path: Path, settings: dict[str, str] | None) -> list[Any]:
     """Ask a tiny model for the matrix' tokens, and of each for the logarithms of all probabilities."""
     with server(programs, path, settings, "-np", 1) as address:
-        body = {"n_predict": plugged.N_GREEDY, "n_probs": tiny_moe.N_VOCAB, "ignore_eos": True}
+        body = {
+            "n_predict": plugged.N_GREEDY,
+            "n_probs": tiny_moe.N_VOCAB,
+            "ignore_eos": True,
+            # Of tokens that end within a character, the server tells nothing: only ASCII is written.
+            "logit_bias": [[byte, False] for byte in range(128, 256)],
+        }
         answer = ask(address, prompt=plugged.PROMPT, **body)
         return [
             (each["id"], [(other["id"], other["logprob"]) for other in each["top_logprobs"]])

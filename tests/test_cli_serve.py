@@ -101,6 +101,8 @@ def test_a_model_that_cannot_be_loaded_ends_it(model: Path, tmp_path: Path) -> N
         (["--tls-certificate", "x.pem"], "private key"),
         (["--cors", "example"], "origin"),
         (["--api-key", ""], "API key"),
+        (["--draft", "auto", "--keep-states", "states"], "one conversation at a time"),
+        (["--draft", "on", "--parallel", "2"], "--parallel is for several"),
     ],
 )
 def test_what_cannot_be_served_is_one_line(

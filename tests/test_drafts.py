@@ -15,13 +15,14 @@ import stock
 import tiny_moe
 from drafting import N_ALL, TEXT, answered, guess
 from remoe_edge import Engine
-from remoe_edge.engine import drafts
+from remoe_edge.engine import drafts, loading
 from remoe_edge.engine.drafts import MOST_GUESSES, Governor, PromptLookup
 from remoe_edge.errors import InputError, ReadError, UnsupportedError
 from remoe_edge.native import _core
 
 QUANTS = {
     "qwen3moe": "Q8_0", "gpt-oss": "MXFP4", "gemma4": "Q4_0", "glm4moe": "Q6_K", "deepseek2": "Q4_K",
+    "phimoe": "Q8_0",
 }  # fmt: skip
 # Formats whose kernels compute a token of a small step as they compute it alone.
 ARCHS = ("qwen3moe", "gpt-oss", "gemma4", "glm4moe")
@@ -148,12 +149,14 @@ def test_a_drafted_answer_has_the_bits_of_the_plain_one(
     assert drafted.stats.guessed > drafted.stats.guessed_right > 20
 
 
+@pytest.mark.parametrize("arch", ["deepseek2", "phimoe"])
 def test_where_kernels_see_their_neighbours_it_has_stocks_bits_for_the_same_steps(
     models: dict[str, Path],
+    arch: str,
     well_guessed: Callable[[list[int]], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    path = models["deepseek2"]
+    path = models[arch]
     with Engine(path, cache="30%", threads=1, n_ctx=128) as engine:
         wanted = answered(engine, temperature=0)
     well_guessed(wanted.token_ids)
@@ -263,3 +266,13 @@ def test_several_conversations_are_not_drafted_for(model: Path) -> None:
         Engine(model, cache="50%", draft="auto", parallel=2)
     with pytest.raises(InputError, match="draft is one of"):
         Engine(model, cache="50%", draft="yes")
+
+
+def test_heads_for_further_tokens_are_not_used_and_that_is_said(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading._low, "llama_model_n_layer_nextn", lambda _: 2)
+    with Engine(model, cache="50%", n_ctx=64, draft="auto") as engine:
+        assert any("the 2 layers of this model that predict" in note for note in engine.notes)
+    with Engine(model, cache="50%", n_ctx=64) as engine:
+        assert not any("MTP" in note for note in engine.notes)

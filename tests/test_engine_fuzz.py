@@ -16,6 +16,8 @@ def test_engines_keep_their_promises_on_bad_days() -> None:
     assert not wrong
     assert figures["rows compared"] > 20, figures
     assert figures["answers"] > 10, figures
+    assert figures["side by side"] > 5, figures
+    assert figures["drafted"] > 0, figures
 
 
 @pytest.mark.slow

@@ -223,6 +223,26 @@ def test_slow_clients_are_let_go(hasty: Live) -> None:
     answers_again(hasty)
 
 
+@pytest.mark.parametrize("begin", ["GET / HTTP/1.1\r\nX: ", "body"])
+def test_a_client_that_drips_is_let_go(hasty: Live, begin: str) -> None:
+    """A byte now and then holds no connection: the time is that of all of it."""
+    with plain(hasty) as client:
+        client.sendall(head(CHAT, "Content-Length: 100000") if begin == "body" else begin.encode())
+        client.settimeout(0.02)
+        answer = b""
+        with contextlib.suppress(ConnectionError):
+            for _ in range(50 * SECONDS):
+                with contextlib.suppress(TimeoutError):
+                    client.sendall(b"x")
+                    answer = client.recv(65536)
+                    break
+            else:
+                pytest.fail("it was never let go")
+        assert b" 200 " not in answer
+        assert answer == b"" or begin == "body"
+    answers_again(hasty)
+
+
 def test_what_is_no_http_is_let_go(hasty: Live) -> None:
     for data in (b"\x16\x03\x01\x02\x00\x01", b"GET\r\n\r\n", b"GET / HTTP/x\r\n\r\n",
                  b"\r\n" * 1000, b"A" * 100_000, b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 9000):  # fmt: skip

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import tiny_moe
 from answering import gathered, outlives_a_reader, takes_nothing_once_closed
 from conversations import prompt
 from remoe_edge import Engine
@@ -212,3 +213,10 @@ def test_a_model_that_cannot_be_loaded(tmp_path: Path) -> None:
     wait_until(lambda: made.state == "failed")
     assert "no model at" in str(made.failure)
     made.close()
+
+
+def test_a_model_that_shares_no_beginning_says_so(tmp_path: Path) -> None:
+    model = tiny_moe.make(tmp_path / "m.gguf", "qwen3next", "Q8_0")
+    with live(model, parallel=2) as server:
+        (note,) = server.conversations.notes
+        assert "cannot be taken back or shared" in note

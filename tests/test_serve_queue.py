@@ -189,6 +189,24 @@ def test_stopping_cuts_answers_off_after_the_grace(model: Path) -> None:
     connection.close()
 
 
+def test_who_is_cut_off_before_the_answer_is_told(model: Path) -> None:
+    """In the protocol's form, as everything else."""
+    told: list[tuple[int, bytes]] = []
+    with live(model, n_ctx=16384, grace_s=0) as server:
+        slow_down(server)
+
+        def ask() -> None:
+            status, _, data = server.ask(CHAT, {"messages": HI, "temperature": 0})
+            told.append((status, data))
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        wait_until(lambda: server.conversations.load.running == 1)
+    thread.join(SECONDS)
+    ((status, data),) = told
+    assert (status, json.loads(data)["error"]["type"]) == (503, "server_error")
+
+
 def test_stopping_lets_answers_end(model: Path) -> None:
     with live(model, grace_s=SECONDS) as server:
         slow_down(server)

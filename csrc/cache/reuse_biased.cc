@@ -35,8 +35,9 @@ Result<std::unique_ptr<ReuseBiasedPolicy>> ReuseBiasedPolicy::Make(
     const Geometry& geometry, std::shared_ptr<const Profile> profile) {
   REMOE_RETURN_IF_ERROR(CheckGeometry(geometry));
   if (profile != nullptr) REMOE_RETURN_IF_ERROR(Fits(*profile, geometry));
-  // The largest table by far; the numbers may come from a file that anybody wrote.
-  const uint64_t table = uint64_t{sizeof(float)} * geometry.total() * Stride(geometry);
+  // The largest tables by far: what follows what, counted and as links. The numbers may come from a
+  // file that anybody wrote.
+  const uint64_t table = 2 * uint64_t{sizeof(float)} * geometry.total() * Stride(geometry);
   if (table > kMostTableBytes) {
     return Status(Code::kInvalidArgument,
                   Format("reuse-biased would keep %llu MiB of links for %d layers of %d experts: "
@@ -80,7 +81,8 @@ ReuseBiasedPolicy::ReuseBiasedPolicy(const Geometry& geometry,
     : geometry_(geometry),
       profile_(profile != nullptr ? std::move(profile)
                                   : std::make_shared<const Profile>(DefaultProfile())),
-      stride_(Stride(geometry)) {
+      stride_(Stride(geometry)),
+      online_(geometry.n_layers, geometry.n_experts, stride_) {
   ReuseBiasedPolicy::OnResize(geometry.n_slots);
   const size_t layers = static_cast<size_t>(geometry.n_layers), row = stride_;
   recent_.now().averages.assign(layers * kScales * row, kPriorUse);
@@ -99,6 +101,7 @@ ReuseBiasedPolicy::ReuseBiasedPolicy(const Geometry& geometry,
   expected_.assign(layers * row, 0);
   columns_.assign(kFeatures * row, 0);
   score_.assign(row, 0);
+  ranked_.assign(row, 0);
   use_.assign(row, 0);
   sums_.assign(row, 0);
   ranks_.assign(layers * row, kUnavailable);
@@ -109,6 +112,7 @@ ReuseBiasedPolicy::ReuseBiasedPolicy(const Geometry& geometry,
 
 void ReuseBiasedPolicy::OnResize(int n_slots) {
   const double share = static_cast<double>(n_slots) / geometry_.total();
+  online_.Fill(n_slots);
   const std::vector<float> weights =
       profile_->shares.empty() ? DefaultProfile().WeightsFor(share) : profile_->WeightsFor(share);
   live_.clear();
@@ -122,34 +126,20 @@ void ReuseBiasedPolicy::OnResize(int n_slots) {
   }
 }
 
-bool ReuseBiasedPolicy::Expect(const float* bonus) {
-  // The scores of every layer change at once: the prompt's first layer already pushes out others.
-  for (int layer = 0; layer < geometry_.n_layers; layer++) {
-    float* expected = &expected_[Row(layer)];
-    int32_t* scored = &scored_[Row(layer)];
-    int32_t* ranks = &ranks_[Row(layer)];
-    for (int j = 0; j < geometry_.n_experts; j++) {
-      const float now = bonus == nullptr ? 0 : bonus[layer * geometry_.n_experts + j];
-      scored[j] =
-          rows::ToRank(static_cast<float>(scored[j]) / rows::kRankScale + (now - expected[j]));
-      expected[j] = now;
-      if (ranks[j] != kUnavailable) ranks[j] = scored[j];
-    }
-    stale_[layer] = 1;
-  }
-  expecting_ = bonus != nullptr;
-  return true;
-}
-
 void ReuseBiasedPolicy::OnEvent(const Event& event) {
   recent_.SwitchTo(event.conversation);
+  if (event.conversation != conversation_) online_.BreakAll();
+  conversation_ = event.conversation;
   Choice choice;
   choice.layer = event.layer;
   choice.step = event.step;
   const bool by_token = event.ids != nullptr && event.n_tokens > 1;
   // Tokens of several conversations: none follows another.
   const bool together = event.phase == Phase::kDecode && event.n_tokens > 1 && !event.in_sequence;
-  if (together || recent_.now().together[event.layer]) recent_.now().n_chosen[event.layer] = 0;
+  if (together || recent_.now().together[event.layer]) {
+    recent_.now().n_chosen[event.layer] = 0;
+    online_.Break(event.layer);
+  }
   recent_.now().together[event.layer] = together;
   const int first = by_token ? std::max(0, event.n_tokens - kRecentTokens) : event.n_tokens - 1;
   for (int token = first; token < event.n_tokens; token++) {
@@ -161,9 +151,12 @@ void ReuseBiasedPolicy::OnEvent(const Event& event) {
     const int row = token - (event.n_tokens - event.n_prob_tokens);
     choice.probs = row < 0 ? nullptr : event.probs + static_cast<size_t>(row) * geometry_.n_experts;
     TakeIn(choice);
-    if (together && !choice.last) recent_.now().n_chosen[event.layer] = 0;
+    if (together && !choice.last) {
+      recent_.now().n_chosen[event.layer] = 0;
+      online_.Break(event.layer);
+    }
   }
-  Combine(event.layer);
+  Rank(event.layer);
 }
 
 void ReuseBiasedPolicy::TakeIn(const Choice& choice) {
@@ -174,6 +167,12 @@ void ReuseBiasedPolicy::TakeIn(const Choice& choice) {
   ScoreLinks(choice);
   ScoreLearned(choice);
   ScoreProbs(choice);
+  SumColumns();
+  if (choice.one_token && choice.n > 0) {
+    online_.Follow(choice.layer, choice.experts, choice.n, use_.data(), score_.data());
+  } else {
+    online_.Break(choice.layer);
+  }
 
   std::copy(choice.experts, choice.experts + choice.n,
             recent_.now().chosen.begin() + static_cast<size_t>(choice.layer) * geometry_.n_experts);
@@ -283,7 +282,7 @@ void ReuseBiasedPolicy::ScoreLearned(const Choice& choice) {
   if (choice.n > 0 && choice.one_token) {
     Learn(choice);
     const float* uses = &uses_[Row(layer)];
-    float* share = score_.data();  // free until Combine()
+    float* share = score_.data();  // free until SumColumns()
     const float events = events_[layer];
     for (size_t j = 0; j < stride_; j++) share[j] = (uses[j] + 1) / (events + 16);
     const float* rows[4] = {};
@@ -330,7 +329,7 @@ void ReuseBiasedPolicy::ScoreProbs(const Choice& choice) {
   }
 }
 
-void ReuseBiasedPolicy::Combine(int layer) {
+void ReuseBiasedPolicy::SumColumns() {
   std::fill(score_.begin(), score_.end(), 0.0f);
   const size_t live = live_.size();
   for (size_t i = 0; i + 4 <= live; i += 4) {
@@ -341,9 +340,16 @@ void ReuseBiasedPolicy::Combine(int layer) {
   for (size_t i = live / 4 * 4; i < live; i++) {
     rows::AddScaled(&columns_[Row(live_[i])], live_weights_[i], score_.data(), stride_);
   }
-  if (expecting_) rows::AddScaled(&expected_[Row(layer)], 1, score_.data(), stride_);
+}
+
+void ReuseBiasedPolicy::Rank(int layer) {
+  std::copy(score_.begin(), score_.end(), ranked_.begin());
+  online_.AddTo(ranked_.data(), layer,
+                &recent_.now().chosen[static_cast<size_t>(layer) * geometry_.n_experts],
+                recent_.now().n_chosen[layer]);
+  if (expecting_) rows::AddScaled(&expected_[Row(layer)], 1, ranked_.data(), stride_);
   int32_t* scored = &scored_[Row(layer)];
-  rows::ToRanks(score_.data(), scored, stride_);
+  rows::ToRanks(ranked_.data(), scored, stride_);
   int32_t* ranks = &ranks_[Row(layer)];
   for (int j = 0; j < geometry_.n_experts; j++) {
     ranks[j] = ranks[j] == kUnavailable ? kUnavailable : scored[j];
@@ -359,13 +365,6 @@ void ReuseBiasedPolicy::OnHit(ExpertId id) {
 
 void ReuseBiasedPolicy::OnEvict(ExpertId id) {
   OnHit(id);
-}
-
-bool ReuseBiasedPolicy::LeastFirst(int layer, uint16_t* experts, int n) {
-  const int32_t* scored = &scored_[Row(layer)];
-  std::stable_sort(experts, experts + n,
-                   [scored](uint16_t a, uint16_t b) { return scored[a] < scored[b]; });
-  return true;
 }
 
 void ReuseBiasedPolicy::OnEventEnd(const Event& event) {

@@ -1,7 +1,7 @@
 // ReuseBiasedPolicy: evicts the resident expert whose layer is least likely to use it again soon.
 //
 // After an event each expert of its layer gets a score, a logit for being used within the next few
-// steps: a weighted sum of the columns in reuse_columns.def, by weights and links of a profile.
+// steps: a weighted sum of the columns in reuse_columns.def by a profile, corrected by OnlineLinks.
 //
 //   use       now, moving averages at six time scales and their logarithms, events since the last;
 //             that times the layer's locality (the share of its experts kept from step to step)
@@ -23,6 +23,7 @@
 #include <memory>
 #include <vector>
 
+#include "cache/online_links.h"
 #include "cache/policy.h"
 #include "cache/profile.h"
 #include "cache/recent_use.h"
@@ -57,7 +58,7 @@ class ReuseBiasedPolicy : public Policy {
 
   // Column `feature` of the layer scored last, [n_experts]; for fitting.
   const float* FeatureColumn(int feature) const { return &columns_[Row(feature)]; }
-  // The scores of the layer scored last, [n_experts].
+  // What the columns of the layer scored last sum up to, [n_experts], without links learned on line.
   const float* Scores() const { return score_.data(); }
 
  private:
@@ -96,7 +97,8 @@ class ReuseBiasedPolicy : public Policy {
   void ScoreLearned(const Choice& choice);
   void ScoreProbs(const Choice& choice);
   void Learn(const Choice& choice);
-  void Combine(int layer);
+  void SumColumns();
+  void Rank(int layer);
   void RefreshLeast(int layer);
 
   const Geometry geometry_;
@@ -113,11 +115,15 @@ class ReuseBiasedPolicy : public Policy {
   std::vector<float> locality_;  // [layer], one number
   std::vector<float> events_;    // [layer], one number
 
+  OnlineLinks online_;
+  int conversation_ = kNoConversation;
+
   std::vector<float> expected_;  // [layer] what Expect() was given, or zeros
   bool expecting_ = false;
 
   std::vector<float> columns_;  // [features] of the layer scored last
-  std::vector<float> score_;    // one row
+  std::vector<float> score_;    // one row: the columns' sum
+  std::vector<float> ranked_;   // one row: with what is learned and expected beyond
   std::vector<float> use_;      // one row: 1 where used by the event
   std::vector<int16_t> sums_;   // one row
 

@@ -1,5 +1,7 @@
 #include "cache/reuse_rows.h"
 
+#include <cmath>
+
 // x86-64 gets an AVX2 copy of every loop, chosen at load time.
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && \
     !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
@@ -42,6 +44,33 @@ REMOE_WIDE void AddFourScaled(const float* a, const float* b, const float* c, co
 
 REMOE_WIDE void AddScaled(const float* x, float weight, float* out, size_t n) {
   for (size_t j = 0; j < n; j++) out[j] += weight * x[j];
+}
+
+REMOE_WIDE void Most(const float* x, float* most, size_t n) {
+  for (size_t j = 0; j < n; j++) most[j] = x[j] > most[j] ? x[j] : most[j];
+}
+
+REMOE_WIDE void Errors(const float* logits, const float* came, float* errors, size_t n) {
+  for (size_t j = 0; j < n; j++) errors[j] = Chance(logits[j]) - came[j];
+}
+
+REMOE_WIDE void LogLosses(const float* logits, const float* came, float* losses, size_t n) {
+  for (size_t j = 0; j < n; j++) {
+    losses[j] = -Log(Chance((came[j] + came[j] - 1) * logits[j]));
+  }
+}
+
+REMOE_WIDE void FadeSquares(float* average, float fade, const float* x, size_t n) {
+  const float rest = 1 - fade;
+  for (size_t j = 0; j < n; j++) average[j] = average[j] * fade + rest * (x[j] * x[j]);
+}
+
+REMOE_WIDE void Descend(const float* errors, const float* mean_squares, float steps, float rate,
+                        float decay, float* weights, size_t n) {
+  for (size_t j = 0; j < n; j++) {
+    const float slope = errors[j] + decay * weights[j];
+    weights[j] -= rate * slope / std::sqrt(steps * mean_squares[j] + 0.05f);
+  }
 }
 
 REMOE_WIDE void AddLogOfOne(const float* a, const float* share, float* out, size_t n) {

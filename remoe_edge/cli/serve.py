@@ -239,6 +239,8 @@ def _follow(conversations: EngineThread, url: str, stop: Callable[[], None]) -> 
         while conversations.state == "loading":
             time.sleep(0.05)
         if conversations.state == "ready":
+            for note in conversations.notes:
+                say(note)
             say(f"ready: chat at {url}, clients at {url}v1")
         elif conversations.failure is not None:
             stop()

@@ -43,7 +43,8 @@ if TYPE_CHECKING:
     "--schedule",
     metavar="NAME[,...]",
     help="Replay the trace's answers as conversations that take turns: `turns` by token, `batch` all in "
-    "one step, `32` in slices of so many tokens, `4x32` the same four at a time.",
+    "one step, `32` in slices of so many tokens, `4x32` the same four at a time, `32:ring` in the order "
+    "that the server keeps.",
 )
 @options.output("It holds what --json prints.")
 @options.json_flag()

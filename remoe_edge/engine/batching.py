@@ -61,6 +61,8 @@ class ContinuousBatch:
             self._names = list(loaded.counts())
             self._before = self._values()
             self._declared = ("", -1)
+            self._slice_of: int | None = None  # whose slice is being computed apart
+            self._uses: npt.NDArray[np.uint32] = np.zeros(0, np.uint32)  # as it began
         self._note_unused()
 
     def _note_unused(self) -> None:
@@ -209,6 +211,7 @@ class ContinuousBatch:
 
     def _take(self, turn: Turn) -> None:
         members = [self._running[id] for id in turn.ids]
+        self._note_uses(turn.ids[0] if turn.apart else None)
         begun_s = self._clock()
         try:
             wanted = self._compute(members, turn)
@@ -228,6 +231,16 @@ class ContinuousBatch:
         for each in members:
             if each.over:
                 self._end(each)
+
+    def _note_uses(self, one: int | None) -> None:
+        """Tell the schedule which experts a slice has used, where another's begins."""
+        native = self._loaded.native
+        if one == self._slice_of or native is None:
+            return
+        uses = native.uses()
+        if self._slice_of is not None and len(self._uses) == len(uses):
+            self._schedule.used(self._slice_of, uses - self._uses)
+        self._slice_of, self._uses = one, uses
 
     def _compute(self, members: list[Conversation], turn: Turn) -> list[tuple[Conversation, int]]:
         """Compute; return whose token is to be sampled, and from which logits."""
@@ -330,6 +343,9 @@ class ContinuousBatch:
     def _leave(self, member: Conversation) -> None:
         del self._running[member.id]
         self._places.leave(member.place)
+        self._schedule.left(member.id)
+        if self._slice_of == member.id:
+            self._slice_of = None
         member.free()
         member.account(self._names)
         self._loaded.observers.answer(member.stats)

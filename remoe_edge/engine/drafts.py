@@ -139,7 +139,7 @@ class Drafted:
         loaded, request, lookup = self._loaded, self._request, PromptLookup()
         llama = loaded.llama
         lookup.add(request.tokens)
-        token = int(next(llama.generate(request.tokens, **request.sampling)))
+        token = self._first()
         while True:
             lookup.add([token])
             yield token
@@ -166,6 +166,11 @@ class Drafted:
         n_left = self._request.max_tokens - self._stats.n_generated
         in_context = self._loaded.n_ctx - int(self._loaded.llama.n_tokens)
         return min(MOST_GUESSES, n_left - 1, in_context - 1)
+
+    def _first(self) -> int:
+        """Compute the prompt; give the token that the model says after it."""
+        request = self._request
+        return int(next(self._loaded.llama.generate(request.tokens, **request.sampling)))
 
     def _says(self, index: int) -> int:
         """Give the token that the model says after the one at `index` of the step."""

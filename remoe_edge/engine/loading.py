@@ -300,10 +300,18 @@ def _load_llama(loaded: Loaded, progress: Progress) -> Any:
 
 def _check_draft(loaded: Loaded) -> None:
     """Raise UnsupportedError where wrong guesses could not be taken back out of the context."""
-    if loaded.settings.draft != "off" and loaded.recurrent:
+    draft = loaded.settings.draft
+    if draft == "off":
+        return
+    if loaded.recurrent:
         raise UnsupportedError(
-            f"--draft {loaded.settings.draft}: {loaded.path} has recurrent layers, from whose state "
-            "wrong guesses cannot be taken back: --draft off"
+            f"--draft {draft}: {loaded.path} has recurrent layers, from whose state wrong guesses cannot "
+            "be taken back: --draft off"
+        )
+    if heads := int(_low.llama_model_n_layer_nextn(loaded.llama.model)):
+        loaded.notes.append(
+            f"drafts come from the text: the {heads} layer{'s' * (heads > 1)} of this model that "
+            "predict further tokens (MTP) are not used"
         )
 
 

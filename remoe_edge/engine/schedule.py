@@ -3,8 +3,9 @@
 Conversations push each other's experts out of the cache. While storage is the limit, one of them for a
 slice of tokens is fastest: only the slice's first tokens read what the others have pushed out. Where
 everything is resident, all of them in one batch are. `Schedule` tries both, measures, and keeps to what
-is faster within the longest pause that it may make. No clock, no randomness, no engine here: the same
-calls give the same turns.
+is faster within the longest pause that it may make. Slices of one follow each other in a ring, neighbours
+in which use much the same experts. No clock, no randomness, no engine here: the same calls give the same
+turns.
 """
 
 from __future__ import annotations
@@ -13,6 +14,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
+
+from remoe_edge.engine.ring import Ring
 from remoe_edge.engine.step_costs import StepCosts
 
 LONGEST_SLICE = 256  # tokens: longer ones gain little
@@ -91,6 +96,7 @@ class Schedule:
         self._tried_at = 0
         self._next_trial = 0
         self._prompt_s = 0.0  # what a piece of a prompt takes, lately
+        self._ring = Ring()
 
     def next(self, waiting: Sequence[Waiting], now_s: float) -> Turn | None:
         """Give the next turn; None where nobody waits."""
@@ -101,7 +107,7 @@ class Schedule:
             waiting = self._admitted(waiting, now_s)
         running = self._go_on(waiting, now_s)
         if running is None:
-            running = self._slice = self._begin(waiting)
+            running = self._slice = self._begin(waiting, now_s)
         apart = len(running.ids) == 1 and running.n_most >= LEAST_APART
         return Turn(running.ids, running.prompt, apart)
 
@@ -115,6 +121,14 @@ class Schedule:
         else:
             self.costs.add(len(turn.ids), running.n_done, took_s, waited_s)
         running.n_done += 1
+
+    def used(self, id: int, uses: npt.NDArray[np.uint32]) -> None:
+        """Note which experts, all of them in order, a conversation's slice has used, and how often."""
+        self._ring.used(id, uses)
+
+    def left(self, id: int) -> None:
+        """Note that a conversation has ended: its place may be another's next."""
+        self._ring.forget(id)
 
     def _admitted(self, waiting: Sequence[Waiting], now_s: float) -> Sequence[Waiting]:
         """Leave out newcomers for whom there is no room yet."""
@@ -159,7 +173,7 @@ class Schedule:
 
     # --- a new slice ---
 
-    def _begin(self, waiting: Sequence[Waiting]) -> _Slice:
+    def _begin(self, waiting: Sequence[Waiting], now_s: float) -> _Slice:
         first = min(waiting, key=lambda each: (each.since_s, each.id))
         self._n_slices += 1
         ready = sorted(each.id for each in waiting if not each.prompts)
@@ -169,10 +183,33 @@ class Schedule:
             at_once = not ready or self.costs.waits(self._largest(len(ready)))
             return _Slice((first.id,), prompt=True, n_most=_NO_END if at_once else 1)
         size, n_most = self._size(len(ready), len(waiting) - len(ready))
+        if size == 1:
+            one, n_most = self._in_ring(ready, first, n_most, now_s)
+            return _Slice((one,), prompt=False, n_most=n_most)
         at = ready.index(first.id) // size * size
         # A block of neighbours: llama.cpp computes places side by side at once. The last is filled up.
         begin = max(0, min(at, len(ready) - size))
         return _Slice(tuple(ready[begin : begin + size]), prompt=False, n_most=n_most)
+
+    def _in_ring(
+        self, ready: Sequence[int], first: Waiting, n_most: int, now_s: float
+    ) -> tuple[int, int]:
+        """Give whose slice of n_most steps follows in the ring, and how long it may be.
+
+        first: who has waited longest. In a ring that stays as it is, that one is next. Where the ring has
+        changed, shorter slices make room, so that nobody waits longer than may be.
+        """
+        one = self._ring.choose(ready)
+        if one != first.id:
+            step_s = self.costs.step_s(1, LONGEST_SLICE // 2)
+            left_s = self.max_pause_s - (now_s - first.since_s)
+            fits = int(left_s / step_s) if step_s > 0 else n_most
+            half = max(1, n_most // 2)
+            if fits < half:
+                one = first.id
+            n_most = half if fits < half else min(n_most, fits)
+        self._ring.begin(one, ready)
+        return one, n_most
 
     def _size(self, n: int, n_prompts: int) -> tuple[int, int]:
         """Choose how many of n go together, and for how many steps; n_prompts wait beside them."""

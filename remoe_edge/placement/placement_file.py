@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -138,7 +139,7 @@ def _check(placement: Placement) -> None:
     shape = placement.request.shape
     if len(placement.local) != shape.n_layers:
         raise InputError(f"{len(placement.local)} layers are placed of {shape.n_layers}")
-    places = [[0] * shape.n_experts for _ in range(shape.n_layers)]
+    places: Counter[tuple[int, int]] = Counter()  # not as large as the shape claims to be
     groups = [*enumerate(placement.local)]
     for each in placement.functions:
         where = f"a function of layer {each.group.layer}"
@@ -153,10 +154,10 @@ def _check(placement: Placement) -> None:
         for expert in experts:
             if expert >= shape.n_experts:
                 raise InputError(f"expert {expert} of {shape.n_experts} in layer {layer}")
-            places[layer][expert] += 1
-    for layer, counts in enumerate(places):
-        for expert, n in enumerate(counts):
-            if n != 1:
+            places[layer, expert] += 1
+    for layer in range(shape.n_layers):
+        for expert in range(shape.n_experts):
+            if (n := places[layer, expert]) != 1:
                 raise InputError(f"expert {expert} of layer {layer} has {n} places, not one")
     least = shape.fixed_bytes + shape.expert_bytes * sum(len(each) for each in placement.local)
     if placement.main_bytes < least:

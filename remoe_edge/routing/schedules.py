@@ -6,7 +6,8 @@ step). `alone` is one conversation after another: nobody takes anybody's place i
 
 `:near` behind it (`4x32:near`) has those together, or one after another, whose experts overlapped most
 lately; `:best` those whose experts will overlap most in the slice to come. Nobody can know that: it shows
-what there is to gain. In each round every conversation has its slice, whatever the order.
+what there is to gain. In each round every conversation has its slice, whatever the order. `:ring`, for
+slices of one, is the order that the engine's own schedule keeps (engine/ring.py).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from remoe_edge import _core
+from remoe_edge.engine.ring import Ring
 from remoe_edge.engine.schedule import LEAST_APART
 from remoe_edge.errors import InputError
 from remoe_edge.routing.replay import check_slots
@@ -33,7 +35,7 @@ ALONE = "alone"
 class Plan:
     """Hold a schedule: conversations together, and tokens of each before others; 0 is all.
 
-    by: what chooses members: "" their numbers, "near" or "best" their experts.
+    by: what chooses members: "" their numbers, "near", "best" or "ring" their experts.
     """
 
     name: str
@@ -61,19 +63,23 @@ def parse_plans(text: str) -> list[Plan]:
     """Read schedules, with commas between them. Raises InputError for what is none."""
     plans = [Plan(ALONE, 1, 0)]
     for name in filter(None, (each.strip() for each in text.split(","))):
-        found = re.fullmatch(r"(?:(\d+)x)?(\d+)(?::(near|best))?", name)
+        found = re.fullmatch(r"(?:(\d+)x)?(\d+)(?::(near|best|ring))?", name)
         if name == "turns":
             plans.append(Plan(name, 1, 1))
         elif name == "batch":
             plans.append(Plan(name, 0, 0))
-        elif found and int(found[2]) > 0 and int(found[1] or 1) > 0:
+        elif found and int(found[2]) > 0 and int(found[1] or 1) > 0 and _is_one(found):
             plans.append(Plan(name, int(found[1] or 1), int(found[2]), found[3] or ""))
         elif name != ALONE:
             raise InputError(
                 f"'{name}' is no schedule: write turns, batch, a slice's length such as 32, or groups "
-                "such as 4x32, which :near or :best may follow"
+                "such as 4x32; :near, :best and, for slices of one, :ring may follow"
             )
     return plans
+
+
+def _is_one(found: re.Match[str]) -> bool:
+    return found[3] != "ring" or int(found[1] or 1) == 1
 
 
 def conversations(trace: Trace) -> list[Routed]:
@@ -132,6 +138,20 @@ class Overlap:
         return made
 
 
+def ring_turns(
+    lengths: Sequence[int], plan: Plan, overlap: Overlap
+) -> Iterator[list[tuple[int, int]]]:
+    """Yield the steps of slices of one in the order of the engine's ring."""
+    at, ring = [0] * len(lengths), Ring()
+    while waiting := [i for i, length in enumerate(lengths) if at[i] < length]:
+        one = ring.choose(waiting)
+        ring.begin(one, waiting)
+        for _ in range(min(plan.length, lengths[one] - at[one])):
+            yield [(one, at[one])]
+            at[one] += 1
+        ring.used(one, overlap.uses(one, at[one]))
+
+
 def turns(
     lengths: Sequence[int], plan: Plan, overlap: Overlap | None = None
 ) -> Iterator[list[tuple[int, int]]]:
@@ -139,6 +159,9 @@ def turns(
 
     overlap: chooses who is together, and who follows whom, rather than their numbers.
     """
+    if plan.by == "ring" and overlap is not None:
+        yield from ring_turns(lengths, plan, overlap)
+        return
     n = len(lengths)
     size, most = plan.group or n, plan.length or max(lengths)
     at = [0] * n

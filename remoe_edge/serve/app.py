@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from remoe_edge.errors import RemoeError
 from remoe_edge.serve import asks
-from remoe_edge.serve.conversations import Ask, Conversations
+from remoe_edge.serve.conversations import Ask, Conversations, NotReady
 from remoe_edge.serve.failures import Failure, failure_of
 from remoe_edge.serve.fields import Fields
 from remoe_edge.serve.figures import Figures
@@ -145,6 +145,8 @@ class Server:
                 return failure_response(refused.failure, path)
             except ClientDisconnect:
                 return Response(status_code=499)  # nobody is there to see it
+            except asyncio.CancelledError:  # the grace is over, and this is all that can be said
+                return failure_response(failure_of(NotReady("the server is stopping", 5)), path)
             except RemoeError as error:
                 return failure_response(failure_of(error), path)
             except Exception as error:

@@ -40,6 +40,7 @@ class EngineThread(ABC):
         self._engine: Engine | None = None
         self._state = "loading"
         self._failure: Exception | None = None
+        self.notes: list[str] = []  # what whoever starts it should know, once it is ready
         self._request_s = 1.0  # how long one takes, lately
         self._thread = threading.Thread(target=self._run, name="remoe-edge-engine", daemon=True)
         self._thread.start()

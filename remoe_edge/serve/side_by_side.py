@@ -75,6 +75,8 @@ class SideBySide(EngineThread):
 
     def _prepare(self, engine: Engine) -> None:
         self._batch = engine.batch(self._schedule)
+        if self._batch.why_not_shared:
+            self.notes.append(f"prompts share no beginning: {self._batch.why_not_shared}")
         if self._keep_states is not None:
             self._batch.keep_states(*self._keep_states)
 

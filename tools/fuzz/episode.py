@@ -26,6 +26,8 @@ import numpy as np
 import stock
 import tiny_moe
 from fuzz.calls import Calls
+from fuzz.together import Together
+from fuzz.wrong import Wrong
 from remoe_edge import Engine, ReadError
 from remoe_edge.errors import BudgetError
 from remoe_edge.native import _core
@@ -33,10 +35,7 @@ from remoe_edge.native import _core
 N_CTX = 320
 N_TOKENS = 300  # of the tiny models' vocabulary, without the special ones
 N_ACTIONS = 14
-
-
-class Wrong(Exception):
-    """Say which promise was broken."""
+SIDE_BY_SIDE_EVERY = 4  # seeds: those are episodes of several answers at a time, and of drafts
 
 
 class Thrown(Exception):
@@ -371,9 +370,10 @@ def main() -> None:
         figures: Counter[str] = Counter()
         end, text = "right", ""
         with tempfile.TemporaryDirectory(dir=fuzz_engine.FAST) as folder:
-            episode = None
+            episode: Episode | Together | None = None
             try:
-                episode = Episode(Path(folder), int(line), figures)
+                kind = Together if int(line) % SIDE_BY_SIDE_EVERY == 0 else Episode
+                episode = kind(Path(folder), int(line), figures)
                 episode.run()
             except Exception:
                 arch = episode.arch if episode else "no model"

@@ -31,6 +31,13 @@ _WRAPPER = """#!/bin/sh
 exec {server} "$@" --offline
 """
 
+# For pytest: the tests first start a server with each model, to have it downloaded. All are there.
+_NO_DOWNLOADS = """
+def pytest_sessionstart(session):
+    import utils
+    utils.ServerPreset.load_all = staticmethod(lambda: None)
+"""
+
 
 def main() -> None:
     """Run both, compare, and write what was found."""
@@ -88,15 +95,18 @@ def run(name: str, given: argparse.Namespace) -> dict[str, str]:
             )
         )
         server.chmod(0o755)
+        (Path(folder) / "no_downloads.py").write_text(_NO_DOWNLOADS)
         environment = {
             **os.environ,
+            "PYTHONPATH": os.pathsep.join([folder, str(tests), os.environ.get("PYTHONPATH", "")]),
             "LLAMA_SERVER_BIN_PATH": str(server),
             "LLAMA_CACHE": str(Path(folder) / "hub"),
         }
         found: dict[str, str] = {}
         for _ in range(given.rounds):
             report = Path(folder) / "report.xml"
-            words = ["-q", "-m", "not slow", f"--junitxml={report}", *given.pytest]
+            words = ["-q", "-p", "no_downloads", "-m", "not slow", f"--junitxml={report}"]
+            words += given.pytest
             print(f"{name}: pytest {shlex.join(words)}", file=sys.stderr)
             subprocess.run(
                 [sys.executable, "-m", "pytest", *words],

@@ -51,7 +51,11 @@ def hf_tensors(model: MoeModel) -> dict[str, Tensor]:
 def write_hf(
     model: MoeModel, tokenizer_json: Path, folder: Path, dtype: torch.dtype = torch.float16
 ) -> None:
-    """Write config.json, model.safetensors and the tokenizer's files into `folder`."""
+    """Write config.json, model.safetensors and the tokenizer's files into `folder`.
+
+    Routers and norms are float32 whatever `dtype` is, as in the GGUF: a rounded router changes which
+    experts a token uses wherever two are nearly equal.
+    """
     from data.tokens import CHAT_TEMPLATE, END_OF_TEXT, IM_END
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -100,7 +104,11 @@ def write_hf(
         },
     )
     shutil.copyfile(tokenizer_json, folder / "tokenizer.json")
-    tensors = {k: v.to(dtype).contiguous() for k, v in hf_tensors(model).items()}
+    tensors = {
+        k: v.to(torch.float32 if v.dim() == 1 or k.endswith(".mlp.gate.weight") else dtype)
+        for k, v in hf_tensors(model).items()
+    }
+    tensors = {k: v.contiguous() for k, v in tensors.items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 

@@ -1,0 +1,162 @@
+"""Measure what drafts gain on texts that exist: time, bytes and guesses of every token.
+
+    python tools/draft_gain.py MODEL --text code.txt dialogue.txt docs.txt --cache 25% 40% 70% \\
+        --routers off tuned.routers.gguf -o gain.json
+
+A text is read token by token: what comes next in it counts as what the model says. So right guesses are
+as frequent as the text repeats itself, and no answer runs in circles, as those of small models do. The
+prompt is computed anew before every row, which fills the cache alike, and rows of one text take turns.
+Documents shorter than a row are joined to the next ones of their file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from remoe_edge import Engine, EngineSettings
+from remoe_edge.engine import request as requests
+from remoe_edge.engine.drafts import Drafted, Governor
+from remoe_edge.engine.stats import AnswerStats
+
+
+class Never(Governor):
+    """Have no token guessed: the steps are those of plain decoding."""
+
+    def n_guesses(self) -> int:
+        """Give 0."""
+        return 0
+
+
+GOVERNORS = {"off": Never, "auto": Governor, "on": lambda: Governor(always=True)}
+
+
+class Read(Drafted):
+    """Have the model say what stands in a text."""
+
+    def __init__(self, text: list[int], *args: Any) -> None:
+        self._text = iter(text)
+        super().__init__(*args)
+
+    def _first(self) -> int:
+        super()._first()
+        return next(self._text)
+
+    def _says(self, index: int) -> int:
+        return next(self._text)
+
+
+def main() -> None:
+    """Print a line for each text, cache and set of routers; write all rows as JSON."""
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    p.add_argument("model", type=Path)
+    p.add_argument("--text", type=Path, nargs="+", required=True)
+    p.add_argument("--cache", nargs="+", default=["25%", "40%", "70%"])
+    p.add_argument("--routers", nargs="+", default=["off"], help="off, or an overlay's file")
+    p.add_argument("--drafts", nargs="+", default=["off", "auto"], choices=GOVERNORS)
+    p.add_argument("--prompt", type=int, default=192, help="tokens before the first that is read")
+    p.add_argument("--warm", type=int, default=16, help="tokens that are read and not counted")
+    p.add_argument("--tokens", type=int, default=80)
+    p.add_argument("--windows", type=int, default=2, help="of each text")
+    p.add_argument("--threads", type=int, default=0, help="0: the engine's choice")
+    p.add_argument("-o", "--out", type=Path)
+    args = p.parse_args()
+    rows = []
+    for routers in args.routers:
+        for cache in args.cache:
+            settings = EngineSettings(
+                cache=cache, n_ctx=args.prompt + args.warm + args.tokens + 8,
+                routers=None if routers == "off" else routers,
+                **({"threads": args.threads} if args.threads else {}),
+            )  # fmt: skip
+            with Engine(args.model, settings) as engine:
+                for path in args.text:
+                    found = list(measured(engine, path, args))
+                    for row in found:
+                        row |= {"routers": Path(routers).name, "cache": cache, "text": path.name}
+                    print(line(found), flush=True)
+                    rows += found
+    if args.out:
+        about = {name: value for name, value in vars(args).items() if name not in ("out", "text")}
+        about["model"], about["routers"] = args.model.name, [Path(r).name for r in args.routers]
+        args.out.write_text(json.dumps({"settings": about, "rows": rows}, indent=1) + "\n")
+
+
+def measured(engine: Engine, path: Path, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Measure every kind of drafting on every window of a text."""
+    length = args.prompt + args.warm + args.tokens + 1
+    for number, tokens in enumerate(windows(engine, path, length, args.windows)):
+        for draft in args.drafts:
+            yield {"window": number, "draft": draft, **read(engine, tokens, draft, args)}
+
+
+def windows(engine: Engine, path: Path, length: int, n: int) -> Iterator[list[int]]:
+    """Cut a text into pieces of `length` tokens, each beginning with a document."""
+    tokens: list[int] = []
+    for document in path.read_text("utf-8").split("<|endoftext|>"):
+        tokens += engine.tokenize(document.strip("\n"))
+        if len(tokens) >= length:
+            yield tokens[:length]
+            tokens = []
+            n -= 1
+        if not n:
+            return
+    sys.exit(f"{path} has too few tokens: {n} windows of {length} are missing")
+
+
+def read(engine: Engine, tokens: list[int], draft: str, args: argparse.Namespace) -> dict[str, Any]:
+    """Read a window; give what its tokens took on average, and what became of the guesses."""
+    engine.reset()
+    loaded, stats = engine._loaded, AnswerStats()
+    prompt, rest = tokens[: args.prompt], tokens[args.prompt :]
+    request = requests.asked(loaded, prompt, bos=False, temperature=0, max_tokens=len(rest))
+    said = Read(rest, loaded, request, stats, GOVERNORS[draft]())
+    n_warm = 1 + args.warm
+    for i in range(len(rest)):
+        if i == n_warm:
+            begun, before = time.perf_counter(), loaded.counts()
+            guessed, right = stats.guessed, stats.guessed_right
+        with loaded.computing():
+            next(said)
+        stats.n_generated += 1
+    seconds, after = time.perf_counter() - begun, loaded.counts()
+    spent = {name: after[name] - before[name] for name in ("hits", "misses", "bytes_read")}
+    n = len(rest) - n_warm
+    return {
+        "tokens": n,
+        "ms": round(1000 * seconds / n, 3),
+        "mib": round(spent["bytes_read"] / n / 2**20, 3),
+        "hits": spent["hits"],
+        "misses": spent["misses"],
+        "guessed": stats.guessed - guessed,
+        "right": stats.guessed_right - right,
+    }
+
+
+def line(rows: list[dict[str, Any]]) -> str:
+    """Write the rows of a text as one line."""
+    first = rows[0]
+    parts = [f"{first['routers']:24} {first['cache']:>8} {first['text']:14}"]
+    plain = mean(rows, rows[0]["draft"], "ms")
+    for draft in dict.fromkeys(row["draft"] for row in rows):
+        ms, mib = mean(rows, draft, "ms"), mean(rows, draft, "mib")
+        right, guessed = mean(rows, draft, "right"), mean(rows, draft, "guessed")
+        parts.append(f"{draft}: {ms:6.1f} ms ({100 * (plain / ms - 1):+5.1f} %) {mib:6.1f} MiB")
+        if guessed:
+            parts[-1] += f", {right:.0f} of {guessed:.0f} guesses right"
+    return "   ".join(parts)
+
+
+def mean(rows: list[dict[str, Any]], draft: str, name: str) -> float:
+    """Give the mean of a figure over windows."""
+    return statistics.fmean(row[name] for row in rows if row["draft"] == draft)
+
+
+if __name__ == "__main__":
+    main()
