@@ -61,7 +61,7 @@ TEST(LooksAsFarAsTheCacheReaches) {
   CHECK(later[6] - later[8] > 1);
 }
 
-TEST(CountsOnlyWhileItIsAhead) {
+TEST(CountsOnlyWhileItWins) {
   OnlineLinks links = Made(4);
   CHECK(!links.trusted(0));
   Turn(&links, 0, 1000, 1);
