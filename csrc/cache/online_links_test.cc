@@ -51,7 +51,7 @@ TEST(LearnsWhatFollowsInItsLayerAlone) {
   CHECK_EQ(other[2], 0);
 }
 
-TEST(LooksAsFarAheadAsTheCacheReaches) {
+TEST(LooksAsFarAsTheCacheReaches) {
   OnlineLinks near = Made(4), far = Made(12);  // one event, and three
   Turn(&near, 0, 1000, 1);
   Turn(&far, 0, 1000, 1);
@@ -61,7 +61,7 @@ TEST(LooksAsFarAheadAsTheCacheReaches) {
   CHECK(later[6] - later[8] > 1);
 }
 
-TEST(CountsOnlyWhileItIsAhead) {
+TEST(CountsOnlyWhileItWins) {
   OnlineLinks links = Made(4);
   CHECK(!links.trusted(0));
   Turn(&links, 0, 1000, 1);
