@@ -1,7 +1,8 @@
 // What the device counts beside the store: names, meanings, and where each count is.
 //
-// One table, from which Python's names, help and values are made. Functions of a model, which the caller
-// owns; counts may be read from any thread.
+// One table, from which the names, the help and the values that Python sees are made; the store has
+// a table of its own.
+// Functions of a model, which the caller owns. Counts may be read from any thread.
 #ifndef REMOE_BINDINGS_DEVICE_COUNTERS_H_
 #define REMOE_BINDINGS_DEVICE_COUNTERS_H_
 
