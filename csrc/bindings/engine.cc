@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "bindings/bindings.h"
+#include "bindings/device_counters.h"
 #include "device/last_words.h"
 #include "device/loader.h"
 #include "device/streamed_model.h"
@@ -17,32 +18,6 @@ namespace py = pybind11;
 namespace remoe::bindings {
 
 namespace {
-
-// What the device counts beside the store.
-struct DeviceCounter {
-  const char* name;
-  const char* meaning;
-  uint64_t (*value)(const StreamedModel& model);
-};
-uint64_t OfDial(const StreamedModel& model, const std::atomic<uint64_t> Dial::* counter) {
-  return model.dial() == nullptr ? 0 : (model.dial()->*counter).load();
-}
-constexpr DeviceCounter kDeviceCounters[] = {
-    {"predict_ns", "predicting which experts come next",
-     [](const StreamedModel& model) { return model.planner().predict_ns(); }},
-    {"ffn_ns", "in the expert FFNs, stalls included",
-     [](const StreamedModel& model) -> uint64_t { return model.ffn_ns; }},
-    {"trace_ns", "those of ffn_ns that recording took",
-     [](const StreamedModel& model) -> uint64_t { return model.recorder().ns; }},
-    {"weighed", "pairs of token and expert that were looked at for swapping and skipping",
-     [](const StreamedModel& model) { return OfDial(model, &Dial::weighed); }},
-    {"swapped", "those whose expert was swapped for a resident one",
-     [](const StreamedModel& model) { return OfDial(model, &Dial::swapped); }},
-    {"skipped_cold", "those that were skipped, as their expert would have been read",
-     [](const StreamedModel& model) { return OfDial(model, &Dial::skipped_cold); }},
-    {"skipped_small", "those that were skipped for their share of the weights alone",
-     [](const StreamedModel& model) { return OfDial(model, &Dial::skipped_small); }},
-};
 
 // Every name in counts(), and what it counts.
 py::dict CounterNames() {
