@@ -19,6 +19,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -122,6 +123,7 @@ class Runs:
             lengths,
         )
         self.found: dict[str, Any] = {}
+        self._writing = threading.Lock()  # cases end side by side
 
     def one(self, name: str) -> None:
         """Run a case, unless time is up."""
@@ -161,8 +163,9 @@ class Runs:
     def write(self) -> None:
         """Write what is known, whole or not at all."""
         part = self.output.with_suffix(".part")
-        part.write_text(json.dumps(dict(self.found), indent=1) + "\n")
-        part.replace(self.output)
+        with self._writing:
+            part.write_text(json.dumps(dict(self.found), indent=1) + "\n")
+            part.replace(self.output)
 
 
 def summary(found: dict[str, Any]) -> dict[str, Any]:
