@@ -103,6 +103,7 @@ class Build:
         """Build the package's wheel against that llama.cpp, quickly: it is what computes that counts."""
         self._wheel(PROJECT, "build-core", [
             "-DCMAKE_CXX_FLAGS_RELEASE=-O1", "-DCMAKE_INTERPROCEDURAL_OPTIMIZATION=OFF",
+            f"-DPYTHON_MODULE_EXTENSION={self._suffix()}",
         ])  # fmt: skip
 
     def cxx_tests(self, sanitizers: str) -> Path:
@@ -137,14 +138,16 @@ class Build:
             launcher = [f"-DCMAKE_{each}_COMPILER_LAUNCHER=ccache" for each in ("C", "CXX")]
         return ["-G", "Ninja", f"-DCMAKE_TOOLCHAIN_FILE={TOOLCHAIN}", *launcher]
 
+    def _suffix(self) -> str:
+        return f".cpython-{self._python.replace('.', '')}-aarch64-linux-gnu.so"
+
     def _environment(self) -> dict[str, str]:
         """Return what makes Python's build tools name another machine, and find its llama.cpp."""
-        suffix = f".cpython-{self._python.replace('.', '')}-aarch64-linux-gnu.so"
         return {
             "PATH": f"{self._host / 'bin'}:{os.environ['PATH']}",
             "PYTHONPATH": str(self.llama_site),
             "_PYTHON_HOST_PLATFORM": "linux-aarch64",
-            "SETUPTOOLS_EXT_SUFFIX": suffix,
+            "SETUPTOOLS_EXT_SUFFIX": self._suffix(),
             "CMAKE_BUILD_PARALLEL_LEVEL": str(self._place.jobs),
         }
 
