@@ -35,6 +35,7 @@ def write(root: Path, files: dict[str, str]) -> Path:
         (sources.unkept, frozenset()),
         (sources.machine_paths, frozenset()),
         (sources.getenv, exceptions.GETENV),
+        (sources.source_tree_first, frozenset()),
         (sources.line_ends, frozenset()),
         (sources.file_names, frozenset()),
         (docs.broken_links, frozenset()),
@@ -91,6 +92,7 @@ def test_checks_of_files_find_what_they_look_for(tmp_path: Path) -> None:
             "csrc/base/c.cc": 'const char* x = std::getenv("X");  // TODO(#7): as agreed\n',
             "docs/a b.md": "see /ho" + "me/me/model.gguf\r\n",
             "docs/c.md": "no end",
+            "tools/a.py": "sys.path.append(str(ROOT / 'tests'))\nsys.path[:0] = [str(ROOT), 'x']\n",
         },
     )
     assert sources.long_files(tmp_path) == {"remoe_edge/long.py": 401}
@@ -107,6 +109,7 @@ def test_checks_of_files_find_what_they_look_for(tmp_path: Path) -> None:
     assert sources.machine_paths(tmp_path) == ["docs/a b.md:1: a path of one machine"]
     assert sources.line_ends(tmp_path) == ["docs/a b.md: CR", "docs/c.md: no line end at the end"]
     assert sources.file_names(tmp_path) == ["docs/a b.md"]
+    assert sources.source_tree_first(tmp_path) == ["tools/a.py:2: puts the source tree on the path"]
 
 
 def test_checks_of_pages_find_what_they_look_for(tmp_path: Path) -> None:

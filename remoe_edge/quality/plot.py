@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from remoe_edge.errors import UnsupportedError
+from remoe_edge.files.pictures import pyplot
 from remoe_edge.quality.price_list import Price, PriceList
 
 
@@ -18,16 +18,7 @@ def mean_perplexity(price: Price) -> float:
 
 def draw(lists: Mapping[str, PriceList], path: Path) -> None:
     """Draw each list's means as curves of their own. Raises UnsupportedError without matplotlib."""
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise UnsupportedError(
-            "pictures need matplotlib: pip install 'remoe-edge[plot]'"
-        ) from error
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axis = pyplot.subplots(figsize=(8, 5), layout="constrained")
+    figure, axis = pyplot().subplots(figsize=(8, 5), layout="constrained")
     for style, (routers, prices) in zip(("-", "--", ":", "-."), lists.items(), strict=False):
         base = prices.prices[0]
         for color, means in enumerate(_means(prices)):

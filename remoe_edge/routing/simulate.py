@@ -9,6 +9,7 @@ from typing import Any
 
 from remoe_edge import _core
 from remoe_edge.errors import InputError
+from remoe_edge.files.pictures import pyplot
 from remoe_edge.routing.replay import check_slots
 from remoe_edge.routing.trace import Trace
 from remoe_edge.units import parse_bytes
@@ -149,16 +150,10 @@ def as_json(trace: Trace, outcomes: Sequence[Outcome]) -> dict[str, Any]:
 def plot(outcomes: Sequence[Outcome], path: str, title: str) -> None:
     """Draw misses per token against cache size, a line per policy, into an image file.
 
-    Raises InputError where matplotlib (the `plot` extra) is not installed.
+    Raises UnsupportedError without matplotlib, InputError where the file cannot be written.
     """
-    try:
-        import matplotlib
-
-        matplotlib.use("Agg")
-        from matplotlib import pyplot
-    except ImportError as error:
-        raise InputError("--plot needs matplotlib: pip install 'remoe-edge[plot]'") from error
-    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
+    drawn = pyplot()
+    figure, axes = drawn.subplots(figsize=(8, 5), layout="constrained")
     for policy in dict.fromkeys(outcome.policy for outcome in outcomes):
         mine = sorted((o for o in outcomes if o.policy == policy), key=lambda o: o.slots)
         axes.plot(
@@ -175,4 +170,4 @@ def plot(outcomes: Sequence[Outcome], path: str, title: str) -> None:
     except (OSError, ValueError) as error:
         raise InputError(f"--plot {path}: {error}") from error
     finally:
-        pyplot.close(figure)
+        drawn.close(figure)

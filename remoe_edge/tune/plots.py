@@ -6,20 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from remoe_edge.errors import UnsupportedError
+from remoe_edge.files.pictures import pyplot
 
 
 def _axes(rows: int, columns: int, size: tuple[float, float]) -> Any:
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise UnsupportedError(
-            "pictures need matplotlib: pip install 'remoe-edge[plot]'"
-        ) from error
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    return pyplot.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+    return pyplot().subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
 
 
 def draw_curves(history: Sequence[Mapping[str, float]], path: Path) -> None:

@@ -87,6 +87,17 @@ def getenv(root: Path) -> list[str]:
     ]
 
 
+def source_tree_first(root: Path) -> list[str]:
+    """Report modules that put the source tree on the path of whoever imports them.
+
+    An installed remoe_edge is then hidden, for this process and for those it spawns, by a tree that has
+    no compiled core.
+    """
+    added = re.compile(r"^sys\.path\b.*(?:str\(ROOT\)|parents\[2\]\)\)|parent\.parent\.parent\)\))")
+    found = _lines(root, {".py"}, added, "puts the source tree on the path")
+    return [line for line in found if line.startswith(("tools/", "tests/"))]
+
+
 def line_ends(root: Path) -> list[str]:
     """Report text files with CR, without an end of the last line, or with blanks at a line's end."""
     said = []

@@ -133,7 +133,6 @@ def plug(server: Path, cache: str) -> str:
     words = ["plugin", "env", "--cache", cache, "--status", "off", "--for", str(server.resolve())]
     return subprocess.run(
         [sys.executable, "-m", "remoe_edge.cli", *words], check=True, stdout=subprocess.PIPE, text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
     ).stdout  # fmt: skip
 
 
