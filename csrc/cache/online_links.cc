@@ -19,7 +19,12 @@ constexpr double kRecordFade = 0.998;  // about the last five hundred tokens
 }  // namespace
 
 OnlineLinks::OnlineLinks(int n_layers, int n_experts, size_t stride)
-    : n_layers_(n_layers), n_experts_(n_experts), stride_(stride), bias_(kFirstBias) {
+    : n_layers_(n_layers),
+      n_experts_(n_experts),
+      stride_(stride),
+      kept_(uint64_t{sizeof(float)} * n_layers * n_experts * stride <= kMostBytes),
+      bias_(kFirstBias) {
+  if (!kept_) return;
   const size_t layers = static_cast<size_t>(n_layers), experts = static_cast<size_t>(n_experts);
   links_.assign(layers * experts * stride, 0);
   steps_.assign(layers * experts, 0);
@@ -48,6 +53,7 @@ int OnlineLinks::Awaited(int n) const {
 
 void OnlineLinks::Follow(int layer, const uint16_t* experts, int n, const float* used,
                          const float* score) {
+  if (!kept_) return;
   int& waiting = waiting_[layer];
   const int next = next_[layer], awaited = Awaited(n);
   waiting = std::min(waiting, awaited);

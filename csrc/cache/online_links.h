@@ -20,6 +20,9 @@ namespace remoe {
 class OnlineLinks {
  public:
   static constexpr int kMostAwaited = 8;
+  // Links of larger models are not kept: a policy's tables are not part of the cache's budget, and
+  // have to fit beside it into what a run may take besides.
+  static constexpr uint64_t kMostBytes = uint64_t{24} << 20;
 
   // stride: experts up to a multiple of 16, the length of a row.
   OnlineLinks(int n_layers, int n_experts, size_t stride);
@@ -30,13 +33,15 @@ class OnlineLinks {
   // Adds what links say of who follows these experts.
   void AddTo(float* score, int layer, const uint16_t* experts, int n) const;
   // What comes next in the layer follows nothing that came before: what waits is forgotten.
-  void Break(int layer) { waiting_[layer] = 0; }
+  void Break(int layer) {
+    if (kept_) waiting_[layer] = 0;
+  }
   void BreakAll();
   // The cache has so many slots from now on.
   void Fill(int n_slots) { n_slots_ = n_slots; }
 
   // Whether the layer's links count at present.
-  bool trusted(int layer) const { return with_[layer] < without_[layer]; }
+  bool trusted(int layer) const { return kept_ && with_[layer] < without_[layer]; }
 
  private:
   // Events after one until an expert counts as not used soon, where each uses n.
@@ -53,6 +58,7 @@ class OnlineLinks {
 
   const int n_layers_, n_experts_;
   const size_t stride_;
+  const bool kept_;            // or everything below is empty
   std::vector<float> links_;   // [layer][from][to]
   std::vector<float> steps_;   // [layer][from] how often its links have moved
   std::vector<float> slopes_;  // [layer][to] mean square of the errors

@@ -37,6 +37,23 @@ OnlineLinks Made(int n_slots) {
   return links;
 }
 
+TEST(KeepsNoLinksThatWouldNotFitBesideTheCache) {
+  OnlineLinks links(48, 512, 512);
+  links.Fill(16);
+  std::vector<float> used(512, 0), score(512, 0);
+  for (int i = 0; i < 400; i++) {
+    const uint16_t expert = static_cast<uint16_t>(i % 2);
+    used[expert] = 1;
+    used[1 - expert] = 0;
+    links.Follow(0, &expert, 1, used.data(), score.data());
+    links.AddTo(score.data(), 0, &expert, 1);
+    links.Break(1);
+  }
+  links.BreakAll();
+  CHECK(!links.trusted(0));
+  CHECK_EQ(score[0] + score[1], 0);
+}
+
 TEST(LearnsWhatFollowsInItsLayerAlone) {
   OnlineLinks links = Made(4);  // one event ahead
   Turn(&links, 1, 1000, 1);

@@ -35,9 +35,8 @@ Result<std::unique_ptr<ReuseBiasedPolicy>> ReuseBiasedPolicy::Make(
     const Geometry& geometry, std::shared_ptr<const Profile> profile) {
   REMOE_RETURN_IF_ERROR(CheckGeometry(geometry));
   if (profile != nullptr) REMOE_RETURN_IF_ERROR(Fits(*profile, geometry));
-  // The largest tables by far: what follows what, counted and as links. The numbers may come from a
-  // file that anybody wrote.
-  const uint64_t table = 2 * uint64_t{sizeof(float)} * geometry.total() * Stride(geometry);
+  // The largest table by far: what follows what. The numbers may come from a file that anybody wrote.
+  const uint64_t table = uint64_t{sizeof(float)} * geometry.total() * Stride(geometry);
   if (table > kMostTableBytes) {
     return Status(Code::kInvalidArgument,
                   Format("reuse-biased would keep %llu MiB of links for %d layers of %d experts: "
