@@ -49,6 +49,8 @@ CALLS: dict[str, Callable[[Engine], Any]] = {
     "tokenize": lambda e: e.tokenize("x"),
     "evaluate": lambda e: e.evaluate(PROMPT),
     "batch": lambda e: e.batch(),
+    "embed": lambda e: e.embed("x"),
+    "longest_embedded": lambda e: e.longest_embedded,
     "generate": lambda e: e.generate(PROMPT),
     "chat": lambda e: e.chat([{"role": "user", "content": "x"}]),
     "render": lambda e: e.render([{"role": "user", "content": "x"}]),

@@ -258,8 +258,9 @@ class Engine:
     @property
     def longest_embedded(self) -> int:
         """Give the tokens that a text to be embedded may have. Raises UnsupportedError as `embed`."""
-        embedding.require_pooling(self._loaded)
-        return embedding.longest(self._loaded)
+        with self._life.reading():
+            embedding.require_pooling(self._loaded)
+            return embedding.longest(self._loaded)
 
     def generate(
         self,
