@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "base/format.h"
+#include "device/graph/plain_tensor.h"
 
 namespace remoe {
 
@@ -60,14 +61,9 @@ TensorOrigin* ExpertWeights::Find(const std::string& tensor_name) {
 
 ggml_tensor ExpertWeights::View(int l, int m, int n_slots, const SlotLayout& layout) const {
   const Tensor& tensor = file_->tensors()[(*layers_)[l].matrices[m].tensor];
-  ggml_tensor view{};
-  view.type = static_cast<ggml_type>(tensor.type);
-  view.ne[0] = static_cast<int64_t>(tensor.ne[0]);
-  view.ne[1] = static_cast<int64_t>(tensor.ne[1]);
-  view.ne[2] = n_slots;
-  view.ne[3] = 1;
-  view.nb[0] = ggml_type_size(view.type);
-  view.nb[1] = ggml_row_size(view.type, view.ne[0]);
+  ggml_tensor view =
+      PlainTensor(static_cast<ggml_type>(tensor.type), static_cast<int64_t>(tensor.ne[0]),
+                  static_cast<int64_t>(tensor.ne[1]), n_slots);
   view.nb[2] = layout.slot_bytes();
   view.nb[3] = view.nb[2] * view.ne[2];
   ggml_set_name(&view, tensor.name.c_str());
@@ -81,21 +77,10 @@ Status ExpertWeights::CheckOn(ggml_backend_dev_t gpu, const DeviceSlab& slab, in
       ggml_tensor weights = View(static_cast<int>(l), static_cast<int>(m), n_slots, layout);
       weights.buffer = slab.buffer();
       weights.data = slab.at(layout.at(static_cast<int>(l), static_cast<int>(m)).offset);
-      const auto shape = [](ggml_type type, int64_t ne0, int64_t ne1, int64_t ne2) {
-        ggml_tensor tensor{};
-        tensor.type = type;
-        tensor.ne[0] = ne0;
-        tensor.ne[1] = ne1;
-        tensor.ne[2] = ne2;
-        tensor.ne[3] = 1;
-        tensor.nb[0] = ggml_type_size(type);
-        for (int i = 1; i < GGML_MAX_DIMS; i++) tensor.nb[i] = tensor.nb[i - 1] * tensor.ne[i - 1];
-        return tensor;
-      };
       constexpr int64_t kTokens = 64;
-      ggml_tensor input = shape(GGML_TYPE_F32, weights.ne[0], n_used, kTokens);
-      ggml_tensor ids = shape(GGML_TYPE_I32, n_used, kTokens, 1);
-      ggml_tensor product = shape(GGML_TYPE_F32, weights.ne[1], n_used, kTokens);
+      ggml_tensor input = PlainTensor(GGML_TYPE_F32, weights.ne[0], n_used, kTokens);
+      ggml_tensor ids = PlainTensor(GGML_TYPE_I32, n_used, kTokens, 1);
+      ggml_tensor product = PlainTensor(GGML_TYPE_F32, weights.ne[1], n_used, kTokens);
       product.op = GGML_OP_MUL_MAT_ID;
       product.src[0] = &weights;
       product.src[1] = &input;

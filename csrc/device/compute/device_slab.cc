@@ -5,6 +5,7 @@
 
 #include "base/format.h"
 #include "base/rounding.h"
+#include "device/graph/plain_tensor.h"
 #include "storage/reader.h"
 
 namespace remoe {
@@ -20,14 +21,9 @@ SlotRules DeviceSlab::Rules(ggml_backend_dev_t gpu, const ModelFile& file,
     rules.room.emplace_back();
     for (const ExpertMatrix& matrix : layer.matrices) {
       const Tensor& tensor = file.tensors()[matrix.tensor];
-      ggml_tensor expert{};
-      expert.type = static_cast<ggml_type>(tensor.type);
-      expert.ne[0] = static_cast<int64_t>(tensor.ne[0]);
-      expert.ne[1] = static_cast<int64_t>(tensor.ne[1]);
-      expert.ne[2] = expert.ne[3] = 1;
-      expert.nb[0] = ggml_type_size(expert.type);
-      expert.nb[1] = ggml_row_size(expert.type, expert.ne[0]);
-      expert.nb[2] = expert.nb[3] = expert.nb[1] * expert.ne[1];
+      const ggml_tensor expert =
+          PlainTensor(static_cast<ggml_type>(tensor.type), static_cast<int64_t>(tensor.ne[0]),
+                      static_cast<int64_t>(tensor.ne[1]), 1);
       rules.room.back().push_back(
           std::max<uint64_t>(matrix.expert_bytes, ggml_backend_buft_get_alloc_size(type, &expert)));
       // Kernels count the way from one expert to the next in blocks of the format.

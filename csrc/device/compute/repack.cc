@@ -3,6 +3,8 @@
 #include <cstring>
 #include <vector>
 
+#include "device/graph/plain_tensor.h"
+
 namespace remoe {
 
 namespace {
@@ -31,22 +33,6 @@ ggml_backend_buffer_t EmptyBuffer(ggml_backend_buffer_type_t type) {
   return buffer;
 }
 
-ggml_tensor MakeTensor(ggml_type type, int64_t ne0, int64_t ne1, int64_t ne2,
-                       ggml_backend_buffer_t buffer) {
-  ggml_tensor tensor{};
-  tensor.type = type;
-  tensor.ne[0] = ne0;
-  tensor.ne[1] = ne1;
-  tensor.ne[2] = ne2;
-  tensor.ne[3] = 1;
-  tensor.nb[0] = ggml_type_size(type);
-  tensor.nb[1] = ggml_row_size(type, ne0);
-  tensor.nb[2] = tensor.nb[1] * ne1;
-  tensor.nb[3] = tensor.nb[2] * ne2;
-  tensor.buffer = buffer;
-  return tensor;
-}
-
 }  // namespace
 
 Repack Repack::For(ggml_type type, int64_t ne0, int64_t ne1, int64_t n_experts) {
@@ -56,10 +42,11 @@ Repack Repack::For(ggml_type type, int64_t ne0, int64_t ne1, int64_t n_experts) 
     ggml_backend_buffer_t buffer = EmptyBuffer(extra);
     if (buffer == nullptr) continue;
     // The question that llama.cpp asks of each type: can a product with these weights run there?
-    ggml_tensor weights = MakeTensor(type, ne0, ne1, n_experts, buffer);
-    ggml_tensor input = MakeTensor(GGML_TYPE_F32, ne0, n_experts, 512, nullptr);
-    ggml_tensor ids = MakeTensor(GGML_TYPE_I32, n_experts, 512, 1, nullptr);
-    ggml_tensor op = MakeTensor(GGML_TYPE_F32, ne1, n_experts, 512, nullptr);
+    ggml_tensor weights = PlainTensor(type, ne0, ne1, n_experts);
+    weights.buffer = buffer;
+    ggml_tensor input = PlainTensor(GGML_TYPE_F32, ne0, n_experts, 512);
+    ggml_tensor ids = PlainTensor(GGML_TYPE_I32, n_experts, 512, 1);
+    ggml_tensor op = PlainTensor(GGML_TYPE_F32, ne1, n_experts, 512);
     op.op = GGML_OP_MUL_MAT_ID;
     op.src[0] = &weights;
     op.src[1] = &input;
@@ -80,7 +67,7 @@ void Repack::Tag(ggml_tensor* tensor) const {
 }
 
 void Repack::Apply(const uint8_t* source, uint8_t* dest) const {
-  ggml_tensor expert = MakeTensor(type_, ne0_, ne1_, 1, nullptr);
+  ggml_tensor expert = PlainTensor(type_, ne0_, ne1_, 1);
   expert.data = dest;
   Tag(&expert);
   buffer_->iface.set_tensor(buffer_, &expert, source, 0, ggml_nbytes(&expert));

@@ -1,0 +1,31 @@
+// PlainTensor: a tensor that no context owns, for asking backends and buffer types about a shape, and
+// for naming memory that is somebody else's.
+//
+// Its elements lie one after another, without gaps, as ggml_new_tensor() would lay them. It has no
+// memory, no buffer and no operation until its user gives it one.
+//
+// A value; nothing is shared between threads.
+#ifndef REMOE_DEVICE_GRAPH_PLAIN_TENSOR_H_
+#define REMOE_DEVICE_GRAPH_PLAIN_TENSOR_H_
+
+#include "ggml.h"
+
+namespace remoe {
+
+inline ggml_tensor PlainTensor(ggml_type type, int64_t ne0, int64_t ne1, int64_t ne2) {
+  ggml_tensor tensor{};
+  tensor.type = type;
+  tensor.ne[0] = ne0;
+  tensor.ne[1] = ne1;
+  tensor.ne[2] = ne2;
+  tensor.ne[3] = 1;
+  tensor.nb[0] = ggml_type_size(type);
+  tensor.nb[1] = ggml_row_size(type, ne0);
+  tensor.nb[2] = tensor.nb[1] * ne1;
+  tensor.nb[3] = tensor.nb[2] * ne2;
+  return tensor;
+}
+
+}  // namespace remoe
+
+#endif  // REMOE_DEVICE_GRAPH_PLAIN_TENSOR_H_
