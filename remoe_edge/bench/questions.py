@@ -12,7 +12,7 @@ from remoe_edge.engine.chat_template import ChatTemplate
 from remoe_edge.engine.llama import Buffers, FilePath, listening
 from remoe_edge.engine.tokenizer import Tokenizer
 from remoe_edge.errors import InputError, ModelError
-from remoe_edge.files.reading import read_whole
+from remoe_edge.files.reading import read_text
 
 
 class Vocabulary:
@@ -41,11 +41,7 @@ class Vocabulary:
 
     def follow(self, text_path: Path, n_prompt: int, n_tokens: int) -> list[Question]:
         """Make one question that reads a text: its first tokens are the prompt, the rest is fed."""
-        try:
-            text = read_whole(text_path, "text").decode()
-        except UnicodeDecodeError as error:
-            raise InputError(f"{text_path}: at offset {error.start}: no UTF-8 text") from error
-        tokens = self._tokenizer.encode(text, special=True)
+        tokens = self._tokenizer.encode(read_text(text_path, "text"), special=True)
         if len(tokens) < n_prompt + n_tokens:
             raise InputError(
                 f"{text_path} has {len(tokens)} tokens, and {n_prompt} + {n_tokens} are to be read"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 MEANS = ("swap_near", "skip_cold", "skip_small")
 COUNTS = ("weighed", "swapped", "skipped_cold", "skipped_small")  # of the core
-_BY_RESIDENTS = ("swap_near", "skip_cold")
+BY_RESIDENTS = ("swap_near", "skip_cold")  # what these choose depends on what the cache holds
 
 
 def amount(name: str, value: object) -> float:
@@ -56,7 +56,7 @@ def check(settings: EngineSettings) -> None:
             f"{what} with gpu_layers {settings.gpu_layers}: the experts' weights would lie on the GPU, "
             "out of reach: gpu_layers off"
         )
-    if settings.prefetch == "on" and not means.keys().isdisjoint(_BY_RESIDENTS):
+    if settings.prefetch == "on" and not means.keys().isdisjoint(BY_RESIDENTS):
         raise InputError(
             f"{what} with prefetch on: which experts are resident would depend on the clock, and the "
             "answer with it: prefetch off"

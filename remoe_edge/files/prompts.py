@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from remoe_edge.errors import InputError
-from remoe_edge.files.reading import read_whole
+from remoe_edge.files.reading import read_text
 
 _BETWEEN = re.compile(r"^---$", re.MULTILINE)
 
@@ -19,10 +19,7 @@ def read_prompts(path: str | Path) -> list[str]:
     Raises InputError naming the line.
     """
     path = Path(path)
-    try:
-        text = read_whole(path, "prompts").decode()
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: at offset {error.start}: no UTF-8 text") from error
+    text = read_text(path, "prompts")
     prompts = _json_lines(text, path) if path.suffix == ".jsonl" else _texts(text)
     if not prompts:
         raise InputError(f"{path} holds no prompt")

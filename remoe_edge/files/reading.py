@@ -46,6 +46,14 @@ def read_whole(path: str | Path, what: str) -> bytes:
         raise InputError(f"cannot read the {what} {path}: {reason}") from error
 
 
+def read_text(path: str | Path, what: str) -> str:
+    """Read a text as `read_whole` reads bytes. Raises InputError, with the offset of what is no UTF-8."""
+    try:
+        return read_whole(path, what).decode()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: at offset {error.start}: no UTF-8 text") from error
+
+
 def _read_to_end(stream: BinaryIO, what: str) -> bytes:
     """Read a stream. Raises InputError where it goes on and on."""
     data = stream.read(MOST_BYTES + 1)

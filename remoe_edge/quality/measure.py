@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from remoe_edge.errors import InputError
-from remoe_edge.files.reading import read_whole
+from remoe_edge.files.reading import read_text
 
 Progress = Callable[[int], None]
 
@@ -52,11 +52,8 @@ def load_text(
 
     Raises InputError where it is no text, or too short for one window.
     """
-    raw = read_whole(path, "text")
-    try:
-        tokens = list(tokenize(raw.decode()))
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: at offset {error.start}: no UTF-8 text") from error
+    text = read_text(path, "text")
+    tokens = list(tokenize(text))
     there = len(tokens) // window
     if there == 0:
         raise InputError(f"{path} has {len(tokens)} tokens: a window takes {window} (--window)")
@@ -64,7 +61,7 @@ def load_text(
     starts = [(i * there // n) * window for i in range(n)]
     return Text(
         path.stem,
-        hashlib.sha256(raw).hexdigest(),
+        hashlib.sha256(text.encode()).hexdigest(),
         tuple(tuple(tokens[at : at + window]) for at in starts),
     )
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
+from remoe_edge.engine.lossy import BY_RESIDENTS
+
 
 @dataclass(frozen=True, order=True)
 class Setting:
@@ -21,7 +23,7 @@ class Setting:
     @property
     def reproducible(self) -> bool:
         """Say whether what it chooses is the same whatever the cache holds."""
-        return not self.swap_near and not self.skip_cold
+        return self.on.keys().isdisjoint(BY_RESIDENTS)
 
     @property
     def means(self) -> str:
