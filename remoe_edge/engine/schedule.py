@@ -96,6 +96,7 @@ class Schedule:
         self._tried_at = 0
         self._next_trial = 0
         self._prompt_s = 0.0  # what a piece of a prompt takes, lately
+        self._since_prompt = 0  # slices of tokens since a newcomer began
         self._ring = Ring()
 
     def next(self, waiting: Sequence[Waiting], now_s: float) -> Turn | None:
@@ -174,9 +175,10 @@ class Schedule:
     # --- a new slice ---
 
     def _begin(self, waiting: Sequence[Waiting], now_s: float) -> _Slice:
-        first = min(waiting, key=lambda each: (each.since_s, each.id))
+        first = self._first(waiting, now_s)
         self._n_slices += 1
         ready = sorted(each.id for each in waiting if not each.prompts)
+        self._since_prompt = 0 if first.prompts and not first.begun else self._since_prompt + 1
         if first.prompts:
             # Between other conversations' tokens a piece at a time, but for storage: what a prompt reads
             # pushes out what they need, so that it is better done at once.
@@ -190,6 +192,19 @@ class Schedule:
         # A block of neighbours: llama.cpp computes places side by side at once. The last is filled up.
         begin = max(0, min(at, len(ready) - size))
         return _Slice(tuple(ready[begin : begin + size]), prompt=False, n_most=n_most)
+
+    def _first(self, waiting: Sequence[Waiting], now_s: float) -> Waiting:
+        """Give who has waited longest; of those who come at once, no more in a row than a pause holds.
+
+        Between others' slices one may begin at any rate, after a round of them at the latest.
+        """
+        first = min(waiting, key=lambda each: (each.since_s, each.id))
+        ready = [each for each in waiting if not each.prompts]
+        if first.begun or not ready or self._fixed is not None:
+            return first
+        longest = min(ready, key=lambda each: (each.since_s, each.id))
+        fits = now_s + self._prompt_s - longest.since_s <= self.max_pause_s
+        return first if fits or self._since_prompt >= len(ready) else longest
 
     def _in_ring(
         self, ready: Sequence[int], first: Waiting, n_most: int, now_s: float
