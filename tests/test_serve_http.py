@@ -248,8 +248,25 @@ def test_what_is_no_http_is_let_go(hasty: Live) -> None:
                  b"\r\n" * 1000, b"A" * 100_000, b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 9000):  # fmt: skip
         with plain(hasty) as client, contextlib.suppress(OSError):
             client.sendall(data)
-            assert b" 200 " not in receive(client)
+            answer = receive(client)
+            assert b" 200 " not in answer
+            if answer:
+                error = json.loads(answer.partition(b"\r\n\r\n")[2])["error"]
+                assert error["type"] == "invalid_request_error"
     answers_again(hasty)
+
+
+def test_no_more_are_connected_than_may_be(model: Path) -> None:
+    with live(model, most_clients=3) as server, contextlib.ExitStack() as others:
+        idle = [others.enter_context(plain(server)) for _ in range(3)]
+        for each in idle:  # an answer says that the server knows of it
+            each.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert each.recv(20).startswith(b"HTTP/1.1 200")
+        status, headers, data = server.ask("/health")
+        assert (status, headers["retry-after"]) == (503, "1")
+        assert "too many" in json.loads(data)["error"]["message"]
+        idle[0].close()
+        wait_until(lambda: server.ask("/health")[0] == 200)
 
 
 def test_a_client_that_has_closed_its_side_frees_the_engine(server: Live) -> None:
