@@ -1,7 +1,7 @@
-"""The C++ unit tests: plain; with --run-slow under AddressSanitizer with UBSan and ThreadSanitizer.
+"""The C++ unit tests: plain, under AddressSanitizer with UBSan, and under ThreadSanitizer.
 
-Each sanitizer builds the whole core anew, minutes that a newcomer's first run should not take.
-.ci/run asks for them.
+Each builds the whole core anew, minutes that a newcomer's first run should not take. .ci/run asks for
+them, and `make test` for the plain ones.
 """
 
 from __future__ import annotations
@@ -52,10 +52,8 @@ def _why_not(sanitizers: str, tmp_path: Path) -> str | None:
     return None
 
 
-@pytest.mark.parametrize(
-    "kind",
-    ["plain", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("address", "thread"))],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", SANITIZERS)
 def test_native_unit_tests(kind: str, tmp_path: Path) -> None:
     sanitizers = SANITIZERS[kind]
     missing = _why_not(sanitizers, tmp_path)
