@@ -140,7 +140,18 @@ def test_shards_behind_links(linked: Path, tmp_path: Path) -> None:
 
 
 def test_bench_finds_shards_behind_links(linked: Path, tmp_path: Path) -> None:
-    asked = ["--limit", "1", "--tokens", "4", "--warm", "1", "--rounds", "1", "--probe-seconds", "0"]
+    asked = [
+        "--limit",
+        "1",
+        "--tokens",
+        "4",
+        "--warm",
+        "1",
+        "--rounds",
+        "1",
+        "--probe-seconds",
+        "0",
+    ]
     done = command("bench", linked, *asked)
     assert done.returncode == 0, done.stderr
 
