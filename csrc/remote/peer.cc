@@ -316,6 +316,7 @@ Status Peer::Session() {
 
 Status Peer::ServeUntilLost() {
   while (!stopping_) {
+    woken_ = false;
     REMOE_RETURN_IF_ERROR(TellRecipes());
     REMOE_RETURN_IF_ERROR(ProveKinds());
     {
@@ -327,7 +328,8 @@ Status Peer::ServeUntilLost() {
         state_ = State::kServing;
       }
     }
-    REMOE_RETURN_IF_ERROR(Poll(PollTimeoutMs()));
+    // A canary's polls may have taken the wake that came with another recipe, or with the end.
+    if (!woken_) REMOE_RETURN_IF_ERROR(Poll(PollTimeoutMs()));
   }
   return Status(Code::kCancelled, "stopped");
 }

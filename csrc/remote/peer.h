@@ -158,6 +158,7 @@ class Peer : public std::enable_shared_from_this<Peer> {
   const Address address_;
   const Links links_;
   Wake wake_;
+  bool woken_ = false;  // since it last looked what is to be done; its thread's alone
   std::atomic<bool> stopping_{false};
   TransferRate rate_;
 

@@ -39,7 +39,10 @@ Status Peer::Poll(int timeout_ms) {
   }
   polled[1] = {wake_.fd(), POLLIN, 0};
   poll(polled, 2, timeout_ms);
-  if (polled[1].revents != 0) wake_.Clear();
+  if (polled[1].revents != 0) {
+    wake_.Clear();
+    woken_ = true;
+  }
   std::vector<Frame> frames;
   {
     const std::lock_guard<std::mutex> lock(mutex_);
