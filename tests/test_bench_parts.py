@@ -45,6 +45,22 @@ def test_routers_that_are_on_are_named_even_where_nothing_varies() -> None:
     assert named("stream:lru", routers={"on": "/a/r.gguf"}) == ["stream:lru routers=on"]
 
 
+def test_peers_are_for_all_arms_that_do_not_say_otherwise(tmp_path: Path) -> None:
+    keys = tmp_path / "client.pem"
+    keys.touch()
+    stock, all_peers, own, none = made(
+        "stock-mmap", "stream:lru", "stream:lru+peers=c:3", "stream:lru+peers=off",
+        peers=("a:1", "b:2"), peer_keys=keys,
+    )  # fmt: skip
+    assert stock.options == none.options == ()
+    assert dict(all_peers.options) == {"peers": "a:1,b:2", "peer_keys": str(keys)}
+    assert dict(own.options) == {"peers": "c:3", "peer_keys": str(keys)}
+    assert str(tmp_path) not in str(own.as_json())
+    assert all_peers.bits == none.bits  # where experts are computed changes none
+    (alone,) = made("stream:lru+peers=off")
+    assert alone.options == ()
+
+
 def test_arms_whose_output_may_differ_have_other_bits() -> None:
     plain, repacked, other_sums, stock = made(
         "stream:lru", "stream:lru+repack", "stream:lru+flash_attention=off", "stock-mmap"
