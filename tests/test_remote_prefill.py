@@ -16,6 +16,8 @@ from remotes import check, engine, expected, remote, worker
 from waiting import wait_until
 
 THREE = ("*:0-2", "*:3-5", "*:6-7")
+# As in test_lossless.py.
+ROTATION = ("Q4_K", "MXFP4", "Q8_0", "IQ4_NL", "Q6_K", "F16", "Q4_0", "Q5_K")
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +64,36 @@ def test_rows_of_a_long_prompt(
         made = stack.enter_context(engine(path, *(each.address for each in workers)))
         for length in (1, 7, 600):
             check(made, expected(path, length), length)
+    path.unlink()
+
+
+CASES = [
+    *((arch, ROTATION[i % len(ROTATION)]) for i, arch in enumerate(tiny_moe.ARCHS)),
+    *(("qwen3moe", quant) for quant in tiny_moe.QUANTS),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("arch", "quant"), dict.fromkeys(CASES))
+def test_everything_of_test_lossless(
+    folder: Path, arch: str, quant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """test_lossless.py's architectures and formats: rows where they pay, and rows in any case."""
+    path = tiny_moe.make(folder / f"{arch}-{quant}-all.gguf", arch, quant)
+    references = {length: expected(path, length) for length in (1, 7, 600)}
+    for max_tokens in (8, 4096):
+        connect = partial(_core.connect_peers, max_tokens=max_tokens)
+        with monkeypatch.context() as patch:
+            patch.setattr(_core, "connect_peers", connect)
+            for shares in ((), ("30%",), ("100%",), THREE):
+                with contextlib.ExitStack() as stack:
+                    workers = [stack.enter_context(worker(path, share)) for share in shares]
+                    peers = [each.address for each in workers]
+                    made = stack.enter_context(engine(path, *peers))
+                    for length, reference in references.items():
+                        check(made, reference, length)
+                    assert not peers or remote(made)["remote_rows"] > 0, made.notes
+                    assert not peers or remote(made)["remote_mismatches"] == 0
     path.unlink()
 
 
