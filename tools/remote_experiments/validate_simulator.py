@@ -340,7 +340,8 @@ def validated(known: Known, pieces: Pieces) -> dict[str, Any]:
     judged = [row for row in rows if not row["calibrates"]]
     return {
         "resident_tpot_ms": known.resident_tpot_ms, "speed": vars(known.request.speed),
-        "row_ms": row_ms, "round_trip_ms": trip_ms, "sharing": vars(known.sharing), "target": TARGET, "rows": rows,
+        "row_ms": row_ms, "round_trip_ms": trip_ms, "sharing": vars(known.sharing),
+        "target": TARGET, "rows": rows,
         "within_target": sum(row["within"] for row in judged), "judged": len(judged),
         "worst_error": max((abs(row["error"]) for row in judged), default=None),
         "disturbed": pieces.disturbed(),
