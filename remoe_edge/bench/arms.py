@@ -138,6 +138,8 @@ def arms(
     names = [arm.name for arm in named]
     if not names:
         raise InputError("there is no arm to run")
+    if peers and not any("peers" in dict(arm.options) for arm in named):
+        raise InputError("--peers are for stream arms, and no arm takes them")
     for name in names:
         if names.count(name) > 1:
             raise InputError(f"arm '{name}' is named twice")
@@ -189,8 +191,11 @@ def _add_peers(options: dict[str, Option], peers: Sequence[str], peer_keys: Path
         options.setdefault("peers", ",".join(peers))
     if options.get("peers") is False:
         del options["peers"]
-    elif "peers" in options and peer_keys is not None:
-        options.setdefault("peer_keys", str(peer_keys))
+    if "peers" in options:
+        if peer_keys is not None:
+            options.setdefault("peer_keys", str(peer_keys))
+        keys = options.get("peer_keys")
+        EngineSettings(peers=str(options["peers"]), peer_keys=None if keys is None else str(keys))
 
 
 def _check_policy(spec: str, policy: str) -> None:
