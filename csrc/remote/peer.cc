@@ -184,6 +184,29 @@ void Peer::SetState(State state, const std::string& why) {
   unreachable_ = false;
 }
 
+void Peer::Bad(Troubles::Kind kind) {
+  int64_t middle_us;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (!troubles_.Bad(kind, Clock::now())) return;
+    middle_us = latency_.middle_us();
+  }
+  const std::string name = "peer " + address_.text();
+  const char* instead = links_.has_copy ? ": their experts come from storage" : "";
+  switch (kind) {
+    case Troubles::kLate:
+      links_.tell(Format("%s is late with most answers%s", name.c_str(), instead));
+      break;
+    case Troubles::kBusy:
+      links_.tell(Format("%s is busy and turns most asks away%s", name.c_str(), instead));
+      break;
+    case Troubles::kSlow:
+      links_.tell(Format("%s takes %.0f ms for an answer, longer than storage: it is hardly asked",
+                         name.c_str(), static_cast<double>(middle_us) / 1000));
+      break;
+  }
+}
+
 void Peer::LoseAll(const std::string& why) {
   std::map<uint64_t, Fetching> fetching;
   {
