@@ -167,10 +167,9 @@ def run(program: str, arguments: tuple[str, ...], **given: Any) -> None:
 )
 def env(program: str | None, plain: bool, **given: Any) -> None:
     """Print the environment that `plugin run` sets, for a shell, a unit file or a container."""
-    for name, value in _environment(program, given).items():
-        if not plain:
-            click.echo(f"export {name}={shlex.quote(value)}")
-        elif value.isprintable():
-            click.echo(f"{name}={value}")
-        else:
-            raise click.ClickException(f"{name} cannot be written without quotes: {value!r}")
+    added = _environment(program, given)
+    unfit = [name for name, value in added.items() if not value.isprintable()]
+    if plain and unfit:
+        raise click.ClickException(f"{unfit[0]} has a line feed or the like: --plain has no quotes")
+    for name, value in added.items():
+        click.echo(f"{name}={value}" if plain else f"export {name}={shlex.quote(value)}")
