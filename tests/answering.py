@@ -15,7 +15,7 @@ from remoe_edge.serve.events import Event  # isort: skip
 
 async def gathered(conversations: EngineThread, asks: list[Ask]) -> list[tuple[int, Event]]:
     """Give all events of some answers, each with its answer's index."""
-    return [each async for each in conversations.submit(asks)]
+    return [each async for found in conversations.submit(asks) for each in found]
 
 
 def outlives_a_reader(conversations: EngineThread, first: list[int], then: list[int]) -> None:

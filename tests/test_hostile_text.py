@@ -9,10 +9,13 @@ import pytest
 
 import tiny_moe
 from remoe_edge.bench.questions import Vocabulary
+from remoe_edge.engine.long_runs import LONGEST
+from remoe_edge.engine.tokenizer import Tokenizer
 from remoe_edge.errors import InputError
 from remoe_edge.files.prompts import read_prompts
 from remoe_edge.files.reading import read_whole
 from test_hostile_files import little_memory
+from vocabularies import bpe, spm
 
 # Cut short, over-long, a surrogate half, beyond Unicode, a continuation alone, Latin-1.
 NO_TEXT = (
@@ -54,6 +57,25 @@ def test_any_text_is_tokenised(vocabulary: Vocabulary) -> None:
         "\x1b[0m",
     ):
         assert vocabulary._tokenizer.encode(text) == vocabulary._tokenizer.encode(text.encode())
+
+
+LONG = ("a", "\u6f22", "\u0301", "7", " ", "\n", "!", "\U0001f600", "\x01")
+
+
+@pytest.mark.parametrize("pre", ["deepseek-v3", "gpt-4o"])
+def test_runs_that_would_end_the_process_are_refused(tmp_path: Path, pre: str) -> None:
+    words = Tokenizer(bpe(tmp_path / "v.gguf", [], pre=pre))
+    for each in LONG:
+        with pytest.raises(InputError, match="in a row"):
+            words.encode("x1 " + each * (LONGEST + 1) + " y")
+    longest = "!" * LONGEST + "\n" * LONGEST
+    for text in (longest, "a" * LONGEST, "ab1 " * LONGEST, ("x1" * 9 + ".") * LONGEST):
+        assert words.encode(text)
+
+
+def test_other_vocabularies_take_runs_of_any_length(tmp_path: Path) -> None:
+    for llama in (bpe(tmp_path / "v.gguf", []), spm(tmp_path / "s.gguf", [])):
+        assert Tokenizer(llama).encode("a" * 100_000)
 
 
 def test_a_file_larger_than_memory_is_a_line(

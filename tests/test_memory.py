@@ -88,6 +88,22 @@ def test_auto_below_the_floor_is_refused(model: Path, monkeypatch: pytest.Monkey
         budget.resolve("auto", native, 0)
 
 
+def test_a_size_that_the_limit_has_no_room_for(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    native = _core.StreamedModel.open(str(model))
+    whole = native.budget_for(native.total_experts)
+    left = memory.Memory(whole - 1, "the cgroup limit of 1,180 MiB", 1180 << 20)
+    monkeypatch.setattr(memory, "available", lambda: left)
+    for asked in ("100%", f"{whole}"):
+        with pytest.raises(errors.BudgetError, match="the cgroup limit of 1,180 MiB leaves"):
+            budget.resolve(asked, native, 0)
+    assert budget.resolve("50%", native, 0).n_slots == round(native.total_experts / 2)
+    # Without a limit the kernel may give it swap, or take others' memory: the user's to decide.
+    left = memory.Memory(whole - 1, "MemAvailable", None)
+    assert budget.resolve("100%", native, 0).n_slots == native.total_experts
+
+
 def test_more_budget_is_never_fewer_slots(model: Path) -> None:
     native = _core.StreamedModel.open(str(model))
     slots = [native.slots_for(mebibytes << 20) for mebibytes in range(1, 400, 3)]

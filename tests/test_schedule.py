@@ -169,6 +169,37 @@ def test_many_newcomers_are_all_served() -> None:
     assert served == set(range(16))
 
 
+def test_one_conversation_more_is_no_new_group_to_try_while_storage_is_the_limit() -> None:
+    def cost(turn: Turn, in_row: int) -> tuple[float, float]:
+        return 0.08 * len(turn.ids) if len(turn.ids) > 1 else 0.06, 0.05
+
+    world = World(Schedule(60.0), cost)
+    for n in range(2, 17):
+        world.run([Talk(id, since_s=world.now_s) for id in range(n)], 60)
+    # Of each doubling one size; the rest are slices of one.
+    sizes = {len(turn.ids) for turn in world.turns}
+    assert len(sizes) <= 6
+    assert sum(len(turn.ids) > 1 for turn in world.turns) < 60
+
+
+@pytest.mark.parametrize("prompt_s", [0.3, 1.1, 2.4])
+def test_many_who_come_at_once_stop_nobody_who_has_begun(prompt_s: float) -> None:
+    def cost(turn: Turn, in_row: int) -> tuple[float, float]:
+        return (prompt_s, prompt_s) if turn.prompt else (0.06 * len(turn.ids), 0.05)
+
+    world = World(Schedule(), cost)
+    talks = [Talk(id, n_pieces=1, begun=False) for id in range(16)]
+    pauses = []
+    n_after = 0
+    while n_after < 400:
+        n_after += not any(each.n_pieces for each in talks)
+        begun = {each.id: each.since_s for each in talks if each.begun}
+        (turn,) = world.run(talks, 1)
+        pauses += [world.now_s - begun[id] for id in turn.ids if id in begun]
+        assert len(world.turns) < 20000
+    assert max(pauses) <= 5 + prompt_s + 0.06 * 16  # steps are never cut
+
+
 def test_where_storage_is_the_limit_newcomers_wait_for_room() -> None:
     schedule = Schedule(
         12.0, max_wait_s=100.0

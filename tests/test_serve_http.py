@@ -169,7 +169,9 @@ def test_a_form_of_another_site_is_refused(server: Live) -> None:
         error_of(CHAT, data)
 
 
-def test_a_large_body_is_refused_before_it_is_read(server: Live) -> None:
+def test_a_large_body_is_refused_before_it_is_read(
+    server: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
     status, headers, data = server.ask(CHAT, b"x" * 100_001)
     assert status == 413
     assert headers["connection"] == "close"
@@ -180,8 +182,9 @@ def test_a_large_body_is_refused_before_it_is_read(server: Live) -> None:
     with plain(server) as client:
         client.sendall(head(CHAT, f"Content-Length: {len(body)}") + body)
         assert b" 413 " in receive(client)
-    with plain(server) as client:  # the length says so; the body never comes
-        client.sendall(head(CHAT, "Content-Length: 99999999999"))
+    with plain(server) as client, monkeypatch.context() as patch:
+        patch.setattr("remoe_edge.serve.http._SILENT_S", 0.1)  # it is waited for in silence
+        client.sendall(head(CHAT, "Content-Length: 99999999999"))  # the body never comes
         assert b" 413 " in receive(client)
     with plain(server) as client:  # no length: it is counted
         client.sendall(head(CHAT, "Transfer-Encoding: chunked"))
@@ -248,8 +251,25 @@ def test_what_is_no_http_is_let_go(hasty: Live) -> None:
                  b"\r\n" * 1000, b"A" * 100_000, b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 9000):  # fmt: skip
         with plain(hasty) as client, contextlib.suppress(OSError):
             client.sendall(data)
-            assert b" 200 " not in receive(client)
+            answer = receive(client)
+            assert b" 200 " not in answer
+            if answer:
+                error = json.loads(answer.partition(b"\r\n\r\n")[2])["error"]
+                assert error["type"] == "invalid_request_error"
     answers_again(hasty)
+
+
+def test_no_more_are_connected_than_may_be(model: Path) -> None:
+    with live(model, most_clients=3) as server, contextlib.ExitStack() as others:
+        idle = [others.enter_context(plain(server)) for _ in range(3)]
+        for each in idle:  # an answer says that the server knows of it
+            each.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert each.recv(20).startswith(b"HTTP/1.1 200")
+        status, headers, data = server.ask("/health")
+        assert (status, headers["retry-after"]) == (503, "1")
+        assert "too many" in json.loads(data)["error"]["message"]
+        idle[0].close()
+        wait_until(lambda: server.ask("/health")[0] == 200)
 
 
 def test_a_client_that_has_closed_its_side_frees_the_engine(server: Live) -> None:

@@ -249,6 +249,12 @@ def test_any_json_is_an_object(server: Live) -> None:
         ({"$ref": "#/$defs/a", "$defs": {"a": {"anyOf": [{"$ref": "#/$defs/a"}]}}}, "itself"),
         ({"properties": {f"k{i}": {} for i in range(500)}}, "more than"),
         ({"type": "string", "pattern": "^("}, "no grammar"),
+        ({"type": "string", "pattern": "^a{1_000_000_000}$"}, "repeats"),
+        ({"type": "string", "pattern": "^([}] a{3,10000000000})$"}, "repeats"),
+        ({"type": "string", "pattern": "^a{3,1}$"}, "repeats"),
+        ({"type": "string", "pattern": "^" + "a" * 5000 + "$"}, "characters"),
+        ({"type": "string", "minLength": 5, "maxLength": 2}, "minLength"),
+        ({"type": "array", "minItems": 2, "maxItems": 1}, "minItems"),
         ("text", "object"),
     ],
 )

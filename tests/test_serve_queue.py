@@ -22,6 +22,7 @@ from remoe_edge.serve.conversations import Ask, NotReady  # isort: skip
 from remoe_edge.serve.events import Failed, Finish, Text  # isort: skip
 from remoe_edge.serve.figures import Figures  # isort: skip
 from remoe_edge.serve.one_at_a_time import OneAtATime  # isort: skip
+from remoe_edge.serve.request_stream import GATHER_S, RequestStream  # isort: skip
 
 CHAT = "/v1/chat/completions"
 LONG: dict[str, Any] = {"messages": HI, "temperature": 0}  # until the context is full
@@ -104,7 +105,7 @@ def test_answers_come_in_order(server: Live, monkeypatch: pytest.MonkeyPatch) ->
         asks = [Ask([65, 66, 67], {"max_tokens": n}) for n in range(2, 8)]
         streams = [server.conversations.submit([each]) for each in asks]
         for stream in reversed(streams):  # whoever reads first
-            assert isinstance([event async for _, event in stream][-1], Finish)
+            assert isinstance([found[-1][1] async for found in stream][-1], Finish)
 
     asyncio.run(ask())
     assert begun == [2, 3, 4, 5, 6, 7]
@@ -247,6 +248,69 @@ def test_events_of_several_answers(conversations: OneAtATime) -> None:
     found = asyncio.run(gathered(conversations, [ask, bad, ask]))
     assert isinstance(found[-1][1], Failed)
     assert found[-1][0] == 1  # nothing follows an error
+
+
+def woken(stream: RequestStream, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Give what counts the times that a stream has its reader woken."""
+    calls: list[Any] = []
+    stock = stream._loop.call_soon_threadsafe
+    monkeypatch.setattr(
+        stream._loop, "call_soon_threadsafe", lambda *given: calls.append(given) or stock(*given)
+    )
+    return calls
+
+
+def say(stream: RequestStream, n: int) -> None:
+    for i in range(n):
+        stream.emit(0, Text(str(i)))
+
+
+def test_fast_tokens_wake_the_reader_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def read() -> None:
+        stream = RequestStream([Ask([65], {})], lambda _: False)
+        calls = woken(stream, monkeypatch)
+        stream._gap_s = 0.0
+        for n in (1, 7, 3):  # the loop does not run meanwhile, so that nothing is taken
+            say(stream, n)
+            assert [event for _, event in await anext(stream)] == [Text(str(i)) for i in range(n)]
+            assert len(calls) == 1
+        say(stream, 2)
+        stream.end()  # is not waited for
+        assert len(calls) == 2
+        assert [len(found) async for found in stream] == [2]
+        with pytest.raises(StopAsyncIteration):
+            await anext(stream)
+
+    asyncio.run(read())
+
+
+def test_slow_tokens_are_handed_over_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def read() -> None:
+        stream = RequestStream([Ask([65], {})], lambda _: False)
+        calls = woken(stream, monkeypatch)
+        for n in range(1, 4):
+            stream._gap_s = GATHER_S
+            say(stream, 1)
+            assert len(calls) == n
+            assert len(await anext(stream)) == 1
+        stream.emit(0, Failed(ReadError("gone")))
+        assert isinstance((await anext(stream))[-1][1], Failed)
+
+    asyncio.run(read())
+
+
+def test_waiting_for_events_may_be_cancelled() -> None:
+    async def read() -> None:
+        stream = RequestStream([Ask([65], {})], lambda _: False)
+        stream._gap_s = 0.0
+        for _ in range(3):
+            waiting = asyncio.ensure_future(anext(stream))
+            await asyncio.sleep(0)
+            waiting.cancel()
+            say(stream, 2)
+            assert len(await anext(stream)) == 2
+
+    asyncio.run(read())
 
 
 def test_a_reader_that_has_gone_with_its_loop(conversations: OneAtATime) -> None:

@@ -21,13 +21,19 @@ Specials = Sequence[tuple[str, TokenType]]
 
 
 def bpe(
-    path: Path, specials: Specials, *, bos: int | None = None, eos: int | None = None, **flags: bool
+    path: Path,
+    specials: Specials,
+    *,
+    bos: int | None = None,
+    eos: int | None = None,
+    pre: str = "qwen2",
+    **flags: bool,
 ) -> Llama:
     """Load a byte-level BPE vocabulary; `bos` and `eos` count among the specials, from 256."""
     out = GGUFWriter(path, "qwen3moe")
     words = vocabulary.vocabulary(320)
     out.add_tokenizer_model("gpt2")
-    out.add_tokenizer_pre("qwen2")
+    out.add_tokenizer_pre(pre)
     tokens = words.tokens[:256] + [text for text, _ in specials] + words.tokens[259:]
     out.add_token_list(tokens)
     normal = [TokenType.NORMAL] * 256

@@ -67,7 +67,7 @@ KEY_VARIABLE = "REMOE_EDGE_API_KEY"
     "allows: longer turns read less from storage.",
 )  # fmt: skip
 @option(
-    "--max-wait", default="60s", show_default=True, metavar="TIME",
+    "--max-wait", default="180s", show_default=True, metavar="TIME",
     help="Begin a request's prompt after so long at most, once it has a place; until then it may wait "
     "for others to end, where storage is the limit.",
 )  # fmt: skip

@@ -79,8 +79,8 @@ def resolve(
     `untouched_bytes`: buffers that llama.cpp has reserved but not yet written to, which `auto` leaves
     room for. `beside_bytes`: what checking peers and copies of routers on a GPU take, which the budget
     pays for too. `follow`: the size is a beginning, and may grow as `auto` does. `gpu`: that has the
-    cache, as it is now; None for the machine's memory. Raises BudgetError below the floor, InputError
-    for a malformed spec.
+    cache, as it is now; None for the machine's memory. Raises BudgetError below the floor, and for a
+    size that the cgroup's limit has no room for; InputError for a malformed spec.
     """
     text = spec.strip().lower()
     total = model.total_experts
@@ -117,12 +117,34 @@ def resolve(
             f"the expert cache is below the floor ({why}): one token uses {floor} experts of a layer at "
             f"once, which take {mib(need)}{beside}; use --cache {kib}KiB or more"
         )
+    if text != "auto" and gpu is None:
+        _check_limit(why, model, n_slots, untouched_bytes + beside_bytes)
     if follow and any(memory.soft_limits()):
         # A limit on addresses counts slots that may be, and gives nothing back: it grows no further.
         most_slots = n_slots
     elif follow:
         most_slots = max(n_slots, _most_slots(model, untouched_bytes + beside_bytes))
     return Budget(n_slots, int(model.budget_for(n_slots)) + beside_bytes, why, most_slots)
+
+
+def _check_limit(why: str, model: StreamedModel, n_slots: int, later_bytes: int) -> None:
+    """Refuse a slab that the kernel would end this process for, once experts have filled it.
+
+    What llama.cpp may touch later is not counted against it, since it is a bound and seldom reached.
+    """
+    room = memory.available()
+    slab_bytes = int(model.budget_for(n_slots))
+    if room.cgroup_limit_bytes is None or slab_bytes <= room.available_bytes:
+        return
+    fits = (room.available_bytes - later_bytes - room.reserve_bytes) // MIB
+    enough = fits * MIB >= floor_bytes(model)
+    advice = (
+        f"use --cache {fits}MiB or auto" if enough else "raise it, or lower --ctx or --parallel"
+    )
+    raise BudgetError(
+        f"the expert cache ({why}) takes {mib(slab_bytes)}, and {room.limited_by} leaves "
+        f"{mib(room.available_bytes)} beside what is loaded already: {advice}"
+    )
 
 
 def _most_slots(model: StreamedModel, taken_bytes: int) -> int:

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from remoe_edge.engine.ring import Ring
-from remoe_edge.engine.step_costs import StepCosts
+from remoe_edge.engine.step_costs import LEAST_WAITING, StepCosts
 
 LONGEST_SLICE = 256  # tokens: longer ones gain little
 SHORT_SLICE = 32  # tokens: shorter ones lose much, where storage is the limit
@@ -82,7 +82,7 @@ class Schedule:
         self,
         max_pause_s: float = 5.0,
         *,
-        max_wait_s: float = 60.0,
+        max_wait_s: float = 180.0,
         most: int = 0,
         fixed: tuple[int, int] | None = None,
     ) -> None:
@@ -96,6 +96,9 @@ class Schedule:
         self._tried_at = 0
         self._next_trial = 0
         self._prompt_s = 0.0  # what a piece of a prompt takes, lately
+        self._prompt_waits = False  # it waited for storage
+        self._since_prompt = 0  # slices of tokens since a newcomer began
+        self._prompted = -1  # whose prompt was computed last, with no token of others since
         self._ring = Ring()
 
     def next(self, waiting: Sequence[Waiting], now_s: float) -> Turn | None:
@@ -116,8 +119,10 @@ class Schedule:
         running = self._slice
         if running is None or running.ids != turn.ids:
             return
+        self._prompted = turn.ids[0] if turn.prompt else -1
         if turn.prompt:
             self._prompt_s += (took_s - self._prompt_s) * (0.3 if self._prompt_s else 1)
+            self._prompt_waits = waited_s > LEAST_WAITING * took_s
         else:
             self.costs.add(len(turn.ids), running.n_done, took_s, waited_s)
         running.n_done += 1
@@ -167,16 +172,20 @@ class Schedule:
         if running.n_done >= n_most:
             return None
         step_s = self._prompt_s if running.prompt else self.costs.step_s(len(left), running.n_done)
-        longest = min(each.since_s for each in waiting if each.id not in left)
-        over = now_s + step_s - longest > self.max_pause_s
+        over = any(
+            now_s + step_s - each.since_s > (self.max_pause_s if each.begun else self.max_wait_s)
+            for each in waiting
+            if each.id not in left
+        )
         return None if over and running.n_done > 0 else running
 
     # --- a new slice ---
 
     def _begin(self, waiting: Sequence[Waiting], now_s: float) -> _Slice:
-        first = min(waiting, key=lambda each: (each.since_s, each.id))
         self._n_slices += 1
         ready = sorted(each.id for each in waiting if not each.prompts)
+        first = self._first(waiting, ready, now_s)
+        self._since_prompt = 0 if first.prompts and not first.begun else self._since_prompt + 1
         if first.prompts:
             # Between other conversations' tokens a piece at a time, but for storage: what a prompt reads
             # pushes out what they need, so that it is better done at once.
@@ -191,6 +200,34 @@ class Schedule:
         begin = max(0, min(at, len(ready) - size))
         return _Slice(tuple(ready[begin : begin + size]), prompt=False, n_most=n_most)
 
+    def _first(self, waiting: Sequence[Waiting], ready: Sequence[int], now_s: float) -> Waiting:
+        """Give who has waited longest; of those who come at once, no more in a row than a pause holds.
+
+        Between others' slices one may begin at any rate, after a round of them at the latest.
+        """
+        first = min(waiting, key=lambda each: (each.since_s, each.id))
+        if first.begun or not ready or self._fixed is not None:
+            return first
+        longest = min(
+            (each for each in waiting if not each.prompts), key=lambda each: (each.since_s, each.id)
+        )
+        if self._prompt_is_warm(ready, first, now_s):
+            return longest
+        fits = now_s + self._prompt_s - longest.since_s <= self.max_pause_s
+        return first if fits or self._since_prompt >= len(ready) else longest
+
+    def _prompt_is_warm(self, ready: Sequence[int], first: Waiting, now_s: float) -> bool:
+        """Say whether a newcomer waits, since the cache holds what the last prompt has used.
+
+        Its conversation goes on at once then, while storage is the limit: the next prompt would push all
+        that out.
+        """
+        if self._prompted not in ready:
+            return False
+        size = self._largest(len(ready))
+        limited = self.costs.waits(size) if self.costs.n_steps(size) else self._prompt_waits
+        return limited and now_s + self._prompt_s - first.since_s <= self.max_wait_s
+
     def _in_ring(
         self, ready: Sequence[int], first: Waiting, n_most: int, now_s: float
     ) -> tuple[int, int]:
@@ -199,7 +236,7 @@ class Schedule:
         first: who has waited longest. In a ring that stays as it is, that one is next. Where the ring has
         changed, shorter slices make room, so that nobody waits longer than may be.
         """
-        one = self._ring.choose(ready)
+        one = self._prompted if self._prompted in ready else self._ring.choose(ready)
         if one != first.id:
             step_s = self.costs.step_s(1, LONGEST_SLICE // 2)
             left_s = self.max_pause_s - (now_s - first.since_s)
@@ -221,9 +258,9 @@ class Schedule:
         lengths = {size: self._length(size, n, n_prompts) for size in sizes}
         untried = self._untried(sizes)
         if untried:
-            return untried, min(lengths[untried], 2 * LEAST_TRIED)
-        rates = {size: self.costs.rate(size, lengths[size]) for size in sizes}
-        best = max(sizes, key=lambda size: rates[size])
+            return untried, min(lengths[untried], LEAST_TRIED)
+        rates = {size: self.costs.rate(size, lengths[size]) for size in sizes if self._tried(size)}
+        best = max(rates, key=lambda size: rates[size])
         trial = self._trial(sizes, best, rates)
         if trial:
             return trial, min(lengths[trial], 2 * LEAST_TRIED)
@@ -237,7 +274,7 @@ class Schedule:
             others = [size for size in others if size > best]
             due = since >= AGAIN // 4
         else:
-            near = [size for size in others if rates[size] > WORTH_AGAIN * rates[best]]
+            near = [each for each in others if rates.get(each, 0) > WORTH_AGAIN * rates[best]]
             due = since >= (AGAIN if near else 4 * AGAIN)
             if near and self._next_trial % 4 != 0:  # one trial in four is of whatever size
                 others = near
@@ -248,13 +285,24 @@ class Schedule:
         return others[self._next_trial % len(others)]
 
     def _untried(self, sizes: Sequence[int]) -> int:
-        """Give a size that has to be tried first; 0 where there is none."""
+        """Give a size that has to be tried first; 0 where there is none.
+
+        While storage is the limit, one conversation more is not tried anew, and neither is what lies
+        between one and a group that was slower: a step of many reads for seconds.
+        """
         most = sizes[-1]
-        if self.costs.n_steps(most) < LEAST_TRIED:
+        known = self._largest(most)
+        near = self._tried(known) and 2 * known > most and self.costs.waits(known)
+        if not self._tried(most) and not near:
             return most
-        if not self.costs.waits(most):
+        if not self.costs.waits(known):
             return 0  # storage is no limit: larger is better
-        return next((each for each in sizes if self.costs.n_steps(each) < LEAST_TRIED), 0)
+        if self._tried(1) and self.costs.rate(1, SHORT_SLICE) > self.costs.rate(known, SHORT_SLICE):
+            return 0
+        return next((each for each in sizes[:-1] if not self._tried(each)), 0)
+
+    def _tried(self, size: int) -> bool:
+        return self.costs.n_steps(size) >= LEAST_TRIED
 
     def _length(self, size: int, n: int, n_prompts: int) -> int:
         """Give the steps that a slice may have, so that a round of all slices ends in time."""

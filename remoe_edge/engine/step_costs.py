@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 _FADE = 0.3
-_LEAST_WAITING = 0.05  # of a step's time: less, and storage is no limit
+LEAST_WAITING = 0.05  # of a step's time: less, and storage is no limit
 _N_PARTS = 10  # of a slice: its steps 0, 1, 2-3, 4-7, ... 256 and on
 
 
@@ -60,7 +60,7 @@ class StepCosts:
         found = self._sizes.get(size)
         if found is None or found.took.seconds is None:
             return False
-        return (found.waited.seconds or 0) > _LEAST_WAITING * found.took.seconds
+        return (found.waited.seconds or 0) > LEAST_WAITING * found.took.seconds
 
     def step_s(self, size: int, n_done: int) -> float:
         """Estimate a step n_done steps into a slice; 0 where nothing like it was measured."""

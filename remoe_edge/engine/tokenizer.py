@@ -15,6 +15,7 @@ from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
+from remoe_edge.engine.long_runs import check_runs, splits_by_regex
 from remoe_edge.engine.prompt import Prompt
 from remoe_edge.errors import InputError
 from remoe_edge.native import llama_cpp
@@ -58,6 +59,7 @@ class Tokenizer:
     def __init__(self, llama: Any) -> None:
         self._vocab = llama._model.vocab
         self._llama = llama
+        self._by_regex = splits_by_regex(llama.metadata)
         self.bos: int = _low.llama_vocab_bos(self._vocab)
         self.eos: int = _low.llama_vocab_eos(self._vocab)
         self.adds_bos = bool(_low.llama_vocab_get_add_bos(self._vocab)) and self.bos != -1
@@ -134,6 +136,8 @@ class Tokenizer:
             data = text.encode()
         except UnicodeError as error:
             raise InputError(f"the text is no UTF-8: {error}") from error
+        if self._by_regex:
+            check_runs(text)
         tokens: list[int] = self._llama.tokenize(data, add_bos=False, special=special)
         return tokens
 

@@ -72,10 +72,12 @@ class Load:
 class Stream(Protocol):
     """The events of one request, for one reader in one event loop."""
 
-    def __aiter__(self) -> AsyncIterator[tuple[int, Event]]:
-        """Give (which of the request's answers, event); ends after all have, or with `Failed`.
+    def __aiter__(self) -> AsyncIterator[list[tuple[int, Event]]]:
+        """Give (which of the request's answers, event), all that are there at once and at least one.
 
-        Waiting for the next one may be cancelled and begun again: no event is lost.
+        Ends after all answers have, or after `Failed`, which is the last.
+
+        Waiting for the next ones may be cancelled and begun again: no event is lost.
         """
         ...
 

@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from remoe_edge.serve.conversations import Stream
-from remoe_edge.serve.events import Failed
+from remoe_edge.serve.events import Event, Failed
 from remoe_edge.serve.failures import Failure, failure_of
 from remoe_edge.serve.fields import Fields, parse_json
 from remoe_edge.serve.protocols.reply import Frame, Reply
@@ -114,11 +114,12 @@ async def whole_answer(request: Request, stream: Stream, reply: Reply) -> Respon
     path = request.url.path
 
     async def gather() -> Response:
-        async for index, event in stream:
-            if isinstance(event, Failed):
-                return failure_response(told(event.error), path)
-            for _ in reply.take(index, event):
-                pass
+        async for found in stream:
+            for index, event in found:
+                if isinstance(event, Failed):
+                    return failure_response(told(event.error), path)
+                for _ in reply.take(index, event):
+                    pass
         return json_response(reply.whole())
 
     try:
@@ -197,20 +198,24 @@ class EventStream(Response):  # type: ignore[misc]
         while True:
             try:
                 with within(self._keep_alive_s):
-                    index, event = await anext(events)
+                    found = await anext(events)
             except TimeoutError:
                 yield b": keep-alive\n\n"
                 continue
             except StopAsyncIteration:
                 break
-            if isinstance(event, Failed):
-                failure = told(event.error)
-                yield encode(self._reply.failed(failure.status, failure.body(self._path)))
-                return
-            data = encode(self._reply.take(index, event))
+            data = b"".join(self._encoded(index, event) for index, event in found)
             if data:
                 yield data
+            if isinstance(found[-1][1], Failed):
+                return
         yield encode(self._reply.end())
+
+    def _encoded(self, index: int, event: Event) -> bytes:
+        if isinstance(event, Failed):
+            failure = told(event.error)
+            return encode(self._reply.failed(failure.status, failure.body(self._path)))
+        return encode(self._reply.take(index, event))
 
 
 def encode(frames: Iterable[Frame]) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import signal
 import socket
@@ -12,15 +13,20 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from remoe_edge.errors import InputError
 from remoe_edge.files.reading import open_regular
+from remoe_edge.serve.failures import Failure
 from remoe_edge.serve.guards import App
+from remoe_edge.serve.http import Receive, Send, failure_response
 from remoe_edge.serve.settings import ServeSettings
 
 _IDLE_S = 30  # a connection between two requests
+_NO_HTTP = Failure(400, "the request is no HTTP that can be read")
+_TOO_MANY = Failure(503, "too many clients are connected: try again later", retry_after_s=1)
 
 
 class Listener:
@@ -35,7 +41,7 @@ class Listener:
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
         config = uvicorn.Config(
             app,
-            http=_protocol(settings.header_s),
+            http=_protocol(settings.header_s, settings.most_clients),
             ws="none",
             interface="asgi3",
             loop="asyncio",
@@ -46,7 +52,6 @@ class Listener:
             proxy_headers=False,
             timeout_keep_alive=_IDLE_S,
             timeout_graceful_shutdown=int(settings.grace_s),
-            limit_concurrency=settings.most_clients,
             h11_max_incomplete_event_size=32 << 10,
         )
         config.load()
@@ -133,11 +138,36 @@ def _no_password() -> str:
     raise ValueError("the private key is protected by a password")
 
 
-def _protocol(header_s: float) -> Callable[..., Any]:
-    """Make uvicorn's protocol with a bound on the time that a request's headers may take."""
+def _protocol(header_s: float, most_clients: int) -> Callable[..., Any]:
+    """Make uvicorn's protocol with a bound on the time that a request's headers may take, and on the
+    connections at a time; what it refuses has the form of every other error."""
 
-    class Timed(H11Protocol):  # type: ignore[misc]
+    class Bounded(H11Protocol):  # type: ignore[misc]
         _timer: asyncio.TimerHandle | None = None
+
+        def __init__(self, *given: Any, **named: Any) -> None:
+            super().__init__(*given, **named)
+            answer = self.app
+
+            async def answer_some(scope: Any, receive: Receive, send: Send) -> None:
+                if len(self.connections) > most_clients:
+                    await failure_response(_TOO_MANY, scope["path"])(scope, receive, send)
+                else:
+                    await answer(scope, receive, send)
+
+            self.app = answer_some
+
+        def send_400_response(self, msg: str) -> None:
+            body = json.dumps(_NO_HTTP.body("")).encode()
+            headers = [
+                (b"content-type", b"application/json"),
+                (b"content-length", b"%d" % len(body)),
+                (b"connection", b"close"),
+            ]
+            begin = h11.Response(status_code=400, headers=headers, reason=b"Bad Request")
+            for event in (begin, h11.Data(data=body), h11.EndOfMessage()):
+                self.transport.write(self.conn.send(event))
+            self.transport.close()
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
@@ -167,4 +197,4 @@ def _protocol(header_s: float) -> Callable[..., Any]:
                 self._timer.cancel()
             super().connection_lost(exc)
 
-    return Timed
+    return Bounded

@@ -12,7 +12,9 @@ from remoe_edge.engine.answer import Usage
 from remoe_edge.serve.conversations import Ask
 from remoe_edge.serve.events import Event, Failed, Finish, Reasoning
 
-_MOST_READY = 4
+# Tokens that follow each other so fast that several come in this time are handed over together. Nobody
+# reads faster, and waking the reader for each would take more of the cores than all else that is done here.
+GATHER_S, GATHERED = 0.05, 4
 AGAIN_S = 0.05  # a step that was just beginning may have missed the first interrupt
 
 
@@ -43,31 +45,44 @@ class RequestStream:
         self._loop = asyncio.get_running_loop()
         self._events: deque[tuple[int, Event] | None] = deque()
         self._arrived = asyncio.Event()
+        self._is_asleep = True  # the reader, unless it will look by itself
+        self._last_s = self.came_s  # when an event came
+        self._gap_s = GATHER_S  # between two events, lately
         self._answers: list[Cancellable] = []
         self._is_over = False  # for the reader
-        self._n_ready = 0  # events that it took without waiting
 
     # --- in the event loop ---
 
-    def __aiter__(self) -> AsyncIterator[tuple[int, Event]]:
-        """Give the events until all answers have ended, or one has failed."""
+    def __aiter__(self) -> AsyncIterator[list[tuple[int, Event]]]:
+        """Give all events that are there, until all answers have ended, or one has failed."""
         return self
 
-    async def __anext__(self) -> tuple[int, Event]:
-        """Wait for the next event; may be cancelled, and called again, without losing one."""
-        self._n_ready = self._n_ready + 1 if self._events else 0
-        if self._n_ready >= _MOST_READY:  # a client that has gone is noticed in the loop alone
-            self._n_ready = 0
-            await asyncio.sleep(0)
-        while not self._events and not self._is_over:
+    async def __anext__(self) -> list[tuple[int, Event]]:
+        """Wait for the next events; may be cancelled, and called again, without losing one."""
+        found: list[tuple[int, Event]] = []
+        while not found and not self._is_over:
+            await self._arrived.wait()
             self._arrived.clear()
-            if not self._events:  # else it has come meanwhile
-                await self._arrived.wait()
-        found = None if self._is_over else self._events.popleft()
-        self._is_over = found is None or isinstance(found[1], Failed)
-        if found is None:
+            while self._events and not self._is_over:
+                event = self._events.popleft()
+                self._is_over = _is_last(event)
+                if event is not None:
+                    found.append(event)
+        if not found:
             raise StopAsyncIteration
+        if not self._is_over and self._gap_s < GATHER_S / GATHERED:
+            self._is_asleep = False
+            self._loop.call_later(GATHER_S, self._look)
+        elif not self._is_over:
+            self._look()
         return found
+
+    def _look(self) -> None:
+        """Wake the reader for what has come since, or let the next event do it."""
+        self._is_asleep = not self._events
+        if self._events:  # asked again: it may have come while nobody would have woken the reader
+            self._is_asleep = False
+            self._arrived.set()
 
     def cancel(self) -> None:
         """Let the engine go on to others. Idempotent."""
@@ -113,11 +128,19 @@ class RequestStream:
         self._hand(None)
 
     def _hand(self, found: tuple[int, Event] | None) -> None:
-        """Wake the reader only where it may be asleep: waking it is what a token costs most."""
+        """Wake the reader where it is asleep, and where nothing follows that it could wait for."""
         self._events.append(found)
-        if self._arrived.is_set():
+        now_s = time.monotonic()
+        self._gap_s += 0.2 * (min(now_s - self._last_s, GATHER_S) - self._gap_s)
+        self._last_s = now_s
+        if not (self._is_asleep or _is_last(found) or self._loop.is_closed()):
             return
+        self._is_asleep = False
         try:
             self._loop.call_soon_threadsafe(self._arrived.set)
         except RuntimeError:  # the event loop has gone, and with it the reader
             self.cancelled = True
+
+
+def _is_last(found: tuple[int, Event] | None) -> bool:
+    return found is None or isinstance(found[1], Failed)

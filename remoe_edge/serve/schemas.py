@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -30,6 +31,8 @@ _TYPES = frozenset({"object", "array", "string", "number", "integer", "boolean",
 _OF_SCHEMAS = ("properties", "$defs", "definitions")
 _LISTS_OF_SCHEMAS = ("anyOf", "oneOf", "allOf", "prefixItems")
 _REF = re.compile(r"#/(\$defs|definitions)/([^/]+)")
+_BRACES = re.compile(r"\\.|\[(?:\\.|[^\]])*\]|\{([^}]*)\}", re.DOTALL)  # and where braces count for nothing
+_LONGEST_PATTERN = 4096  # characters, each of which may be repeated
 _MOST_REPETITIONS = 1000
 _MOST_SCHEMAS = 400
 _MOST_RULES = 1 << 18  # characters
@@ -217,5 +220,25 @@ def _check_keywords(schema: Mapping[str, Any], where: str, param: str) -> None:
         n = schema.get(name, 0)
         if isinstance(n, bool) or not isinstance(n, int) or not 0 <= n <= _MOST_REPETITIONS:
             refuse(f"{name} is 0 to {_MOST_REPETITIONS}")
-    if not isinstance(schema.get("pattern", ""), str):
+    for least, most in (("minItems", "maxItems"), ("minLength", "maxLength")):
+        if schema.get(least, 0) > schema.get(most, math.inf):
+            refuse(f"{least} is above {most}")
+    pattern = schema.get("pattern", "")
+    if not isinstance(pattern, str):
         refuse("pattern is a regular expression")
+    if len(pattern) > _LONGEST_PATTERN:
+        refuse(f"pattern has up to {_LONGEST_PATTERN} characters")
+    for found in _BRACES.finditer(pattern):
+        if found[1] is not None and not _repeats(found[1]):
+            refuse(f"pattern repeats 0 to {_MOST_REPETITIONS} times, not {short(found[0])}")
+
+
+def _repeats(inside: str) -> bool:
+    """Say whether what stands in a pattern's braces is a number, or a range of them, within bounds."""
+    ends = [each.strip() for each in inside.split(",")]
+    if len(ends) > 2 or not any(ends):
+        return False
+    if not all(not each or (each.isascii() and each.isdecimal() and len(each) < 9) for each in ends):
+        return False
+    least, most = int(ends[0] or 0), int(ends[-1] or _MOST_REPETITIONS)
+    return least <= most <= _MOST_REPETITIONS

@@ -38,7 +38,7 @@ class SideBySide(EngineThread):
         queue_limit: int,
         figures: Figures,
         max_pause_s: float = 5.0,
-        max_wait_s: float = 60.0,
+        max_wait_s: float = 180.0,
         most_together: int = 0,
         keep_states: tuple[Path, int] | None = None,
     ) -> None:

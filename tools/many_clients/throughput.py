@@ -255,7 +255,10 @@ def main() -> int:
 
         with boxed(Limits(memory_bytes=parse_bytes(asked.memory))) as box:
             command = [sys.executable, __file__, *sys.argv[1:], _INSIDE]
-            return subprocess.run(box.command(command), check=False).returncode
+            status = subprocess.run(box.command(command), check=False).returncode
+            if status < 0:
+                print(f"ended by signal {-status}: {asked.memory} are too few", file=sys.stderr)
+            return status
     runs = measure(asked, stream=True)
     if asked.whole:
         runs += measure(asked, stream=False)
