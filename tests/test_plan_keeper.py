@@ -208,6 +208,47 @@ def test_slots_that_have_not_come_yet_are_no_memory_that_is_missing() -> None:
     assert "cannot be kept: with all the memory that is free (20% of" in keeper.lines[-1]
 
 
+def test_a_cache_that_grows_all_the_time_does_not_put_off_the_verdict() -> None:
+    # Every step of growth begins a window anew: no window ends, and the promise is judged all the same.
+    keeper = Heard(60.0, 40.0, CHOICES, TOTAL, 300, FLOOR)
+    slots = 300
+    for token in range(JUDGED_AFTER + 32):
+        if token % 8 == 0:
+            slots += 20
+            keeper.wanted(slots, True)
+        keeper.on_step(Step("decode", 1, 0.0, 0.08, misses=20, evictions=20))
+    (line,) = keeper.lines
+    assert line.startswith("60 ms per token are not kept yet: a token takes about 80 ms")
+
+
+def test_tokens_before_the_first_64_are_nobodys_promise() -> None:
+    keeper = Heard(60.0, 40.0, CHOICES, TOTAL, 500, FLOOR)
+    for token in range(JUDGED_AFTER + 64):
+        took_s = 0.5 if token < JUDGED_AFTER else 0.058
+        keeper.on_step(Step("decode", 1, 0.0, took_s, misses=18, evictions=1))
+    assert keeper.lines == []
+    assert keeper.state == "kept"
+
+
+def test_a_promise_that_is_no_longer_kept_is_said_again() -> None:
+    keeper = Heard(60.0, 40.0, CHOICES, TOTAL, 500, FLOOR)
+
+    def tokens(ms: float) -> None:
+        for _ in range(100):
+            keeper.on_step(Step("decode", 1, 0.0, ms / 1000, misses=18, evictions=1))
+
+    tokens(90.0)
+    assert len(keeper.lines) == 1
+    keeper.on_begin(32)
+    tokens(90.0)
+    assert len(keeper.lines) == 1  # it was never kept: nothing new
+    tokens(58.0)
+    assert keeper.state == "kept"
+    keeper.on_begin(32)
+    tokens(90.0)
+    assert len(keeper.lines) == 2
+
+
 def test_the_shape_is_the_published_one(tmp_path: Path) -> None:
     assert [x for x, _ in SHAPE] == sorted(x for x, _ in SHAPE)
     assert [y for _, y in SHAPE] == sorted((y for _, y in SHAPE), reverse=True)

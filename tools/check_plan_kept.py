@@ -47,7 +47,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--skip", type=int, default=0, help="tokens of the text not read (0)")
     parser.add_argument("--read-bandwidth", default="", metavar="SIZE[,...]", help="none: no cap")
     parser.add_argument("--memory-limit", metavar="SIZE", help="of each run's box")
-    parser.add_argument("--targets", default="1.3,2,4", help="times computing alone (1.3,2,4)")
+    parser.add_argument("--targets", default="2,1.3,4", help="times computing alone (2,1.3,4)")
     parser.add_argument("--prompt", type=int, default=64, help="tokens read at once (64)")
     parser.add_argument("--tokens", type=int, default=64, help="tokens counted (64)")
     parser.add_argument("--at-most", type=float, metavar="SECONDS", help="stop before; needs -o")
@@ -132,13 +132,13 @@ def judge(found: dict[str, Any]) -> str:
 
 
 def wanted(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """List the runs that the command line asks for, each by what tells it from the others."""
+    """List the runs that the command line asks for, all models and disks at one target first."""
     rates = [parse_bytes(each) for each in options.read_bandwidth.split(",") if each] or [None]
     memory = parse_bytes(options.memory_limit) if options.memory_limit else None
     return [
         dict(zip(_KEY, (str(model), rate, memory, float(factor), options.prompt, options.tokens,
                         options.skip), strict=True))
-        for model in options.models for rate in rates for factor in options.targets.split(",")
+        for factor in options.targets.split(",") for model in options.models for rate in rates
     ]  # fmt: skip
 
 
