@@ -143,6 +143,7 @@ def _protocol(header_s: float, most_clients: int) -> Callable[..., Any]:
     connections at a time; what it refuses has the form of every other error."""
 
     class Bounded(H11Protocol):  # type: ignore[misc]
+        app: Any
         _timer: asyncio.TimerHandle | None = None
 
         def __init__(self, *given: Any, **named: Any) -> None:
