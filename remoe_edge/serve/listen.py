@@ -13,9 +13,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-import h11
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.h11_impl import H11Protocol, h11
 
 from remoe_edge.errors import InputError
 from remoe_edge.files.reading import open_regular
