@@ -18,7 +18,7 @@ from remoe_edge.engine.heads import Heads
 from remoe_edge.errors import ReadError, UnsupportedError
 from remoe_edge.native import _core, llama_cpp
 
-QUANTS = {"glm4moe": "Q6_K", "deepseek2": "Q8_0", "cohere2moe": "Q8_0", "hy_v3": "Q8_0"}
+QUANTS = {"glm4moe": "Q6_K", "deepseek2-v3": "Q8_0", "cohere2moe": "Q8_0", "hy_v3": "Q8_0"}
 LONG = [(7 * i * i + 3 * i) % 300 for i in range(90)]  # repeats nothing, and fills experts' tiles
 
 
@@ -239,16 +239,13 @@ def test_their_memory_is_counted(models: dict[str, Path]) -> None:
     assert sizes["mtp"]["compute"] > sizes["auto"]["compute"]
 
 
-def test_nothing_is_read_ahead_of_them(models: dict[str, Path], only_heads: None) -> None:
-    for draft in ("off", "mtp"):
-        with opened(models["glm4moe"], draft, prefetch="on") as engine:
-            answer = answered(engine, LONG, temperature=0, logprobs=3)
-            assert len(answer.token_ids) == 40
-            assert engine.native is not None
-            if draft == "off":
-                uses = engine.native.uses().reshape(engine.native.n_layers, -1)
-                read = engine.counts()["prefetched"] if hasattr(engine, "counts") else 0
-                assert uses[-1].sum() == 0 or read == 0
+def test_with_prefetching_the_text_is_the_same(models: dict[str, Path], only_heads: None) -> None:
+    answers = []
+    for draft, prefetch in (("off", "off"), ("mtp", "on")):
+        with opened(models["glm4moe"], draft, prefetch=prefetch) as engine:
+            answers.append(answered(engine, LONG, temperature=0))
+    assert answers[0].token_ids == answers[1].token_ids
+    assert answers[0].logprobs == answers[1].logprobs
 
 
 # --- what is refused ---
@@ -264,5 +261,8 @@ def test_heads_that_cannot_be_used_are_refused_by_name(tmp_path: Path) -> None:
     path = tiny_moe.make(tmp_path / "two.gguf", "glm4moe", "Q8_0", n_nextn=2)
     with pytest.raises(UnsupportedError, match="has 2 layers that predict.*one can be used"):
         Engine(path, cache="50%", draft="mtp")
+    old = tiny_moe.make(tmp_path / "old.gguf", "deepseek2", "Q8_0", n_nextn=1)
+    with pytest.raises(UnsupportedError, match="old.gguf lacks blk.3.attn_q_a.weight"):
+        Engine(old, cache="50%", draft="mtp")
     with Engine(path, cache="50%", n_ctx=64, draft="on") as engine:
         assert answered(engine, temperature=0, logprobs=N_ALL).token_ids

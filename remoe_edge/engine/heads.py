@@ -29,6 +29,10 @@ _low = llama_cpp.llama_cpp
 # layer, the tokens that no output was asked for: then hidden states are to be had of the others only.
 ARCHITECTURES = {"cohere2moe": False, "deepseek2": True, "glm4moe": True, "hy_v3": False}
 
+# Of that layer, what llama.cpp's graphs cannot do without: they would end the process.
+_NEEDED = ("nextn.eh_proj", "nextn.enorm", "nextn.hnorm", "ffn_gate_inp")
+_NEEDED_LATENT = ("attn_q_a", "attn_k_b")  # of deepseek2, whose graph here is that of later models
+
 _MOST_BEHIND = 64  # tokens that the heads have not seen yet; older ones they forget
 _CONTEXT_TYPE = 1  # LLAMA_CONTEXT_TYPE_MTP
 
@@ -49,10 +53,18 @@ def check_heads(file: _core.ModelFile, draft: str) -> None:
         why = f"is of the architecture {arch}, and the heads of {', '.join(ARCHITECTURES)} can be used"
     elif n_heads != 1:
         why = f"has {n_heads} layers that predict further tokens, and one can be used"
-    elif file.find(f"blk.{n_blocks - 1}.nextn.eh_proj.weight") is None:
-        why = "lacks the tensors of the layer that predicts further tokens"
+    elif lacking := _lacking(file, n_blocks - 1):
+        why = f"lacks {lacking}, which llama.cpp's graph for it takes"
+    elif file.number(f"{arch}.attention.temperature_scale"):
+        why = "scales its attention, and llama.cpp's graph for further tokens does not"
     if why:
         raise UnsupportedError(f"--draft mtp: {path} {why}: --draft auto guesses from the text")
+
+
+def _lacking(file: _core.ModelFile, block: int) -> str:
+    latent = _NEEDED_LATENT if file.architecture == "deepseek2" else ()
+    names = [f"blk.{block}.{name}.weight" for name in (*_NEEDED, *latent)]
+    return next((name for name in names if file.find(name) is None), "")
 
 
 @dataclass
