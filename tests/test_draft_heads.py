@@ -17,6 +17,7 @@ from remoe_edge.engine.drafts import PromptLookup
 from remoe_edge.engine.heads import Heads
 from remoe_edge.errors import ReadError, UnsupportedError
 from remoe_edge.native import _core, llama_cpp
+from remoe_edge.routing.trace import read_trace
 
 QUANTS = {"glm4moe": "Q6_K", "deepseek2-v3": "Q8_0", "cohere2moe": "Q8_0", "hy_v3": "Q8_0"}
 LONG = [(7 * i * i + 3 * i) % 300 for i in range(90)]  # repeats nothing, and fills experts' tiles
@@ -113,9 +114,24 @@ def test_their_experts_are_streamed_and_their_steps_are_no_tokens(
         uses = engine.native.uses().reshape(native.n_layers, native.n_experts)
         assert uses[-1].sum() == 0
         assert uses[:-1].sum() > 0
-    n_wrong = drafted.stats.guessed - drafted.stats.guessed_right
-    counted = drafted.stats.decoded_tokens - n_wrong
-    assert counted == plain.stats.decoded_tokens == len(plain.token_ids) - 1
+    assert drafted.token_ids == plain.token_ids
+
+
+def test_a_trace_leaves_their_steps_out(
+    models: dict[str, Path], only_heads: None, tmp_path: Path
+) -> None:
+    with opened(models["glm4moe"], "mtp", trace=tmp_path / "t") as engine:
+        drafted = answered(engine, temperature=0)
+        assert engine.native is not None
+        assert engine.native.uses().reshape(engine.native.n_layers, -1)[-1].sum() > 0
+        n_layers = engine.native.n_layers
+    trace = read_trace(tmp_path / "t")
+    assert trace.total_tokens == len(TEXT) + len(drafted.token_ids) - 1 + (
+        drafted.stats.guessed - drafted.stats.guessed_right
+    )
+    assert [len(trace.rows(layer)) > 0 for layer in range(n_layers)] == [True] * (n_layers - 1) + [
+        False
+    ]
 
 
 def test_they_guess_as_llama_cpp_does_alone(models: dict[str, Path], drafting: Engine) -> None:
