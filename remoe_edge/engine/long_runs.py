@@ -1,9 +1,9 @@
 """Refuse text that would end the process: runs of characters too long for llama.cpp's tokenizer.
 
-llama.cpp splits text into words before it makes tokens. For many byte-level vocabularies (DeepSeek, gpt-oss,
-Mistral) it does that with std::regex, which goes a call deeper for each character of a word: in a stack of
-8 MiB, a word of some 25,000 ends the process. A word is a run of one kind of character, and may be followed
-by a run of line breaks.
+llama.cpp splits text into words before it makes tokens. For many byte-level vocabularies (DeepSeek,
+gpt-oss, Mistral) it does that with std::regex, which goes a call deeper for each character of a word: in
+a stack of 8 MiB, a word of some 25,000 ends the process. A word is a run of one kind of character, and
+may be followed by a run of line breaks.
 """
 
 from __future__ import annotations

@@ -13,9 +13,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-import h11
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.h11_impl import H11Protocol, h11
 
 from remoe_edge.errors import InputError
 from remoe_edge.files.reading import open_regular
@@ -143,6 +142,7 @@ def _protocol(header_s: float, most_clients: int) -> Callable[..., Any]:
     connections at a time; what it refuses has the form of every other error."""
 
     class Bounded(H11Protocol):  # type: ignore[misc]
+        app: Any
         _timer: asyncio.TimerHandle | None = None
 
         def __init__(self, *given: Any, **named: Any) -> None:

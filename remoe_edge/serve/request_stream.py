@@ -13,7 +13,7 @@ from remoe_edge.serve.conversations import Ask
 from remoe_edge.serve.events import Event, Failed, Finish, Reasoning
 
 # Tokens that follow each other so fast that several come in this time are handed over together. Nobody
-# reads faster, and waking the reader for each would take more of the cores than all else that is done here.
+# reads faster, and waking the reader for each would take more of the cores than all else that is done.
 GATHER_S, GATHERED = 0.05, 4
 AGAIN_S = 0.05  # a step that was just beginning may have missed the first interrupt
 

@@ -31,7 +31,8 @@ _TYPES = frozenset({"object", "array", "string", "number", "integer", "boolean",
 _OF_SCHEMAS = ("properties", "$defs", "definitions")
 _LISTS_OF_SCHEMAS = ("anyOf", "oneOf", "allOf", "prefixItems")
 _REF = re.compile(r"#/(\$defs|definitions)/([^/]+)")
-_BRACES = re.compile(r"\\.|\[(?:\\.|[^\]])*\]|\{([^}]*)\}", re.DOTALL)  # and where braces count for nothing
+# A pattern's braces, and what they may stand in without a meaning.
+_BRACES = re.compile(r"\\.|\[(?:\\.|[^\]])*\]|\{([^}]*)\}", re.DOTALL)
 _LONGEST_PATTERN = 4096  # characters, each of which may be repeated
 _MOST_REPETITIONS = 1000
 _MOST_SCHEMAS = 400
@@ -238,7 +239,9 @@ def _repeats(inside: str) -> bool:
     ends = [each.strip() for each in inside.split(",")]
     if len(ends) > 2 or not any(ends):
         return False
-    if not all(not each or (each.isascii() and each.isdecimal() and len(each) < 9) for each in ends):
+    if not all(
+        not each or (each.isascii() and each.isdecimal() and len(each) < 9) for each in ends
+    ):
         return False
     least, most = int(ends[0] or 0), int(ends[-1] or _MOST_REPETITIONS)
     return least <= most <= _MOST_REPETITIONS

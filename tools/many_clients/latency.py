@@ -20,7 +20,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -32,7 +32,7 @@ _ALONE = "--alone"
 
 
 def alone(asked: argparse.Namespace) -> None:
-    """Answer what stdin asks, a line of JSON each; write the TPOT in ms. The engine is as `chat` makes it."""
+    """Answer what stdin asks, a line of JSON each, as `chat` would; write the TPOT in ms."""
     from remoe_edge import Engine
     from remoe_edge.files.models import shipped_model
 
