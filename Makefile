@@ -4,6 +4,7 @@ check: lint test
 
 test:
 	python -m pytest
+	python -m pytest --run-slow tests/test_native.py -k plain
 
 lint:
 	ruff check .

@@ -9,7 +9,6 @@ of them.
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import sys
 from pathlib import Path
@@ -51,14 +50,13 @@ WAIT_POLICY = _choose_wait_policy()
 if sys.platform != "linux":
     raise UnsupportedError(f"remoe-edge runs on Linux, not on {sys.platform}")
 
-_installed = importlib.metadata.version("llama-cpp-python")
-if _installed != LLAMA_CPP_PYTHON:
-    raise AbiError(
-        f"remoe-edge needs llama-cpp-python {LLAMA_CPP_PYTHON} exactly and finds {_installed}: "
-        f"pip install llama-cpp-python=={LLAMA_CPP_PYTHON}"
-    )
-
 import llama_cpp  # noqa: E402
+
+if llama_cpp.__version__ != LLAMA_CPP_PYTHON:
+    raise AbiError(
+        f"remoe-edge needs llama-cpp-python {LLAMA_CPP_PYTHON} exactly and finds "
+        f"{llama_cpp.__version__}: pip install llama-cpp-python=={LLAMA_CPP_PYTHON}"
+    )
 
 from remoe_edge import amx  # noqa: E402
 

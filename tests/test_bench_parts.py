@@ -13,7 +13,7 @@ from remoe_edge.bench.arms import Arm, arms, without_folders
 from remoe_edge.bench.process import _settings_of
 from remoe_edge.bench.settings import Settings
 from remoe_edge.bench.workloads import NAMES, prompts_file, workload
-from remoe_edge.errors import InputError
+from remoe_edge.errors import InputError, UnsupportedError
 
 # --- arms ---
 
@@ -43,6 +43,30 @@ def test_an_arm_is_named_by_what_varies() -> None:
 
 def test_routers_that_are_on_are_named_even_where_nothing_varies() -> None:
     assert named("stream:lru", routers={"on": "/a/r.gguf"}) == ["stream:lru routers=on"]
+
+
+def test_peers_are_for_all_arms_that_do_not_say_otherwise(tmp_path: Path) -> None:
+    keys = tmp_path / "client.pem"
+    keys.touch()
+    two = ("board2:1", "board3:2")
+    stock, all_peers, own, none = made(
+        "stock-mmap", "stream:lru", "stream:lru+peers=c:3", "stream:lru+peers=off",
+        peers=two, peer_keys=keys,
+    )  # fmt: skip
+    assert stock.options == none.options == ()
+    assert dict(all_peers.options) == {"peers": "board2:1,board3:2", "peer_keys": str(keys)}
+    assert dict(own.options) == {"peers": "c:3", "peer_keys": str(keys)}
+    assert str(tmp_path) not in str(own.as_json())
+    assert all_peers.bits == none.bits  # where experts are computed changes none
+    (alone,) = made("stream:lru+peers=off")
+    assert alone.options == ()
+    with pytest.raises(UnsupportedError, match="--keys"):
+        made("stream:lru", peers=two)
+    with pytest.raises(InputError, match="HOST:PORT"):
+        made("stream:lru", peers=("nonsense",))
+    for spec in ("stock-mmap", "stream:lru+peers=off"):
+        with pytest.raises(InputError, match="no arm takes them"):
+            made(spec, peers=two, peer_keys=keys)
 
 
 def test_arms_whose_output_may_differ_have_other_bits() -> None:

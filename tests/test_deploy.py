@@ -401,6 +401,30 @@ def test_ray_that_is_not_ours_is_left_alone() -> None:
 # --- the command line ---
 
 
+def test_ray_is_started_again_where_it_was_too_slow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program in Ray's place: its first start takes too long, as Ray says it, the second comes up."""
+    script = """
+        echo >> "$0"
+        if [ $(wc -l < "$0") = 1 ]; then echo 'The current node timed out during startup.'; exit 1; fi
+        for word; do case "$word" in --temp-dir=*)
+            mkdir "${word#*=}"; echo 10.0.0.1:1 > "${word#*=}/ray_current_cluster";; esac; done
+        exec sleep 600
+    """
+    starts = tmp_path / "starts"
+    monkeypatch.setattr(local_ray, "check_installed", lambda: None)
+    monkeypatch.setattr(local_ray, "with_token", lambda ray: ["sh", "-c", script, str(starts)])
+    found = local_ray.start()
+    try:
+        assert found.address == "10.0.0.1:1"
+        assert len(starts.read_text().splitlines()) == 2
+        assert local_ray.alive(found)
+    finally:
+        local_ray.stop(found)
+    assert not local_ray.alive(found)
+
+
 def test_without_ray_the_extra_is_named(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

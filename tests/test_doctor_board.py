@@ -17,6 +17,7 @@ from remoe_edge.inspect import doctor
 from remoe_edge.inspect.doctor import Check, board
 from remoe_edge.machine.block_device import kind_of, swaps, whole_disk
 from remoe_edge.machine.description import describe
+from remoe_edge.machine.jetson import is_jetson
 from remoe_edge.machine.power_mode import power_mode
 from remoe_edge.machine.processors import count, processors
 from test_telemetry_jtop import Client
@@ -213,3 +214,84 @@ def test_probe_says_what_a_drive_means_for_this_model(
     plain = tmp_path / "plain"
     plain.write_bytes(bytes(1 << 20))
     assert "of this model" not in run(capsys, "probe", plain, "--seconds", "0.1").out
+
+
+# --- what boards in the field have besides ---
+
+
+def test_a_board_is_known_by_its_device_tree_too(tmp_path: Path, model: Path) -> None:
+    root = plant(tmp_path, ORIN_NX_IN_TROUBLE)
+    (root / "etc/nv_tegra_release").unlink()  # as in a container on another base
+    assert not is_jetson(root)
+    change(root, "proc/device-tree/compatible", "nvidia,p3768-0000+p3767-0001\0nvidia,tegra234\0")
+    assert is_jetson(root)
+    checks = by_name(board.checks(model, root))
+    assert "NVMAP holds" in checks["GPU memory"].detail
+    assert "NO_VMM" in checks["CUDA VMM"].advice
+
+
+def test_a_mode_that_nobody_has_set_is_the_boards_own(orin: Path) -> None:
+    (orin / "var/lib/nvpmodel/status").unlink()
+    assert power_mode(orin).name is None
+    conf = (orin / "etc/nvpmodel.conf").read_text()
+    change(orin, "etc/nvpmodel.conf", conf + "< PM_CONFIG DEFAULT=3 >\n")
+    assert power_mode(orin).name == "25W"
+    assert "nvpmodel -m 0" in board.power(orin).advice
+
+
+def test_clocks_are_held_at_what_the_mode_allows(orin: Path) -> None:
+    for policy in (0, 4):
+        change(orin, f"sys/devices/system/cpu/cpufreq/policy{policy}/scaling_min_freq", 1190400)
+        change(orin, f"sys/devices/system/cpu/cpufreq/policy{policy}/scaling_max_freq", 1190400)
+    assert power_mode(orin).held
+    change(orin, "sys/devices/system/cpu/cpufreq/policy4/scaling_min_freq", 115200)
+    assert not power_mode(orin).held
+    change(orin, "sys/devices/system/cpu/cpufreq/policy4/scaling_governor", "performance\n")
+    assert power_mode(orin).held
+
+
+def test_limits_of_version_1_are_found_without_links(tmp_path: Path, model: Path) -> None:
+    tree = {
+        "proc/self/cgroup": "5:cpu,cpuacct:/a/b\n4:memory:/a/b\n3:cpuset:/a\n",
+        "sys/fs/cgroup/memory/a/memory.limit_in_bytes": f"{1 << 30}\n",
+        "sys/fs/cgroup/memory/a/b/memory.limit_in_bytes": f"{1 << 62}\n",
+        "sys/fs/cgroup/cpu,cpuacct/a/cpu.cfs_quota_us": "250000\n",
+        "sys/fs/cgroup/cpu,cpuacct/a/cpu.cfs_period_us": "100000\n",
+        "sys/fs/cgroup/cpu,cpuacct/a/b/cpu.cfs_quota_us": "-1\n",
+        "sys/fs/cgroup/cpu,cpuacct/a/b/cpu.cfs_period_us": "100000\n",
+        "sys/fs/cgroup/cpuset/a/cpuset.cpus": "0-3\n",
+        "sys/devices/system/cpu/online": "0-5\n",
+    }
+    checks = by_name(board.checks(model, plant(tmp_path, tree)))
+    assert checks["threads"].detail.startswith("2 compute: a cpuset or affinity leaves 4 of 6")
+    assert "the time of 2.5" in checks["threads"].detail
+    assert checks["memory limits"].detail == (
+        "1,024 MiB by memory.limit_in_bytes of /sys/fs/cgroup/memory/a"
+    )
+
+
+def test_storage_is_seen_through_encryption_and_a_nameless_root(orin: Path, model: Path) -> None:
+    change(orin, "sys/class/block/dm-0/dm/name", "crypt_root\n")
+    change(orin, "sys/class/block/dm-0/slaves/mmcblk1p1/partition", 1)
+    change(orin, "sys/class/block/md0/slaves/nvme0n1/removable", 0)
+    change(orin, "sys/class/block/md0/slaves/sda1/partition", 1)
+    kinds = {"dm-0": "SD card", "/dev/mapper/crypt_root": "SD card", "md0": "USB",
+             "/dev/mapper/none": "unknown kind"}  # fmt: skip
+    assert {name: kind_of(name, orin) for name in kinds} == kinds
+    change(orin, "proc/self/mountinfo", "24 1 179:1 / / rw - ext4 /dev/root rw\n")
+    assert board.storage(model, orin).detail.startswith("root, unknown kind")
+    block = orin / "sys/devices/platform/sdhci/mmc1/block/mmcblk1/mmcblk1p1"
+    change(orin, str((block / "dev").relative_to(orin)), "179:1\n")
+    numbers = orin / "sys/dev/block"
+    numbers.mkdir(parents=True)
+    (numbers / "179:1").symlink_to(block)
+    assert board.storage(model, orin).state == "off"
+    assert "SD card" in board.storage(model, orin).detail
+    assert swaps(orin)[-1].kind == "SD card"
+    assert "wears an SD card out" in board.swap(swaps(orin)).advice
+
+
+def test_zram_elsewhere_is_not_nvidias_service(orin: Path) -> None:
+    assert "nvzramconfig" in board.swap(swaps(orin)).advice
+    assert "nvzramconfig" not in board.swap(swaps(orin), jetson=False).advice
+    assert "zram takes memory" in board.swap(swaps(orin), jetson=False).advice

@@ -16,7 +16,7 @@ import tiny_moe
 from drafting import N_ALL, TEXT, answered, guess
 from remoe_edge import Engine
 from remoe_edge.engine import drafts, loading
-from remoe_edge.engine.drafts import MOST_GUESSES, Governor, PromptLookup
+from remoe_edge.engine.drafts import PromptLookup
 from remoe_edge.errors import InputError, ReadError, UnsupportedError
 from remoe_edge.native import _core
 
@@ -59,45 +59,6 @@ def test_a_guess_stood_there_before(tokens: list[int], n_most: int) -> None:
     last = tokens[-2:]
     runs = [tokens[i : i + 2 + len(guess)] for i in range(len(tokens))]
     assert not guess or [*last, *guess] in runs
-
-
-# --- when it pays ---
-
-
-def steps(governor: Governor, n: int, *, plain_ms: float, ms: float, right: int) -> int:
-    """Run steps that have something to guess; return how many guessed."""
-    guessed = 0
-    for _ in range(n):
-        wanted = governor.n_guesses()
-        if wanted:
-            governor.after(ms, wanted, min(right, wanted))
-            guessed += 1
-        else:
-            governor.after(plain_ms, 0, 0)
-    return guessed
-
-
-def test_guesses_that_pay_stay_and_are_compared_now_and_then() -> None:
-    governor = Governor()
-    assert governor.n_guesses() == 0  # what a plain step costs comes first
-    guessed = steps(governor, 340, plain_ms=10, ms=12, right=2)
-    assert 300 < guessed < 340
-
-
-def test_guesses_that_do_not_pay_are_tried_ever_more_rarely() -> None:
-    governor = Governor()
-    assert steps(governor, 100, plain_ms=10, ms=30, right=0) <= 3 * Governor.BLOCK
-    before = steps(governor, 1000, plain_ms=10, ms=30, right=0)
-    assert before <= 5 * Governor.BLOCK
-    # They come back when the text begins to repeat itself.
-    steps(governor, 2 * Governor.LONGEST_PAUSE, plain_ms=10, ms=12, right=3)
-    assert steps(governor, 340, plain_ms=10, ms=12, right=3) > 300
-
-
-def test_told_to_it_guesses_whatever_it_costs() -> None:
-    governor = Governor(always=True)
-    assert steps(governor, 50, plain_ms=1, ms=99, right=0) == 50
-    assert 1 <= governor.n_guesses() <= MOST_GUESSES
 
 
 # --- the answer ---
@@ -268,7 +229,7 @@ def test_several_conversations_are_not_drafted_for(model: Path) -> None:
         Engine(model, cache="50%", draft="yes")
 
 
-def test_heads_for_further_tokens_are_not_used_and_that_is_said(
+def test_heads_for_further_tokens_are_there_and_that_is_said(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loading._low, "llama_model_n_layer_nextn", lambda _: 2)

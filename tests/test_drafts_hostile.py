@@ -13,7 +13,8 @@ import pytest
 import tiny_moe
 from drafting import TEXT, answered, guess
 from remoe_edge import Engine
-from remoe_edge.engine.drafts import MOST_GUESSES, Drafted
+from remoe_edge.engine.draft_governor import MOST_GUESSES
+from remoe_edge.engine.drafts import Drafted
 from remoe_edge.native import llama_cpp
 
 DIGITS = 'root ::= [0-9 ]+ "."'

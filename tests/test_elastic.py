@@ -417,7 +417,7 @@ def test_what_a_plan_needs_is_the_ceiling(model: Path) -> None:
     with Engine(model, cache="100%", n_ctx=512) as engine:
         assert engine.native is not None
         sensor = Told(CGROUP_RESERVE_BYTES * 100)
-        elastic = Elastic(engine.native, 0, sensor=sensor, ceiling=lambda n_slots: 9)  # type: ignore[arg-type]
+        elastic = Elastic(engine.native, 0, sensor=sensor, ceiling=lambda n_slots, room: 9)  # type: ignore[arg-type]
         elastic.look()
         assert engine.native.n_slots == max(9, engine.native.n_experts_used)
         elastic.close()

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from remoe_edge.errors import InputError, ModelError, ReadError, RemoeError, UnsupportedError
 from remoe_edge.native import _core
+from rewriting import rewrite
 from tiny_moe import ARCHS, MERGED_ARCHS, QUANTS, make
 
 ModelFile = _core.ModelFile
@@ -51,9 +52,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 def open_bytes(folder: Path, raw: bytes) -> _core.ModelFile:
-    path = folder / "m.gguf"
-    path.write_bytes(raw)
-    return ModelFile.open(path)
+    return ModelFile.open(rewrite(folder / "m.gguf", raw))
 
 
 def test_type_names_are_those_of_gguf_py() -> None:

@@ -30,6 +30,7 @@ from remoe_edge.profile import read_profile
 from remoe_edge.profile.kept_profile import KeptProfile
 from remoe_edge.routing.simulate import simulate
 from remoe_edge.routing.trace import from_routed, read_trace
+from rewriting import rewrite
 from test_profile import resealed
 
 NONE = np.zeros(0, np.float32)
@@ -93,7 +94,7 @@ def test_mutated_profiles_are_refused_or_kept(model: Path, tmp_path: Path) -> No
             data = whole[: rng.integers(0, len(whole))]
             if len(data) >= 128:
                 data = resealed(data, 104, struct.pack("<Q", len(data)))
-        path.write_bytes(data)
+        rewrite(path, data)
         try:
             held = KeptProfile(path, model)
         except RemoeError as error:
@@ -396,7 +397,7 @@ def test_mutated_archives_are_refused_or_sound(tmp_path: Path, kind: str) -> Non
             data[rng.integers(len(data))] = rng.integers(256)
         if rng.integers(4) == 0:
             data = data[: rng.integers(len(data))]
-        path.write_bytes(data)
+        rewrite(path, data)
         try:
             if kind == "store":
                 store = PromptStore.load(path)

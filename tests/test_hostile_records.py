@@ -23,6 +23,7 @@ from remoe_edge.deploy import local_ray, record
 from remoe_edge.deploy.record import Ray
 from remoe_edge.errors import InputError
 from remoe_edge.placement import placement_file, price, times_file
+from rewriting import rewrite
 
 VALUES: tuple[Any, ...] = (
     None, True, -1, 0, 1, 1.5, 2**31, 2**63, 10**400, math.nan, math.inf, -math.inf, 1e308, 5e-324,
@@ -106,7 +107,7 @@ def test_deployments(model: Path, tmp_path: Path) -> None:
     right = json.loads(path.read_text())
 
     def read(held: Any) -> record.Deployment:
-        path.write_text(json.dumps(held))
+        rewrite(path, json.dumps(held).encode())
         return record.load(path)
 
     def use(found: record.Deployment) -> None:
@@ -124,7 +125,7 @@ def test_times_of_functions(tmp_path: Path) -> None:
     path = tmp_path / "times.json"
 
     def read(held: Any) -> Any:
-        path.write_text(json.dumps(held))
+        rewrite(path, json.dumps(held).encode())
         return times_file.load(path)
 
     check(times_file.as_dict(points), read, lambda found: times_file.as_dict(found))

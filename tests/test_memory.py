@@ -88,7 +88,9 @@ def test_auto_below_the_floor_is_refused(model: Path, monkeypatch: pytest.Monkey
         budget.resolve("auto", native, 0)
 
 
-def test_a_size_that_the_limit_has_no_room_for(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_size_that_the_limit_has_no_room_for(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     native = _core.StreamedModel.open(str(model))
     whole = native.budget_for(native.total_experts)
     left = memory.Memory(whole - 1, "the cgroup limit of 1,180 MiB", 1180 << 20)

@@ -39,6 +39,15 @@ def test_recipes_use_instructions_extras_and_options_that_exist(path: Path) -> N
     assert {each for some in extras for each in some.split(",")} <= set(
         project["optional-dependencies"]
     )
+    # The llama.cpp that computes is the one that the core is built against, and it is built once.
+    pinned = next(each for each in project["dependencies"] if each.startswith("llama-cpp-python=="))
+    runs = [rest for word, rest in found if word == "RUN"]
+    (llama,) = (run for run in runs if "llama-cpp-python" in run)
+    assert pinned in llama
+    assert "CMAKE_ARGS=" in llama
+    (package,) = (run for run in runs if extras[0] in run)
+    assert "--no-build-isolation" in package
+    assert runs.index(llama) < runs.index(package)
     assert "GGML_CUDA_NO_VMM" in path.read_text()
     assert "CMAKE_CUDA_ARCHITECTURES=" in path.read_text()
     assert any(word == "CMD" and "doctor" in rest for word, rest in found)

@@ -44,6 +44,56 @@ def test_the_environment_is_printed_for_a_shell(
     assert "REMOE_POLICY" not in done.out  # what was not chosen is left to the environment
 
 
+def test_the_environment_is_printed_for_a_unit_file(
+    no_home: None, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    plugged.added()
+    words = ["plugin", "env", "--plain", "--cache", "30%", "--routers"]
+    done = run(capsys, *words, str(tmp_path / "a b.gguf"))
+    pairs = dict(line.split("=", 1) for line in done.out.splitlines())
+    assert pairs["REMOE_CACHE"] == "30%"
+    assert pairs["REMOE_ROUTERS"] == str(tmp_path / "a b.gguf")
+    assert Path(pairs["GGML_BACKEND_PATH"]).name == builds.ENTRY
+    assert "REMOE_ROUTERS" in run(capsys, *words, str(tmp_path / "a\nb")).error()
+
+
+def test_what_is_chosen_holds_against_the_environment(
+    no_home: None,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    plugged.added()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("REMOE_ROUTERS", "default")
+    words = ["plugin", "env", "--plain", "--routers", "off", "--status", "folder"]
+    lines = run(capsys, *words).out.splitlines()
+    assert "REMOE_ROUTERS=off" in lines
+    assert f"REMOE_STATUS={tmp_path / 'folder'}" in lines
+    assert "REMOE_ROUTERS=default" in run(capsys, *words[:4], "on").out.splitlines()
+
+
+def test_a_path_that_cannot_be_preloaded_is_refused(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    plugged.added()
+    folder = tmp_path / "two words/remoe-edge/plugin"
+    folder.mkdir(parents=True)
+    shutil.copy(builds.entry(None), folder)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "two words"))
+    assert "two words" in run(capsys, "plugin", "env").error()
+
+
+def test_a_backend_that_is_named_already_is_not_lost(
+    no_home: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plugged.added()
+    monkeypatch.setenv("GGML_BACKEND_PATH", "/opt/libggml-other.so")
+    assert "/opt/libggml-other.so" in run(capsys, "plugin", "env").error()
+    monkeypatch.setenv("GGML_BACKEND_PATH", "/old/libremoe.so")
+    assert "/old/libremoe.so" not in run(capsys, "plugin", "env").out
+
+
 def test_a_program_is_started_in_that_environment(no_home: None) -> None:
     plugged.added()
     text = "import os, sys; print(os.environ['REMOE_CACHE'], os.environ['REMOE_LOG'], sys.argv[1:])"
@@ -116,6 +166,26 @@ def test_another_build_of_ggml_is_refused_by_name(tmp_path: Path, other: str) ->
     for word in (ggml.version, ggml.commit, ggml.id, other, "remoe-edge plugin build"):
         assert word in said
     assert "a cache of" not in said
+
+
+def test_nothing_is_said_where_the_log_is_off(tmp_path: Path) -> None:
+    plugged.added()
+    (tmp_path / "builds").mkdir()
+    entry = Path(shutil.copy(builds.entry(None), tmp_path))
+    path = tiny_moe.make(tmp_path / "tiny.gguf", "qwen3moe", "Q8_0")
+    text = plugged.PRELUDE + "print(bool(load(sys.argv[1])))"
+    # No core for this build; and a core whose settings are refused.
+    for made, loads in (
+        (environment(entry, None, {"log": "off"}, {}), "True"),
+        (plugged.added(cache="plenty", log="off"), "False"),
+        (plugged.added(cache="1KiB", log="off"), "False"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", text, str(path)], env={**os.environ, **made},
+            capture_output=True, text=True, timeout=600,
+        )  # fmt: skip
+        assert done.stdout.strip() == loads
+        assert plugged.said(done) == ""
 
 
 def test_the_names_of_builds_are_those_that_the_library_looks_for() -> None:
@@ -194,6 +264,19 @@ def test_a_program_without_a_loader_is_not_run_to_find_its_libraries(tmp_path: P
     for damaged in (whole[:40], whole[:64], b"\x7fELF" + b"\xff" * 100, b"#!/bin/sh\n", b""):
         static.write_bytes(damaged)
         assert libraries.of_program(str(static), dict(os.environ)) == (static, None)
+
+
+def test_a_program_with_ggml_within_it_is_refused(
+    no_home: None, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    plugged.added()
+    program = tmp_path / "llama-static"
+    program.write_bytes(Path(sys.executable).read_bytes() + b"\0GGML_BACKEND_PATH\0")
+    program.chmod(0o755)
+    for words in (["run", "--", program], ["env", "--for", program]):
+        assert "BUILD_SHARED_LIBS" in run(capsys, "plugin", *words).error()
+    program.write_bytes(b"#!/bin/sh\nGGML_BACKEND_PATH=\0")  # no program of its own
+    assert run(capsys, "plugin", "env", "--for", program).code == 0
 
 
 def test_a_folder_that_cannot_be_made_is_said_before_minutes_are_spent(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 import llama_programs
 from llama_programs import WAIT_S, Programs
 from remoe_edge.files.models import shipped_model
+from remoe_edge.plugin import builds, compiler, libraries
 
 pytestmark = pytest.mark.slow
 
@@ -82,4 +84,23 @@ def test_what_is_said_on_a_version_that_was_not_built(programs: Programs, tmp_pa
     )  # fmt: skip
     if done.returncode == 0:
         pytest.skip("the package's own plug-in fits these programs")
+    assert "remoe-edge plugin build --llama-cpp" in done.stderr
+
+
+def test_a_core_of_another_release_is_not_loaded(programs: Programs, tmp_path: Path) -> None:
+    """Under this release's own name lies the core for the installed package: its structs are others."""
+    ggml = libraries.ask(programs.folder / "libggml-base.so")
+    package = libraries.of_package()
+    if ggml.version == package.version:
+        pytest.skip("these programs have the package's ggml")
+    lies = tmp_path / "builds" / ggml.build
+    lies.mkdir(parents=True)
+    shutil.copy(builds.require_core(package, None, "llama-cpp-python"), lies / builds.CORE)
+    entry = shutil.copy(builds.entry(None), tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", compiler._LOAD, str(ggml.folder), entry],
+        capture_output=True, text=True, timeout=WAIT_S,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert ggml.version in done.stderr
     assert "remoe-edge plugin build --llama-cpp" in done.stderr

@@ -6,6 +6,7 @@ Workers run here, or in a process of their own where a signal ends or stops them
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import shutil
 import signal
@@ -18,12 +19,15 @@ import pytest
 from click.testing import CliRunner
 
 import tiny_moe
+from command_line import run
+from functions import placement_of
 from remoe_edge import BudgetError, Engine, EngineSettings, InputError, UnsupportedError
 from remoe_edge.cli import cli
 from remoe_edge.cli.stats_lines import stats_lines
 from remoe_edge.native import _core
+from remoe_edge.placement import placement_file
 from remoe_edge.remote.experts import parse_experts
-from remotes import check, engine, expected, floor_of, open_files, process, prompt, worker
+from remotes import check, engine, expected, floor_of, open_files, process, prompt, remote, worker
 from waiting import wait_until
 
 ROTATION = ("Q4_K", "MXFP4", "Q8_0", "IQ4_NL", "Q6_K", "F16", "Q4_0", "Q5_K")
@@ -223,6 +227,48 @@ def test_which_experts(model: Path) -> None:
     for wrong in ("", "some", "0%", "101%", "x%", "0:9999", "77:0", "0:3-1", "0-3"):
         with pytest.raises(InputError):
             parse_experts(wrong, file)
+
+
+def test_the_experts_of_a_plan(model: Path, folder: Path) -> None:
+    placement = placement_of(model, n_local=3)
+    plan = folder / "plan.json"
+    placement_file.save(placement, plan)
+    with worker(model, str(plan)) as serving, engine(model, serving.address) as made:
+        n_layers, n_experts = made.native.n_layers, made.native.n_experts
+        assert serving.n_experts == n_layers * (n_experts - 3)
+        check(made, expected(model, 7), 7)
+        assert remote(made)["remote_rows"] > 0
+    placement_file.save(placement_of(model, n_local=n_experts), plan)
+    with pytest.raises(InputError, match="keeps every expert on the main host"):
+        worker(model, str(plan))
+    other = tiny_moe.make(folder / "other-shape.gguf", "qwen3moe", "Q4_K", n_expert=4)
+    placement_file.save(placement_of(other, n_local=1), plan)
+    with pytest.raises(InputError, match=r"places \d+ layers of 4 experts, and the model has"):
+        worker(model, str(plan))
+    plan.write_text("{}")
+    with pytest.raises(InputError, match="plan.json"):
+        worker(model, str(plan))
+    with pytest.raises(InputError, match="nowhere.json"):
+        worker(model, str(folder / "nowhere.json"))
+
+
+@pytest.mark.slow
+def test_a_bench_with_peers(model: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    record = folder / "bench.json"
+    arms = "stream:reuse-biased,stream:reuse-biased+peers=off"
+    with worker(model) as one, worker(model) as other:
+        peers = f"{one.address},{other.address}"
+        asked = ["bench", str(model), "--arms", arms, "--peers", peers, "--cache", floor_of(model),
+                 "--raw", "--limit", "1", "-n", "4", "--warm", "1", "--rounds", "1", "--workload",
+                 "gsm8k", "-t", "1", "--probe-seconds", "0", "-o", str(record)]  # fmt: skip
+        done = run(capsys, *asked)
+    assert done.code == 0, done
+    helped, alone = json.loads(record.read_text())["runs"]
+    assert len(helped["remote"]["peers"]) == 2
+    assert helped["remote"]["remote_experts"] > 0
+    assert alone["remote"] is None
+    assert helped["prompts"][0]["chosen"] == alone["prompts"][0]["chosen"]
+    assert "experts by peers" in done.out
 
 
 def test_only_this_machine_without_keys(model: Path) -> None:

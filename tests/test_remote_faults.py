@@ -6,6 +6,7 @@ The ends themselves are fuzzed in csrc/remote/remote_fuzz_test.cc, and frames in
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,6 +34,7 @@ from remotes import (
     remote,
     worker,
 )
+from router_cases import Case
 from waiting import wait_until
 
 
@@ -175,6 +177,40 @@ def test_answers_that_are(model: Path, name: str) -> None:
             wait_until(lambda: says(made, "does not answer"))
 
 
+def test_a_peer_that_answers_nothing_is_told_of(model: Path) -> None:
+    harm = Harm(1, HARMS["dropped"])
+    with (
+        worker(model) as serving,
+        Line(serving.address, harm.spoil) as line,
+        engine(model, line.address) as made,
+    ):
+        wait_until(lambda: harmed(harm, 8, made, expected(model, 7)), "silence")
+        wait_until(lambda: says(made, "is late with most answers: their experts come from storage"))
+        check(made, expected(model, 7), 7)
+
+
+def test_a_slow_line(model: Path) -> None:
+    """Every answer comes 15 ms later than the one before it: storage is faster, and has the experts."""
+
+    def slow(kind: int, frame: bytes) -> list[bytes]:
+        time.sleep(0.015)
+        return [frame]
+
+    reference = expected(model, 7)
+    with (
+        worker(model) as serving,
+        Line(serving.address, answers_only(slow)) as line,
+        engine(model, line.address) as made,
+    ):
+
+        def told() -> bool:
+            check(made, reference, 7)
+            return says(made, "longer than storage: it is hardly asked")
+
+        wait_until(told)
+        assert remote(made)["remote_mismatches"] == 0
+
+
 def test_a_storm_of_busy(model: Path) -> None:
     harm = Harm(1, HARMS["busy"])
     with (
@@ -184,6 +220,7 @@ def test_a_storm_of_busy(model: Path) -> None:
     ):
         wait_until(lambda: harmed(harm, 20, made, expected(model, 7)), "a storm")
         assert remote(made)["remote_busy"] > 10
+        wait_until(lambda: says(made, "turns most asks away"))
         for length in (1, 60):
             check(made, expected(model, length), length)
 
@@ -193,6 +230,21 @@ def test_another_version_is_refused(model: Path, monkeypatch: pytest.MonkeyPatch
     with worker(model) as serving, engine(model, serving.address) as made:
         check(made, expected(model, 7), 7)
         assert any("version of remoe-edge is '0.0'" in note for note in made.notes)
+
+
+def test_routers_may_differ(tmp_path: Path) -> None:
+    """A worker has no routers: an engine with tuned ones gets the bits that it has alone."""
+    case = Case(tmp_path)
+    case.convert()
+    rows = []
+    with worker(case.base_path) as serving:
+        for peers in ((), (serving.address,)):
+            with engine(case.base_path, *peers, routers=case.overlay) as made:
+                rows.append(made.evaluate(prompt(7)))
+                rows[-1] = np.stack([rows[-1], made.evaluate([9], reset=False)])
+                assert not peers or remote(made)["remote_rows"] > 0
+    alone, helped = rows
+    assert (alone.view(np.uint32) == helped.view(np.uint32)).all()
 
 
 def test_another_protocol_is_refused(model: Path) -> None:

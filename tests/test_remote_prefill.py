@@ -16,6 +16,8 @@ from remotes import check, engine, expected, remote, worker
 from waiting import wait_until
 
 THREE = ("*:0-2", "*:3-5", "*:6-7")
+# As in test_lossless.py.
+ROTATION = ("Q4_K", "MXFP4", "Q8_0", "IQ4_NL", "Q6_K", "F16", "Q4_0", "Q5_K")
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +64,51 @@ def test_rows_of_a_long_prompt(
         made = stack.enter_context(engine(path, *(each.address for each in workers)))
         for length in (1, 7, 600):
             check(made, expected(path, length), length)
+    path.unlink()
+
+
+# Architecture, format, how the model is made, whether both sides repack.
+CASES = [
+    *((arch, ROTATION[i % len(ROTATION)], "", False) for i, arch in enumerate(tiny_moe.ARCHS)),
+    *(("qwen3moe", quant, "", repack) for quant in tiny_moe.QUANTS for repack in (False, True)),
+    *((arch, "Q4_K", "merged_gate_up", False) for arch in tiny_moe.MERGED_ARCHS),
+    *((arch, "Q8_0", "expert_scales", False) for arch in tiny_moe.SCALED_ARCHS),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("arch", "quant", "made_with", "repack"), dict.fromkeys(CASES))
+def test_everything_of_test_lossless(
+    folder: Path,
+    arch: str,
+    quant: str,
+    made_with: str,
+    repack: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """test_lossless.py's architectures and formats: rows where they pay, and rows in any case."""
+    more = {made_with: True} if made_with else {}
+    room = {"cache": "50%", "repack": True} if repack else {}  # rearranging takes some, too
+    path = tiny_moe.make(folder / f"{arch}-{quant}-all.gguf", arch, quant, **more)
+    references = {length: expected(path, length, repack=repack) for length in (1, 7, 600)}
+    for max_tokens in (8, 4096):
+        connect = partial(_core.connect_peers, max_tokens=max_tokens)
+        with monkeypatch.context() as patch:
+            patch.setattr(_core, "connect_peers", connect)
+            for shares in ((), ("30%",), ("100%",), THREE):
+                with contextlib.ExitStack() as stack:
+                    workers = [
+                        stack.enter_context(worker(path, share, repack=repack)) for share in shares
+                    ]
+                    peers = [each.address for each in workers]
+                    made = stack.enter_context(engine(path, *peers, **room))
+                    for length, reference in references.items():
+                        check(made, reference, length)
+                    if peers:
+                        counts = remote(made)
+                        assert counts["remote_mismatches"] == 0
+                        # With scales between the products an FFN comes in pieces: weights, no rows.
+                        assert counts["remote_rows"] > 0 or made_with == "expert_scales", made.notes
     path.unlink()
 
 

@@ -169,6 +169,19 @@ def test_many_newcomers_are_all_served() -> None:
     assert served == set(range(16))
 
 
+def test_one_conversation_more_is_no_new_group_to_try_while_storage_is_the_limit() -> None:
+    def cost(turn: Turn, in_row: int) -> tuple[float, float]:
+        return 0.08 * len(turn.ids) if len(turn.ids) > 1 else 0.06, 0.05
+
+    world = World(Schedule(60.0), cost)
+    for n in range(2, 17):
+        world.run([Talk(id, since_s=world.now_s) for id in range(n)], 60)
+    # Of each doubling one size; the rest are slices of one.
+    sizes = {len(turn.ids) for turn in world.turns}
+    assert len(sizes) <= 6
+    assert sum(len(turn.ids) > 1 for turn in world.turns) < 60
+
+
 @pytest.mark.parametrize("prompt_s", [0.3, 1.1, 2.4])
 def test_many_who_come_at_once_stop_nobody_who_has_begun(prompt_s: float) -> None:
     def cost(turn: Turn, in_row: int) -> tuple[float, float]:

@@ -22,6 +22,7 @@ from remote_experiments.simulator.memory import Cached, Placed
 from remote_experiments.simulator.pool import Pool
 from remote_experiments.simulator.routing import Topics, pieces
 from remote_experiments.simulator.run import simulate
+from remote_experiments.simulator.sharing import Sharing
 from remote_experiments.simulator.world import STORAGE, Arrival, Outcome, Starts, World
 
 MIB, GIB = 1 << 20, 1 << 30
@@ -295,3 +296,31 @@ def test_a_workload_of_one_token_has_no_answer() -> None:
     assert placement.request.workload == Workload(64, 1)
     found = simulate(world(placement), requests(1, n_prompt=24))
     assert found.served[0].tpot_ms == 0
+
+
+# --- hosts that share a machine ---
+
+
+def test_shared_processors_are_dealt_evenly() -> None:
+    two = Sharing(2)
+    assert two.ends([(0.0, 3.0), (0.0, 1.0)]) == [3.0, 1.0]  # one each
+    assert two.ends([(0.0, 1.0), (0.0, 1.0), (0.0, 1.0)]) == pytest.approx([1.5, 1.5, 1.5])
+    # The second comes at 1, when a third of the first is done; from then on both are twice as slow.
+    assert Sharing(1).ends([(0.0, 3.0), (1.0, 1.0)]) == pytest.approx([4.0, 3.0])
+    # Side by side each takes half as long again: 2 / 1.5 of the longer one are left after 2 is 3.
+    assert Sharing(2, 1.5).ends([(0.0, 4.0), (0.0, 2.0)]) == pytest.approx([5.0, 3.0])
+    assert two.ends([(5.0, 0.0), (1.0, 0.0)]) == [5.0, 1.0]
+    assert two.ends([]) == []
+
+
+def test_functions_beside_the_host_take_its_processors() -> None:
+    """A host and a function that both compute share one processor, or have one each."""
+    half = placed(n_local=8)
+    asked = requests(1)
+
+    def tpot(sharing: Sharing | None) -> float:
+        return simulate(world(half, sharing=sharing, round_trip_ms=0.0), asked).served[0].tpot_ms
+
+    assert tpot(Sharing(1)) == pytest.approx(tpot(Sharing(2, 2.0)))
+    assert tpot(None) <= tpot(Sharing(2, 1.5)) <= tpot(Sharing(1))
+    assert tpot(None) < tpot(Sharing(1))

@@ -12,6 +12,7 @@ import pytest
 
 import test_lossless
 import tiny_moe
+import wheels
 from aarch64 import emulate, passes, root
 from aarch64.build import TOOLCHAIN, llama_version
 from aarch64.steps import Place, StepError
@@ -136,3 +137,46 @@ def test_the_pinned_llama_is_built() -> None:
     from remoe_edge.native import LLAMA_CPP_PYTHON
 
     assert llama_version() == LLAMA_CPP_PYTHON
+
+
+# --- wheels ---
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["f", "--llama", "w"], ["f", "--machine", "riscv64", "--llama", "w"], ["f", "--machine", "x86_64"],
+     ["f", "--machine", "x86_64", "--llama", "w", "--jobs", "0"]],
+    ids=" ".join,
+)  # fmt: skip
+def test_what_wheels_are_not_made_of(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        wheels.parse(arguments)
+    assert ended.value.code == 2
+    assert "error:" in capsys.readouterr().err
+
+
+def test_a_wheel_of_another_machine_is_refused_in_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "llama_cpp_python-1-py3-none-linux_x86_64.whl"
+    for llama in (tmp_path / "absent_aarch64.whl", other):
+        other.touch()
+        words = [str(tmp_path / "out"), "--machine", "aarch64", "--llama", str(llama)]
+        assert wheels.main(words) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "is no wheel of llama-cpp-python for aarch64" in line
+
+
+def test_the_compiler_is_told_machine_and_c_library(tmp_path: Path) -> None:
+    paths = wheels.wrappers(tmp_path / "zig", Path("/own/python"), "aarch64")
+    assert set(paths) == {"cc", "c++", "ar", "ranlib"}
+    said = paths["c++"].read_text()
+    assert said.endswith('-m ziglang c++ -target aarch64-linux-gnu.2.28 "$@"\n')
+    assert paths["ar"].read_text().endswith('-m ziglang ar "$@"\n')
+    suffix = ".cpython-311-aarch64-linux-gnu.so"
+    for machine in wheels.MACHINES:
+        options = wheels.compiling(paths, machine, suffix)
+        assert f"-DCMAKE_CXX_COMPILER={paths['c++']}" in options
+        assert any("toolchain.cmake" in option for option in options) == (machine == "aarch64")

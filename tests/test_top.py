@@ -158,7 +158,7 @@ def test_the_folders(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_nobody_runs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    outcome = run(capsys, "top", "--once")
+    outcome = run(capsys, "top", "--once", "--interval", "0.2")
     assert outcome.code == 0
     assert outcome.out.splitlines()[1:] == ["no engine is running"]
     assert outcome.err == ""
@@ -169,8 +169,8 @@ def test_several_engines_are_listed(
 ) -> None:
     with Engine(model, cache="30%", publish=folder) as one, Engine(model, publish=folder):
         "".join(one.generate("hello", temperature=0, max_tokens=4))
-        told = json.loads(run(capsys, "top", "--once", "--json").out)
-        text = run(capsys, "top", "--once").out
+        told = json.loads(run(capsys, "top", "--once", "--interval", "0.2", "--json").out)
+        text = run(capsys, "top", "--once", "--interval", "0.2").out
     assert len(told["engines"]) == 2
     first = told["engines"][0]
     assert first["totals"]["n_generated"] == 4
@@ -189,7 +189,7 @@ def test_several_engines_are_listed(
 def test_a_name_cannot_drive_the_terminal(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = Status(folder)
     made.on_load({"model": "/m/\x1b[2Jx.gguf"})
-    out = run(capsys, "top", "--once").out
+    out = run(capsys, "top", "--once", "--interval", "0.2").out
     made.on_close()
     assert "\x1b" not in out
     assert "\\x1b[2Jx.gguf" in out

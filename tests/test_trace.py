@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from remoe_edge import _core
 from remoe_edge.errors import InputError, ModelError, RemoeError
 from remoe_edge.routing.trace import from_routed, read_trace
+from rewriting import rewrite
 
 RNG = np.random.default_rng(7)
 
@@ -93,7 +94,7 @@ def test_a_writer_refuses_nonsense(tmp_path: Path) -> None:
 def test_every_truncation_is_named(recorded: Path) -> None:
     whole = recorded.read_bytes()
     for size in range(len(whole)):
-        recorded.write_bytes(whole[:size])
+        rewrite(recorded, whole[:size])
         with pytest.raises(ModelError) as caught:
             read_trace(recorded)
         assert str(recorded) in str(caught.value)

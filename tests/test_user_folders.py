@@ -201,4 +201,4 @@ def test_an_engine_runs_whatever_the_run_folder(
     outcome = run(capsys, "chat", model, "-p", "x", *GREEDY)
     assert outcome.code == 0, outcome
     assert "top" not in outcome.err
-    assert run(capsys, "top", "--once", "--json").code == 0
+    assert run(capsys, "top", "--once", "--interval", "0.2", "--json").code == 0

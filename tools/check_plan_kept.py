@@ -2,7 +2,7 @@
 """Is a plan kept? Models × disks × targets: promised and measured time per token after 64 tokens.
 
     sudo python tools/check_plan_kept.py MODEL.gguf MODEL2.gguf MODEL3.gguf --text heldout/prose.txt \\
-        --read-bandwidth 150MB,400MB,1500MB -o kept.json
+        --read-bandwidth 150MB,400MB,1500MB --at-most 110 -o kept.json
 
 Each run is a process of its own in a box with a cap on reads, without a trace and without earlier
 records. It opens the engine with `--cache plan:T`, reads the text token by token, leaves the first 64
@@ -10,6 +10,9 @@ uncounted and measures the next ones. Targets are multiples of what computing al
 (`--targets`). A run is good if it is within 20 % above its promise, or if the engine says that it
 cannot be; one that is far faster with more memory than the floor is shown as such. Wants a quiet
 machine, and root for the cap. The exit status is 1 if a promise was broken in silence.
+
+Runs that kept.json has are not run again, so the same command goes on where it was. `--at-most`
+begins no further run that would likely end after so many seconds; the status is 75 while some are left.
 """
 
 from __future__ import annotations
@@ -25,10 +28,15 @@ from pathlib import Path
 from typing import Any
 
 from remoe_edge.bench.box import Limits, boxed
-from remoe_edge.errors import BudgetError, RemoeError
+from remoe_edge.errors import BudgetError, InputError, RemoeError
+from remoe_edge.files.atomic import replacing
+from remoe_edge.machine.description import describe
 from remoe_edge.machine.disk import disk_of
 from remoe_edge.plan.keeper import JUDGED_AFTER, PROMISE
 from remoe_edge.units import mib, parse_bytes
+
+UNFINISHED = 75  # sysexits' EX_TEMPFAIL: the same command goes on
+_KEY = ("model", "read_bytes_per_s", "memory_bytes", "factor", "prompt", "tokens", "skip")
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -39,12 +47,16 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--skip", type=int, default=0, help="tokens of the text not read (0)")
     parser.add_argument("--read-bandwidth", default="", metavar="SIZE[,...]", help="none: no cap")
     parser.add_argument("--memory-limit", metavar="SIZE", help="of each run's box")
-    parser.add_argument("--targets", default="1.3,2,4", help="times computing alone (1.3,2,4)")
+    parser.add_argument("--targets", default="2,1.3,4", help="times computing alone (2,1.3,4)")
     parser.add_argument("--prompt", type=int, default=64, help="tokens read at once (64)")
     parser.add_argument("--tokens", type=int, default=64, help="tokens counted (64)")
+    parser.add_argument("--at-most", type=float, metavar="SECONDS", help="stop before; needs -o")
     parser.add_argument("-o", "--out", type=Path)
     parser.add_argument("--one", help=argparse.SUPPRESS)  # a target, in the box
-    return parser.parse_args(arguments)
+    chosen = parser.parse_args(arguments)
+    if chosen.at_most is not None and chosen.out is None:
+        parser.error("--at-most needs -o, where it goes on")
+    return chosen
 
 
 def one(options: argparse.Namespace) -> dict[str, Any]:
@@ -73,6 +85,10 @@ def one(options: argparse.Namespace) -> dict[str, Any]:
     with engine:
         tokens = engine.tokenize(options.text.read_text(encoding="utf-8"), special=True)
         tokens = tokens[options.skip : options.skip + n_ctx]
+        if len(tokens) < n_ctx:
+            raise InputError(
+                f"{options.text.name} has {len(tokens)} tokens to read, {n_ctx} are needed"
+            )
         begun = len(engine.notes)
         found["begins_with"] = engine.native.n_slots if engine.native else 0
         found["why"] = engine.budget.why if engine.budget else ""
@@ -103,42 +119,98 @@ def _name(word: str) -> str:
 
 
 def judge(found: dict[str, Any]) -> str:
-    """Call a run kept, said or BROKEN."""
-    if found["measured_ms"] is not None and found["measured_ms"] <= PROMISE * found["target_ms"]:
+    """Call a run kept, said or BROKEN; a note about anything else says nothing of the promise."""
+    if found["measured_ms"] is None:
+        return "said"  # refused before it began
+    if found["measured_ms"] <= PROMISE * found["target_ms"]:
         return "kept"
-    return "said" if found["said"] else "BROKEN"
+    return (
+        "said"
+        if any("per token" in line and "kept" in line for line in found["said"])
+        else "BROKEN"
+    )
+
+
+def wanted(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """List the runs that the command line asks for, all models and disks at one target first."""
+    rates = [parse_bytes(each) for each in options.read_bandwidth.split(",") if each] or [None]
+    memory = parse_bytes(options.memory_limit) if options.memory_limit else None
+    return [
+        dict(zip(_KEY, (str(model), rate, memory, float(factor), options.prompt, options.tokens,
+                        options.skip), strict=True))
+        for factor in options.targets.split(",") for model in options.models for rate in rates
+    ]  # fmt: skip
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Run everything, each in a box and a home folder of its own."""
-    rates = [parse_bytes(each) for each in options.read_bandwidth.split(",") if each] or [None]
-    memory = parse_bytes(options.memory_limit) if options.memory_limit else None
-    rows = []
-    for model in options.models:
-        for rate in rates:
-            with tempfile.TemporaryDirectory() as home:
-                for factor in options.targets.split(","):
-                    found = _boxed(options, model, Limits(memory, rate), factor, home)
-                    row = {"model": model.name, "read_bytes_per_s": rate, **found}
-                    row["outcome"] = judge(found)
-                    rows.append(row)
-                    print(_line(row), file=sys.stderr, flush=True)
+    """Run what is missing; everything so far is in the file after each run."""
+    record = _read(options.out)
+    rows: list[dict[str, Any]] = record["rows"]
+    have = {_key(row) for row in rows}
+    asked = wanted(options)
+    missing = [each for each in asked if _key({**each, "model": _name(each["model"])}) not in have]
+    begin, longest = time.monotonic(), 0.0
+    left = len(missing)
+    for each in missing:
+        start = time.monotonic()
+        first = len(missing) == left
+        if options.at_most is not None and not first and start - begin + longest >= options.at_most:
+            break
+        model = Path(each["model"])
+        limits = Limits(each["memory_bytes"], each["read_bytes_per_s"])
+        found = _boxed(options, model, limits, each["factor"])
+        took = time.monotonic() - start
+        row = {**each, "model": model.name, **found, "seconds": round(took, 1)}
+        row["outcome"] = judge(found)
+        rows.append(row)
+        longest, left = max(longest, took), left - 1
+        print(_line(row), file=sys.stderr, flush=True)
+        _write(options.out, record)
+    _count(record)
+    return {**record, "left": left}
+
+
+def _key(row: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[name] for name in _KEY)
+
+
+def _read(path: Path | None) -> dict[str, Any]:
+    """Read what was run before; the machine and its load are those of the first run."""
+    if path is not None and path.exists():
+        try:
+            record = json.loads(path.read_text())
+            rows = record["rows"]
+            broken = not isinstance(rows, list) or not all(set(_KEY) <= set(row) for row in rows)
+        except (ValueError, TypeError, KeyError):
+            broken = True
+        if broken:
+            raise InputError(f"{path} is no record of this tool: name another with -o")
+        return dict(record)
     return {
         "command": " ".join(["python", "tools/check_plan_kept.py", *map(_name, sys.argv[1:])]),
-        "load_average": os.getloadavg(),
-        "rows": rows,
-        "broken": sum(row["outcome"] == "BROKEN" for row in rows),
-    }
+        "machine": describe(), "load_average": os.getloadavg(), "rows": [],
+    }  # fmt: skip
+
+
+def _count(record: dict[str, Any]) -> None:
+    record["broken"] = sum(row["outcome"] == "BROKEN" for row in record["rows"])
+
+
+def _write(path: Path | None, record: dict[str, Any]) -> None:
+    _count(record)
+    if path is not None:
+        with replacing([path]) as (part,):
+            part.write_text(json.dumps(record, indent=1) + "\n")
 
 
 def _boxed(
-    options: argparse.Namespace, model: Path, limits: Limits, factor: str, home: str
+    options: argparse.Namespace, model: Path, limits: Limits, factor: float
 ) -> dict[str, Any]:
     words = [
-        sys.executable, __file__, str(model), "--one", factor, "--text", str(options.text),
+        sys.executable, __file__, str(model), "--one", str(factor), "--text", str(options.text),
         "--skip", str(options.skip), "--prompt", str(options.prompt), "--tokens", str(options.tokens),
     ]  # fmt: skip
-    with boxed(limits, disk_of(model)) as box:
+    with tempfile.TemporaryDirectory() as home, boxed(limits, disk_of(model)) as box:
         done = subprocess.run(
             box.command(words), capture_output=True, text=True, check=False,
             env={**os.environ, "HOME": home},
@@ -174,10 +246,11 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     for row in found["rows"]:
         print(_line(row))
-    print(f"{found['broken']} of {len(found['rows'])} promises broken in silence")
-    if options.out:
-        options.out.write_text(json.dumps(found, indent=1) + "\n")
-    return 1 if found["broken"] else 0
+    broken, left = found["broken"], found.pop("left")
+    print(f"{broken} of {len(found['rows'])} promises broken in silence")
+    if left:
+        print(f"{left} runs are left: the same command goes on with them")
+    return 1 if broken else (UNFINISHED if left else 0)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,9 @@
     python tools/draft_gain.py MODEL --text code.txt dialogue.txt docs.txt --cache 25% 40% 70% \\
         --routers off tuned.routers.gguf -o gain.json
 
+The record is written after every text, and what it holds is not measured again. So a long run may be cut
+into several with fewer texts, caches or routers each, and the same file.
+
 A text is read token by token: what comes next in it counts as what the model says. So right guesses are
 as frequent as the text repeats itself, and no answer runs in circles, as those of small models do. The
 prompt is computed anew before every row, which fills the cache alike, and rows of one text take turns.
@@ -22,8 +25,10 @@ from typing import Any
 
 from remoe_edge import Engine, EngineSettings
 from remoe_edge.engine import request as requests
-from remoe_edge.engine.drafts import Drafted, Governor
+from remoe_edge.engine.draft_governor import Governor
+from remoe_edge.engine.drafts import Drafted
 from remoe_edge.engine.stats import AnswerStats
+from remoe_edge.files.atomic import replacing
 
 
 class Never(Governor):
@@ -67,25 +72,52 @@ def main() -> None:
     p.add_argument("--threads", type=int, default=0, help="0: the engine's choice")
     p.add_argument("-o", "--out", type=Path)
     args = p.parse_args()
-    rows = []
+    about = {name: vars(args)[name] for name in ("prompt", "warm", "tokens", "windows", "threads")}
+    about |= {"model": args.model.name, "drafts": args.drafts}
+    rows = kept(args.out, about)
     for routers in args.routers:
         for cache in args.cache:
-            settings = EngineSettings(
-                cache=cache, n_ctx=args.prompt + args.warm + args.tokens + 8,
-                routers=None if routers == "off" else routers,
-                **({"threads": args.threads} if args.threads else {}),
-            )  # fmt: skip
-            with Engine(args.model, settings) as engine:
-                for path in args.text:
-                    found = list(measured(engine, path, args))
-                    for row in found:
-                        row |= {"routers": Path(routers).name, "cache": cache, "text": path.name}
-                    print(line(found), flush=True)
-                    rows += found
-    if args.out:
-        about = {name: value for name, value in vars(args).items() if name not in ("out", "text")}
-        about["model"], about["routers"] = args.model.name, [Path(r).name for r in args.routers]
-        args.out.write_text(json.dumps({"settings": about, "rows": rows}, indent=1) + "\n")
+            parts = {path: {"routers": Path(routers).name, "cache": cache, "text": path.name}
+                     for path in args.text}  # fmt: skip
+            if missing := [path for path in args.text if not rows_of(rows, parts[path])]:
+                with Engine(args.model, settings_of(args, cache, routers)) as engine:
+                    for path in missing:
+                        rows += [parts[path] | row for row in measured(engine, path, args)]
+                        write(args.out, about, rows)
+            for part in parts.values():
+                print(line(rows_of(rows, part)), flush=True)
+
+
+def settings_of(args: argparse.Namespace, cache: str, routers: str) -> EngineSettings:
+    """Give the settings of an engine that reads windows."""
+    return EngineSettings(
+        cache=cache, n_ctx=args.prompt + args.warm + args.tokens + 8,
+        routers=None if routers == "off" else routers,
+        **({"threads": args.threads} if args.threads else {}),
+    )  # fmt: skip
+
+
+def kept(path: Path | None, about: dict[str, Any]) -> list[dict[str, Any]]:
+    """Give the rows of a record that is there already; refuse one that was made in another way."""
+    if path is None or not path.exists():
+        return []
+    record = json.loads(path.read_text())
+    if record["settings"] != about:
+        sys.exit(f"{path} was made with other settings: {record['settings']}")
+    rows: list[dict[str, Any]] = record["rows"]
+    return rows
+
+
+def write(path: Path | None, about: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    """Write what has been measured so far."""
+    if path is not None:
+        with replacing([path]) as (partial,):
+            partial.write_text(json.dumps({"settings": about, "rows": rows}, indent=1) + "\n")
+
+
+def rows_of(rows: list[dict[str, Any]], part: dict[str, str]) -> list[dict[str, Any]]:
+    """Give the rows of a text, read with a cache and routers."""
+    return [row for row in rows if row.items() >= part.items()]
 
 
 def measured(engine: Engine, path: Path, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -116,7 +148,7 @@ def read(engine: Engine, tokens: list[int], draft: str, args: argparse.Namespace
     loaded, stats = engine._loaded, AnswerStats()
     prompt, rest = tokens[: args.prompt], tokens[args.prompt :]
     request = requests.asked(loaded, prompt, bos=False, temperature=0, max_tokens=len(rest))
-    said = Read(rest, loaded, request, stats, GOVERNORS[draft]())
+    said = Read(rest, loaded, request, stats, [GOVERNORS[draft]()])
     n_warm = 1 + args.warm
     for i in range(len(rest)):
         if i == n_warm:

@@ -17,6 +17,15 @@ namespace {
 // Enough to keep most storage busy with a prompt's reads alone.
 constexpr int kBackgroundDepth = 4;
 
+// How many blocks, from the first, a token runs through. Those behind predict further tokens (MTP);
+// llama.cpp loads them only where it is asked to.
+int TrunkBlocks(const ModelFile& file) {
+  const std::string arch = file.architecture();
+  const uint64_t n_blocks = file.Unsigned(arch + ".block_count").value_or(INT32_MAX);
+  const uint64_t n_nextn = file.Unsigned(arch + ".nextn_predict_layers").value_or(0);
+  return static_cast<int>(std::min<uint64_t>(n_blocks - std::min(n_blocks, n_nextn), INT32_MAX));
+}
+
 }  // namespace
 
 Result<std::unique_ptr<StreamedModel>> StreamedModel::Open(const std::string& path,
@@ -63,8 +72,12 @@ Result<std::unique_ptr<StreamedModel>> StreamedModel::Make(ModelFile file,
       SlotLayout(model->layers_, model->weights_->transformed(), rules));
   model->router_notes_ =
       std::make_unique<RouterNotes>(static_cast<int>(model->layers_.size()), &model->host_copies_);
+  const int n_blocks = TrunkBlocks(model->file_);
+  model->n_trunk_ = static_cast<int>(
+      std::count_if(model->layers_.begin(), model->layers_.end(),
+                    [n_blocks](const ExpertLayer& layer) { return layer.block < n_blocks; }));
   model->planner_ = std::make_unique<PrefetchPlanner>(
-      &model->layers_, model->file_.n_experts_used(), &model->host_copies_);
+      &model->layers_, model->n_trunk_, model->file_.n_experts_used(), &model->host_copies_);
 
   ReaderOptions reader_options = options.reader;
   reader_options.background_depth = kBackgroundDepth;
@@ -301,9 +314,9 @@ uint64_t StreamedModel::RouterBytes(PrefetchMode prefetch) const {
 }
 
 void StreamedModel::Routed(const TensorOrigin& origin, Event* event) {
-  if (clock_.Advance(origin.matrix, event)) {
-    (event->phase == Phase::kDecode ? decoded_tokens : prompt_tokens) += event->n_tokens;
-  }
+  const bool begins = clock_.Advance(origin.matrix, event);
+  if (origin.layer >= n_trunk_) return;  // a guess: no token of the text
+  if (begins) (event->phase == Phase::kDecode ? decoded_tokens : prompt_tokens) += event->n_tokens;
   recorder_.Record(*event);
 }
 

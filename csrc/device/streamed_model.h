@@ -212,6 +212,7 @@ class StreamedModel {
 
   ModelFile file_;
   std::vector<ExpertLayer> layers_;
+  int n_trunk_ = 0;  // of them, that every token runs through
   LoadOptions options_;
   std::unique_ptr<ExpertWeights> weights_;
   std::unique_ptr<CacheSizes> sizes_;

@@ -8,10 +8,13 @@ namespace remoe::plugin {
 
 namespace {
 
-void Say(const std::string& line, LogLevel at_least) {
-  const Result<Settings>& settings = GetSettings();
-  const LogLevel level = settings.ok() ? settings.value().log : LogLevel::kInfo;
-  if (level >= at_least) std::fprintf(stderr, "remoe-edge: %s\n", line.c_str());
+// One line, whatever a path in it holds.
+void Say(std::string line, LogLevel at_least) {
+  if (GetLogLevel() < at_least) return;
+  for (char& each : line) {
+    if (static_cast<unsigned char>(each) < 0x20) each = '?';
+  }
+  std::fprintf(stderr, "remoe-edge: %s\n", line.c_str());
 }
 
 }  // namespace

@@ -59,6 +59,8 @@ class MappedTensors : public BufferTensors {
     return &origins_.back();
   }
 
+  void Tell(const std::string& line) const override { LogError(line); }
+
   // llama.cpp fills an expert tensor from its mapping, or else it means another file.
   void Fill(const ggml_tensor& tensor, const void* data) override {
     if (model_ == nullptr) return;

@@ -36,6 +36,9 @@ Status Choose(const char* variable, const char* otherwise, const Choice<T> (&cho
                 Format("%s is one of %s, not '%s'", variable, names.c_str(), chosen.c_str()));
 }
 
+constexpr Choice<LogLevel> kLog[] = {
+    {"off", LogLevel::kOff}, {"error", LogLevel::kError}, {"info", LogLevel::kInfo}};
+
 Result<Settings> Read() {
   Settings settings;
   Result<CacheAmount> cache = CacheAmount::Parse(Value("REMOE_CACHE", "auto"));
@@ -53,11 +56,10 @@ Result<Settings> Read() {
       {"auto", PrefetchMode::kAuto}, {"on", PrefetchMode::kOn}, {"off", PrefetchMode::kOff}};
   constexpr Choice<Repack> kRepack[] = {
       {"auto", Repack::kAsProgram}, {"on", Repack::kOn}, {"off", Repack::kOff}};
-  constexpr Choice<LogLevel> kLog[] = {
-      {"off", LogLevel::kOff}, {"error", LogLevel::kError}, {"info", LogLevel::kInfo}};
   REMOE_RETURN_IF_ERROR(Choose("REMOE_PREFETCH", "auto", kPrefetch, &settings.prefetch));
   REMOE_RETURN_IF_ERROR(Choose("REMOE_REPACK", "auto", kRepack, &settings.repack));
-  REMOE_RETURN_IF_ERROR(Choose("REMOE_LOG", "info", kLog, &settings.log));
+  LogLevel log;
+  REMOE_RETURN_IF_ERROR(Choose("REMOE_LOG", "info", kLog, &log));
   return settings;
 }
 
@@ -66,6 +68,15 @@ Result<Settings> Read() {
 const Result<Settings>& GetSettings() {
   static const Result<Settings> settings = Read();
   return settings;
+}
+
+LogLevel GetLogLevel() {
+  static const LogLevel level = [] {
+    LogLevel chosen = LogLevel::kInfo;
+    (void)Choose("REMOE_LOG", "info", kLog, &chosen);  // GetSettings() refuses what it is not
+    return chosen;
+  }();
+  return level;
 }
 
 }  // namespace remoe::plugin

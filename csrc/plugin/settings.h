@@ -27,12 +27,13 @@ struct Settings {
   std::string profile;                          // REMOE_PROFILE: a file that `profile fit` made
   Repack repack = Repack::kAsProgram;           // REMOE_REPACK: auto, on or off
   std::string status = "on";                    // REMOE_STATUS: on, off or a folder
-  LogLevel log = LogLevel::kInfo;               // REMOE_LOG: off, error or info
   std::string runtime_folder;                   // XDG_RUNTIME_DIR, for the status
 };
 
 // The first call reads them, for good. RETURNS: kInvalidArgument that names the variable.
 const Result<Settings>& GetSettings();
+// REMOE_LOG: off, error or info. Apart from the others, so that it holds while they are refused.
+LogLevel GetLogLevel();
 
 }  // namespace remoe::plugin
 

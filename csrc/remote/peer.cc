@@ -184,6 +184,29 @@ void Peer::SetState(State state, const std::string& why) {
   unreachable_ = false;
 }
 
+void Peer::Bad(Troubles::Kind kind) {
+  int64_t middle_us;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (!troubles_.Bad(kind, Clock::now())) return;
+    middle_us = latency_.middle_us();
+  }
+  const std::string name = "peer " + address_.text();
+  const char* instead = links_.has_copy ? ": their experts come from storage" : "";
+  switch (kind) {
+    case Troubles::kLate:
+      links_.tell(Format("%s is late with most answers%s", name.c_str(), instead));
+      break;
+    case Troubles::kBusy:
+      links_.tell(Format("%s is busy and turns most asks away%s", name.c_str(), instead));
+      break;
+    case Troubles::kSlow:
+      links_.tell(Format("%s takes %.0f ms for an answer, longer than storage: it is hardly asked",
+                         name.c_str(), static_cast<double>(middle_us) / 1000));
+      break;
+  }
+}
+
 void Peer::LoseAll(const std::string& why) {
   std::map<uint64_t, Fetching> fetching;
   {
@@ -316,6 +339,7 @@ Status Peer::Session() {
 
 Status Peer::ServeUntilLost() {
   while (!stopping_) {
+    woken_ = false;
     REMOE_RETURN_IF_ERROR(TellRecipes());
     REMOE_RETURN_IF_ERROR(ProveKinds());
     {
@@ -327,7 +351,8 @@ Status Peer::ServeUntilLost() {
         state_ = State::kServing;
       }
     }
-    REMOE_RETURN_IF_ERROR(Poll(PollTimeoutMs()));
+    // A canary's polls may have taken the wake that came with another recipe, or with the end.
+    if (!woken_) REMOE_RETURN_IF_ERROR(Poll(PollTimeoutMs()));
   }
   return Status(Code::kCancelled, "stopped");
 }

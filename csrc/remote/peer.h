@@ -29,6 +29,7 @@
 #include "remote/remote_counts.h"
 #include "remote/tls.h"
 #include "remote/transfer_rate.h"
+#include "remote/troubles.h"
 #include "remote/wake.h"
 #include "runtime/arrivals.h"
 
@@ -91,6 +92,8 @@ class Peer : public std::enable_shared_from_this<Peer> {
 
   // There is a new recipe.
   void Notice() { wake_.Raise(); }
+  // It was not asked, since storage is faster.
+  void PassedBy() { Bad(Troubles::kSlow); }
   // Nothing of this worker is used any more.
   void Refuse(const std::string& why);
   // What it said that it holds now is what our file has.
@@ -137,6 +140,7 @@ class Peer : public std::enable_shared_from_this<Peer> {
   void LoseAll(const std::string& why);
   void Pause(int ms);
   void SetState(State state, const std::string& why);
+  void Bad(Troubles::Kind kind);
   std::string NameOf(int layer, int expert) const;
   // --- peer_proof.cc ---
   Status Greet(FrameStream* stream, Welcome* welcome);
@@ -158,6 +162,7 @@ class Peer : public std::enable_shared_from_this<Peer> {
   const Address address_;
   const Links links_;
   Wake wake_;
+  bool woken_ = false;  // since it last looked what is to be done; its thread's alone
   std::atomic<bool> stopping_{false};
   TransferRate rate_;
 
@@ -179,6 +184,7 @@ class Peer : public std::enable_shared_from_this<Peer> {
   std::vector<WishedExpert> wish_;
   uint64_t next_request_ = 1;
   Latency latency_;
+  Troubles troubles_;
   double row_us_ = 0;   // that one more row takes, of many
   int unanswered_ = 0;  // given up since the last answer
   Clock::time_point heard_;

@@ -39,7 +39,10 @@ Status Peer::Poll(int timeout_ms) {
   }
   polled[1] = {wake_.fd(), POLLIN, 0};
   poll(polled, 2, timeout_ms);
-  if (polled[1].revents != 0) wake_.Clear();
+  if (polled[1].revents != 0) {
+    wake_.Clear();
+    woken_ = true;
+  }
   std::vector<Frame> frames;
   {
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -63,12 +66,14 @@ Status Peer::Poll(int timeout_ms) {
 
 void Peer::GiveUpLate() {
   std::vector<uint64_t> slow;
+  int n_late = 0;
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     const auto now = Clock::now();
     for (auto& [request, pending] : pending_) {
       if (pending.given_up || pending.canary != nullptr || now < pending.late) continue;
       pending.given_up = true;
+      n_late++;
       unanswered_++;
       links_.tallies->hedges++;
       PostFailed(pending.wanted, "the peer is late");
@@ -79,6 +84,7 @@ void Peer::GiveUpLate() {
     if (!slow.empty()) unanswered_++;
   }
   for (const uint64_t request : slow) EndFetch(request, Status(Code::kIo, "the peer is late"));
+  for (int i = 0; i < n_late; i++) Bad(Troubles::kLate);
 }
 
 // Takes it out first: from then on nobody writes to its memory.
@@ -130,6 +136,7 @@ Status Peer::Take(Frame frame) {
       return TakeAnswer(std::move(pending), std::move(frame));
     case FrameKind::kBusy:
       links_.tallies->busy++;
+      Bad(Troubles::kBusy);
       if (!pending.given_up) PostFailed(pending.wanted, "the peer is busy");
       return Status::Ok();
     case FrameKind::kFailed:
@@ -162,6 +169,7 @@ Status Peer::TakeAnswer(Pending pending, Frame frame) {
       const double now = static_cast<double>(took_us) / (pending.rows_before + wanted.n_rows);
       row_us_ = row_us_ == 0 ? now : kKeptOfRow * row_us_ + (1 - kKeptOfRow) * now;
     }
+    if (!pending.given_up) troubles_.Good();
     const bool few = wanted.n_rows < kManyRows;
     if (few && (pending.canary == nullptr || wanted.n_rows == 1)) latency_.Add(took_us);
     if (pending.canary == nullptr && state_ == State::kRefused) {

@@ -159,7 +159,9 @@ bool RemoteSource::TooSlow(int layer, Peer* peer) {
   if (rate == 0 || answer_us < kNeverSlowUs) return false;
   const double storage_us = 1e6 * static_cast<double>(local_.expert_bytes[layer]) / rate;
   if (static_cast<double>(answer_us) < kSlow * storage_us) return false;
-  return n_too_slow_++ % kTryEvery != 0;  // it may have become faster
+  if (n_too_slow_++ % kTryEvery == 0) return false;  // it may have become faster
+  peer->PassedBy();
+  return true;
 }
 
 bool RemoteSource::Admits(int layer, int expert) {

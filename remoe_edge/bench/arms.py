@@ -24,6 +24,7 @@ _CHANGE_BITS |= {"swap_near", "skip_cold", "skip_small"}
 
 # Files of features. An arm reads them and keeps nothing.
 FILES = {"profile", "past_prompts"}
+_FILE_SETTINGS = FILES | {"peer_keys"}
 
 _DEFAULTS = {
     each.name: each.default for each in fields(EngineSettings) if each.name not in _SETTLED
@@ -94,12 +95,15 @@ def arms(
     threads: Sequence[int],
     routers: Mapping[str, str | None],
     gpu_layers: int = 0,
+    peers: Sequence[str] = (),
+    peer_keys: Path | None = None,
 ) -> list[Arm]:
     """Make every combination of the arms named by `specs`, in their order.
 
     A spec is `stock-mmap`, `stock-resident` or `stream:POLICY`, each with `+repack`, the last also
     with `+NAME=VALUE` for any other setting of `Engine`. routers: a name for each set of routers, and
-    its overlay; "off" has none. gpu_layers: of all arms that do not say otherwise. Raises InputError.
+    its overlay; "off" has none. gpu_layers, peers, peer_keys: of all arms that do not say otherwise;
+    `+peers=off` is an arm without peers. Raises InputError.
     """
     made: list[Arm] = []
     for spec in specs:
@@ -115,6 +119,7 @@ def arms(
             made += [Arm(spec, kind, n, repack) for n in threads]
         elif kind == "stream" and policy:
             _check_policy(spec, policy)
+            _add_peers(options, peers, peer_keys)
             _check_options(spec, options)
             made += [
                 Arm(
@@ -133,6 +138,8 @@ def arms(
     names = [arm.name for arm in named]
     if not names:
         raise InputError("there is no arm to run")
+    if peers and not any("peers" in dict(arm.options) for arm in named):
+        raise InputError("--peers are for stream arms, and no arm takes them")
     for name in names:
         if names.count(name) > 1:
             raise InputError(f"arm '{name}' is named twice")
@@ -178,6 +185,19 @@ def _takes_words(name: str) -> bool:
     return isinstance(_DEFAULTS.get(name), str)
 
 
+def _add_peers(options: dict[str, Option], peers: Sequence[str], peer_keys: Path | None) -> None:
+    """Give an arm the peers of all, unless it names its own, or none."""
+    if peers:
+        options.setdefault("peers", ",".join(peers))
+    if options.get("peers") is False:
+        del options["peers"]
+    if "peers" in options:
+        if peer_keys is not None:
+            options.setdefault("peer_keys", str(peer_keys))
+        keys = options.get("peer_keys")
+        EngineSettings(peers=str(options["peers"]), peer_keys=None if keys is None else str(keys))
+
+
 def _check_policy(spec: str, policy: str) -> None:
     from remoe_edge.native import _core
 
@@ -198,7 +218,7 @@ def _check_options(spec: str, options: dict[str, Option]) -> None:
                 f"arm '{spec}': a bench gives every arm the same tokens one by one, so nothing can be "
                 "drafted (docs/drafts.md says how drafts are measured)"
             )
-        if name in FILES:
+        if name in _FILE_SETTINGS:
             if not Path(str(value)).is_file():
                 raise InputError(f"arm '{spec}': no file {value}")
             options[name] = str(Path(str(value)).absolute())  # workers run in another folder

@@ -137,6 +137,8 @@ def _figures(runs: list[dict[str, Any]], warm: int, seed: int) -> dict[str, Any]
         figures["compute_ms"] = figures["tpot_ms"]["median"] - figures["stall_ms"]
         used = figures["hits"] + figures["misses"]
         figures["hit_rate"] = figures["hits"] / used if used else None
+    by_peers = [run["remote"]["remote_experts"] for run in runs if run.get("remote")]
+    figures["experts_by_peers"] = float(np.median(by_peers)) if by_peers else None
     for name in ("energy_joules", "joules_per_token", "net_joules_per_token"):
         joules = [run[name] for run in runs if run.get(name) is not None]
         figures[name] = float(np.median(joules)) if joules else None

@@ -34,9 +34,11 @@ def tables(record: dict[str, Any]) -> list[RenderableType]:
     cost.add_column("arm", no_wrap=True)
     priced = record.get("prices")
     currency = [f"{priced['currency']}/answer"] if priced else []
+    helped = any(each.get("experts_by_peers") is not None for each in record["summary"].values())
+    by_peers = ["experts by peers"] if helped else []
     for heading in (
         "load, s", "stall", "compute", "hit rate", "misses", "MiB/token", "faults", "peak", "J/token",
-        *currency,
+        *by_peers, *currency,
     ):  # fmt: skip
         cost.add_column(heading, justify="right", no_wrap=True)
     for name, figures in record["summary"].items():
@@ -61,6 +63,7 @@ def tables(record: dict[str, Any]) -> list[RenderableType]:
             _one(figures["major_faults"], 0),
             "" if figures["peak_bytes"] is None else mib(figures["peak_bytes"]),
             _one(figures["joules_per_token"], 2),
+            *([_one(figures.get("experts_by_peers"), 0)] if helped else []),
             *([f"{figures['cost_an_answer']:.4g}"] if priced else []),
         )
     return [speed, cost]

@@ -9,6 +9,7 @@ import sys
 
 import click
 
+from remoe_edge import __version__
 from remoe_edge.cli.terminal import lost_output, open_closed_streams, say
 from remoe_edge.errors import RemoeError
 
@@ -74,7 +75,7 @@ def _exists(name: str) -> bool:
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="remoe-edge", prog_name="remoe-edge")
+@click.version_option(__version__, prog_name="remoe-edge")
 def cli() -> None:
     """Run Mixture-of-Experts models bigger than memory, losslessly."""
 

@@ -57,9 +57,10 @@ _OPTIONS: tuple[Decorator, ...] = (
     ),
     gpu_options.gpu_layers(),
     option(
-        "--draft", type=click.Choice(["off", "auto", "on"]), default="off", show_default=True,
+        "--draft", type=click.Choice(["off", "auto", "on", "mtp"]), default="off", show_default=True,
         help="Guess tokens from the text so far and verify several in one step; auto does so while it "
-        "makes tokens cheaper. The last bits of logits may differ then (docs/drafts.md).",
+        "makes tokens cheaper, and mtp lets the model's own layers for it guess as well. The last bits "
+        "of logits may differ then (docs/drafts.md).",
     ),
     gpu_options.experts_on(),
     *lossy_options.every(),

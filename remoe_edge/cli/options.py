@@ -293,13 +293,15 @@ def memory(*, required: bool = False, more: str) -> Decorator:
     )  # fmt: skip
 
 
-def peers() -> Decorator:
+def peers(*, more: str = "") -> Decorator:
     """Add --peers."""
+    text = (
+        "Have these workers (`remoe-edge worker`) compute experts that are not in the cache. A worker "
+        "that is slow or gone costs time, never an answer."
+    )
     return option(
-        "--peers", type=Several(click.STRING), metavar="HOST:PORT[,...]",
-        help="Have these workers (`remoe-edge worker`) compute experts that are not in the cache. "
-        "A worker that is slow or gone costs time, never an answer.",
-    )  # fmt: skip
+        "--peers", type=Several(click.STRING), metavar="HOST:PORT[,...]", help=_text(text, more)
+    )
 
 
 def keys() -> Decorator:

@@ -109,10 +109,10 @@ def _chosen(given: dict[str, Any]) -> dict[str, str]:
     settings = {name.removeprefix("experts_"): str(value) for name, value in chosen.items()}
     if "cache" in settings:
         _check_cache(settings["cache"])
-    if settings.get("routers") == "off":
-        settings["routers"] = ""
-    for name in ("routers", "profile"):
-        if settings.get(name) and settings[name] != "default":
+    if settings.get("routers") == "on":  # as `default` was once written
+        settings["routers"] = "default"
+    for name in ("routers", "profile", "status"):
+        if settings.get(name) and settings[name] not in ("on", "off", "default"):
             settings[name] = os.path.abspath(settings[name])
     return settings
 
@@ -136,6 +136,8 @@ def _environment(program: str | None, given: dict[str, Any]) -> dict[str, str]:
         path, ggml = libraries.of_program(program, dict(os.environ))
         if ggml is not None:
             builds.require_core(ggml, kept, str(path))
+        else:
+            libraries.refuse_static(path)
     more = kept if kept is not None and kept.is_dir() else None
     return environment(builds.entry(kept), more, _chosen(given), os.environ)
 
@@ -158,7 +160,16 @@ def run(program: str, arguments: tuple[str, ...], **given: Any) -> None:
 @option(
     "--for", "program", metavar="PROGRAM", help="Check that there is a plug-in for this program."
 )
-def env(program: str | None, **given: Any) -> None:
+@option(
+    "--plain",
+    is_flag=True,
+    help="Print NAME=value, as a unit's EnvironmentFile= and a container's --env-file read it.",
+)
+def env(program: str | None, plain: bool, **given: Any) -> None:
     """Print the environment that `plugin run` sets, for a shell, a unit file or a container."""
-    for name, value in _environment(program, given).items():
-        click.echo(f"export {name}={shlex.quote(value)}")
+    added = _environment(program, given)
+    unfit = [name for name, value in added.items() if not value.isprintable()]
+    if plain and unfit:
+        raise click.ClickException(f"{unfit[0]} has a line feed or the like: --plain has no quotes")
+    for name, value in added.items():
+        click.echo(f"{name}={value}" if plain else f"export {name}={shlex.quote(value)}")

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     "--experts",
     default="all",
     show_default=True,
-    metavar="LIST",
+    metavar="LIST|PLAN|AUTO",
     help="The experts to serve: all, 30% (the first of every layer), LAYER:FIRST-LAST, as in "
-    "3:0-7,*:12, or AUTO: what engines wish for, as many as --memory holds, beginning with the hot "
-    "ones of --profile.",
+    "3:0-7,*:12; PLAN.json, what `remoe-edge plan --price ... -o PLAN.json` leaves to others; or AUTO: "
+    "what engines wish for, as many as --memory holds, beginning with the hot ones of --profile.",
 )
 @options.memory(
     required=True, more="It is for the experts; if they need more, the error says how much."

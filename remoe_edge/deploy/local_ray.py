@@ -21,11 +21,25 @@ OBJECT_STORE_BYTES = 80_000_000  # about the least that Ray takes; nothing here 
 _PREFIX = "remoe-"
 _START_S = 180.0
 _STOP_S = 45.0
+_TIMED_OUT = "timed out during startup"  # Ray gives its own processes 30 s, which cannot be set
 
 
 def start(*, patience_s: float = _START_S) -> Ray:
-    """Start Ray and say where it is. Raises RemoeError with Ray's last line where it does not come up."""
+    """Start Ray and say where it is; on a busy machine, more than once.
+
+    Raises RemoeError with Ray's last line where it does not come up.
+    """
     check_installed()
+    until = time.monotonic() + patience_s
+    while True:
+        try:
+            return _start(time.monotonic() + patience_s)
+        except RemoeError as error:
+            if _TIMED_OUT not in str(error) or time.monotonic() > until:
+                raise
+
+
+def _start(until: float) -> Ray:
     # Paths of sockets have at most 107 characters, of which Ray takes 62.
     short = "/tmp" if os.access("/tmp", os.W_OK) else None
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=short))
@@ -43,7 +57,6 @@ def start(*, patience_s: float = _START_S) -> Ray:
             command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
         )
     address = place / "ray_current_cluster"
-    until = time.monotonic() + patience_s
     try:
         while not (address.is_file() and address.read_text().strip()):
             if process.poll() is not None or time.monotonic() > until:

@@ -138,7 +138,9 @@ def _check_limit(why: str, model: StreamedModel, n_slots: int, later_bytes: int)
         return
     fits = (room.available_bytes - later_bytes - room.reserve_bytes) // MIB
     enough = fits * MIB >= floor_bytes(model)
-    advice = f"use --cache {fits}MiB or auto" if enough else "raise it, or lower --ctx or --parallel"
+    advice = (
+        f"use --cache {fits}MiB or auto" if enough else "raise it, or lower --ctx or --parallel"
+    )
     raise BudgetError(
         f"the expert cache ({why}) takes {mib(slab_bytes)}, and {room.limited_by} leaves "
         f"{mib(room.available_bytes)} beside what is loaded already: {advice}"

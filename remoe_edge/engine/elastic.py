@@ -34,8 +34,8 @@ class Elastic:
     """Look after one model's cache until `close`.
 
     untouched_bytes: buffers of llama.cpp's that were reserved and not written to when this begins.
-    ceiling: told how many slots there are and asked how many there may be at most, such as by a plan
-    that needs no more.
+    ceiling: told how many slots there are and whether memory has room for more, and asked how many
+    there may be at most, such as by a plan that needs no more.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Elastic:
         native: StreamedModel,
         untouched_bytes: int,
         *,
-        ceiling: Callable[[int], int] | None = None,
+        ceiling: Callable[[int, bool], int] | None = None,
         sensor: MemorySensor | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -88,9 +88,10 @@ class Elastic:
         free = seen.free_bytes - native.untouched_bytes - self._still_untouched()
         n_slots = native.n_slots
         self._count(n_slots)
-        wanted = self._budget.decide(Sight(now_s, free, reserve, seen.stalled, n_slots))
+        sight = Sight(now_s, free, reserve, seen.stalled, n_slots)
+        wanted = self._budget.decide(sight)
         if self._ceiling is not None:
-            wanted = max(1, min(wanted, self._ceiling(n_slots)))
+            wanted = max(1, min(wanted, self._ceiling(n_slots, self._budget.has_room(sight))))
         if wanted != n_slots:
             self._count(native.resize(wanted))
         if wanted != n_slots or not self._budget.calm(now_s):

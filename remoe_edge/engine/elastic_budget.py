@@ -95,9 +95,15 @@ class ElasticBudget:
         self._fall_bytes = max(self._fall_bytes, min(fall, soon))
         return soon
 
+    def has_room(self, sight: Sight) -> bool:
+        """Say whether memory has room for more slots, be it after a calm time."""
+        unused = sight.free_bytes - sight.reserve_bytes - self._fall_bytes
+        enough = unused >= max(self._slot_bytes, _NOISE_BYTES)
+        return enough and sight.stalled < _UNSTALLED and sight.n_slots < self._most
+
     def _growth(self, sight: Sight, reserve: float) -> int:
         unused = sight.free_bytes - reserve
-        if unused < max(self._slot_bytes, _NOISE_BYTES) or sight.stalled >= _UNSTALLED:
+        if not self.has_room(sight):
             return 0
         if not self.calm(sight.now_s) or sight.now_s - self._grew_s < _STEP_S:
             return 0

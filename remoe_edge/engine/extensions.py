@@ -109,8 +109,8 @@ class TraceRecording(Protocol):
 class PlanKeeper(Observer, Protocol):
     """Who keeps a plan while it runs: told of every step, asked for slots."""
 
-    def wanted(self, n_slots: int) -> int:
-        """Take how many slots there are, and say how many there should be at most."""
+    def wanted(self, n_slots: int, room: bool) -> int:
+        """Take how many slots there are and whether memory has room for more; say how many at most."""
         ...
 
     def says_to(self, note: Callable[[str], None]) -> None:

@@ -132,13 +132,15 @@ def make_llama(
     buffers: Buffers,
     verbose: bool,
     n_places: int = 1,
+    nextn: bool = False,
     **settings: Any,
 ) -> Any:
     """Make a `Llama`, of the core's model or (None) of a whole file.
 
     n_places: conversations in its context, each with `n_ctx` tokens of its own. progress: for a whole
     file; called with a fraction, and returning False cancels. gpu_layers: with 0, llama.cpp is told of
-    no GPU at all: it would use one for long prompts, and round otherwise. settings: those of `Llama`
+    no GPU at all: it would use one for long prompts, and round otherwise. nextn: load the layers that
+    predict further tokens, too. settings: those of `Llama`
     itself. Raises what loading raises: ValueError or RuntimeError from llama_cpp, RemoeError.
     """
     settings["model_path"] = FilePath(settings["model_path"])
@@ -150,6 +152,7 @@ def make_llama(
     def model(*, path_model: str, params: Any, verbose: bool) -> Any:
         params.use_extra_bufts = repack
         params.n_gpu_layers = gpu_layers
+        params.load_mtp = nextn
         if gpu_layers == 0:
             params.devices = ctypes.addressof(no_device)
         if native is not None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from remoe_edge._core import StreamedModel
     from remoe_edge.engine.answer import Answer
     from remoe_edge.engine.chat_template import ChatTemplate
+    from remoe_edge.engine.draft_governor import Governor
     from remoe_edge.engine.elastic import Elastic
     from remoe_edge.engine.extensions import (
         Functions,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
         PromptMemory,
         TraceRecording,
     )
+    from remoe_edge.engine.heads import Heads
     from remoe_edge.engine.settings import EngineSettings
     from remoe_edge.engine.tokenizer import Tokenizer
 
@@ -71,6 +73,8 @@ class Loaded:
         self.keeper: PlanKeeper | None = None  # while it follows a plan
         self.offload = Offload()
         self.load_ms = 0.0
+        self.heads: Heads | None = None  # the model's own, where they guess tokens
+        self.governors: list[Governor] = []  # of guesses, once some were made
         self.lossy = ""  # the means by which it does without experts
         self.lost = False
         self.profile: Profile | None = None
@@ -293,9 +297,12 @@ class Loaded:
             if save:
                 self._save()
         finally:
+            if self.heads is not None:
+                self.heads.close()
             if self.llama is not None:
                 self.llama.close()
             # After the llama_model: its buffers lead back to this.
+            self.heads = None
             self.llama = self.native = self.tokenizer = self.template = None
             self.last_words = None
 

@@ -23,12 +23,14 @@ from remoe_edge.engine.extensions import (
     StartObservers,
     TraceRecording,
 )
+from remoe_edge.engine.heads import Heads, check_heads
 from remoe_edge.engine.interrupt import held_back
 from remoe_edge.engine.kv_cache import kv_bytes
 from remoe_edge.engine.lifecycle import check_threads, keep_in_children
-from remoe_edge.engine.llama import NativeLoad, make_llama
+from remoe_edge.engine.llama import NativeLoad, listening, make_llama
 from remoe_edge.engine.loaded import Loaded
 from remoe_edge.engine.locked_memory import lock_loaded
+from remoe_edge.engine.nextn_layers import dense_bytes as dense_bytes_of
 from remoe_edge.engine.settings import EngineSettings
 from remoe_edge.engine.tokenizer import Tokenizer
 from remoe_edge.errors import BudgetError, InputError, ModelError, RemoeError, UnsupportedError
@@ -76,6 +78,7 @@ def load(
     file = _core.ModelFile.open(str(path))
     file.check()
     peers.check(file, settings)
+    check_heads(file, settings.draft)
     lossy.refuse_other_features(
         settings, functions=extensions.functions is not None, trace=extensions.trace is not None
     )
@@ -114,7 +117,7 @@ def load(
             loaded.template = ChatTemplate(loaded.llama, loaded.tokenizer, path)
             context = loaded.llama._ctx.ctx
             loaded.n_ctx = min(loaded.n_ctx, int(_low.llama_n_ctx_seq(context)))
-            _check_draft(loaded)
+            _prepare_draft(loaded)
             lossy.verify(loaded)
             _lock(loaded)
             _attach(loaded, cache)
@@ -227,7 +230,8 @@ def _check_context(file: _core.ModelFile, loaded: Loaded) -> None:
     # Sliding windows make it no smaller: llama.cpp keeps all tokens, so that some can be taken back.
     cache_bytes = n_places * (kv_bytes(file, n_ctx) or 0)
     # Else mapped, and read as it is used.
-    dense_bytes = file.dense_bytes if loaded.streamed else 0
+    weights = dense_bytes_of(file, nextn=loaded.settings.draft == "mtp")
+    dense_bytes = weights if loaded.streamed else 0
     here = 1 - loaded.offload.share_elsewhere
     cache_bytes, dense_bytes = int(cache_bytes * here), int(dense_bytes * here)
     room = memory.available()
@@ -292,6 +296,7 @@ def _load_llama(loaded: Loaded, progress: Progress) -> Any:
             buffers=loaded.buffers,
             verbose=settings.verbose,
             n_places=loaded.n_places,
+            nextn=settings.draft == "mtp",
             model_path=str(loaded.path),
             n_ctx=n_ctx,
             n_batch=min(settings.n_batch, n_ctx),
@@ -304,8 +309,8 @@ def _load_llama(loaded: Loaded, progress: Progress) -> Any:
         raise ModelError(f"llama.cpp refused {loaded.path}: {why}") from error
 
 
-def _check_draft(loaded: Loaded) -> None:
-    """Raise UnsupportedError where wrong guesses could not be taken back out of the context."""
+def _prepare_draft(loaded: Loaded) -> None:
+    """Make what guesses. Raises UnsupportedError where wrong guesses could not be taken back."""
     draft = loaded.settings.draft
     if draft == "off":
         return
@@ -314,10 +319,13 @@ def _check_draft(loaded: Loaded) -> None:
             f"--draft {draft}: {loaded.path} has recurrent layers, from whose state wrong guesses cannot "
             "be taken back: --draft off"
         )
-    if heads := int(_low.llama_model_n_layer_nextn(loaded.llama.model)):
+    if draft == "mtp":
+        with listening(loaded.buffers, loaded.settings.verbose):
+            loaded.heads = Heads(loaded)
+    elif n_heads := int(_low.llama_model_n_layer_nextn(loaded.llama.model)):
         loaded.notes.append(
-            f"drafts come from the text: the {heads} layer{'s' * (heads > 1)} of this model that "
-            "predict further tokens (MTP) are not used"
+            f"drafts come from the text: the {n_heads} layer{'s' * (n_heads > 1)} of this model that "
+            "predict further tokens (MTP) are used with --draft mtp"
         )
 
 

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from remoe_edge import __version__
 from remoe_edge.errors import InputError
-from remoe_edge.files.fingerprint import fingerprint
 from remoe_edge.files.keys_file import check_keys_file
 from remoe_edge.native import _core
 
@@ -43,6 +42,8 @@ def connect(loaded: Loaded) -> None:
     if native is None:
         loaded.notes.append("peers are not used: no experts are streamed")
         return
+    from remoe_edge.files.fingerprint import fingerprint  # brings the gguf package in
+
     model = _core.ModelFile.open(str(loaded.path))
     _core.connect_peers(
         native,

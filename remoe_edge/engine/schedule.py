@@ -258,9 +258,9 @@ class Schedule:
         lengths = {size: self._length(size, n, n_prompts) for size in sizes}
         untried = self._untried(sizes)
         if untried:
-            return untried, min(lengths[untried], 2 * LEAST_TRIED)
-        rates = {size: self.costs.rate(size, lengths[size]) for size in sizes}
-        best = max(sizes, key=lambda size: rates[size])
+            return untried, min(lengths[untried], LEAST_TRIED)
+        rates = {size: self.costs.rate(size, lengths[size]) for size in sizes if self._tried(size)}
+        best = max(rates, key=lambda size: rates[size])
         trial = self._trial(sizes, best, rates)
         if trial:
             return trial, min(lengths[trial], 2 * LEAST_TRIED)
@@ -274,7 +274,7 @@ class Schedule:
             others = [size for size in others if size > best]
             due = since >= AGAIN // 4
         else:
-            near = [size for size in others if rates[size] > WORTH_AGAIN * rates[best]]
+            near = [each for each in others if rates.get(each, 0) > WORTH_AGAIN * rates[best]]
             due = since >= (AGAIN if near else 4 * AGAIN)
             if near and self._next_trial % 4 != 0:  # one trial in four is of whatever size
                 others = near
@@ -285,13 +285,24 @@ class Schedule:
         return others[self._next_trial % len(others)]
 
     def _untried(self, sizes: Sequence[int]) -> int:
-        """Give a size that has to be tried first; 0 where there is none."""
+        """Give a size that has to be tried first; 0 where there is none.
+
+        While storage is the limit, one conversation more is not tried anew, and neither is what lies
+        between one and a group that was slower: a step of many reads for seconds.
+        """
         most = sizes[-1]
-        if self.costs.n_steps(most) < LEAST_TRIED:
+        known = self._largest(most)
+        near = self._tried(known) and 2 * known > most and self.costs.waits(known)
+        if not self._tried(most) and not near:
             return most
-        if not self.costs.waits(most):
+        if not self.costs.waits(known):
             return 0  # storage is no limit: larger is better
-        return next((each for each in sizes if self.costs.n_steps(each) < LEAST_TRIED), 0)
+        if self._tried(1) and self.costs.rate(1, SHORT_SLICE) > self.costs.rate(known, SHORT_SLICE):
+            return 0
+        return next((each for each in sizes[:-1] if not self._tried(each)), 0)
+
+    def _tried(self, size: int) -> bool:
+        return self.costs.n_steps(size) >= LEAST_TRIED
 
     def _length(self, size: int, n: int, n_prompts: int) -> int:
         """Give the steps that a slice may have, so that a round of all slices ends in time."""

@@ -23,7 +23,7 @@ MAX_THREADS = 512  # ggml's
 MAX_DEPTH = 256  # the core's
 MAX_PARALLEL = 256  # llama.cpp's sequences
 PREFETCH = ("auto", "off", "on")
-DRAFT = ("off", "auto", "on")
+DRAFT = ("off", "auto", "on", "mtp")
 FLASH_ATTENTION = ("auto", "on", "off")
 IO = ("auto", "io_uring", "pread")
 EXPERTS_ON = ("auto", "cpu", "gpu")
@@ -94,7 +94,8 @@ class EngineSettings:
     gpu_layers: layers whose dense weights and KV cache a GPU has: "auto" (as many as fit; none where
         there is no GPU), "all", a number counted from the last layer, or "off" (docs/gpu.md).
     draft: guess tokens from the text so far and verify several in one step (docs/drafts.md): "off",
-        "on", or "auto", which guesses while a token gets cheaper by the clock.
+        "on", "auto", which guesses while a token gets cheaper by the clock, or "mtp": as auto, and the
+        model's own layers for it guess where the text cannot.
     experts_on: where the cache lies and experts are computed: "cpu", "gpu", or "auto", which is the
         processor (docs/gpu.md says why).
     swap_near, skip_cold, skip_small: fewer reads at some loss of quality (docs/quality.md), each a share

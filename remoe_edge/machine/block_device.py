@@ -33,9 +33,14 @@ class Swap:
 
 
 def kind_of(name: str, root: Path = ROOT) -> str:
-    """Say of what kind the disk (or partition) of that name is: nvme0n1, mmcblk1p1, sda."""
-    name = whole_disk(name)
+    """Say of what kind the disk (or partition) of that name is: nvme0n1, mmcblk1p1, sda.
+
+    An encrypted or joined one (dm-0, /dev/mapper/root, md0) is of the slowest kind below it.
+    """
+    name = _mapped(whole_disk(name), root)
     folder = root / "sys/class/block" / name
+    if below := [kind_of(each.name, root) for each in folder.glob("slaves/*")]:
+        return min(below, key=lambda kind: EXPECTED_MIB_PER_S.get(kind, 1 << 30))
     if name.startswith("nvme"):
         return NVME
     if name.startswith("mmcblk"):
@@ -47,6 +52,16 @@ def kind_of(name: str, root: Path = ROOT) -> str:
         where = str(folder.resolve()) + kernel_files.word(folder / "device/uevent")
         return USB if "usb" in where.lower() or _removable(folder) else SATA
     return UNKNOWN
+
+
+def _mapped(name: str, root: Path) -> str:
+    """Give the kernel's name of what the device mapper calls mapper/NAME."""
+    if not name.startswith("mapper/"):
+        return name
+    for folder in root.glob("sys/class/block/dm-*"):
+        if kernel_files.word(folder / "dm/name") == name.removeprefix("mapper/"):
+            return folder.name
+    return name
 
 
 def _removable(folder: Path) -> bool:

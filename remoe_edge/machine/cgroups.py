@@ -48,6 +48,8 @@ def groups(controller: str, root: Path = ROOT) -> Iterator[tuple[Path, int]]:
                 top = top / "unified"  # beside version 1
         elif controller in controllers.split(","):
             top, version = root / "sys/fs/cgroup" / controller, 1
+            if not top.exists():  # several in one, without the links that systemd makes
+                top = root / "sys/fs/cgroup" / controllers
         else:
             continue
         folder = top / path.lstrip("/")

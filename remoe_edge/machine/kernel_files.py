@@ -39,7 +39,15 @@ def mounts(root: Path = Path("/")) -> Iterator[tuple[str, str]]:
         left, _, right = line.partition(b" - ")
         fields, source = left.split(), right.split()
         if len(fields) >= 5 and len(source) >= 2:
-            yield _unescaped(fields[4]), _unescaped(source[1])
+            yield _unescaped(fields[4]), _device(_unescaped(source[1]), fields[2], root)
+
+
+def _device(source: str, number: bytes, root: Path) -> str:
+    """Name the device behind /dev/root, as which a kernel without an initial RAM disk mounts it."""
+    if source != "/dev/root":
+        return source
+    folder = root / "sys/dev/block" / os.fsdecode(number)
+    return f"/dev/{folder.resolve().name}" if folder.exists() else source
 
 
 def _unescaped(name: bytes) -> str:

@@ -14,8 +14,8 @@ from remoe_edge.machine.cgroups import ROOT
 class PowerMode:
     """Hold a Jetson's power mode (None elsewhere), all that there are, and how the clocks are set.
 
-    modes: number -> name. held: every processor's clock is held at its highest (`jetson_clocks`); None
-    where clocks are not told. governor: who sets them otherwise.
+    modes: number -> name. held: every processor's clock is held at the highest that the mode allows
+    (`jetson_clocks`); None where clocks are not told. governor: who sets them otherwise.
     """
 
     number: str | None
@@ -43,9 +43,8 @@ class PowerMode:
 
 def power_mode(root: Path = ROOT) -> PowerMode:
     """Look at the power mode and the clocks."""
-    found = re.match(r"pmode:0*(\d+)", kernel_files.word(root / "var/lib/nvpmodel/status"))
     modes = mode_names(root)
-    number = found[1] if found else None
+    number = _number(root)
     governor = kernel_files.word(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
     return PowerMode(
         number,
@@ -54,6 +53,16 @@ def power_mode(root: Path = ROOT) -> PowerMode:
         _held(root),
         governor or None,
     )
+
+
+def _number(root: Path) -> str | None:
+    """Read the mode that was set, or the one that a board starts in until somebody sets another."""
+    status = kernel_files.word(root / "var/lib/nvpmodel/status")
+    conf = kernel_files.word(root / "etc/nvpmodel.conf")
+    found = re.match(r"pmode:0*(\d+)", status) or re.search(
+        r"<\s*PM_CONFIG\s+DEFAULT=0*(\d+)\s*>", conf
+    )
+    return found[1] if found else None
 
 
 def mode_names(root: Path = ROOT) -> dict[str, str]:
@@ -66,7 +75,11 @@ def _held(root: Path) -> bool | None:
     found = []
     for folder in sorted(root.glob("sys/devices/system/cpu/cpufreq/policy*")):
         least = kernel_files.number(folder / "scaling_min_freq")
-        most = kernel_files.number(folder / "cpuinfo_max_freq")
+        # A mode with a limit has a lower highest than the processor.
+        most = kernel_files.number(folder / "scaling_max_freq")
+        if most is None:
+            most = kernel_files.number(folder / "cpuinfo_max_freq")
         if least is not None and most is not None:
-            found.append(least >= most)
+            governor = kernel_files.word(folder / "scaling_governor")
+            found.append(least >= most or governor == "performance")
     return all(found) if found else None

@@ -14,6 +14,7 @@ time is in what is handed in.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -34,6 +35,7 @@ _FULL = 0.3  # evictions per miss from which on a cache counts as full
 _MOST_GROWTH, _MOST_SHRINKING = 2.0, 0.75
 _ALWAYS = 0.2  # of all experts that a step of growth may be, from however few
 JUDGED_AFTER = 64  # tokens
+_RECENT, _RECENT_LONGEST = 16, 32  # tokens after those by which the promise is judged, as they come
 
 _X = np.asarray([x for x, _ in SHAPE])
 _LOG_Y = np.asarray([math.log(y) for _, y in SHAPE])
@@ -56,15 +58,24 @@ class PlanKeeper:
         self._window: list[tuple[float, int, int]] = []  # ms, misses, evictions
         self._skip = _SETTLE
         self._seen = 0
-        self.measured_ms: float | None = None  # of the last window
-        self._refused = 0  # windows in which more slots were wanted and none came
+        # What a promise is judged by: windows begin anew whenever the cache changes, and it must not
+        # wait for one of them to end.
+        self._recent: deque[float] = deque(maxlen=_RECENT_LONGEST)
+        self._room = True  # memory for more slots, as far as is known
+        self._refused = (
+            0  # windows in which more slots were wanted and there was no memory for them
+        )
         self._said: set[str] = set()
         self._note: Callable[[str], None] = lambda line: None
 
     # --- what the cache does ---
 
-    def wanted(self, n_slots: int) -> int:
-        """Take how many slots there are, and say how many there should be at most."""
+    def wanted(self, n_slots: int, room: bool) -> int:
+        """Take how many slots there are and whether memory has room for more; say how many are wanted.
+
+        A cache grows in steps and waits for calm: that there are fewer than wanted says nothing yet.
+        """
+        self._room = room
         if n_slots != self._slots:
             grown = abs(n_slots - self._slots) > max(1, self._slots // 100)
             self._slots = n_slots
@@ -73,36 +84,46 @@ class PlanKeeper:
         return self._wanted
 
     @property
+    def measured_ms(self) -> float | None:
+        """Give what the last tokens took, once there are enough of them."""
+        enough = len(self._recent) >= _RECENT
+        return sum(self._recent) / len(self._recent) if enough else None
+
+    @property
     def state(self) -> str:
         """Say "learning", "kept", "not yet" (the cache grows, and fills) or "out of reach"."""
-        if self._seen < JUDGED_AFTER or self.measured_ms is None:
+        measured_ms = self.measured_ms
+        if self._seen < JUDGED_AFTER + _RECENT or measured_ms is None:
             return "learning"
-        if self.measured_ms <= PROMISE * self.target_ms:
+        if measured_ms <= PROMISE * self.target_ms:
             return "kept"
         hopeless = self._refused >= 2 or self.resident_ms > PROMISE * self.target_ms
         return "out of reach" if hopeless else "not yet"
 
     def verdict(self) -> str | None:
         """Say in a line, once, that the promise is not kept and why; None where it is, or not known."""
-        state = self.state
-        if state in ("learning", "kept") or state in self._said:
+        state, measured_ms = self.state, self.measured_ms
+        if state in ("learning", "kept") or state in self._said or measured_ms is None:
             return None
         self._said.add(state)
-        share = self._slots / self._total
         if state == "not yet":
+            share = max(self._slots, self._wanted) / self._total
             return (
-                f"{self.target_ms:g} ms per token are not kept yet: a token takes about "
-                f"{self.measured_ms:.0f} ms while the cache grows to {share:.0%} of the experts and fills"
+                f"{_ms(self.target_ms)} ms per token are not kept yet: a token takes about "
+                f"{_ms(measured_ms)} ms while the cache grows to {share:.0%} of the experts and "
+                "fills"
             )
+        share = self._slots / self._total
         return (
-            f"{self.target_ms:g} ms per token cannot be kept: with all the memory that is free "
-            f"({share:.0%} of the experts) a token takes about {self.measured_ms:.0f} ms, of which "
-            f"{min(self.resident_ms, self.measured_ms or 0):.0f} are computing"
+            f"{_ms(self.target_ms)} ms per token cannot be kept: with all the memory that is free "
+            f"({share:.0%} of the experts) a token takes about {_ms(measured_ms)} ms, of which "
+            f"{_ms(min(self.resident_ms, measured_ms))} are computing"
         )
 
     def to_dict(self) -> dict[str, Any]:
         """Give plain values."""
-        measured = None if self.measured_ms is None else round(self.measured_ms, 3)
+        measured_ms = self.measured_ms
+        measured = None if measured_ms is None else round(measured_ms, 3)
         return {
             "target_ms": self.target_ms, "measured_ms": measured, "state": self.state,
             "wanted_slots": self._wanted, "tokens": self._seen,
@@ -119,24 +140,24 @@ class PlanKeeper:
         if step.phase != "decode" or step.n_tokens != 1:
             return
         self._seen += 1
-        if self._skip > 0:
-            self._skip -= 1
-            return
-        self._window.append((step.ms, step.misses, step.evictions))
-        n = len(self._window)
-        misses = sum(each[1] for each in self._window)
-        full = sum(each[2] for each in self._window) >= _FULL * misses
-        if n >= _LONGEST or (n >= _WINDOW and full):
-            ms = sum(each[0] for each in self._window) / n
-            self._judge(ms, misses / n, full)
-            if (line := self.verdict()) is not None:
-                self._note(line)
+        if self._seen == JUDGED_AFTER + 1:
+            self._recent.clear()
+        self._recent.append(step.ms)
+        self._decide(step)
+        if (line := self.verdict()) is not None:
+            self._note(line)
 
     def on_load(self, facts: Mapping[str, Any]) -> None:
         """Nothing to do."""
 
     def on_begin(self, n_prompt: int) -> None:
-        """Forget what was half seen: a prompt leaves other experts in the cache."""
+        """Forget what was half seen: a prompt leaves other experts in the cache.
+
+        A promise that was kept meanwhile and is not any more is worth a line again.
+        """
+        if self.state == "kept":
+            self._said.clear()
+        self._recent.clear()
         self._begin()
 
     def on_answer(self, answer: Any) -> None:
@@ -151,12 +172,23 @@ class PlanKeeper:
         self._window.clear()
         self._skip = _SETTLE
 
+    def _decide(self, step: Step) -> None:
+        if self._skip > 0:
+            self._skip -= 1
+            return
+        self._window.append((step.ms, step.misses, step.evictions))
+        n = len(self._window)
+        misses = sum(each[1] for each in self._window)
+        full = sum(each[2] for each in self._window) >= _FULL * misses
+        if n >= _LONGEST or (n >= _WINDOW and full):
+            ms = sum(each[0] for each in self._window) / n
+            self._judge(ms, misses / n, full)
+
     def _judge(self, ms: float, misses: float, full: bool) -> None:
-        self.measured_ms = ms
         ratio = ms / self.target_ms
         everything = self._slots >= self._total and (full or misses < 1)
-        waited = self._wanted > self._slots or everything
-        self._refused = self._refused + 1 if waited and ratio > PROMISE else 0
+        refused = everything or (self._wanted > self._slots and not self._room)
+        self._refused = self._refused + 1 if refused and ratio > PROMISE else 0
         # A cache that still has room for what it misses wants time, and no slots.
         if _LOW <= ratio <= _HIGH or (ratio > 1 and not full):
             self._window.clear()
@@ -187,3 +219,7 @@ class PlanKeeper:
 
 def _log_shape(x: float) -> float:
     return float(np.interp(x, _X, _LOG_Y))
+
+
+def _ms(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from remoe_edge.engine.kv_cache import kv_bytes
+from remoe_edge.engine.nextn_layers import dense_bytes
 from remoe_edge.errors import UnsupportedError
 from remoe_edge.native import _core
 
@@ -97,7 +98,7 @@ def measure_sizes(path: str | os.PathLike[str], n_ctx: int) -> ModelSizes:
         fingerprint=fingerprint(file),
         top_k=file.n_experts_used,
         layers=tuple(layers),
-        dense_bytes=file.dense_bytes,
+        dense_bytes=dense_bytes(file, nextn=False),
         kv_bytes=kv_bytes(file, n_ctx) or 0,
         price=model.budget_for,
     )

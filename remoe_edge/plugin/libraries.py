@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import mmap
 import os
 import re
 import shutil
@@ -25,6 +26,8 @@ for name in ("ggml_version", "ggml_commit"):
     print(function().decode())
 """
 _HEADERS_BYTES = 64 << 10
+# A name that ggml's loader of backends holds, and no program beside it.
+_READ_BY_GGML = b"GGML_BACKEND_PATH\0"
 _PT_INTERP = struct.pack("<I", 3)
 _LISTED = re.compile(r"^\s*libggml-base\.so\S* => (/.*?) \(0x", re.M)
 
@@ -147,3 +150,16 @@ def _has_loader(begin: bytes) -> bool:
     at, size, n = (*struct.unpack_from("<Q", begin, 32), *struct.unpack_from("<HH", begin, 54))
     kinds = (begin[at + i * size : at + i * size + 4] for i in range(n))
     return any(kind == _PT_INTERP for kind in kinds)
+
+
+def refuse_static(program: Path) -> None:
+    """Raise UnsupportedError for a program that has ggml within it: it can load no plug-in."""
+    with program.open("rb") as file:
+        if file.read(4) != b"\x7fELF":
+            return
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as code:
+            if code.find(_READ_BY_GGML) >= 0:
+                raise UnsupportedError(
+                    f"{program} was linked to ggml statically and can load no plug-in: "
+                    "build llama.cpp with -DBUILD_SHARED_LIBS=ON"
+                )

@@ -1,9 +1,10 @@
-"""Which experts a worker serves, as people write it: `all`, `30%`, `0:0-7,3:12`."""
+"""Which experts a worker serves, as people write it: `all`, `30%`, `0:0-7,3:12`, or a plan's file."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from remoe_edge.errors import InputError
@@ -18,13 +19,16 @@ def parse_experts(text: str, model: ModelFile) -> list[int]:
     """Turn a list into ids, `layer * n_experts + expert`, in ascending order.
 
     `all`; a share, which takes the first experts of every layer; or LAYER:FIRST-LAST, separated by
-    commas, where LAYER is a block number of the model, or * for all of them.
+    commas, where LAYER is a block number of the model, or * for all of them. A file of
+    `remoe-edge plan --price ... -o FILE.json` names what it leaves to others.
 
     Raises InputError for anything else, and for what the model does not have.
     """
     layers = model.expert_layers
     if not layers:
         raise InputError("a dense model has no experts to serve")
+    if text.strip().endswith(".json"):
+        return experts_of_plan(Path(text.strip()), model)
     n_experts = max(layer.n_experts for layer in layers)
     spans: list[tuple[int, int, int]] = []  # layer, begin, end
     if text.strip() == "all":
@@ -40,6 +44,31 @@ def parse_experts(text: str, model: ModelFile) -> list[int]:
     }
     if not chosen:
         raise InputError(f"'{text}' names no expert")
+    return sorted(chosen)
+
+
+def experts_of_plan(path: Path, model: ModelFile) -> list[int]:
+    """List the experts that a placement leaves to others than the main host.
+
+    Raises InputError where it is for a model of another shape, or leaves nothing.
+    """
+    from remoe_edge.placement import placement_file
+
+    placement = placement_file.load(path)
+    shape, layers = placement.request.shape, model.expert_layers
+    n_experts = max(layer.n_experts for layer in layers)
+    if (shape.n_layers, shape.n_experts) != (len(layers), n_experts):
+        raise InputError(
+            f"{path} places {shape.n_layers} layers of {shape.n_experts} experts, and the model has "
+            f"{len(layers)} of {n_experts}"
+        )
+    chosen = {
+        each.group.layer * n_experts + expert
+        for each in placement.functions
+        for expert in each.group.experts
+    }
+    if not chosen:
+        raise InputError(f"{path} keeps every expert on the main host")
     return sorted(chosen)
 
 

@@ -1,6 +1,6 @@
 """Run a plugged program with random settings in a memory cgroup: does it keep to what was promised?
 
-sudo python tools/plugin/memory.py [--settings 50] [--seed 24] [-o docs/results/plugin-memory.json]
+sudo python tools/plugin/memory.py [--settings 50] [--seed 24] [-o RECORD.json [--go-on]]
 
 The promise is the sum of dense weights, the cache that the plug-in named, llama.cpp's own buffers and
 64 MiB. Each setting runs twice: with room to spare, where the kernel's account of the peak must be within
@@ -137,24 +137,42 @@ def main() -> None:
     parser.add_argument("--settings", type=int, default=50)
     parser.add_argument("--seed", type=int, default=24)
     parser.add_argument("-o", "--output", type=Path)
+    parser.add_argument("--go-on", action="store_true", help="keep the runs that --output has")
     given = parser.parse_args()
-    rows = []
+    rows = runs_of(given.output, given.seed) if given.go_on else []
     with tempfile.TemporaryDirectory(prefix="plugin-memory-") as folder:
         model = make_model(Path(folder) / "medium.gguf")
-        for choice in choices(given.settings, given.seed):
+        for choice in choices(given.settings, given.seed)[len(rows) :]:
             rows.append(check(model, choice))
             print(json.dumps(rows[-1]), flush=True)
-    record = {
+            if given.output is not None:
+                given.output.write_text(json.dumps(record(rows, given.seed), indent=1) + "\n")
+    sys.exit(0 if all(row["kept"] for row in rows) else 1)
+
+
+def runs_of(output: Path | None, seed: int) -> list[dict[str, Any]]:
+    """Read the runs of a record that was not finished; none if there is no record yet."""
+    if output is None:
+        raise SystemExit("--go-on wants --output")
+    if not output.exists():
+        return []
+    found = json.loads(output.read_text())
+    if found["seed"] != seed:
+        raise SystemExit(f"{output} was made with --seed {found['seed']}")
+    rows: list[dict[str, Any]] = found["runs"]
+    return rows
+
+
+def record(rows: list[dict[str, Any]], seed: int) -> dict[str, Any]:
+    """Sum up what the runs showed."""
+    return {
         "settings": len(rows),
-        "seed": given.seed,
+        "seed": seed,
         "kept": sum(row["kept"] for row in rows),
         "killed_or_failed": sum(row["status_at_the_promise"] != 0 for row in rows),
         "highest_peak_of_promise": max(row["peak_bytes"] / row["promise_bytes"] for row in rows),
         "runs": rows,
     }
-    if given.output is not None:
-        given.output.write_text(json.dumps(record, indent=1) + "\n")
-    sys.exit(0 if record["kept"] == len(rows) else 1)
 
 
 if __name__ == "__main__":

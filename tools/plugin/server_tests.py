@@ -48,7 +48,9 @@ def main() -> None:
     parser.add_argument("--llama-cpp", type=Path, required=True)
     parser.add_argument("--model", type=Path, default=ROOT / "models/remoe-small-q8_0.gguf")
     parser.add_argument("--cache", default="30%")
-    parser.add_argument("--rounds", type=int, default=1, help="a test passes that passes in one")
+    parser.add_argument(
+        "--rounds", type=int, default=1, help="how often a test that fails is tried"
+    )
     parser.add_argument("-o", "--output", type=Path)
     parser.add_argument("pytest", nargs="*", help="more for pytest, after --")
     given = parser.parse_args()
@@ -103,10 +105,12 @@ def run(name: str, given: argparse.Namespace) -> dict[str, str]:
             "LLAMA_CACHE": str(Path(folder) / "hub"),
         }
         found: dict[str, str] = {}
-        for _ in range(given.rounds):
+        for number in range(given.rounds):
             report = Path(folder) / "report.xml"
             words = ["-q", "-p", "no_downloads", "-m", "not slow", f"--junitxml={report}"]
             words += given.pytest
+            if number:
+                words += ["--last-failed", "--last-failed-no-failures=none"]
             print(f"{name}: pytest {shlex.join(words)}", file=sys.stderr)
             subprocess.run(
                 [sys.executable, "-m", "pytest", *words],

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,8 +23,47 @@ from remoe_edge.deploy.worker_process import WorkerProcess, experts_text, worker
 from remoe_edge.engine.engine import Engine
 from remoe_edge.files.prompts import read_prompts
 from remoe_edge.native import _core
+from remoe_edge.remote.keys import make_keys
+from remote_experiments.network.two_hosts import WORKER, inside, two_hosts
 
 Floats = npt.NDArray[np.float64]
+_ELSEWHERE = "REMOE_EXPERIMENT_WORKERS"
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """Hold where workers run if not beside us: a namespace, its address, and a folder of keys."""
+
+    namespace: str
+    host: str
+    keys: Path
+
+    @classmethod
+    def of_environment(cls) -> Elsewhere | None:
+        """Read what `on_two_hosts` has said to the process that runs on the engine's host."""
+        held = os.environ.get(_ELSEWHERE)
+        if held is None:
+            return None
+        namespace, host, keys = held.split(",", 2)
+        return cls(namespace, host, Path(keys))
+
+    @property
+    def client_keys(self) -> Path:
+        """Give what an engine proves itself with."""
+        return self.keys / "client.pem"
+
+
+def on_two_hosts(arguments: Sequence[str], *, delay_us: int, bits_per_s: float) -> int:
+    """Run a program of Python on the engine's host of two; give its exit code. Raises NoNetwork."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        two_hosts(Path(folder), delay_us=delay_us, bits_per_s=bits_per_s) as hosts,
+    ):
+        keys = Path(folder) / "keys"
+        make_keys(keys)
+        environment = {**os.environ, _ELSEWHERE: f"{hosts.worker},{WORKER},{keys}"}
+        command = hosts.on_engine([sys.executable, *arguments])
+        return subprocess.run(command, env=environment, check=False).returncode
 
 
 @dataclass(frozen=True)
@@ -46,16 +87,19 @@ class Model:
         """Count experts of a layer."""
         return int(_core.ModelFile.open(str(self.path)).expert_layers[0].n_experts)
 
-    def worker(self, experts: Sequence[int], threads: int = 1) -> WorkerProcess:
-        """Start a worker for experts, layer * n_experts + expert."""
+    def worker(
+        self, experts: Sequence[int], threads: int = 1, elsewhere: Elsewhere | None = None
+    ) -> WorkerProcess:
+        """Start a worker for experts, layer * n_experts + expert; beside us or elsewhere."""
         ids = sorted(experts)
         sizes = WorkerSizes(self.path)
-        return WorkerProcess(
-            worker_command(
-                str(self.path), experts_text(ids, self.n_experts, self.blocks),
-                sizes.experts_bytes(len(ids)), "127.0.0.1:0", threads,
-            )
+        host = "127.0.0.1" if elsewhere is None else elsewhere.host
+        more = () if elsewhere is None else ("--keys", str(elsewhere.keys / "worker.pem"))
+        command = worker_command(
+            str(self.path), experts_text(ids, self.n_experts, self.blocks),
+            sizes.experts_bytes(len(ids)), f"{host}:0", threads, more,
         )  # fmt: skip
+        return WorkerProcess(command if elsewhere is None else inside(elsewhere.namespace, command))
 
     def every_expert(self) -> list[int]:
         """List all experts."""
@@ -149,8 +193,9 @@ class LocalFunctions:
     def __init__(
         self, model: Model, functions: Sequence[Function], *, start_s: float = 0.0,
         sigma: float = 0.0, relays: Relays | None = None, seed: int = 0,
+        elsewhere: Elsewhere | None = None,
     ) -> None:  # fmt: skip
-        self._model, self._relays = model, relays
+        self._model, self._relays, self._elsewhere = model, relays, elsewhere
         self._functions = {each.name: each for each in functions}
         self._start_s, self._sigma = start_s, sigma
         self._rng = np.random.default_rng(seed)
@@ -175,7 +220,7 @@ class LocalFunctions:
         if self._closing.wait(pause_s):
             return
         made = self._functions[function]
-        worker = self._model.worker(made.experts, made.threads)
+        worker = self._model.worker(made.experts, made.threads, self._elsewhere)
         self._running[function, at] = worker
         address = worker.address if self._relays is None else self._relays.before(worker.address)
         self._hear(

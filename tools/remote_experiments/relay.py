@@ -13,6 +13,7 @@ import asyncio
 import math
 import random
 import sys
+import time
 
 
 class Relay:
@@ -39,7 +40,9 @@ class Relay:
         async def write() -> None:
             while True:
                 due, data = await queue.get()
-                await asyncio.sleep(max(0.0, due - loop.time()))
+                wait_s = due - loop.time()
+                if wait_s > 0:  # in a thread: the loop's own timers round up to a millisecond
+                    await loop.run_in_executor(None, time.sleep, wait_s)
                 if not data:
                     writer.close()
                     return

@@ -170,7 +170,9 @@ void Executor::Complete(const Job& job, Event* event) {
 Status Executor::RunLayer(const Job& job, const Event& event) {
   StreamedModel* model = job.model;
   PrefetchPlanner& planner = model->planner();
-  if (planner.started()) {
+  const bool plans = planner.PlansFor(event.layer);
+  if (planner.started() && !plans) planner.Beside();
+  if (plans) {
     const bool decode = event.phase == Phase::kDecode;
     if (!event.continued) planner.BeginLayer(step_, decode);
     if (!decode && step_.n_tokens() > 1) {
@@ -206,7 +208,7 @@ Status Executor::RunLayer(const Job& job, const Event& event) {
     if (status.ok()) (void)model->EndEvent();
   }
   EndElsewhere(job);
-  if (planner.started()) planner.EndLayer();
+  if (plans) planner.EndLayer();
   return status;
 }
 
@@ -289,7 +291,7 @@ Status Executor::RunEvent(const Job& job, Event event, std::vector<uint16_t>* wa
   event.n = static_cast<int>(wave->size());
   REMOE_RETURN_IF_ERROR(model->BeginEvent(event, this));
   step_.Place(model->store()->placements());
-  if (model->planner().started()) {
+  if (model->planner().PlansFor(event.layer)) {
     host_input_ = OnHost(step_.input(), &input_on_host_);
     step_.SetInput(&host_input_);
     model->planner().Plan(step_, rest, n_rest, cpu_);

@@ -42,9 +42,13 @@ REMOE_WIDE float Dot(const float* a, const float* b, size_t n) {
 
 }  // namespace
 
-PrefetchPlanner::PrefetchPlanner(const std::vector<ExpertLayer>* layers, int n_used,
+PrefetchPlanner::PrefetchPlanner(const std::vector<ExpertLayer>* layers, int n_trunk, int n_used,
                                  HostCopies* copies)
-    : layers_(layers), n_used_(n_used), copies_(copies), routers_(layers->size()) {
+    : layers_(layers),
+      n_trunk_(n_trunk),
+      n_used_(n_used),
+      copies_(copies),
+      routers_(layers->size()) {
   for (const ExpertLayer& layer : *layers) n_experts_ = std::max(n_experts_, layer.n_experts);
 }
 
@@ -110,9 +114,8 @@ void PrefetchPlanner::Learn(int layer, const ggml_tensor* product) {
 
 float PrefetchPlanner::first_rank_certainty() const {
   float sum = 0;
-  const int n = static_cast<int>(layers_->size());
-  for (int layer = 1; layer < n; layer++) sum += calibration_->Certainty(layer, 1, 0);
-  return n > 1 ? sum / static_cast<float>(n - 1) : 0;
+  for (int layer = 1; layer < n_trunk_; layer++) sum += calibration_->Certainty(layer, 1, 0);
+  return n_trunk_ > 1 ? sum / static_cast<float>(n_trunk_ - 1) : 0;
 }
 
 // A decode step is judged when the next one begins.
@@ -133,6 +136,10 @@ void PrefetchPlanner::CountStep() {
 
 void PrefetchPlanner::BeginLayer(const LayerStep& step, bool decode) {
   const bool fresh = step.layer() <= last_layer_ || last_layer_ < 0;
+  if (beside_) {
+    counted_ = store_->counts();
+    beside_ = false;
+  }
   if (last_layer_ >= 0 && (fresh || !decoding_)) CountStep();
   if (fresh) {
     step_began_ = Clock::now();
@@ -145,7 +152,7 @@ void PrefetchPlanner::BeginLayer(const LayerStep& step, bool decode) {
     store_->ShareReserved(governor_->lost());
     decoding_ = decode;
     decoded_tokens_ = step.n_tokens();
-  } else if (!decoding_ && step.layer() + 1 == static_cast<int>(layers_->size())) {
+  } else if (!decoding_ && step.layer() + 1 == n_trunk_) {
     last_layer_takes_one_ = step.n_tokens() == 1 && last_tokens_ > 1;
   }
   last_layer_ = step.layer();
@@ -178,15 +185,20 @@ void PrefetchPlanner::EndLayer() {
   layer_ended_ = Clock::now();
 }
 
+void PrefetchPlanner::Beside() {
+  if (last_layer_ >= 0) CountStep();
+  last_layer_ = -1;
+  beside_ = true;
+}
+
 bool PrefetchPlanner::Predictable(int layer, int target) const {
-  return readable_ && target < static_cast<int>(layers_->size()) &&
-         routers_[target].weight != nullptr && routers_[layer].weight != nullptr &&
-         routers_[target].weight->ne[0] == here_.weight->ne[0];
+  return readable_ && target < n_trunk_ && routers_[target].weight != nullptr &&
+         routers_[layer].weight != nullptr && routers_[target].weight->ne[0] == here_.weight->ne[0];
 }
 
 void PrefetchPlanner::Plan(const LayerStep& step, const uint16_t* rest, size_t n_rest,
                            ggml_backend_t cpu) {
-  const int layer = step.layer(), n_layers = static_cast<int>(layers_->size());
+  const int layer = step.layer(), n_layers = n_trunk_;
   const bool stream = !decoding_ && step.n_tokens() >= kStreamTokens;
   if (!stream && decoding_) {
     governor_->OnReads(store_->last_read_bytes(), store_->last_read_ns());
@@ -302,7 +314,7 @@ void PrefetchPlanner::Predict(const LayerStep& step, int distance, float least,
   const RouterChain& router = routers_[target];
 
   // Evenly over the batch, its last token among them; that one alone, where no other goes on.
-  const bool one = target + 1 == static_cast<int>(layers_->size()) && last_layer_takes_one_;
+  const bool one = target + 1 == n_trunk_ && last_layer_takes_one_;
   made.n_tokens = one ? 1 : step.n_tokens();
   const int n = std::min(step.n_tokens(), one ? 1 : distance == 1 ? step.n_tokens() : kFarTokens);
   std::vector<int> tokens(n);

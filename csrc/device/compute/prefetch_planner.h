@@ -30,14 +30,18 @@ namespace remoe {
 
 class PrefetchPlanner {
  public:
-  // `copies` outlives this.
-  PrefetchPlanner(const std::vector<ExpertLayer>* layers, int n_used, HostCopies* copies);
+  // n_trunk: layers, from the first, that a token runs through; those behind predict further tokens,
+  // and run when somebody wants a guess: nothing is read ahead of them. `copies` outlives this.
+  PrefetchPlanner(const std::vector<ExpertLayer>* layers, int n_trunk, int n_used,
+                  HostCopies* copies);
 
   // REQUIRES: not started, and no step is under way.
   void Start(PrefetchMode mode, ExpertStore* store);
   // The store goes. What was learned of routers stays.
   void Stop();
   bool started() const { return governor_ != nullptr; }
+  // Whether it has a part in that layer's steps.
+  bool PlansFor(int layer) const { return started() && layer < n_trunk_; }
 
   // What Start() copies of the routers learned so far: those that are not in host memory.
   uint64_t BytesToCopy() const;
@@ -52,6 +56,8 @@ class PrefetchPlanner {
   // the events (waves) that follow. `cpu` multiplies.
   void Plan(const LayerStep& step, const uint16_t* rest, size_t n_rest, ggml_backend_t cpu);
   void EndLayer();
+  // A layer begins that it has no part in: neither its time nor its misses count.
+  void Beside();
 
   bool batch_reads() const { return started() && governor_->batch_reads(); }
   const Governor& governor() const { return *governor_; }
@@ -79,7 +85,7 @@ class PrefetchPlanner {
   void CountStep();
 
   const std::vector<ExpertLayer>* layers_;
-  const int n_used_;
+  const int n_trunk_, n_used_;
   HostCopies* const copies_;
   int n_experts_ = 0;
   ExpertStore* store_ = nullptr;
@@ -94,6 +100,7 @@ class PrefetchPlanner {
   std::string why_not_;
 
   int last_layer_ = -1;
+  bool beside_ = false;  // what has been counted since the last step was not a step's
   int last_tokens_ = 0;
   bool decoding_ = false;   // the step under way
   int decoded_tokens_ = 0;  // of it

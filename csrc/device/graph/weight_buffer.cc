@@ -6,6 +6,7 @@
 #include <cstring>
 #include <new>
 
+#include "base/format.h"
 #include "device/graph/device.h"
 #include "device/streamed_model.h"
 
@@ -34,6 +35,18 @@ void* BufferBase(ggml_backend_buffer_t buffer) {
   return ContentsOf(buffer)->base;
 }
 
+// Nothing may unwind through ggml.
+void Tell(const Contents& contents, const ggml_tensor& tensor, const char* what,
+          const Status& status) {
+  try {
+    const std::string line = Format("%s%s: %s", tensor.name, what, status.message().c_str());
+    if (contents.tensors != nullptr) return contents.tensors->Tell(line);
+  } catch (const std::bad_alloc&) {
+    // Said without the program's log, then.
+  }
+  std::fprintf(stderr, "remoe-edge: %s%s: %s\n", tensor.name, what, status.message().c_str());
+}
+
 ggml_status InitTensor(ggml_backend_buffer_t buffer, ggml_tensor* tensor) {
   Status status(Code::kOutOfMemory, "no memory to load it");
   try {
@@ -50,7 +63,7 @@ ggml_status InitTensor(ggml_backend_buffer_t buffer, ggml_tensor* tensor) {
   } catch (const std::bad_alloc&) {
     // Nothing may unwind through ggml.
   }
-  std::fprintf(stderr, "remoe-edge: %s: %s\n", tensor->name, status.message().c_str());
+  Tell(*ContentsOf(buffer), *tensor, "", status);
   return GGML_STATUS_FAILED;
 }
 
@@ -68,7 +81,7 @@ void MemsetTensor(ggml_backend_buffer_t, ggml_tensor*, uint8_t, size_t, size_t) 
 // llama.cpp asks for them when it saves a model: they are read then. The interface knows no failure;
 // so the model keeps it, and no weight is a plausible one: all bits set are no number in any format
 // that has such.
-void GetTensor(ggml_backend_buffer_t, const ggml_tensor* tensor, void* data, size_t offset,
+void GetTensor(ggml_backend_buffer_t buffer, const ggml_tensor* tensor, void* data, size_t offset,
                size_t size) {
   const TensorOrigin* origin = OriginOf(tensor);
   if (origin == nullptr) return;
@@ -81,8 +94,7 @@ void GetTensor(ggml_backend_buffer_t, const ggml_tensor* tensor, void* data, siz
   if (status.ok()) return;
   std::memset(data, 0xff, size);
   origin->model->failure().Keep(status);
-  std::fprintf(stderr, "remoe-edge: %s could not be read: %s\n", tensor->name,
-               status.message().c_str());
+  Tell(*ContentsOf(buffer), *tensor, " could not be read", status);
 }
 void ClearBuffer(ggml_backend_buffer_t, uint8_t) {}
 
@@ -122,6 +134,10 @@ bool IsHost(ggml_backend_buffer_type_t type) {
 }
 
 }  // namespace
+
+void BufferTensors::Tell(const std::string& line) const {
+  std::fprintf(stderr, "remoe-edge: %s\n", line.c_str());
+}
 
 std::unique_ptr<ggml_backend_buffer_type> MakeBufferType(ggml_backend_dev_t device,
                                                          WeightLoading* loading) {

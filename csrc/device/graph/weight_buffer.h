@@ -10,6 +10,7 @@
 
 #include <cstddef>
 #include <memory>
+#include <string>
 
 #include "base/status.h"
 #include "device/graph/ggml_abi.h"
@@ -32,6 +33,8 @@ class BufferTensors {
   // A tensor has its place in the buffer. RETURNS: its origin, which outlives it; a failure ends
   // the load.
   virtual Result<TensorOrigin*> Place(const ggml_tensor& tensor) = 0;
+  // What went wrong with one of them: a line on standard error, unless whoever loads has a log.
+  virtual void Tell(const std::string& line) const;
   // Loading "fills" the tensor with what lies here. What is wrong with that is the model's failure.
   virtual void Fill(const ggml_tensor& tensor, const void* data) = 0;
 };

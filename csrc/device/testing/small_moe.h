@@ -8,7 +8,9 @@
 #ifndef REMOE_DEVICE_TESTING_SMALL_MOE_H_
 #define REMOE_DEVICE_TESTING_SMALL_MOE_H_
 
+#include <array>
 #include <cstring>
+#include <map>
 #include <memory>
 #include <random>
 #include <string>
@@ -42,7 +44,19 @@ struct SmallMoe {
     }
   };
 
-  explicit SmallMoe(const Shape& shape, int seed = 1) : shape(shape), random(seed) {
+  // A file and the generator after it. Drawing takes far longer than what is tested: once for each.
+  struct Drawn {
+    std::string bytes;
+    std::mt19937 random;
+  };
+  static const Drawn& Draw(const Shape& shape, int seed) {
+    static std::map<std::array<int, 7>, Drawn> all;
+    const std::array<int, 7> key = {
+        shape.type, shape.n_layers, shape.n_experts, shape.n_embd, shape.n_ff, shape.merged, seed};
+    const auto found = all.find(key);
+    if (found != all.end()) return found->second;
+    Drawn& drawn = all[key];
+    drawn.random.seed(seed);
     GgufWriter writer;
     writer.String("general.architecture", "olmoe");
     writer.U32("olmoe.expert_used_count", 2);
@@ -60,21 +74,27 @@ struct SmallMoe {
       }
       add(block + "down_exps.weight", f, e);
     }
-    bytes = writer.Bytes();
-    const std::string path = folder.Write("m.gguf", bytes);
-    {  // Weights that are numbers, in place of the writer's pattern.
-      Result<ModelFile> file = ModelFile::Open(path);
-      CHECK_OK(file.status());
-      std::normal_distribution<float> draw(0, 0.1f);
-      for (const Tensor& tensor : file.value().tensors()) {
-        const int64_t n_rows = static_cast<int64_t>(tensor.ne[1] * tensor.ne[2]);
-        std::vector<float> values(tensor.ne[0] * n_rows);
-        for (float& value : values) value = draw(random);
-        ggml_quantize_chunk(shape.type, values.data(), bytes.data() + tensor.offset, 0, n_rows,
-                            tensor.ne[0], nullptr);
-      }
+    drawn.bytes = writer.Bytes();
+    // Weights that are numbers, in place of the writer's pattern.
+    TemporaryFolder folder;
+    Result<ModelFile> file = ModelFile::Open(folder.Write("m.gguf", drawn.bytes));
+    CHECK_OK(file.status());
+    std::normal_distribution<float> draw(0, 0.1f);
+    for (const Tensor& tensor : file.value().tensors()) {
+      const int64_t n_rows = static_cast<int64_t>(tensor.ne[1] * tensor.ne[2]);
+      std::vector<float> values(tensor.ne[0] * n_rows);
+      for (float& value : values) value = draw(drawn.random);
+      ggml_quantize_chunk(shape.type, values.data(), drawn.bytes.data() + tensor.offset, 0, n_rows,
+                          tensor.ne[0], nullptr);
     }
-    folder.Write("m.gguf", bytes);
+    return drawn;
+  }
+
+  explicit SmallMoe(const Shape& shape, int seed = 1) : shape(shape) {
+    const Drawn& drawn = Draw(shape, seed);
+    random = drawn.random;
+    bytes = drawn.bytes;
+    const std::string path = folder.Write("m.gguf", bytes);
     LoadOptions options;
     options.reader.backend = "pread";
     options.reader.depth = 2;

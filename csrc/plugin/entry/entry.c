@@ -99,6 +99,12 @@ static void build_name(const char* version, const char* commit, const char* id, 
   }
 }
 
+/* What the plug-in's core does with its lines, too. */
+static int is_silent(void) {
+  const char* log = getenv("REMOE_LOG");
+  return log != NULL && strcmp(log, "off") == 0;
+}
+
 static void list_builds(const char* folder) {
   char builds[PATH_BYTES + 16];
   snprintf(builds, sizeof builds, "%s/builds", folder);
@@ -117,7 +123,7 @@ static void* open_build(const char* folder, const char* name) {
   if (there == NULL) return NULL;
   fclose(there);
   void* core = dlopen(path, RTLD_NOW | RTLD_LOCAL);
-  if (core == NULL) fprintf(stderr, "remoe-edge: %s\n", dlerror());
+  if (core == NULL && !is_silent()) fprintf(stderr, "remoe-edge: %s\n", dlerror());
   return core;
 }
 
@@ -133,8 +139,10 @@ void* ggml_backend_init(void) {
   const char* version = ggml != NULL ? ask(ggml, "ggml_version") : NULL;
   const char* commit = ggml != NULL ? ask(ggml, "ggml_commit") : NULL;
   if (version == NULL || commit == NULL) {
-    fprintf(stderr, "remoe-edge: this program's ggml tells no version (too old, or linked into the "
-                    "program): experts are not streamed. Use a llama.cpp with shared libraries\n");
+    if (is_silent()) return NULL;
+    fprintf(stderr,
+            "remoe-edge: this program's ggml tells no version (too old, or linked into the "
+            "program): experts are not streamed. Use a llama.cpp with shared libraries\n");
     return NULL;
   }
   char own[PATH_BYTES], name[256], packaged[256];
@@ -148,9 +156,11 @@ void* ggml_backend_init(void) {
   if (core == NULL && more != NULL) core = open_build(more, name);
   if (core == NULL && is_packaged((const void*)search.address)) core = open_build(own, packaged);
   if (core == NULL) {
-    fprintf(stderr, "remoe-edge: this program has ggml %s (commit %s, build %s), and no plug-in was"
-                    " built for it: experts are not streamed. Build one: remoe-edge plugin build"
-                    " --llama-cpp DIR, where DIR is that llama.cpp's source tree\n",
+    if (is_silent()) return NULL;
+    fprintf(stderr,
+            "remoe-edge: this program has ggml %s (commit %s, build %s), and no plug-in was"
+            " built for it: experts are not streamed. Build one: remoe-edge plugin build"
+            " --llama-cpp DIR, where DIR is that llama.cpp's source tree\n",
             version, commit, search.id[0] != '\0' ? search.id : "unknown");
     list_builds(own);
     if (more != NULL) list_builds(more);
@@ -167,7 +177,8 @@ size_t ggml_backend_reg_count(void) {
   if (caller == NULL) {
     caller = library_of(__builtin_return_address(0));
     /* Of a program's own call: its handle finds what is preloaded first, which is this. */
-    if (caller == NULL || dlsym(caller, "ggml_backend_reg_count") == (void*)&ggml_backend_reg_count) {
+    if (caller == NULL ||
+        dlsym(caller, "ggml_backend_reg_count") == (void*)&ggml_backend_reg_count) {
       caller = RTLD_NEXT;
     }
     atomic_store(&library, caller);

@@ -49,6 +49,8 @@ def arms(path: Path, asked: dict[str, Any]) -> list[Arm]:
         threads=asked["threads"] or (default_threads(),),
         routers=_routers(path, asked["routers"]),
         gpu_layers=asked["gpu_layers"],
+        peers=asked["peers"] or (),
+        peer_keys=asked["peer_keys"],
     )
 
 

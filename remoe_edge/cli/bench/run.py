@@ -90,6 +90,8 @@ if TYPE_CHECKING:
 @gpu_options.gpu_layers(
     default="off", more="It holds for all arms; stock keeps its experts off it."
 )
+@options.peers(more="They are for the stream arms; +peers=off is an arm without.")
+@options.keys()
 @options.context(more="0 takes what the longest prompt needs.")
 @options.ubatch()
 @option(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from remoe_edge.inspect.doctor.check import INFO, OFF, OK, Check
@@ -10,6 +9,7 @@ from remoe_edge.machine import kernel_files
 from remoe_edge.machine.block_device import EXPECTED_MIB_PER_S, SD, SLOW, Swap, kind_of, swaps
 from remoe_edge.machine.cgroups import cpuset, memory_groups
 from remoe_edge.machine.disk import disk_of
+from remoe_edge.machine.jetson import is_jetson
 from remoe_edge.machine.memory import field_bytes
 from remoe_edge.machine.power_mode import power_mode
 from remoe_edge.machine.processors import processors
@@ -25,18 +25,13 @@ def checks(path: Path, root: Path) -> list[Check]:
     return [
         threads(root),
         power(root),
-        swap(swaps(root)),
+        swap(swaps(root), is_jetson(root)),
         limits(root),
         page_cache(meminfo),
         gpu_memory(meminfo, is_jetson(root)),
         cuda_vmm(meminfo, is_jetson(root)),
         storage(path, root),
     ]
-
-
-def is_jetson(root: Path) -> bool:
-    """Say whether this is one of NVIDIA's boards."""
-    return (root / "etc/nv_tegra_release").exists()
 
 
 def threads(root: Path) -> Check:
@@ -78,7 +73,7 @@ def power(root: Path) -> Check:
     return Check("power mode", state, mode.line(), "; ".join(advice))
 
 
-def swap(found: list[Swap]) -> Check:
+def swap(found: list[Swap], jetson: bool = True) -> Check:
     """Check what memory may be swapped to."""
     if not found:
         return Check("swap", OK, "none: weights stay in memory")
@@ -89,9 +84,10 @@ def swap(found: list[Swap]) -> Check:
     )
     advice = []
     if any(each.zram for each in found):
+        end = "systemctl disable --now nvzramconfig" if jetson else "swapoff it"
         advice.append(
-            "zram takes memory and processor time from the model: sudo systemctl disable --now "
-            "nvzramconfig, or let remoe-edge lock its memory (`memlock`)"
+            f"zram takes memory and processor time from the model: sudo {end}, or let remoe-edge lock "
+            "its memory (`memlock`)"
         )
     if any(each.kind == SD for each in found):
         advice.append(
@@ -200,8 +196,7 @@ def _disk_name(path: Path, root: Path) -> str | None:
         disk = disk_of(path)
         return None if disk is None else disk.name
     # A recorded tree says itself what its root lies on.
-    for mount in kernel_files.text(root / "proc/self/mountinfo").splitlines():
-        match = re.search(r" / / .* - \S+ /dev/(\S+)", mount)
-        if match:
-            return match[1]
+    for point, source in kernel_files.mounts(root):
+        if point == "/" and source.startswith("/dev/"):
+            return source.removeprefix("/dev/")
     return None

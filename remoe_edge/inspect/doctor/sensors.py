@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from remoe_edge.inspect.doctor.check import INFO, OFF, OK, Check
+from remoe_edge.machine.jetson import is_jetson
 
 
 def checks(path: Path, root: Path = Path("/")) -> list[Check]:
@@ -30,9 +31,9 @@ def checks(path: Path, root: Path = Path("/")) -> list[Check]:
 def _power(
     source: str | None, missing: dict[str, str], rails_w: dict[str, float], root: Path
 ) -> Check:
-    is_jetson = (root / "etc/nv_tegra_release").exists()
+    jetson = is_jetson(root)
     advice = ""
-    if is_jetson and "jtop" in missing:
+    if jetson and "jtop" in missing:
         advice = (
             "for EMC too: pip install 'remoe-edge[jetson]', and jtop.service (sudo jtop "
             "--install-service), which a container reaches by -v /run/jtop.sock:/run/jtop.sock"
@@ -45,7 +46,7 @@ def _power(
     refused = missing.get("rapl", "").partition("may not be read: ")[2]
     if refused:
         return Check("power", OFF, why, refused)
-    if is_jetson:
+    if jetson:
         return Check("power", OFF, why, advice or "energy is not measured")
     return Check("power", INFO, f"energy is not measured: {why}")
 

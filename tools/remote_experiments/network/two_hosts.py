@@ -31,11 +31,11 @@ class TwoHosts:
 
     def on_engine(self, command: Sequence[str]) -> list[str]:
         """Give the command line that runs on the engine's host."""
-        return _inside(self.engine, command)
+        return inside(self.engine, command)
 
     def on_worker(self, command: Sequence[str]) -> list[str]:
         """Give the command line that runs on the worker's host."""
-        return _inside(self.worker, command)
+        return inside(self.worker, command)
 
     def line(self, up: bool) -> None:
         """Have the line carry packets, or drop each of them."""
@@ -49,10 +49,11 @@ class TwoHosts:
                 "tc", "qdisc", "replace", "dev", "line", "root", "tbf", "rate",
                 f"{round(bits_per_s)}bit", "burst", str(_BURST_BYTES), "latency", _QUEUE,
             )  # fmt: skip
-            _run(*_inside(host, limit))
+            _run(*inside(host, limit))
 
 
-def _inside(name: str, command: Sequence[str]) -> list[str]:
+def inside(name: str, command: Sequence[str]) -> list[str]:
+    """Give the command line that runs in a namespace."""
     # Not `ip netns exec`, which mounts /sys anew: cgroups' limits are read there.
     return ["nsenter", f"--net=/var/run/netns/{name}", *command]
 

@@ -93,9 +93,24 @@ class Host:
         jobs: dict[int, list[float]] = {}
         for expert, n in rows.items():
             jobs.setdefault(self.functions.where[layer][expert], []).append(float(n))
+        if self.world.sharing is not None:
+            return self._beside(now, local_ms, {i: sum(mine) for i, mine in jobs.items()})
         for i, mine in sorted(jobs.items()):
             end = max(end, self._call(i, now, mine, row_ms))
         return end
+
+    def _beside(self, now: float, local_ms: float, rows: dict[int, float]) -> float:
+        """Give the end of a layer whose functions compute on the host's own processors."""
+        assert self.world.sharing is not None
+        link, row_bytes = self.request.link, self.request.shape.row_bytes
+        trip = link.round_trip_ms if self.world.round_trip_ms is None else self.world.round_trip_ms
+        jobs, back = [(now, local_ms)], [0.0]
+        for i, n in sorted(rows.items()):
+            way = trip / 2 + link.transfer_ms(n * row_bytes / 2)
+            jobs.append((now + way, n * self.functions.row_ms[i]))
+            back.append(way)
+        ends = self.world.sharing.ends(jobs)
+        return max(end + way for end, way in zip(ends, back, strict=True))
 
     def _call(self, i: int, now: float, jobs: list[float], local_row_ms: float) -> float:
         """Send one function's rows to its replicas; give the time when all is back, or read instead."""

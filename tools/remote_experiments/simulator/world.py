@@ -12,6 +12,7 @@ import numpy.typing as npt
 from remoe_edge.placement.bill import Bill
 from remoe_edge.placement.planner import Placement
 from remote_experiments.simulator.memory import Memory
+from remote_experiments.simulator.sharing import Sharing
 
 FUNCTIONS, STORAGE = "functions", "storage"
 
@@ -49,7 +50,8 @@ class World:
     hedge_ms: storage is asked too when an answer is so much later than its transfers and the planned
     computing (None: never). always_on: nothing
     is started or stopped. lease: a request starts all functions as it comes, and keeps them to its end;
-    without, each starts when it is first called.
+    without, each starts when it is first called. sharing: host and functions are processes of one
+    machine, one replica of each, all of them on.
     """
 
     placement: Placement
@@ -65,6 +67,7 @@ class World:
     lease: bool = True
     n_hosts: int = 1
     main_bytes: int | None = None
+    sharing: Sharing | None = None
     seed: int = 0
 
 

@@ -40,6 +40,7 @@ class Architecture:
     other: str = ""  # in layers that are not attention: "convolution", "delta" or "mamba"
     delta_parts: bool = False  # beta and alpha of a delta net are two matrices
     alone: bool = False  # a layer mixes tokens or has experts, never both
+    nextn: bool = False  # the graph has one for layers that predict further tokens
     # Normalisation and output
     ffn_norm: T | None = T.FFN_NORM
     more_norms: tuple[T, ...] = ()
@@ -104,11 +105,11 @@ ARCHITECTURES: dict[str, Architecture] = {
     "olmoe": Architecture("olmoe", qk_norm="row", equal_heads=True, expert_length="none"),
     "deepseek": Architecture("deepseek", shared="count", dense_lead=True, weighting=True),
     "deepseek2": Architecture(
-        "deepseek2", latent="split", shared="count", dense_lead=True, weighting=True,
+        "deepseek2", latent="split", shared="count", dense_lead=True, weighting=True, nextn=True,
         gating=SOFTMAX, merged_gate_up=True,
     ),
     "deepseek2-v3": Architecture(
-        "deepseek2", latent="split", shared="count", dense_lead=True, weighting=True,
+        "deepseek2", latent="split", shared="count", dense_lead=True, weighting=True, nextn=True,
         gating=SIGMOID, selection_bias=True, merged_gate_up=True,
     ),
     "deepseek2-whole": Architecture(
@@ -125,6 +126,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "glm4moe": Architecture(
         "glm4moe", qk_norm="head", qkv_bias=True, ffn_norm=T.ATTN_POST_NORM, half_rope=True,
         selection_bias=True, shared="count", dense_lead=True, gating=SIGMOID, weighting=True,
+        nextn=True,
     ),
     "ernie4_5-moe": Architecture(
         "ernie4_5-moe", selection_bias=True, shared="length", dense_lead=True, moe_step=1
@@ -164,7 +166,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
     "cohere2moe": Architecture(
         "cohere2moe", ffn_norm=None, tied_output=True, window=True, shared="count",
-        dense_lead=True, gating=SIGMOID, weighting=True, merged_gate_up=True,
+        dense_lead=True, gating=SIGMOID, weighting=True, merged_gate_up=True, nextn=True,
         extra=lambda layout: layout.put(Keys.LLM.LOGIT_SCALE, 0.5),
     ),
     "afmoe": Architecture(
@@ -199,7 +201,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
     "hy_v3": Architecture(
         "hy_v3", qk_norm="head", shared="length", gating=SIGMOID, weighting=True,
-        merged_gate_up=True,
+        merged_gate_up=True, nextn=True,
     ),
     "gemma4": Architecture(
         "gemma4", qk_norm="head", scaled_embedding=True, window=True, rope_factors=True,

@@ -28,6 +28,8 @@ def build(
         raise ValueError(f"llama.cpp uses no expert scales for {arch}")
     if expert_scales and merged_gate_up:
         raise ValueError("llama.cpp scales no merged gate and up experts")
+    if shape.n_nextn and not row.nextn:
+        raise ValueError(f"llama.cpp computes no further tokens with {arch}")
     out = Layout(row.name, shape)
     _metadata(out, row)
     tied = row.tied_output or shape.tied_output
@@ -36,7 +38,7 @@ def build(
     out.matrix(T.TOKEN_EMBD, None, shape.n_embd, shape.n_vocab, role="embedding", gain=gain)
     if row.rope_factors:
         out.plain(T.ROPE_FREQS, None, shape.head_dim // 2, std=0.1, mean=1.0)
-    for layer in range(shape.n_layer):
+    for layer in range(shape.n_layer + shape.n_nextn):
         _norm(out, row, T.ATTN_NORM, layer)
         if not (row.alone and _only_experts(shape, layer)):
             mixing.tensors(out, row, layer)
@@ -44,6 +46,8 @@ def build(
             _feed_forward(out, row, layer, merged_gate_up)
             if expert_scales:
                 _scales(out, layer)
+        if layer >= shape.n_layer:
+            _further_token(out, layer)
     _norm(out, row, row.output_norm, None)
     if not tied:
         out.matrix(T.OUTPUT, None, shape.n_embd, shape.n_vocab, role="output", gain=2.0)
@@ -57,11 +61,21 @@ def _only_experts(shape: Shape, layer: int) -> bool:
     return layer % 2 == 1 and layer not in shape.attention_layers
 
 
+def _further_token(out: Layout, layer: int) -> None:
+    """Add what makes a layer predict the token after the next one, beside the layer itself."""
+    n_embd = out.shape.n_embd
+    out.matrix(T.NEXTN_EH_PROJ, layer, 2 * n_embd, n_embd)
+    for tensor in (T.NEXTN_ENORM, T.NEXTN_HNORM, T.NEXTN_SHARED_HEAD_NORM):
+        out.norm(tensor, layer, n_embd)
+
+
 def _metadata(out: Layout, row: Architecture) -> None:
     s = out.shape
     out.put(Keys.LLM.CONTEXT_LENGTH, s.n_ctx)
     out.put(Keys.LLM.EMBEDDING_LENGTH, s.n_embd)
-    out.put(Keys.LLM.BLOCK_COUNT, s.n_layer)
+    out.put(Keys.LLM.BLOCK_COUNT, s.n_layer + s.n_nextn)
+    if s.n_nextn:
+        out.put(Keys.LLM.NEXTN_PREDICT_LAYERS, s.n_nextn)
     out.put(Keys.LLM.VOCAB_SIZE, s.n_vocab)
     out.put(Keys.LLM.EXPERT_COUNT, s.n_expert)
     out.put(Keys.LLM.EXPERT_USED_COUNT, s.n_expert_used)

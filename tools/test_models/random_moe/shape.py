@@ -48,3 +48,4 @@ class Shape:
     ssm_heads: int = 4
     ssm_groups: int = 2
     tied_output: bool = False
+    n_nextn: int = 0  # layers after these that predict further tokens (MTP)
