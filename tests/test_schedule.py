@@ -182,6 +182,16 @@ def test_one_conversation_more_is_no_new_group_to_try_while_storage_is_the_limit
     assert sum(len(turn.ids) > 1 for turn in world.turns) < 60
 
 
+def test_an_answer_that_repeats_itself_does_not_hide_that_storage_is_the_limit() -> None:
+    def cost(turn: Turn, in_row: int) -> tuple[float, float]:
+        return (1.0, 0.2) if turn.prompt else (0.02, 0.0) if turn.ids == (0,) else (0.06, 0.03)
+
+    world = World(Schedule(60.0), cost)
+    talks = [Talk(id, n_pieces=1, begun=False) for id in range(4)]
+    turns = world.run(talks, 60)
+    assert [turn.ids for turn in turns] == [(0,)] * 60  # it goes on at once after its prompt
+
+
 @pytest.mark.parametrize("prompt_s", [0.3, 1.1, 2.4])
 def test_many_who_come_at_once_stop_nobody_who_has_begun(prompt_s: float) -> None:
     def cost(turn: Turn, in_row: int) -> tuple[float, float]:

@@ -141,7 +141,7 @@ class Schedule:
         if n_begun == len(waiting):
             return waiting
         step_s = self.costs.step_s(1, SHORT_SLICE)
-        if step_s <= 0 or not self.costs.waits(self._largest(n_begun)):
+        if step_s <= 0 or not self._limited(self._largest(n_begun)):
             return waiting
         room = 1 + int(self.max_pause_s / (SHORT_SLICE * step_s)) - n_begun
         newcomers = sorted(
@@ -189,7 +189,7 @@ class Schedule:
         if first.prompts:
             # Between other conversations' tokens a piece at a time, but for storage: what a prompt reads
             # pushes out what they need, so that it is better done at once.
-            at_once = not ready or self.costs.waits(self._largest(len(ready)))
+            at_once = not ready or self._limited(self._largest(len(ready)))
             return _Slice((first.id,), prompt=True, n_most=_NO_END if at_once else 1)
         size, n_most = self._size(len(ready), len(waiting) - len(ready))
         if size == 1:
@@ -224,9 +224,8 @@ class Schedule:
         """
         if self._prompted not in ready:
             return False
-        size = self._largest(len(ready))
-        limited = self.costs.waits(size) if self.costs.n_steps(size) else self._prompt_waits
-        return limited and now_s + self._prompt_s - first.since_s <= self.max_wait_s
+        late = now_s + self._prompt_s - first.since_s > self.max_wait_s
+        return not late and self._limited(self._largest(len(ready)))
 
     def _in_ring(
         self, ready: Sequence[int], first: Waiting, n_most: int, now_s: float
@@ -301,6 +300,10 @@ class Schedule:
             return 0
         return next((each for each in sizes[:-1] if not self._tried(each)), 0)
 
+    def _limited(self, size: int) -> bool:
+        """Say whether storage is the limit. An answer that repeats itself hides that; prompts show it."""
+        return self._prompt_waits or self.costs.waits(size)
+
     def _tried(self, size: int) -> bool:
         return self.costs.n_steps(size) >= LEAST_TRIED
 
@@ -312,7 +315,7 @@ class Schedule:
         step_s = self.costs.step_s(size, LONGEST_SLICE // 2)
         if step_s <= 0:
             return LONGEST_SLICE
-        if n_prompts and not self.costs.waits(size):
+        if n_prompts and not self._limited(size):
             # As long as a piece of a prompt takes: both go on at half their speed.
             return max(1, min(LONGEST_SLICE, round(self._prompt_s / step_s)))
         left_s = max(self.max_pause_s / 2, self.max_pause_s - n_prompts * self._prompt_s)
