@@ -34,7 +34,7 @@ def test_a_row_that_no_record_has_is_refused(tmp_path: Path) -> None:
     for name, *_ in readme_numbers.SHOWN:
         record = made_up(arms=("stock-mmap", "stream:other"))
         (tmp_path / f"{name}.json").write_text(json.dumps(record))
-    with pytest.raises(SystemExit, match="no comparison of stream:reuse-biased with stock"):
+    with pytest.raises(SystemExit, match="no comparison of stream:reuse-biased .*with stock"):
         readme_numbers.short_section(tmp_path)
 
 
