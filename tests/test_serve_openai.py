@@ -346,6 +346,12 @@ def test_what_cannot_be_done_is_refused_by_name(
     assert error["type"] == "invalid_request_error"
 
 
+def test_more_messages_than_tokens_fit_are_refused_before_they_are_written_out(server: Live) -> None:
+    status, error = server.refused(CHAT, messages=HI * 2000)
+    assert (status, error["param"]) == (400, "messages")
+    assert f"{2000 * len(HI)} messages do not fit the context of 1024 tokens" in error["message"]
+
+
 def test_the_rest_of_the_protocol(server: Live) -> None:
     (model,) = json.loads(server.ask("/v1/models")[2])["data"]
     assert (model["id"], model["object"]) == ("tiny", "model")
