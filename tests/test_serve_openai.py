@@ -346,7 +346,9 @@ def test_what_cannot_be_done_is_refused_by_name(
     assert error["type"] == "invalid_request_error"
 
 
-def test_more_messages_than_tokens_fit_are_refused_before_they_are_written_out(server: Live) -> None:
+def test_more_messages_than_tokens_fit_are_refused_before_they_are_written_out(
+    server: Live,
+) -> None:
     status, error = server.refused(CHAT, messages=HI * 2000)
     assert (status, error["param"]) == (400, "messages")
     assert f"{2000 * len(HI)} messages do not fit the context of 1024 tokens" in error["message"]

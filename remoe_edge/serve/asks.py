@@ -58,7 +58,9 @@ def chat_asks(engine: Engine, chat: Chat) -> list[Ask]:
     format_ = of_template(source) if called else None
     variables = _variables(chat, source)
     tools = [each.for_template() for each in called] or None
-    if len(chat.messages) > engine.n_ctx:  # each is a token at least; a template takes long over so many
+    if (
+        len(chat.messages) > engine.n_ctx
+    ):  # each is a token at least; a template takes long over so many
         raise BadField(
             chat.prompt_field,
             f"{len(chat.messages)} messages do not fit the context of {engine.n_ctx} tokens: shorten "
