@@ -35,7 +35,7 @@ def tables(record: dict[str, Any]) -> list[RenderableType]:
     priced = record.get("prices")
     currency = [f"{priced['currency']}/answer"] if priced else []
     helped = any(each.get("experts_by_peers") is not None for each in record["summary"].values())
-    by_peers = ["experts by peers"] if helped else []
+    by_peers = ["by peers"] if helped else []
     for heading in (
         "load, s", "stall", "compute", "hit rate", "misses", "MiB/token", "faults", "peak", "J/token",
         *by_peers, *currency,

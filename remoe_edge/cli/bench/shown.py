@@ -34,7 +34,7 @@ def show_record(record: dict[str, Any]) -> None:
 
     console = Console()
     # Whole lines, also through a pipe, which has no width.
-    console = Console(width=None if console.is_terminal else 160)
+    console = Console(width=None if console.is_terminal else 240)
     for table in tables(record):
         console.print(table)
     for line in remarks(record) + disturbances(record):
