@@ -1,0 +1,49 @@
+"""The teacher: a small recurrent network over routing, which corrects the policy's own scores."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class Teacher(nn.Module):
+    """Say how likely each expert of each layer is to be used soon, after each event.
+
+    It knows what the policy scored, what every layer chose for the tokens before (a GRU over tokens),
+    and what this layer and those before it chose for this token (sums over layers).
+    """
+
+    def __init__(self, layers: int, experts: int, inputs: int, width: int, dropout: float) -> None:
+        super().__init__()
+
+        def table(rows: int, columns: int) -> nn.Parameter:
+            return nn.Parameter(torch.randn(layers, rows, columns) * 0.02)
+
+        self.before, self.above, self.own = (table(inputs, width) for _ in range(3))
+        self.over_tokens = nn.GRU(width, width, batch_first=True)
+        self.layer = nn.Parameter(torch.zeros(layers, width))
+        self.mix = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width),
+            nn.Dropout(dropout),
+        )  # fmt: skip
+        self.out = nn.Parameter(torch.zeros(layers, width, experts))
+        self.scale = nn.Parameter(torch.ones(layers, 1))
+        self.bias = nn.Parameter(torch.full((layers, 1), -2.0))
+
+    def forward(self, chosen: Tensor, scores: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Take [session, token, layer, input] and the policy's scores; give logits and the state."""
+        sessions, tokens, layers, _ = chosen.shape
+
+        def through(weights: Tensor) -> Tensor:
+            by_layer = chosen.flatten(0, 1).transpose(0, 1)
+            return torch.bmm(by_layer, weights).transpose(0, 1).unflatten(0, (sessions, tokens))
+
+        width = self.layer.shape[1]
+        if state is None:
+            state = chosen.new_zeros(1, sessions, width)
+        seen, last = self.over_tokens(through(self.before).sum(2), state)
+        past = torch.cat([state.transpose(0, 1), seen[:, :-1]], 1)
+        context = self.layer + past[:, :, None] + through(self.above).cumsum(2) + through(self.own)
+        mixed = self.mix(context).flatten(0, 1).transpose(0, 1)
+        correction = torch.bmm(mixed, self.out).transpose(0, 1).unflatten(0, (sessions, tokens))
+        return scores * self.scale + self.bias + correction, last.detach()
