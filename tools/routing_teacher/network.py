@@ -30,9 +30,11 @@ class Teacher(nn.Module):
         self.scale = nn.Parameter(torch.ones(layers, 1))
         self.bias = nn.Parameter(torch.full((layers, 1), -2.0))
 
-    def forward(self, chosen: Tensor, scores: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, chosen: Tensor, scores: Tensor, state: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """Take [session, token, layer, input] and the policy's scores; give logits and the state."""
-        sessions, tokens, layers, _ = chosen.shape
+        sessions, tokens = chosen.shape[:2]
 
         def through(weights: Tensor) -> Tensor:
             by_layer = chosen.flatten(0, 1).transpose(0, 1)

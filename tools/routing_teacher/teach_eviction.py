@@ -28,12 +28,11 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from routing_teacher.network import Teacher
-from routing_teacher.routing import Session, cold_sessions, session
-
 from remoe_edge import _core
 from remoe_edge.routing.replay import misses_by_event
 from remoe_edge.routing.trace import Trace, read_trace
+from routing_teacher.network import Teacher
+from routing_teacher.routing import Session, cold_sessions, session
 
 BLOCK_TOKENS = 50
 DRAWS = 1000
