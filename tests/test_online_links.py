@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from remoe_edge import _core
+from remoe_edge.errors import InputError
 from remoe_edge.profile.pack import pack
 from remoe_edge.routing.trace import Trace, from_routed
 
@@ -127,7 +128,7 @@ def test_links_never_cost_more_than_a_point(
 def test_scores_that_do_not_fit_the_events_are_refused() -> None:
     trace = hot_and_cold(10)
     for shape in ((29, N_EXPERTS), (30, N_EXPERTS - 1), (30 * N_EXPERTS,)):
-        with pytest.raises(ValueError, match="a row of all experts for each event"):
+        with pytest.raises(InputError, match="a row of all experts for each event"):
             _core.replay_scored(
                 trace.columns(), N_LAYERS, N_EXPERTS, N_SLOTS, np.zeros(shape, np.float32)
             )

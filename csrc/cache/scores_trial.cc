@@ -5,6 +5,7 @@ namespace remoe {
 namespace {
 
 constexpr double kTokens = 500;  // that it remembers, about
+constexpr double kSure = 2;      // as many times the variance of what comes by chance
 
 }  // namespace
 
@@ -29,8 +30,7 @@ void ScoresTrial::Run(int layer, const uint16_t* experts, int n, const ResidentR
   const int saved = plain_.Run(layer, experts, n) - corrected_.Run(layer, experts, n);
   gained_ = gained_ * fade_ + saved;
   differed_ = differed_ * fade_ + (saved != 0 ? 1 : 0);
-  // By more than what comes of as many differences by chance: a standard deviation.
-  pays_ = gained_ > 0 && gained_ * gained_ > differed_;
+  pays_ = gained_ > 0 && gained_ * gained_ > differed_ * kSure;
 }
 
 }  // namespace remoe

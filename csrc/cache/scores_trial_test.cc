@@ -2,6 +2,7 @@
 
 #include <vector>
 
+#include "cache/cache.h"
 #include "cache/given_scores.h"
 #include "testing/check.h"
 

@@ -27,8 +27,6 @@ class Teacher(nn.Module):
             nn.Dropout(dropout),
         )  # fmt: skip
         self.out = nn.Parameter(torch.zeros(layers, width, experts))
-        self.scale = nn.Parameter(torch.ones(layers, 1))
-        self.bias = nn.Parameter(torch.full((layers, 1), -2.0))
 
     def forward(
         self, chosen: Tensor, scores: Tensor, state: Tensor | None
@@ -48,4 +46,4 @@ class Teacher(nn.Module):
         context = self.layer + past[:, :, None] + through(self.above).cumsum(2) + through(self.own)
         mixed = self.mix(context).flatten(0, 1).transpose(0, 1)
         correction = torch.bmm(mixed, self.out).transpose(0, 1).unflatten(0, (sessions, tokens))
-        return scores * self.scale + self.bias + correction, last.detach()
+        return correction, last.detach()
