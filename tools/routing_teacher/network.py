@@ -28,10 +28,8 @@ class Teacher(nn.Module):
         )  # fmt: skip
         self.out = nn.Parameter(torch.zeros(layers, width, experts))
 
-    def forward(
-        self, chosen: Tensor, scores: Tensor, state: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Take [session, token, layer, input] and the policy's scores; give logits and the state."""
+    def forward(self, chosen: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Take [session, token, layer, input]; give what to add to logits, and the state."""
         sessions, tokens = chosen.shape[:2]
 
         def through(weights: Tensor) -> Tensor:
