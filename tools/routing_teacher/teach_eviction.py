@@ -121,12 +121,16 @@ def corrections(teacher: Teacher, run: Session) -> npt.NDArray[np.float32]:
     return np.concatenate(parts).reshape(-1, run.scores.shape[2])
 
 
+def replayable(run: Session) -> Trace:
+    """Make a trace of a run's choices."""
+    return from_routed(run.chosen.transpose(1, 0, 2).astype(np.int16), run.scores.shape[2])
+
+
 def misses(
     run: Session, correction: npt.NDArray[np.float32], n_slots: int
 ) -> npt.NDArray[np.int32]:
     """Replay a run with victims by its scores and a correction; give the misses of each event."""
-    routed = run.chosen.transpose(1, 0, 2).astype(np.int16)
-    trace = from_routed(routed, run.scores.shape[2])
+    trace = replayable(run)
     scores = run.scores.reshape(correction.shape) + correction
     return _core.replay_scored(trace.columns(), trace.n_layers, trace.n_experts, n_slots, scores)
 
@@ -186,12 +190,12 @@ def main() -> None:
     parser.add_argument("--cache", type=float, default=0.25, help="share of the experts that fit")
     parser.add_argument("--horizons", type=int, nargs="+", default=[4, 8, 16])
     parser.add_argument("--profile", type=Path, help="the policy's, below the teacher's correction")
-    parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--width", type=int, default=128)
-    parser.add_argument("--together", type=int, default=5, help="sessions in a step")
+    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--together", type=int, default=2, help="sessions in a step")
     parser.add_argument("--rate", type=float, default=2e-3)
-    parser.add_argument("--decay", type=float, default=0.05)
-    parser.add_argument("--dropout", type=float, default=0.2)
+    parser.add_argument("--decay", type=float, default=0.1)
+    parser.add_argument("--dropout", type=float, default=0.3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("-o", "--output", type=Path)
@@ -206,6 +210,10 @@ def main() -> None:
     correction = corrections(teacher, kept) / np.float32(slope)
     by_share = {
         share: int(misses(kept, np.float32(share) * correction, n_slots).sum()) for share in SHARES
+    }
+    bounds = {
+        name: int(misses_by_event(replayable(kept), n_slots, name).sum())
+        for name in ("lru", "belady")
     }
     weight = min(SHARES, key=by_share.__getitem__) / slope
     judged = []
@@ -237,7 +245,7 @@ def main() -> None:
         },
         "profile": options.profile.name if options.profile else None,
         "slots": n_slots,
-        "misses_of_the_session_kept_back_by_share": by_share,
+        "session_kept_back": {**bounds, "teacher_by_share": by_share},
         "judged": judged,
         "mean": {
             name: float(np.mean([each[name]["gap_share"] for each in judged]))
