@@ -577,8 +577,26 @@ def policy_columns(
     events: npt.NDArray[np.int64],
 ) -> npt.NDArray[np.float32]: ...
 def policy_scores(
-    columns: dict[str, Any], n_layers: int, n_experts: int, profile: bytes | None
-) -> npt.NDArray[np.float32]: ...
+    columns: dict[str, Any],
+    n_layers: int,
+    n_experts: int,
+    profile: bytes | None,
+    n_slots: int = 0,
+) -> npt.NDArray[np.float32]:
+    """Give reuse-biased's scores after every event, [n_events, n_experts].
+
+    With n_slots, as in a cache of so many and with what it learns on line; with 0, without.
+    """
+
+def replay_scored(
+    columns: dict[str, Any],
+    n_layers: int,
+    n_experts: int,
+    n_slots: int,
+    scores: npt.NDArray[np.float32],
+) -> npt.NDArray[np.int32]:
+    """Give the misses of every event, [n_events], with victims by a row of scores per event."""
+
 def make_profile(
     n_layers: int,
     n_experts: int,

@@ -40,7 +40,7 @@ FROZEN = {
     "lfru": 1007,
     "arc": 892,
     "least-stale": 1137,
-    "reuse-biased": 926,
+    "reuse-biased": 922,
     "belady": 495,
 }
 

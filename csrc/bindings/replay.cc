@@ -3,8 +3,10 @@
 
 #include <algorithm>
 
+#include "base/format.h"
 #include "bindings/arrays.h"
 #include "bindings/bindings.h"
+#include "cache/given_scores.h"
 #include "cache/replay.h"
 #include "cache/reuse_biased.h"
 #include "cache/reuse_columns.h"
@@ -156,9 +158,11 @@ py::array_t<float> PolicyColumns(const py::dict& columns, int n_layers, int n_ex
 }
 
 // The scores that reuse-biased gives after every event: [n_events, n_experts], logits without bias.
+// With n_slots, as in a cache of so many and with what it learns on line; with 0, without.
 py::array_t<float> PolicyScores(const py::dict& columns, int n_layers, int n_experts,
-                                const std::optional<py::bytes>& profile) {
-  const Geometry geometry = MakeGeometry(n_layers, n_experts, n_layers * n_experts);
+                                const std::optional<py::bytes>& profile, int n_slots) {
+  const Geometry geometry =
+      MakeGeometry(n_layers, n_experts, n_slots > 0 ? n_slots : n_layers * n_experts);
   const LogArrays arrays(columns);
   const EventLog log = arrays.Log();
   const std::shared_ptr<const Profile> fitted = ToProfile(profile);
@@ -171,9 +175,36 @@ py::array_t<float> PolicyScores(const py::dict& columns, int n_layers, int n_exp
   std::vector<float> probs(static_cast<size_t>(kRecentTokens) * n_experts);
   for (size_t i = 0; i < log.n_events; i++) {
     policy->OnEvent(EventAt(log, i, n_experts, probs.data()));
-    std::copy(policy->Scores(), policy->Scores() + n_experts, out + i * n_experts);
+    const float* row = n_slots > 0 ? policy->Corrected() : policy->Scores();
+    std::copy(row, row + n_experts, out + i * n_experts);
   }
   return scores;
+}
+
+// The misses of each event, [n_events], where victims are those that `scores`, a row for each event,
+// rank lowest.
+py::array_t<int32_t> ReplayScored(const py::dict& columns, int n_layers, int n_experts, int n_slots,
+                                  const Array<float>& scores) {
+  const Geometry geometry = MakeGeometry(n_layers, n_experts, n_slots);
+  const LogArrays arrays(columns);
+  const EventLog log = arrays.Log();
+  ThrowIfError(ValidateLog(log, geometry));
+  if (scores.ndim() != 2 || scores.shape(0) != static_cast<py::ssize_t>(log.n_events) ||
+      scores.shape(1) != n_experts) {
+    ThrowIfError(Status(Code::kInvalidArgument, "scores: a row of all experts for each event"));
+  }
+  for (size_t i = 1; i < log.n_events; i++) {
+    if (log.step[i] != log.step[i - 1] || log.layer[i] != log.layer[i - 1]) continue;
+    ThrowIfError(Status(Code::kInvalidArgument,
+                        Format("event %zu goes on with the one before: it has no scores", i)));
+  }
+  std::vector<int32_t> missed(log.n_events);
+  {
+    const py::gil_scoped_release release;
+    Cache cache(geometry, std::make_unique<GivenScoresPolicy>(geometry, scores.data()));
+    Unwrap(Replay(&cache, log, nullptr, 0, missed.data()));
+  }
+  return Moved(std::move(missed));
 }
 
 }  // namespace
@@ -188,7 +219,9 @@ void RegisterReplay(py::module_& module) {
   module.def("policy_columns", &PolicyColumns, py::arg("columns"), py::arg("n_layers"),
              py::arg("n_experts"), py::arg("profile"), py::arg("events"));
   module.def("policy_scores", &PolicyScores, py::arg("columns"), py::arg("n_layers"),
-             py::arg("n_experts"), py::arg("profile"));
+             py::arg("n_experts"), py::arg("profile"), py::arg("n_slots") = 0);
+  module.def("replay_scored", &ReplayScored, py::arg("columns"), py::arg("n_layers"),
+             py::arg("n_experts"), py::arg("n_slots"), py::arg("scores"));
 }
 
 }  // namespace remoe::bindings

@@ -81,7 +81,9 @@ ReuseBiasedPolicy::ReuseBiasedPolicy(const Geometry& geometry,
       profile_(profile != nullptr ? std::move(profile)
                                   : std::make_shared<const Profile>(DefaultProfile())),
       stride_(Stride(geometry)),
-      online_(geometry.n_layers, geometry.n_experts, stride_) {
+      online_(geometry.n_layers, geometry.n_experts, stride_),
+      ranks_(geometry.n_layers, geometry.n_experts),
+      trial_(geometry) {
   ReuseBiasedPolicy::OnResize(geometry.n_slots);
   const size_t layers = static_cast<size_t>(geometry.n_layers), row = stride_;
   recent_.now().averages.assign(layers * kScales * row, kPriorUse);
@@ -103,15 +105,12 @@ ReuseBiasedPolicy::ReuseBiasedPolicy(const Geometry& geometry,
   ranked_.assign(row, 0);
   use_.assign(row, 0);
   sums_.assign(row, 0);
-  ranks_.assign(layers * row, kUnavailable);
-  scored_.assign(layers * row, 0);
-  least_.assign(layers, kUnavailable);
-  stale_.assign(layers, 0);
 }
 
 void ReuseBiasedPolicy::OnResize(int n_slots) {
   const double share = static_cast<double>(n_slots) / geometry_.total();
   online_.Fill(n_slots);
+  trial_.Fill(n_slots);
   const std::vector<float> weights =
       profile_->shares.empty() ? DefaultProfile().WeightsFor(share) : profile_->WeightsFor(share);
   live_.clear();
@@ -155,7 +154,7 @@ void ReuseBiasedPolicy::OnEvent(const Event& event) {
       online_.Break(event.layer);
     }
   }
-  Rank(event.layer);
+  Rank(event);
 }
 
 void ReuseBiasedPolicy::TakeIn(const Choice& choice) {
@@ -341,25 +340,25 @@ void ReuseBiasedPolicy::SumColumns() {
   }
 }
 
-void ReuseBiasedPolicy::Rank(int layer) {
+void ReuseBiasedPolicy::Rank(const Event& event) {
+  const int layer = event.layer;
   std::copy(score_.begin(), score_.end(), ranked_.begin());
   online_.AddTo(ranked_.data(), layer,
                 &recent_.now().chosen[static_cast<size_t>(layer) * geometry_.n_experts],
                 recent_.now().n_chosen[layer]);
-  if (expecting_) rows::AddScaled(&expected_[Row(layer)], 1, ranked_.data(), stride_);
-  int32_t* scored = &scored_[Row(layer)];
-  rows::ToRanks(ranked_.data(), scored, stride_);
-  int32_t* ranks = &ranks_[Row(layer)];
-  for (int j = 0; j < geometry_.n_experts; j++) {
-    ranks[j] = ranks[j] == kUnavailable ? kUnavailable : scored[j];
+  trial_.Score(layer, score_.data(), ranked_.data());
+  if (event.n_tokens == 1) {
+    trial_.Run(layer, event.experts, event.n, ranks_);
+  } else {
+    trial_.Interrupt();
   }
-  stale_[layer] = 1;
+  if (!trial_.pays()) std::copy(score_.begin(), score_.end(), ranked_.begin());
+  if (expecting_) rows::AddScaled(&expected_[Row(layer)], 1, ranked_.data(), stride_);
+  ranks_.Score(layer, ranked_.data());
 }
 
 void ReuseBiasedPolicy::OnHit(ExpertId id) {
-  const int layer = static_cast<int>(id) / geometry_.n_experts;
-  ranks_[Row(layer) + id % geometry_.n_experts] = kUnavailable;
-  stale_[layer] = 1;
+  ranks_.Withdraw(static_cast<int>(id) / geometry_.n_experts, id % geometry_.n_experts);
 }
 
 void ReuseBiasedPolicy::OnEvict(ExpertId id) {
@@ -367,28 +366,11 @@ void ReuseBiasedPolicy::OnEvict(ExpertId id) {
 }
 
 void ReuseBiasedPolicy::OnEventEnd(const Event& event) {
-  for (int i = 0; i < event.n; i++) {
-    const size_t at = Row(event.layer) + event.experts[i];
-    ranks_[at] = scored_[at];
-  }
-  stale_[event.layer] = 1;
-}
-
-void ReuseBiasedPolicy::RefreshLeast(int layer) {
-  least_[layer] = rows::Least(&ranks_[Row(layer)], stride_);
-  stale_[layer] = 0;
+  for (int i = 0; i < event.n; i++) ranks_.Offer(event.layer, event.experts[i]);
 }
 
 ExpertId ReuseBiasedPolicy::Victim(const EvictableList& evictable) {
-  int from = 0;
-  for (int layer = 0; layer < geometry_.n_layers; layer++) {
-    if (stale_[layer]) RefreshLeast(layer);
-    if (least_[layer] < least_[from]) from = layer;
-  }
-  const int32_t* ranks = &ranks_[Row(from)];
-  int expert = 0;
-  while (ranks[expert] != least_[from]) expert++;
-  return static_cast<ExpertId>(from * geometry_.n_experts + expert);
+  return ranks_.Least();
 }
 
 }  // namespace remoe

@@ -27,6 +27,8 @@
 #include "cache/policy.h"
 #include "cache/profile.h"
 #include "cache/recent_use.h"
+#include "cache/resident_ranks.h"
+#include "cache/scores_trial.h"
 
 namespace remoe {
 
@@ -60,13 +62,15 @@ class ReuseBiasedPolicy : public Policy {
   const float* FeatureColumn(int feature) const { return &columns_[Row(feature)]; }
   // What the columns of the layer scored last sum up to, [n_experts], without links learned on line.
   const float* Scores() const { return score_.data(); }
+  // What it ranks the experts of that layer by.
+  const float* Corrected() const { return ranked_.data(); }
 
  private:
   static constexpr int kScales = 6;
   static constexpr uint64_t kMostTableBytes = uint64_t{1} << 30;
   // Experts up to a multiple of 16, so that rows vectorise whole.
   static size_t Stride(const Geometry& geometry) {
-    return (static_cast<size_t>(geometry.n_experts) + 15) / 16 * 16;
+    return ResidentRanks::Stride(geometry.n_experts);
   }
 
   // What one token took in one layer, or, where that is not known, all tokens of a step together.
@@ -98,8 +102,7 @@ class ReuseBiasedPolicy : public Policy {
   void ScoreProbs(const Choice& choice);
   void Learn(const Choice& choice);
   void SumColumns();
-  void Rank(int layer);
-  void RefreshLeast(int layer);
+  void Rank(const Event& event);
 
   const Geometry geometry_;
   const std::shared_ptr<const Profile> profile_;
@@ -127,12 +130,8 @@ class ReuseBiasedPolicy : public Policy {
   std::vector<float> use_;      // one row: 1 where used by the event
   std::vector<int16_t> sums_;   // one row
 
-  // Ranks: a resident, unpinned expert's score as an ordered integer, otherwise kUnavailable.
-  static constexpr int32_t kUnavailable = INT32_MAX;
-  std::vector<int32_t> ranks_;   // [layer]
-  std::vector<int32_t> scored_;  // [layer] the same for every expert, resident or not
-  std::vector<int32_t> least_;   // [layer] least of ranks_, valid unless stale_
-  std::vector<uint8_t> stale_;   // [layer]
+  ResidentRanks ranks_;
+  ScoresTrial trial_;  // of what online_ adds
 };
 
 }  // namespace remoe

@@ -11,23 +11,18 @@ bool ReuseBiasedPolicy::Expect(const float* bonus) {
   // The scores of every layer change at once: the prompt's first layer already pushes out others.
   for (int layer = 0; layer < geometry_.n_layers; layer++) {
     float* expected = &expected_[Row(layer)];
-    int32_t* scored = &scored_[Row(layer)];
-    int32_t* ranks = &ranks_[Row(layer)];
     for (int j = 0; j < geometry_.n_experts; j++) {
       const float now = bonus == nullptr ? 0 : bonus[layer * geometry_.n_experts + j];
-      scored[j] =
-          rows::ToRank(static_cast<float>(scored[j]) / rows::kRankScale + (now - expected[j]));
+      ranks_.Raise(layer, j, now - expected[j]);
       expected[j] = now;
-      if (ranks[j] != kUnavailable) ranks[j] = scored[j];
     }
-    stale_[layer] = 1;
   }
   expecting_ = bonus != nullptr;
   return true;
 }
 
 bool ReuseBiasedPolicy::LeastFirst(int layer, uint16_t* experts, int n) {
-  const int32_t* scored = &scored_[Row(layer)];
+  const int32_t* scored = ranks_.scored(layer);
   std::stable_sort(experts, experts + n,
                    [scored](uint16_t a, uint16_t b) { return scored[a] < scored[b]; });
   return true;
@@ -37,7 +32,7 @@ bool ReuseBiasedPolicy::Scores(std::vector<float>* scores) const {
   scores->clear();
   for (int layer = 0; layer < geometry_.n_layers; layer++) {
     for (int j = 0; j < geometry_.n_experts; j++) {
-      scores->push_back(static_cast<float>(scored_[Row(layer) + j]) / rows::kRankScale);
+      scores->push_back(static_cast<float>(ranks_.scored(layer)[j]) / rows::kRankScale);
     }
   }
   return true;
