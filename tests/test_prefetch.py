@@ -158,8 +158,11 @@ def test_closing_in_the_middle_of_it(model: Path) -> None:
         engine = Engine(model, cache="60%", prefetch="on")
         assert engine.native is not None
         engine.native.set_faults(_core.FaultPlan(delay_us=2000))
-        engine.evaluate(prompt(length))
-        counts = engine.counts()
+        for _ in range(50):  # on a loaded machine a step may end before anything was read ahead
+            engine.evaluate(prompt(length))
+            counts = engine.counts()
+            if counts["prefetch_useful_bytes"] + counts["prefetch_wasted_bytes"] > 0:
+                break
         assert counts["prefetch_useful_bytes"] + counts["prefetch_wasted_bytes"] > 0
         engine.close()
         wait_until(lambda: process.num_fds() <= files, "closing files")
