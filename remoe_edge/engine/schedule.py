@@ -144,9 +144,7 @@ class Schedule:
         if step_s <= 0 or not self._limited(self._largest(n_begun)):
             return waiting
         room = 1 + int(self.max_pause_s / (SHORT_SLICE * step_s)) - n_begun
-        newcomers = sorted(
-            (each for each in waiting if not each.begun), key=lambda each: (each.since_s, each.id)
-        )
+        newcomers = sorted((each for each in waiting if not each.begun), key=_by_waiting)
         late = [each for each in newcomers if now_s - each.since_s >= self.max_wait_s]
         let_in = {each.id for each in [*late, *newcomers[: max(0, room)]]}
         return [each for each in waiting if each.begun or each.id in let_in]
@@ -205,12 +203,10 @@ class Schedule:
 
         Between others' slices one may begin at any rate, after a round of them at the latest.
         """
-        first = min(waiting, key=lambda each: (each.since_s, each.id))
+        first = min(waiting, key=_by_waiting)
         if first.begun or not ready or self._fixed is not None:
             return first
-        longest = min(
-            (each for each in waiting if not each.prompts), key=lambda each: (each.since_s, each.id)
-        )
+        longest = min((each for each in waiting if not each.prompts), key=_by_waiting)
         if self._prompt_is_warm(ready, first, now_s):
             return longest
         fits = now_s + self._prompt_s - longest.since_s <= self.max_pause_s
@@ -325,6 +321,11 @@ class Schedule:
     def _largest(self, n: int) -> int:
         """Give the largest size up to n that steps were made of; n where there is none."""
         return next((each for each in range(n, 0, -1) if self.costs.n_steps(each)), n)
+
+
+def _by_waiting(one: Waiting) -> tuple[float, int]:
+    """Order conversations by how long they have waited, the longest first."""
+    return one.since_s, one.id
 
 
 def group_sizes(n: int) -> list[int]:
