@@ -63,7 +63,7 @@ class PlanKeeper:
         self._recent: deque[float] = deque(maxlen=_RECENT_LONGEST)
         self._room = True  # memory for more slots, as far as is known
         self._refused = (
-            0  # windows in which more slots were wanted and there was no memory for them
+            0  # windows in which more slots were wanted, and no memory was there for them
         )
         self._said: set[str] = set()
         self._note: Callable[[str], None] = lambda line: None
