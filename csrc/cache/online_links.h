@@ -40,6 +40,8 @@ class OnlineLinks {
   // The cache has so many slots from now on.
   void Fill(int n_slots) { n_slots_ = n_slots; }
 
+  // Whether the model is small enough for links; without them nothing is ever added.
+  bool kept() const { return kept_; }
   // Whether the layer's links count at present.
   bool trusted(int layer) const { return kept_ && with_[layer] < without_[layer]; }
 

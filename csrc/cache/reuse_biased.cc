@@ -343,16 +343,18 @@ void ReuseBiasedPolicy::SumColumns() {
 void ReuseBiasedPolicy::Rank(const Event& event) {
   const int layer = event.layer;
   std::copy(score_.begin(), score_.end(), ranked_.begin());
-  online_.AddTo(ranked_.data(), layer,
-                &recent_.now().chosen[static_cast<size_t>(layer) * geometry_.n_experts],
-                recent_.now().n_chosen[layer]);
-  trial_.Score(layer, score_.data(), ranked_.data());
-  if (event.n_tokens == 1) {
-    trial_.Run(layer, event.experts, event.n, ranks_);
-  } else {
-    trial_.Interrupt();
+  if (online_.kept()) {
+    online_.AddTo(ranked_.data(), layer,
+                  &recent_.now().chosen[static_cast<size_t>(layer) * geometry_.n_experts],
+                  recent_.now().n_chosen[layer]);
+    trial_.Score(layer, score_.data(), ranked_.data());
+    if (event.n_tokens == 1) {
+      trial_.Run(layer, event.experts, event.n, ranks_);
+    } else {
+      trial_.Interrupt();
+    }
+    if (!trial_.pays()) std::copy(score_.begin(), score_.end(), ranked_.begin());
   }
-  if (!trial_.pays()) std::copy(score_.begin(), score_.end(), ranked_.begin());
   if (expecting_) rows::AddScaled(&expected_[Row(layer)], 1, ranked_.data(), stride_);
   ranks_.Score(layer, ranked_.data());
 }
