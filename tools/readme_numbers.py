@@ -30,7 +30,7 @@ SHOWN = (
     (
         "bench-7-twin-q4_k-quality",
         "stream:reuse-biased+swap_near=0.1+skip_cold=0.0667 routers=twin-q4_k.routers.gguf",
-        "twin, 3.1 GB", "with these and a loss of about 1 % (other text)",
+        "twin, 3.1 GB", "with tuned routers and a loss of about 1 % (other text)",
     ),
     (
         "bench-6-twin-q4_k-profile", "stream:reuse-biased+profile=twin.profile", "twin, 3.1 GB",
