@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import threading
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import tiny_moe
 from answering import gathered, outlives_a_reader, takes_nothing_once_closed
 from conversations import prompt
 from remoe_edge import Engine
+from remoe_edge.engine.conversation import Conversation
 from remoe_edge.errors import ReadError
 from serving import HI, PLAIN_HERMES, SECONDS, Live, chatting, live, slow_down, wait_until
 from test_serve_queue import CHAT, begin, figures
@@ -157,6 +159,26 @@ def test_a_call_ends_its_answer(server: Live) -> None:
     assert found["choices"][0]["finish_reason"] == "tool_calls"
     assert found["choices"][0]["message"]["tool_calls"][0]["function"]["name"] == "f"
     wait_until(lambda: free(server))
+
+
+def test_what_has_ended_is_not_left_to_the_collector(server: Live) -> None:
+    """What an answer held is freed with it: finished, left by its client, or refused on the way."""
+
+    def conversations() -> int:
+        return sum(isinstance(each, Conversation) for each in gc.get_objects())
+
+    gc.collect()
+    gc.disable()
+    try:
+        before = conversations()
+        for _ in range(3):
+            server.post("/v1/completions", prompt="abc", max_tokens=4, logprobs=1, n=2)
+            begin(server, stream=True).close()
+        server.refused("/v1/completions", prompt="abc", suffix="x")
+        wait_until(lambda: free(server))
+        wait_until(lambda: conversations() == before)
+    finally:
+        gc.enable()
 
 
 def test_stopping_cuts_answers_off_after_the_grace(model: Path) -> None:

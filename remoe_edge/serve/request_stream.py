@@ -113,6 +113,10 @@ class RequestStream:
         if self.cancelled:
             answer.cancel()
 
+    def leave(self) -> None:
+        """Let go of the answers: they have ended, or are no longer wanted. They hold this."""
+        self._answers = []
+
     def on_reasoning(self, index: int) -> Callable[[str], None]:
         """Give what takes the reasoning of one answer."""
         return lambda text: self.emit(index, Reasoning(text))

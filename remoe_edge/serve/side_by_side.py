@@ -220,6 +220,7 @@ class _Answers:
         self._is_over = True
         for each in self._running:
             each.cancel()
+        self.request.leave()
         self._owner._over(self)
 
 
@@ -243,9 +244,15 @@ class _Answer:
         """Hand on how it ended."""
         for event in self.reading.end():
             self._answers.emit(self._index, event)
-        self._answers.ended(self.conversation)
+        self._answers.ended(self._left())
 
     def failed(self, error: Exception) -> None:
         """Hand the error on."""
-        self._answers._running.remove(self.conversation)
+        self._answers._running.remove(self._left())
         self._answers.fail(self._index, error)
+
+    def _left(self) -> Conversation:
+        """Let go of the conversation, which holds this: else its memory waits for the collector."""
+        conversation = self.conversation
+        del self.conversation, self.reading
+        return conversation
