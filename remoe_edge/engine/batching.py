@@ -26,6 +26,7 @@ from remoe_edge.engine.loaded import Loaded
 from remoe_edge.engine.observers import Step
 from remoe_edge.engine.places import Places
 from remoe_edge.engine.schedule import Schedule, Turn
+from remoe_edge.engine.shared_costs import SharedCosts
 from remoe_edge.engine.step_batch import StepBatch
 from remoe_edge.errors import InputError, ModelError, RemoeError
 
@@ -58,8 +59,7 @@ class ContinuousBatch:
             self._places = Places(
                 loaded.llama, loaded.n_places, self._piece, recurrent=loaded.recurrent
             )
-            self._names = list(loaded.counts())
-            self._before = self._values()
+            self._costs = SharedCosts(loaded.counts)
             self._declared = ("", -1)
             self._slice_of: int | None = None  # whose slice is being computed apart
             self._uses: npt.NDArray[np.uint32] = np.zeros(0, np.uint32)  # as it began
@@ -157,7 +157,7 @@ class ContinuousBatch:
                 if loaded.llama is not None:
                     self._places.forget(place)
                 self._places.leave(place)
-                self._before = self._values()
+                self._costs.skip()
 
     def keep_states(self, folder: Path, most_bytes: int) -> None:
         """Keep conversations in a folder from now on, so that they go on after a restart.
@@ -219,14 +219,17 @@ class ContinuousBatch:
             self._failed(members, error)
             return
         now_s = self._clock()
-        spent = self._spend(members)
+        before, after = self._costs.step(members)
+        if turn.prompt:  # what it has cost is asked for with its first token
+            self._costs.settle()
         for member, index in wanted:
             self._sample(member, index, now_s)
         if turn.prompt and not wanted:
             members[0].since_s = now_s
         if self._loaded.observers:
+            spent = Counts.between(before, after)
             self._tell(members, begun_s, now_s, spent, prompt=turn.prompt)
-        waited_s = spent.get("stall_ns", 0) / 1e9
+        waited_s = (after.get("stall_ns", 0) - before.get("stall_ns", 0)) / 1e9
         self._schedule.measured(turn, self._clock() - begun_s, waited_s)
         for each in members:
             if each.over:
@@ -347,44 +350,29 @@ class ContinuousBatch:
         if self._slice_of == member.id:
             self._slice_of = None
         member.free()
-        member.account(self._names)
+        self._costs.settle()
+        member.account(self._costs.names)
         self._loaded.observers.answer(member.stats)
         if not self._running and not self._life.closing:
             self._loaded.warm()
 
     # --- what it cost ---
 
-    def _values(self) -> Any:
-        return np.fromiter(self._loaded.counts().values(), np.float64, len(self._names))
-
-    def _spend(self, members: list[Conversation]) -> dict[str, int]:
-        """Share a step's cost among its members; return it, by the core's names."""
-        if not self._names:
-            return {}
-        now = self._values()
-        spent = now - self._before
-        self._before = now
-        share = spent / len(members)
-        for each in members:
-            each.spend(share)
-        return dict(zip(self._names, map(int, spent), strict=True))
-
     def _tell(
         self,
         members: list[Conversation],
         begun_s: float,
         now_s: float,
-        spent: dict[str, int],
+        spent: dict[str, Any],
         *,
         prompt: bool,
     ) -> None:
         """Tell the observers of a token of each member, or of a prompt that has led to its first."""
         if not prompt:
-            cost = Counts.between(dict.fromkeys(spent, 0), spent)
-            step = Step("decode", len(members), begun_s, now_s, **cost)
+            step = Step("decode", len(members), begun_s, now_s, **spent)
         elif members[0].stats.n_generated == 1:
             (first,) = members
-            cost = first.prompt_cost(self._names)
+            cost = first.prompt_cost(self._costs.names)
             step = Step("prefill", len(first.request.tokens), first.came_s, now_s, **cost)
         else:
             return

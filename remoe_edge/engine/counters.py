@@ -82,12 +82,10 @@ class Counts:
         """Turn two of the core's counts into these fields; none where nothing is streamed."""
         if not after:
             return {}
-        return {
-            name: (after[key] - before[key]) / 1e6
-            if key.endswith(_NS)
-            else after[key] - before[key]
-            for name, key in _KEYS
-        }
+        found: dict[str, Any] = {name: after[key] - before[key] for name, key in _NUMBERS}
+        for name, key in _TIMES:
+            found[name] = (after[key] - before[key]) / 1e6
+        return found
 
     def told(self, *, digits: int = 4) -> dict[str, Any]:
         """Give those that observers' files keep of a step."""
@@ -106,6 +104,8 @@ def core_key(name: str) -> str:
 
 
 _KEYS = tuple((each.name, core_key(each.name)) for each in FIELDS)
+_NUMBERS = tuple(pair for pair in _KEYS if not pair[1].endswith(_NS))
+_TIMES = tuple(pair for pair in _KEYS if pair[1].endswith(_NS))
 _TIMES_FIRST = sorted(FIELDS, key=lambda each: each.metadata["unit"] != "ms")  # as files have them
 PER_STEP = tuple(each.name for each in _TIMES_FIRST if each.metadata["per_step"])
 PER_TOKEN = tuple(each.name for each in _TIMES_FIRST if each.metadata["per_token"])

@@ -173,10 +173,11 @@ def recent(steps: deque[Step]) -> dict[str, float | None]:
     """Sum up the last tokens: tokens/s, hit rate (0 to 1), MiB/s, stall share (0 to 1)."""
     seconds = sum(step.ms for step in steps) / 1000
     hits, misses = sum(step.hits for step in steps), sum(step.misses for step in steps)
+    n_tokens = sum(step.n_tokens for step in steps)
     stalled = sum(step.stall_ms for step in steps) / 1000
     n_bytes = sum(step.bytes_read for step in steps)
     return {
-        "tokens_per_s": round(len(steps) / seconds, 3) if seconds else None,
+        "tokens_per_s": round(n_tokens / seconds, 3) if seconds else None,
         "hit_rate": round(hits / (hits + misses), 4) if hits + misses else None,
         "read_mib_per_s": round(n_bytes / 2**20 / seconds, 2) if seconds else None,
         "stall_share": round(stalled / seconds, 4) if seconds else None,
