@@ -61,6 +61,7 @@ BEGINS = (
     ("deploy.deploying", "deploy"),
     ("bench.session:Session", "run"),
     ("serve.listen:Listener", "run"),
+    ("cli.top", "say"),  # where the metrics are, from then on
 )
 
 

@@ -72,8 +72,8 @@ def _serve(address: str) -> None:
 
     where = folders(os.environ.get("XDG_RUNTIME_DIR"))
     server = MetricsServer(lambda: families(running(where)), address)
-    say(f"metrics at {server.url}")
     try:
+        say(f"metrics at {server.url}")
         threading.Event().wait()
     except KeyboardInterrupt:
         pass
