@@ -7,6 +7,24 @@ import numpy.typing as npt
 
 # --- gguf -----------------------------------------------------------------------------------------
 
+def coarse_type_for(name: str, n_per_row: int) -> int:
+    """Return the ggml type that rows of n_per_row weights become where `name` is asked for.
+
+    Raises InputError for an unknown type, UnsupportedError where none fits such rows.
+    """
+
+def requantise(
+    source_type: int,
+    rows: npt.NDArray[np.uint8],
+    target_type: int,
+    n_rows: int,
+    n_per_row: int,
+) -> npt.NDArray[np.uint8]:
+    """Return rows of weights in another ggml type, by ggml's own converters.
+
+    Raises UnsupportedError where ggml cannot decode the type, ModelError where weights are not finite.
+    """
+
 def type_traits(ggml_type: int) -> tuple[str, int, int] | None:
     """Return a ggml type's name, weights and bytes per block; None for an unknown type."""
 
@@ -263,6 +281,7 @@ class StreamedModel:
         overlay: dict[str, bytes] = ...,
         experts_on: str = "",
         peers: bool = False,
+        coarse: str | None = None,
     ) -> StreamedModel: ...
     def load(self, params: int, progress: Callable[[float], bool] | None = None) -> int:
         """Load with the `llama_model_params` at that address; return the `llama_model`'s."""
@@ -289,11 +308,16 @@ class StreamedModel:
     def choices(self) -> npt.NDArray[np.uint32]:
         """Count the tokens that chose each expert, [n_layers * n_experts]."""
     def set_dial(
-        self, *, swap_near: float = 0, skip_cold: float = 0, skip_small: float = 0
+        self,
+        *,
+        swap_near: float = 0,
+        skip_cold: float = 0,
+        skip_small: float = 0,
+        coarse_below: float = 0,
     ) -> None:
         """Let tokens do without experts that would be read; before a context is made.
 
-        swap_near, skip_cold, skip_small: shares in [0, 1), off at 0 (docs/quality.md).
+        swap_near, skip_cold, skip_small, coarse_below: shares in [0, 1), off at 0 (docs/quality.md).
         Raises ValueError for others.
         """
     def check_dial(self) -> None:

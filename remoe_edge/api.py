@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, cast
 
 from remoe_edge.engine import engine as core
 from remoe_edge.engine.extensions import PlannedBudget, StartObservers
+from remoe_edge.engine.lossy import coarse_path
 from remoe_edge.engine.observers import Observer
 from remoe_edge.engine.settings import EngineSettings
 from remoe_edge.errors import InputError
@@ -81,8 +82,11 @@ class Engine(core.Engine):
         if quality_loss is not None or reproducible or price_list is not None:
             choice = priced(path, settings, quality_loss, reproducible, price_list)
             settings = settings.replace(**choice.setting.on)
+        if settings.coarse is not None and not settings.coarse_below and quality_loss is None:
+            raise InputError("coarse is used with coarse_below or quality_loss alone")
         _check_files(
-            [path, settings.routers, price_list], [profile, past_prompts, trace, telemetry]
+            [path, settings.routers, coarse_path(path, settings), price_list],
+            [profile, past_prompts, trace, telemetry],
         )
         super().__init__(
             path,
@@ -199,7 +203,8 @@ def priced(
         return Choice(Setting(), "", 0.0)  # the engine says so
     routers = None if settings.routers is None else Path(settings.routers)
     file = None if price_list is None else path_argument("price_list", price_list)
-    return choose_for(path, routers, share, reproducible=reproducible, path=file)
+    coarse = None if settings.coarse is None else Path(settings.coarse)
+    return choose_for(path, routers, share, reproducible=reproducible, path=file, coarse=coarse)
 
 
 def plan(path: Path, settings: EngineSettings) -> PlannedBudget:

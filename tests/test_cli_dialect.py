@@ -143,8 +143,8 @@ def test_a_model_is_positional_and_optional() -> None:
             assert [each.required for each in arguments] == [False], name
             assert by_option[0].opts == ["-m", "--model"]
     assert have == [
-        *("chat", "serve", "info", "trace", "convert dense", "tune", "eval", "price"),
-        *("bench run", "plan", "worker", "deploy up"),
+        *("chat", "serve", "info", "trace", "convert coarse", "convert dense", "tune", "eval"),
+        *("price", "bench run", "plan", "worker", "deploy up"),
     ]
 
 

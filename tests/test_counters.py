@@ -47,8 +47,8 @@ def test_what_files_and_metrics_have_stays_as_it_is() -> None:
         "prefetch_wasted_bytes",
     )  # fmt: skip
     assert [each.metadata["metric"] for each in METRICS] == [
-        "expert_hits", "expert_misses", "expert_read_bytes", "stall_seconds", "lossy_swaps",
-        "lossy_cold_skips", "lossy_small_skips",
+        "expert_hits", "expert_misses", "expert_read_bytes", "coarse_read_bytes", "stall_seconds",
+        "lossy_swaps", "lossy_cold_skips", "lossy_small_skips", "lossy_coarse",
     ]  # fmt: skip
     assert COLUMNS[6:10] == ("token_ms", "stall_ms", "compute_ms", "read_ms")
 

@@ -64,7 +64,7 @@ def test_prices_compare_token_by_token() -> None:
     best = np.array([[[1], [2]], [[3], [4]]])
     logs = np.zeros((2, 2, 1))
     counts = {"bytes_read": 80, "misses": 4, "weighed": 16, "swapped": 4, "skipped_cold": 1}
-    counts["skipped_small"] = 1
+    counts.update(skipped_small=1, coarse=8)
     none = {"a": np.zeros((2, 2))}
     base = Measured({"a": nll}, none, {"a": Heads(best, logs)}, counts, 4)
     other = Heads(best + np.array([[[0], [0]], [[0], [1]]]), logs)
@@ -75,7 +75,7 @@ def test_prices_compare_token_by_token() -> None:
     assert found.divergence["a"] == found.worst_loss == pytest.approx(np.expm1(0.1))
     assert found.perplexity["a"] == pytest.approx(np.exp(2.1))
     assert (found.bytes_per_token, found.agreement) == (20, 0.75)
-    assert (found.swapped, found.skipped) == (0.25, 0.125)
+    assert (found.swapped, found.skipped, found.coarse) == (0.25, 0.125, 0.5)
 
 
 def test_a_survey_stops_where_a_means_costs_too_much() -> None:

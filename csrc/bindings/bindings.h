@@ -31,6 +31,7 @@ void RegisterReplay(pybind11::module_& module);
 void RegisterTrace(pybind11::module_& module);
 void RegisterEngine(pybind11::module_& module);
 void RegisterRemote(pybind11::module_& module);
+void RegisterRequantise(pybind11::module_& module);
 
 // Words for a person, which may hold a path that is no UTF-8.
 pybind11::str Readable(const std::string& text);

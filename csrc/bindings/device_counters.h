@@ -36,6 +36,8 @@ inline constexpr DeviceCounter kDeviceCounters[] = {
      [](const StreamedModel& model) { return OfDial(model, &Dial::skipped_cold); }},
     {"skipped_small", "those that were skipped for their share of the weights alone",
      [](const StreamedModel& model) { return OfDial(model, &Dial::skipped_small); }},
+    {"coarse", "those that were computed from a coarser form",
+     [](const StreamedModel& model) { return OfDial(model, &Dial::coarse); }},
 };
 
 }  // namespace remoe::bindings

@@ -137,8 +137,9 @@ void RegisterEngine(py::module_& module) {
           "open",
           [](const Path& path, const std::string& backend, bool direct, int depth, bool repack,
              const std::map<std::string, py::bytes>& overlay, const std::string& experts_on,
-             bool peers) {
+             bool peers, const std::optional<Path>& coarse) {
             LoadOptions options;
+            if (coarse) options.coarse = coarse->bytes;
             options.experts_on = experts_on;
             options.reader.backend = backend;
             options.reader.direct = direct;
@@ -159,14 +160,15 @@ void RegisterEngine(py::module_& module) {
           py::arg("path"), py::kw_only(), py::arg("backend") = "auto", py::arg("direct") = true,
           py::arg("depth") = 0, py::arg("repack") = false,
           py::arg("overlay") = std::map<std::string, py::bytes>(), py::arg("experts_on") = "",
-          py::arg("peers") = false)
+          py::arg("peers") = false, py::arg("coarse") = py::none())
       .def(
           "set_dial",
-          [](StreamedModel& model, float swap_near, float skip_cold, float skip_small) {
-            ThrowIfError(model.SetDial({swap_near, skip_cold, skip_small}));
+          [](StreamedModel& model, float swap_near, float skip_cold, float skip_small,
+             float coarse_below) {
+            ThrowIfError(model.SetDial({swap_near, skip_cold, skip_small, coarse_below}));
           },
           py::kw_only(), py::arg("swap_near") = 0, py::arg("skip_cold") = 0,
-          py::arg("skip_small") = 0)
+          py::arg("skip_small") = 0, py::arg("coarse_below") = 0)
       .def("check_dial", [](const StreamedModel& model) { ThrowIfError(model.CheckDial()); })
       .def(
           "load",

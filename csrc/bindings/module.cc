@@ -60,4 +60,5 @@ PYBIND11_MODULE(_core, module) {
   remoe::bindings::RegisterTrace(module);
   remoe::bindings::RegisterEngine(module);
   remoe::bindings::RegisterRemote(module);
+  remoe::bindings::RegisterRequantise(module);
 }

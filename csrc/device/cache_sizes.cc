@@ -5,6 +5,7 @@
 #include "base/format.h"
 #include "device/compute/activations.h"
 #include "device/compute/pair_runner.h"
+#include "runtime/coarse_source.h"
 #include "runtime/staging.h"
 
 namespace remoe {
@@ -18,8 +19,12 @@ constexpr int kMaxReservedSlots = 4;
 }  // namespace
 
 CacheSizes::CacheSizes(const ModelFile* file, const std::vector<ExpertLayer>* layers,
-                       SlotLayout layout)
-    : file_(file), layers_(layers), layout_(std::move(layout)) {
+                       SlotLayout layout, uint64_t coarse_staged_bytes)
+    : file_(file),
+      layers_(layers),
+      layout_(std::move(layout)),
+      coarse_staging_bytes_(CoarseSource::kStagingBuffers *
+                            Staging::BufferBytes(coarse_staged_bytes)) {
   for (const ExpertLayer& layer : *layers_) {
     n_experts_ = std::max(n_experts_, layer.n_experts);
     total_experts_ += layer.n_experts;
@@ -37,7 +42,8 @@ int CacheSizes::StagingBuffers(int n_slots) const {
 
 uint64_t CacheSizes::BudgetFor(int n_slots) const {
   return layout_.slot_bytes() * static_cast<uint64_t>(n_slots) +
-         StagingBuffers(n_slots) * Staging::BufferBytes(layout_.staged_bytes());
+         StagingBuffers(n_slots) * Staging::BufferBytes(layout_.staged_bytes()) +
+         coarse_staging_bytes_;
 }
 
 int CacheSizes::SlotsFor(uint64_t budget_bytes) const {

@@ -20,8 +20,9 @@ namespace remoe {
 
 class CacheSizes {
  public:
-  // Both outlive this.
-  CacheSizes(const ModelFile* file, const std::vector<ExpertLayer>* layers, SlotLayout layout);
+  // Both outlive this. `coarse_staged_bytes`: the largest matrix in a coarser form that is staged.
+  CacheSizes(const ModelFile* file, const std::vector<ExpertLayer>* layers, SlotLayout layout,
+             uint64_t coarse_staged_bytes = 0);
 
   // Bytes that a cache of n_slots takes in all, staging included; and its inverse.
   uint64_t BudgetFor(int n_slots) const;
@@ -44,6 +45,7 @@ class CacheSizes {
   const ModelFile* file_;
   const std::vector<ExpertLayer>* layers_;
   SlotLayout layout_;
+  uint64_t coarse_staging_bytes_;
   int n_experts_ = 0;
   int total_experts_ = 0;
 };

@@ -67,9 +67,17 @@ Result<std::unique_ptr<StreamedModel>> StreamedModel::Make(ModelFile file,
   if (model->gpu_ != nullptr) {
     rules = DeviceSlab::Rules(model->gpu_, model->file_, model->layers_);
   }
+  SlotLayout layout(model->layers_, model->weights_->transformed(), rules);
+  std::vector<std::string> paths = model->file_.paths();
+  if (!options.coarse.empty()) {
+    REMOE_RETURN_IF_ERROR(model->OpenCoarse());
+    layout = layout.Beside(model->coarse_->layout());
+    const std::vector<std::string>& others = model->coarse_->file().paths();
+    paths.insert(paths.end(), others.begin(), others.end());
+  }
   model->sizes_ = std::make_unique<CacheSizes>(
-      &model->file_, &model->layers_,
-      SlotLayout(model->layers_, model->weights_->transformed(), rules));
+      &model->file_, &model->layers_, std::move(layout),
+      model->coarse_ == nullptr ? 0 : model->coarse_->layout().staged_bytes());
   model->router_notes_ =
       std::make_unique<RouterNotes>(static_cast<int>(model->layers_.size()), &model->host_copies_);
   const int n_blocks = TrunkBlocks(model->file_);
@@ -86,7 +94,7 @@ Result<std::unique_ptr<StreamedModel>> StreamedModel::Make(ModelFile file,
     reader_options.depth = probed.depth;
     model->probed_bytes_per_s_ = probed.bytes_per_s;
   }
-  Result<std::unique_ptr<Reader>> reader = OpenReader(model->file_.paths(), reader_options);
+  Result<std::unique_ptr<Reader>> reader = OpenReader(paths, reader_options);
   if (!reader.ok()) return reader.status();
   if (options.peers || !model->file_.has_experts()) {
     auto wrapped = std::make_unique<PeerReader>(std::move(reader.value()), model->layers_,
@@ -99,6 +107,18 @@ Result<std::unique_ptr<StreamedModel>> StreamedModel::Make(ModelFile file,
   model->buffer_type_ = MakeBufferType(
       model->device_ != nullptr ? model->device_.get() : StorageDevice(), &model->loading_);
   return model;
+}
+
+Status StreamedModel::OpenCoarse() {
+  if (gpu_ != nullptr || weights_->repacked() || options_.peers || !file_.has_experts()) {
+    return Status(Code::kInvalidArgument,
+                  "experts in a coarser form are computed on the CPU, from storage, as they are");
+  }
+  Result<std::unique_ptr<CoarseExperts>> coarse =
+      CoarseExperts::Open(options_.coarse, file_, layers_);
+  if (!coarse.ok()) return coarse.status();
+  coarse_ = std::move(coarse.value());
+  return Status::Ok();
 }
 
 StreamedModel::~StreamedModel() {
@@ -152,10 +172,14 @@ Status StreamedModel::MakeStore(const AttachOptions& options) {
         weights_->CheckOn(gpu_, *slab, options.n_slots, sizes_->layout(), file_.n_experts_used()));
     store_options.memory = slab;
   }
+  if (coarse_ != nullptr) {
+    store_options.coarse = coarse_->Parts(reader_.get(), static_cast<int>(file_.paths().size()));
+  }
   Result<std::unique_ptr<ExpertStore>> store = ExpertStore::Make(
       &file_, &layers_, sizes_->layout(), reader_.get(), weights_->transform(), store_options);
   if (!store.ok()) return store.status();
   weights_->Attach(*store.value(), sizes_->layout(), slab.get());
+  if (coarse_ != nullptr) coarse_->Attach(*store.value(), sizes_->layout());
   store_ = std::move(store.value());
   if (prefetch != PrefetchMode::kOff) planner_->Start(prefetch, store_.get());
   return Status::Ok();
@@ -226,8 +250,11 @@ int StreamedModel::PrefetchForStart(const std::vector<ExpertId>& experts) {
   PrefetchPlan plan;
   plan.priority = PrefetchPriority::kStart;
   for (const ExpertId id : experts) {
-    plan.wanted.push_back(
-        {static_cast<int>(id / n_experts), static_cast<uint16_t>(id % n_experts), 1});
+    const int layer = static_cast<int>(id / n_experts);
+    const auto expert = static_cast<uint16_t>(id % n_experts);
+    plan.wanted.push_back({layer, expert, 1});
+    if (store_->coarse() == nullptr) continue;
+    if (store_->cache().SlotOf(layer, expert) == kNoSlot) store_->coarse()->Forget(id);
   }
   return store_->Prefetch(plan);
 }
@@ -280,7 +307,8 @@ void StreamedModel::Learn(const TensorOrigin& origin, const ggml_tensor* product
 
 Status StreamedModel::SetDial(const DialSettings& settings) {
   if (!settings.valid()) {
-    return Status(Code::kInvalidArgument, "swap_near, skip_cold and skip_small are in [0, 1)");
+    return Status(Code::kInvalidArgument,
+                  "swap_near, skip_cold, skip_small and coarse_below are in [0, 1)");
   }
   if (!ScoresAreKept()) {
     return Status(Code::kNotSupported,
@@ -288,6 +316,10 @@ Status StreamedModel::SetDial(const DialSettings& settings) {
                   "or skipped");
   }
   if (!settings.on()) return Status::Ok();
+  if ((settings.coarse_below > 0) != (coarse_ != nullptr)) {
+    return Status(Code::kInvalidArgument,
+                  "coarse_below goes with a file of experts in a coarser form");
+  }
   gates_ = std::make_unique<GateNotes>(static_cast<int>(layers_.size()));
   dial_ = std::make_unique<Dial>(settings);
   return Status::Ok();

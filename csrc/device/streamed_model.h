@@ -22,6 +22,7 @@
 
 #include "base/status.h"
 #include "device/cache_sizes.h"
+#include "device/coarse_experts.h"
 #include "device/compute/dial.h"
 #include "device/compute/prefetch_planner.h"
 #include "device/expert_weights.h"
@@ -47,6 +48,7 @@ struct LoadOptions {
   Overlay overlay;       // tuned routers
   std::set<int> blocks;  // whose experts are streamed; empty for all
   bool peers = false;    // workers may send weights
+  std::string coarse;    // a file of the model's experts in a coarser form; empty: none
   // The ggml device that has the slots and computes experts; empty: host memory, the CPU. With it,
   // weights are never rearranged.
   std::string experts_on;
@@ -166,6 +168,8 @@ class StreamedModel {
   // Both null unless SetDial() was called.
   Dial* dial() const { return dial_.get(); }
   GateNotes* gates() const { return gates_.get(); }
+  // The experts in a coarser form; null where no file of them was named.
+  CoarseExperts* coarse() const { return coarse_.get(); }
   // Whether the dial has a say in a piece that comes: one that decodes, whose ids are still the
   // router's.
   bool Dialled(const TensorOrigin& origin, int n_tokens) const;
@@ -207,6 +211,7 @@ class StreamedModel {
 
  private:
   StreamedModel() = default;
+  Status OpenCoarse();
   Status MakeStore(const AttachOptions& options);
   int EventSlots(int n_slots) const;
 
@@ -215,6 +220,7 @@ class StreamedModel {
   int n_trunk_ = 0;  // of them, that every token runs through
   LoadOptions options_;
   std::unique_ptr<ExpertWeights> weights_;
+  std::unique_ptr<CoarseExperts> coarse_;
   std::unique_ptr<CacheSizes> sizes_;
   std::unique_ptr<Reader> reader_;
   PeerReader* peer_reader_ = nullptr;  // reader_ as what it is

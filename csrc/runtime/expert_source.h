@@ -18,6 +18,7 @@
 #include <string>
 #include <vector>
 
+#include "base/status.h"
 #include "cache/cache.h"
 #include "runtime/arrivals.h"
 
@@ -55,6 +56,13 @@ class ExpertSource {
   virtual void Begin(const Demand& demand, std::vector<bool>* taken) = 0;
   // The step is over, well or not. RETURNS when nothing writes to the step's slots any more.
   virtual void End() = 0;
+  // Of a source of weights, of the ended event: its first failure; the experts that it could not fill.
+  const Status& failure() const { return failure_; }
+  const std::vector<uint16_t>& failed() const { return failed_; }
+
+ protected:
+  Status failure_;
+  std::vector<uint16_t> failed_;
 };
 
 }  // namespace remoe

@@ -48,9 +48,23 @@ Result<std::unique_ptr<ExpertStore>> ExpertStore::Make(const ModelFile* model,
   auto cache = std::make_unique<Cache>(geometry, std::move(policy.value()), options.n_reserved);
   // Kernels of a device may sum otherwise where a layer's experts lie in another order.
   if (options.memory != nullptr && options.n_slots >= geometry.total()) cache->PreferOwnSlots();
-  return std::unique_ptr<ExpertStore>(
+  std::unique_ptr<ExpertStore> store(
       new ExpertStore(layers, layout, std::move(cache), std::move(parts),
                       std::min(options.event_slots, options.n_slots)));
+  if (options.coarse.layers != nullptr) {
+    REMOE_RETURN_IF_ERROR(store->AddCoarse(options.coarse));
+  }
+  return store;
+}
+
+// Asked before storage, which takes whatever is left.
+Status ExpertStore::AddCoarse(const CoarseParts& parts) {
+  Result<std::unique_ptr<CoarseSource>> coarse =
+      CoarseSource::Make(parts, cache_->geometry(), storage_.get(), &tallies_);
+  if (!coarse.ok()) return coarse.status();
+  coarse_ = std::move(coarse.value());
+  sources_.insert(sources_.end() - 1, coarse_.get());
+  return Status::Ok();
 }
 
 // Where the system gives no addresses for slots that are not in use, the store will not grow.
@@ -79,6 +93,7 @@ ExpertStore::ExpertStore(const std::vector<ExpertLayer>* layers, const SlotLayou
       layer_tallies_(layers->size()),
       cache_(std::move(cache)),
       storage_(std::make_unique<StorageSource>(layout, std::move(parts), &tallies_)),
+      sources_({&residents_, storage_.get()}),
       prefetcher_(std::make_unique<Prefetcher>(cache_.get(), storage_.get(), layers, event_slots,
                                                &tallies_)),
       uses_(cache_->geometry().total()),
@@ -114,11 +129,11 @@ Status ExpertStore::BeginEvent(const Event& event) {
   demand.arrivals = &arrivals_;
   demand.ticket = arrivals_.ticket();
   taken_.assign(placements_.size(), false);
-  residents_.Begin(demand, &taken_);
-  const uint64_t hits = std::count(taken_.begin(), taken_.end(), true);
-  storage_->Begin(demand, &taken_);
+  for (ExpertSource* source : sources_) source->Begin(demand, &taken_);
   prefetcher_->ForgetTaken();
 
+  const uint64_t hits = std::count_if(placements_.begin(), placements_.end(),
+                                      [](const Placement& each) { return each.hit; });
   const uint64_t misses = placements_.size() - hits;
   tallies_.hits += hits;
   tallies_.misses += misses;
@@ -161,13 +176,16 @@ void ExpertStore::Wait(bool all_but_down, std::vector<Arrival>* arrived) {
 
 Status ExpertStore::EndEvent() {
   if (!open_) return Status::Ok();
-  storage_->End();
-  residents_.End();
-  for (const uint16_t expert : storage_->failed()) cache_->Failed(expert);
+  Status failure;
+  for (auto source = sources_.rbegin(); source != sources_.rend(); ++source) {
+    (*source)->End();
+    for (const uint16_t expert : (*source)->failed()) cache_->Failed(expert);
+    if (failure.ok()) failure = (*source)->failure();
+  }
   cache_->End();
   open_ = false;
   prefetcher_->ReserveMore();
-  return storage_->failure();
+  return failure;
 }
 
 void ExpertStore::Resize(int n_slots, int n_reserved, int event_slots) {

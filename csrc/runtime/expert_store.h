@@ -27,6 +27,7 @@
 #include "gguf/model_file.h"
 #include "prefetch/prefetch_plan.h"
 #include "runtime/arrivals.h"
+#include "runtime/coarse_source.h"
 #include "runtime/prefetcher.h"
 #include "runtime/resident_source.h"
 #include "runtime/slot_layout.h"
@@ -54,6 +55,8 @@ struct StoreOptions {
   // Where slots lie, of n_slots * slot_bytes; null: in a slab of host memory. The layout's matrices
   // are all staged then, and its staging holds the buffers.
   std::shared_ptr<SlotMemory> memory;
+  // Where experts may be had in a coarser form; no layers: nowhere.
+  CoarseParts coarse;
 };
 
 class ExpertStore {
@@ -72,6 +75,8 @@ class ExpertStore {
   // Nobody waits any more: what arrives late is dropped. REQUIRES: no event is open.
   void EndStep() { arrivals_.Close(); }
   Arrivals* arrivals() { return &arrivals_; }
+  // Experts in a coarser form; null where there are none.
+  CoarseSource* coarse() { return coarse_.get(); }
 
   // REQUIRES: no event is open; BeginStep() was called.
   Status BeginEvent(const Event& event);
@@ -133,7 +138,9 @@ class ExpertStore {
   const std::vector<ExpertLayer>& layers() const { return *layers_; }
   const Cache& cache() const { return *cache_; }
   const Slab& slab() const { return storage_->slab(); }
-  uint64_t budget_bytes() const { return storage_->n_bytes(); }
+  uint64_t budget_bytes() const {
+    return storage_->n_bytes() + (coarse_ == nullptr ? 0 : coarse_->n_bytes());
+  }
   uint64_t untouched_bytes() const { return storage_->untouched_bytes(); }
   StoreCounts counts() const;
   // By layer, in the order of layers().
@@ -146,6 +153,7 @@ class ExpertStore {
   };
   ExpertStore(const std::vector<ExpertLayer>* layers, const SlotLayout& layout,
               std::unique_ptr<Cache> cache, StorageParts parts, int event_slots);
+  Status AddCoarse(const CoarseParts& parts);
   static Result<std::unique_ptr<Slab>> MakeSlab(uint64_t slot_bytes, const StoreOptions& options,
                                                 int* most_slots);
   void CountUses(const Event& event);
@@ -161,6 +169,8 @@ class ExpertStore {
   const std::unique_ptr<Cache> cache_;
   ResidentSource residents_;
   const std::unique_ptr<StorageSource> storage_;  // before the prefetcher, which uses it
+  std::unique_ptr<CoarseSource> coarse_;
+  std::vector<ExpertSource*> sources_;  // of weights, in the order in which they are asked
   const std::unique_ptr<Prefetcher> prefetcher_;
 
   bool open_ = false;

@@ -39,4 +39,13 @@ SlotLayout::SlotLayout(const std::vector<ExpertLayer>& layers,
   slot_bytes_ = (slot_bytes_ + rules.stride - 1) / rules.stride * rules.stride;
 }
 
+SlotLayout SlotLayout::Beside(const SlotLayout& other) const {
+  SlotLayout both = *this;
+  both.slot_bytes_ = std::max(slot_bytes_, other.slot_bytes_);
+  if (slot_bytes_ % kPage == 0 || other.slot_bytes_ % kPage == 0) {
+    both.slot_bytes_ = RoundUp(both.slot_bytes_, kPage);
+  }
+  return both;
+}
+
 }  // namespace remoe

@@ -45,6 +45,10 @@ class SlotLayout {
              const std::vector<std::vector<bool>>& transformed,
              const SlotRules& rules = SlotRules());
 
+  // The same in slots that are large enough for that one too: a slot then holds an expert in either
+  // form.
+  SlotLayout Beside(const SlotLayout& other) const;
+
   uint64_t slot_bytes() const { return slot_bytes_; }
   const MatrixSlot& at(int layer, int matrix) const { return matrices_[layer][matrix]; }
   // The largest matrix that is staged, 0 when all are read in place.

@@ -142,8 +142,7 @@ Read StorageSource::MakeRead(SlotId slot, int m, bool background) const {
   read.n_bytes = matrix.expert_bytes;
   read.tag = MakeTag(slot, m);
   read.background = background;
-  if (parts_.populator != nullptr)
-    parts_.populator->Used((static_cast<uint64_t>(slot) + 1) * layout_.slot_bytes());
+  Touch(slot);
   if (layout_.at(load.layer, m).in_place) read.dest = this->matrix(slot, load.layer, m);
   return read;
 }

@@ -62,9 +62,6 @@ class StorageSource : public ExpertSource {
   void Begin(const Demand& demand, std::vector<bool>* taken) override;
   // Waits for every read of the event.
   void End() override;
-  // Of the ended event: its first failure; the experts that could not be read.
-  const Status& failure() const { return failure_; }
-  const std::vector<uint16_t>& failed() const { return failed_; }
   // Of the ended event, 0 after a failure: bytes of demand reads, and the time they took.
   uint64_t last_read_bytes() const { return last_read_bytes_; }
   uint64_t last_read_ns() const { return last_read_ns_; }
@@ -97,8 +94,15 @@ class StorageSource : public ExpertSource {
   void Release(SlotId slot);
 
   uint8_t* matrix(SlotId slot, int layer, int matrix) const {
-    return parts_.slab->data() + static_cast<uint64_t>(slot) * layout_.slot_bytes() +
-           layout_.at(layer, matrix).offset;
+    return at(slot) + layout_.at(layer, matrix).offset;
+  }
+  uint8_t* at(SlotId slot) const {
+    return parts_.slab->data() + static_cast<uint64_t>(slot) * layout_.slot_bytes();
+  }
+  // The slot is about to be filled.
+  void Touch(SlotId slot) const {
+    if (parts_.populator != nullptr)
+      parts_.populator->Used((static_cast<uint64_t>(slot) + 1) * layout_.slot_bytes());
   }
   // The first n slots are in use from now on. Higher ones lose what they hold, and their memory is
   // the system's. REQUIRES: no event is open, nothing is prefetched, n <= the parts' n_slots.
@@ -144,7 +148,7 @@ class StorageSource : public ExpertSource {
 
   // Of the one thread that runs events.
   std::vector<SlotId> event_slots_;  // that the event waits for
-  std::vector<uint16_t> failed_, there_;
+  std::vector<uint16_t> there_;
   uint64_t idle_window_ns_ = 0, last_read_bytes_ = 0, last_read_ns_ = 0;
 
   mutable std::mutex mutex_;
@@ -156,7 +160,6 @@ class StorageSource : public ExpertSource {
   uint32_t last_matrix_ = 0;       // down, as a bit of SlotLoad::waiting
   std::deque<StagedRead> staged_;  // that wait for a buffer
   int unfinished_ = 0;             // experts with matrices still to come
-  Status failure_;
   uint64_t event_read_bytes_ = 0, event_read_ns_ = 0;
   std::chrono::steady_clock::time_point began_, idle_since_;
   // Prefetch.

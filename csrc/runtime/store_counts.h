@@ -11,12 +11,13 @@
 
 namespace remoe {
 
-// bytes_read is for experts that an event asked for: misses times expert bytes, counted as reads
-// complete (or, of what was prefetched, as the event comes).
+// bytes_read is for experts that an event asked for: misses times expert bytes (fewer where they come in a
+// coarser form), counted as reads complete (or, of what was prefetched, as the event comes).
 #define REMOE_STORE_COUNTERS(COUNTER)                                                            \
   COUNTER(hits, "hits", "experts that were resident when their event came")                      \
   COUNTER(misses, "misses", "experts that were not, prefetched or not")                          \
   COUNTER(bytes_read, "bytes_read", "read for misses: misses times expert bytes")                \
+  COUNTER(coarse_bytes, "coarse_bytes", "those of bytes_read that came in a coarser form")       \
   COUNTER(device_bytes, "device_bytes", "moved by storage, rounding to pages included")          \
   COUNTER(stall_ns, "stall_ns", "compute waiting for storage")                                   \
   COUNTER(read_ns, "read_ns", "with a read under way that an event waits for")                   \

@@ -20,7 +20,7 @@ _SETTLED |= {"verbose", "stream"}
 
 # Settings of the engine that reorder sums, or change them.
 _CHANGE_BITS = {"flash_attention", "gpu_layers", "experts_on"}
-_CHANGE_BITS |= {"swap_near", "skip_cold", "skip_small"}
+_CHANGE_BITS |= {"swap_near", "skip_cold", "skip_small", "coarse_below", "coarse"}
 
 # Files of features. An arm reads them and keeps nothing.
 FILES = {"profile", "past_prompts"}

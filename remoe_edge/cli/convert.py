@@ -1,4 +1,4 @@
-"""`remoe-edge convert`: make, merge and extract tuned-router overlays; leave experts out."""
+"""`remoe-edge convert`: tuned-router overlays, models without experts, and coarser experts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from remoe_edge.cli.terminal import escape
 
 @click.group()
 def command() -> None:
-    """Make, merge and extract tuned-router overlays; leave experts out."""
+    """Make, merge and extract tuned-router overlays; leave experts out, or make coarser ones."""
     # A polite kill unwinds like Ctrl-C, so that it leaves no half-written file either.
     signal.signal(signal.SIGTERM, _terminate)
 
@@ -85,6 +85,27 @@ def dense(model: Path, output: Path) -> None:
 
     with _progress() as report:
         write_dense(model, output, report)
+    click.echo(output)
+
+
+@command.command()
+@options.model
+@option(
+    "--type",
+    "type_name",
+    default="Q4_K",
+    show_default=True,
+    metavar="TYPE",
+    help="What experts become: Q2_K, Q3_K, IQ4_NL and others that need no importance matrix.",
+)
+@options.output("A GGUF with the experts alone. MODEL.coarse.gguf is found without being named.",
+                required=True)  # fmt: skip
+def coarse(model: Path, type_name: str, output: Path) -> None:
+    """Write MODEL's experts once more in a coarser type, for --coarse-below."""
+    from remoe_edge.convert.coarse import write_coarse
+
+    with _progress() as report:
+        write_coarse(model, type_name, output, report)
     click.echo(output)
 
 

@@ -16,6 +16,14 @@ def _means(name: str, help: str) -> Decorator:
     )
 
 
+def coarse() -> Decorator:
+    """Give the file that coarser experts come from."""
+    return option(
+        "--coarse", type=options.FILE, metavar="FILE",
+        help="Coarser experts, from `convert coarse`, if they are not beside the model.",
+    )  # fmt: skip
+
+
 def every() -> tuple[Decorator, ...]:
     """Give the price and its means."""
     return (
@@ -39,4 +47,9 @@ def every() -> tuple[Decorator, ...]:
         ),
         _means("--skip-cold", "leave out missing experts below this share of a token's weights."),
         _means("--skip-small", "leave out all experts below this share of a token's weights."),
+        _means(
+            "--coarse-below",
+            "read missing experts below this share of a token's weights in a coarser form.",
+        ),
+        coarse(),
     )  # fmt: skip

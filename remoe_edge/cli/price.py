@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from remoe_edge.cli import options, text_option
+from remoe_edge.cli import lossy_options, options, text_option
 from remoe_edge.cli.old_spellings import option
 from remoe_edge.cli.results import print_json, write_json
 from remoe_edge.cli.terminal import say, show_progress
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     "--most-loss", default="5%", show_default=True, metavar="SHARE",
     help="Go on with a means until perplexity is worse by so much.",
 )  # fmt: skip
+@lossy_options.coarse()
 @options.threads()
 @options.output("Without it, the result is kept beside the model, where --quality-loss finds it.")
 @options.json_flag()
@@ -48,6 +49,7 @@ def command(
     window: int,
     data_tokens: int,
     most_loss: str,
+    coarse: Path | None,
     threads: int | None,
     output: Path | None,
     as_json: bool,
@@ -56,13 +58,15 @@ def command(
     """Measure what it costs MODEL to do without experts that would have to be read.
 
     Every means is measured over its range (docs/quality.md): perplexity and bytes read per token, each
-    token decoded by itself. `--quality-loss` of other commands then chooses from the result. Ctrl-C keeps
-    what was measured until then.
+    token decoded by itself; coarser experts where there is a file of them. `--quality-loss` of other
+    commands then chooses from the result. Ctrl-C keeps what was measured until then.
     """
     from remoe_edge.engine.engine import Engine
     from remoe_edge.engine.settings import EngineSettings
+    from remoe_edge.files import coarse as coarse_files
     from remoe_edge.files.atomic import check_output
     from remoe_edge.files.models import shipped_routers
+    from remoe_edge.native import _core
     from remoe_edge.quality import price_list
     from remoe_edge.quality.choose import parse_loss
     from remoe_edge.quality.measure import Measured, load_text, measure
@@ -74,11 +78,18 @@ def command(
         overlay = shipped_routers(model)
     most = parse_loss(most_loss)
     where = output or price_list.place(model, overlay)
+    beside = coarse_files.beside(model)
+    if coarse is None and beside.is_file():
+        coarse = beside
+    record = None
+    if coarse is not None:
+        record = coarse_files.check(coarse, _core.ModelFile.open(str(model)))
     for path in filter(None, (where, plot)):
-        check_output(path, [model, *texts, *([overlay] if overlay else [])])
+        check_output(path, [model, *texts, *filter(None, (overlay, coarse))])
     settings = EngineSettings(
-        cache=cache, routers=overlay, policy=policy, prefetch="off", n_ctx=window, threads=threads
-    )
+        cache=cache, routers=overlay, policy=policy, prefetch="off", n_ctx=window, threads=threads,
+        coarse=coarse,
+    )  # fmt: skip
     loaded: list[Any] = []
 
     def run(setting: Setting) -> Measured:
@@ -105,7 +116,7 @@ def command(
 
     finished = True
     try:
-        for each in survey(priced, share[0][1], most):
+        for each in survey(priced, share[0][1], most, coarse=record is not None):
             prices.append(each)
             rows.append(_row(each, prices[0]))
             show_progress("")
@@ -125,6 +136,7 @@ def command(
             for each in loaded[0]
         ),
         prices=tuple(prices),
+        coarse=None if record is None else {"type": record.type, "fingerprint": record.own},
     )
     show_progress("")
     write_json(found.to_dict(), where)
@@ -141,7 +153,10 @@ def command(
         context.exit(130)
 
 
-_HEAD = "KiB/token   saved  loss at worst  perplexity of that text  same token  swapped  skipped  setting"
+_HEAD = (
+    "KiB/token   saved  loss at worst  perplexity of that text  same token  swapped  skipped  coarse  "
+    "setting"
+)
 
 
 def _row(price: Price, base: Price) -> str:
@@ -152,7 +167,7 @@ def _row(price: Price, base: Price) -> str:
         f"{price.bytes_per_token / 1024:9.1f}  {100 * saved:4.1f} %  "
         f"{100 * price.worst_loss:.2f} % {worst}  {100 * price.change[worst]:+.2f} % {bounds}  "
         f"{100 * price.agreement:.1f} %  {100 * price.swapped:.1f} %  {100 * price.skipped:.1f} %  "
-        f"{price.setting}"
+        f"{100 * price.coarse:.1f} %  {price.setting}"
     )
 
 

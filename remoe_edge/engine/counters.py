@@ -40,6 +40,9 @@ class Counts:
     bytes_read: int = _counter(
         "Bytes of experts read.", "bytes", metric="expert_read_bytes", per_step=True, per_token=True
     )
+    coarse_bytes: int = _counter(
+        "Bytes of those that came in a coarser form.", "bytes", metric="coarse_read_bytes"
+    )
     device_bytes: int = _counter("Bytes moved by storage, whole pages.", "bytes")
     stall_ms: float = _counter(
         "Time spent waiting for experts.", "ms", metric="stall_seconds", per_step=True,
@@ -74,6 +77,9 @@ class Counts:
     )
     skipped_small: int = _counter(
         "Experts that a lossy setting skipped for their weight.", metric="lossy_small_skips"
+    )
+    coarse: int = _counter(
+        "Experts that a lossy setting took in a coarser form.", metric="lossy_coarse"
     )
     trace_ms: float = _counter("Time spent on recording a trace.", "ms")
 

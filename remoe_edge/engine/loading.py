@@ -180,6 +180,7 @@ def _open_native(loaded: Loaded, file: _core.ModelFile) -> _core.StreamedModel |
         from remoe_edge.files.overlay import load_overlay  # brings the gguf package in
 
         overlay = load_overlay(settings.routers, file)
+    coarse = lossy.coarse_file(loaded.path, settings, file)
     native = _core.StreamedModel.open(
         str(loaded.path),
         backend=settings.io,
@@ -189,6 +190,7 @@ def _open_native(loaded: Loaded, file: _core.ModelFile) -> _core.StreamedModel |
         overlay=overlay,
         experts_on=offload.gpu_for_experts(settings.experts_on),
         peers=bool(settings.peers),
+        coarse=None if coarse is None else str(coarse),
     )
     keep_in_children(native)
     return native

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from remoe_edge.errors import InputError, UnsupportedError
@@ -12,10 +13,12 @@ from remoe_edge.errors import InputError, UnsupportedError
 if TYPE_CHECKING:
     from remoe_edge.engine.loaded import Loaded
     from remoe_edge.engine.settings import EngineSettings
+    from remoe_edge.native import _core
 
-MEANS = ("swap_near", "skip_cold", "skip_small")
-COUNTS = ("weighed", "swapped", "skipped_cold", "skipped_small")  # of the core
-BY_RESIDENTS = ("swap_near", "skip_cold")  # what these choose depends on what the cache holds
+MEANS = ("swap_near", "skip_cold", "skip_small", "coarse_below")
+COUNTS = ("weighed", "swapped", "skipped_cold", "skipped_small", "coarse")  # of the core
+# What these choose depends on what the cache holds.
+BY_RESIDENTS = ("swap_near", "skip_cold", "coarse_below")
 
 
 def amount(name: str, value: object) -> float:
@@ -51,6 +54,8 @@ def check(settings: EngineSettings) -> None:
         raise InputError(
             f"{what} with experts_on gpu: experts are swapped and skipped on the CPU only"
         )
+    if settings.repack and "coarse_below" in means:
+        raise InputError("coarse_below with repack: experts are computed as they were read")
     if settings.gpu_layers not in ("auto", "off"):
         raise InputError(
             f"{what} with gpu_layers {settings.gpu_layers}: the experts' weights would lie on the GPU, "
@@ -72,6 +77,25 @@ def refuse_other_features(settings: EngineSettings, *, functions: bool, trace: b
         raise InputError(
             f"{' and '.join(means)} with a trace: it would not hold what the routers chose"
         )
+
+
+def coarse_path(path: Path, settings: EngineSettings) -> Path | None:
+    """Say where a model's coarse experts are to be read from; None where no setting asks for any."""
+    if not settings.coarse_below:
+        return None
+    from remoe_edge.files import coarse
+
+    return coarse.beside(path) if settings.coarse is None else Path(settings.coarse)
+
+
+def coarse_file(path: Path, settings: EngineSettings, file: _core.ModelFile) -> Path | None:
+    """Give the coarse experts that a setting asks for, checked. Raises InputError without any."""
+    found = coarse_path(path, settings)
+    if found is not None:
+        from remoe_edge.files import coarse
+
+        coarse.check(found, file)
+    return found
 
 
 def prepare(loaded: Loaded) -> None:
@@ -107,12 +131,14 @@ def prefetch_of(loaded: Loaded) -> str:
 
 
 def said_of(counts: Mapping[str, int]) -> str:
-    """Say what share of the experts that tokens chose was swapped and skipped; "" without loss."""
+    """Say what share of the experts that tokens chose was swapped, skipped or coarse; "" without loss."""
     weighed = counts["weighed"]
     if not weighed:
         return ""
     skipped = counts["skipped_cold"] + counts["skipped_small"]
+    coarse = counts["coarse"]
     return (
         f"lossy: {100 * counts['swapped'] / weighed:.1f} % of experts swapped, "
         f"{100 * skipped / weighed:.1f} % skipped"
+        + (f", {100 * coarse / weighed:.1f} % coarse" if coarse else "")
     )

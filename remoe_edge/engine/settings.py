@@ -58,6 +58,8 @@ class SettingsKeywords(TypedDict, total=False):
     swap_near: float
     skip_cold: float
     skip_small: float
+    coarse_below: float
+    coarse: str | os.PathLike[str] | None
     io_backend: str
 
 
@@ -101,7 +103,9 @@ class EngineSettings:
     swap_near, skip_cold, skip_small: fewer reads at some loss of quality (docs/quality.md), each a share
         below 1 and off at 0. swap_near: take a resident expert for a missing one whose weight is more by
         at most that share. skip_cold: leave out missing experts with less than that share of a token's
-        weights; skip_small: any experts with less.
+        weights; skip_small: any experts with less. coarse_below: read missing experts with less than
+        that share in a coarser form, from a file of `remoe-edge convert coarse`.
+    coarse: that file, or None for the one beside the model.
 
     Raises InputError, which names the setting and what it may be.
     """
@@ -132,6 +136,8 @@ class EngineSettings:
     swap_near: float = 0.0
     skip_cold: float = 0.0
     skip_small: float = 0.0
+    coarse_below: float = 0.0
+    coarse: str | os.PathLike[str] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.cache, str):
@@ -154,6 +160,7 @@ class EngineSettings:
         for name in lossy.MEANS:
             object.__setattr__(self, name, lossy.amount(name, getattr(self, name)))
         lossy.check(self)
+        self._check_coarse()
         for name in ("repack", "stream", "direct", "lock", "verbose", "hedge"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"{name} is True or False, not {getattr(self, name)!r}")
@@ -164,6 +171,15 @@ class EngineSettings:
         if not isinstance(self.routers, str | os.PathLike) or not os.fspath(self.routers):
             raise InputError(f"routers is the path of an overlay or None, not {self.routers!r}")
         object.__setattr__(self, "routers", os.fspath(self.routers))
+
+    def _check_coarse(self) -> None:
+        if self.coarse is None:
+            return
+        if not isinstance(self.coarse, str | os.PathLike) or not os.fspath(self.coarse):
+            raise InputError(
+                f"coarse is the path of a file of coarse experts or None, not {self.coarse!r}"
+            )
+        object.__setattr__(self, "coarse", os.fspath(self.coarse))
 
     def _check_policy(self) -> None:
         from remoe_edge.native import _core  # brings llama.cpp in: not for a default
@@ -291,6 +307,7 @@ class EngineSettings:
             **({"draft": self.draft} if self.draft != "off" else {}),
             **({"experts_on": self.experts_on} if self.experts_on != "auto" else {}),
             **lossy.means_of(self),
+            **({"coarse": self.coarse} if self.coarse is not None else {}),
         }
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from remoe_edge.errors import InputError
 
 ROUTERS_SUFFIX = ".routers.gguf"
+COARSE_SUFFIX = ".coarse.gguf"
 
 
 def folders() -> list[Path]:
@@ -19,7 +20,11 @@ def folders() -> list[Path]:
 def shipped_model() -> Path:
     """Return the model that comes with the package. Raises InputError naming where it looked."""
     for folder in folders():
-        found = [path for path in _ggufs(folder) if not path.name.endswith(ROUTERS_SUFFIX)]
+        found = [
+            path
+            for path in _ggufs(folder)
+            if not path.name.endswith((ROUTERS_SUFFIX, COARSE_SUFFIX))
+        ]
         if len(found) == 1:
             return found[0]
         if found:

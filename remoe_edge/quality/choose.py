@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from remoe_edge.errors import InputError
+from remoe_edge.files import coarse as coarse_files
+from remoe_edge.native import _core
 from remoe_edge.quality.price_list import Price, PriceList, place, read
 from remoe_edge.quality.setting import Setting
 
@@ -53,12 +55,24 @@ class Choice:
 
 
 def choose_for(
-    model: Path, routers: Path | None, loss: float, *, reproducible: bool, path: Path | None = None
+    model: Path,
+    routers: Path | None,
+    loss: float,
+    *,
+    reproducible: bool,
+    path: Path | None = None,
+    coarse: Path | None = None,
 ) -> Choice:
-    """Choose from a price list: the one beside the model, or `path`. Raises InputError without one."""
+    """Choose from a price list: the one beside the model, or `path`. Raises InputError without one.
+
+    coarse: the file of coarse experts where it is not beside the model. Raises InputError where the
+    setting needs it and it is not there, or is not the one that was measured.
+    """
     prices = read(path or place(model, routers), model, routers)
     base, chosen = prices.prices[0], choose(prices, loss, reproducible=reproducible)
     texts = ", ".join(str(each["name"]) for each in prices.texts)
+    if chosen.setting.coarse_below:
+        _check_coarse(prices, model, coarse or coarse_files.beside(model))
     if chosen.setting == Setting():
         why = (
             f"quality loss of {loss:.3g}: no setting was measured to cost so little, so none is on"
@@ -72,6 +86,16 @@ def choose_for(
         )
     least = 0.0 if chosen.setting.reproducible else max(0.0, prices.cache - _SMALLER)
     return Choice(chosen.setting, why, least)
+
+
+def _check_coarse(prices: PriceList, model: Path, path: Path) -> None:
+    found = coarse_files.check(path, _core.ModelFile.open(str(model)))
+    measured = prices.coarse or {}
+    if found.own != measured.get("fingerprint"):
+        raise InputError(
+            f"{path} ({found.type}) is not the file of coarse experts that was measured "
+            f"({measured.get('type')}): `remoe-edge price {model} --text FILE` measures it"
+        )
 
 
 def check_cache(choice: Choice, model: Path, n_slots: int, total: int) -> None:

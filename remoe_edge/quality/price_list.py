@@ -30,7 +30,7 @@ class Price:
     e to the mean KL of the next token, less 1. change: of the perplexity of the text itself, low and
     high its 95 %; it needs a hundred times the tokens to be as certain. bytes_per_token,
     misses_per_token: read for a decoded token, mean of all texts. agreement: share of positions
-    whose likeliest token is that without loss. swapped, skipped:
+    whose likeliest token is that without loss. swapped, skipped, coarse:
     shares of the experts that tokens chose.
     """
 
@@ -45,6 +45,7 @@ class Price:
     agreement: float
     swapped: float
     skipped: float
+    coarse: float = 0.0
 
     @property
     def worst_loss(self) -> float:
@@ -68,6 +69,7 @@ class PriceList:
     window: int
     texts: tuple[dict[str, Any], ...]
     prices: tuple[Price, ...]
+    coarse: dict[str, str] | None = None  # the coarse experts that there were: type and fingerprint
 
     def to_dict(self) -> dict[str, Any]:
         """Give plain values for JSON."""
@@ -105,6 +107,7 @@ def price(setting: Setting, found: Measured, base: Measured) -> Price:
         agreement=same / found.n_tokens,
         swapped=found.counts["swapped"] / weighed,
         skipped=skipped / weighed,
+        coarse=found.counts["coarse"] / weighed,
     )
 
 
@@ -163,7 +166,12 @@ def _parse(plain: Mapping[str, Any]) -> PriceList:
         cache=_number(plain["cache"]),
         texts=tuple(plain["texts"]),
         prices=tuple(prices),
+        coarse=_coarse(plain.get("coarse")),
     )
+
+
+def _coarse(plain: Any) -> dict[str, str] | None:
+    return None if plain is None else {name: str(plain[name]) for name in ("type", "fingerprint")}
 
 
 def _price(plain: Mapping[str, Any]) -> Price:
@@ -185,6 +193,7 @@ def _price(plain: Mapping[str, Any]) -> Price:
         agreement=_number(plain["agreement"]),
         swapped=_number(plain["swapped"]),
         skipped=_number(plain["skipped"]),
+        coarse=_number(plain.get("coarse", 0.0)),
     )
 
 

@@ -14,6 +14,7 @@ class Setting:
     swap_near: float = 0.0
     skip_cold: float = 0.0
     skip_small: float = 0.0
+    coarse_below: float = 0.0
 
     @property
     def on(self) -> dict[str, float]:

@@ -15,13 +15,14 @@ struct Token {
   std::vector<uint8_t> present = std::vector<uint8_t>(8);
   std::vector<int32_t> ids = {0, 1, 2, 3};
   std::vector<uint8_t> skipped = std::vector<uint8_t>(4);
-  bool logits = false;
+  std::vector<uint8_t> coarse = std::vector<uint8_t>(4);
+  bool logits = false, may_be_coarse = true;
 
   bool Choose(Dial* dial) {
     std::vector<float> weights;
     for (const int32_t id : ids) weights.push_back(logits ? std::exp(values[id]) : values[id]);
     Dial::Said said{scores.data(), values.data(), logits, weights.data()};
-    return dial->Choose(said, present, 4, ids.data(), skipped.data());
+    return dial->Choose(said, present, may_be_coarse, 4, ids.data(), skipped.data(), coarse.data());
   }
 };
 using Ids = std::vector<int32_t>;
@@ -103,10 +104,53 @@ TEST(WeightsThatAreNoSharesAreLeftAlone) {
   CHECK(!token.Choose(&dial));
 }
 
+TEST(ExpertsBelowTheShareAreReadInTheCoarseFormAndCoarseResidentsDo) {
+  Dial dial({0, 0, 0, 0.2f});
+  Token token;  // shares: 0.51, 0.26, 0.13, 0.10
+  token.present = {Dial::kAbsent, Dial::kCoarse, Dial::kCoarse, Dial::kAbsent, 0, 0, 0, 0};
+  CHECK(!token.Choose(&dial));  // the router's choice and weights stay
+  CHECK(token.coarse == Marks({0, 0, 1, 1}));
+  token.present[2] = token.present[3] = Dial::kWhole;
+  CHECK(!token.Choose(&dial));
+  CHECK(token.coarse == Marks(4));  // what is there whole is used
+  CHECK_EQ(dial.coarse.load(), 2u);
+}
+
+TEST(TheStrongestIsReadInTheCoarseFormWhereItsShareIsSmallToo) {
+  Dial dial({0, 0, 0, 0.9f});
+  Token token;
+  CHECK(!token.Choose(&dial));
+  CHECK(token.coarse == Marks({1, 1, 1, 1}));
+}
+
+TEST(ACoarseResidentCountsAsMissingWhereBetterIsNeeded) {
+  Dial dial({0, 0.2f, 0, 0.12f});
+  Token token;
+  token.present = {1, 1, Dial::kCoarse, Dial::kCoarse, 0, 0, 0, 0};
+  CHECK(token.Choose(&dial));
+  CHECK(token.skipped == Marks({0, 0, 1, 0}) && token.coarse == Marks({0, 0, 0, 1}));
+  Token together = Token();
+  together.present = {1, 1, 1, Dial::kCoarse, 0, 0, 0, 0};
+  together.may_be_coarse = false;
+  CHECK(together.Choose(&dial));
+  CHECK(together.skipped == Marks({0, 0, 0, 1}) && together.coarse == Marks(4));
+}
+
+TEST(ASwapTakesACoarseResidentOnlyWhereThatWillDo) {
+  for (const float below : {0.05f, 0.15f}) {
+    Dial dial({0.25f, 0, 0, below});
+    Token token;
+    token.present = {1, 1, 1, 0, Dial::kCoarse, 0, 0, 0};
+    CHECK_EQ(token.Choose(&dial), below > 0.1f);
+    CHECK_EQ(token.ids[3], below > 0.1f ? 4 : 3);
+    CHECK_EQ(token.coarse[3], below > 0.1f ? 1 : 0);
+  }
+}
+
 TEST(SettingsAreSharesBelowOne) {
   CHECK(DialSettings({0, 0.5f, 0.99f}).valid());
   CHECK(!DialSettings({1, 0, 0}).valid() && !DialSettings({0, -0.1f, 0}).valid());
-  CHECK(!DialSettings({0, 0, NAN}).valid());
+  CHECK(!DialSettings({0, 0, NAN}).valid() && !DialSettings({0, 0, 0, 1}).valid());
 }
 
 }  // namespace

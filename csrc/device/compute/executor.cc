@@ -27,13 +27,12 @@ bool HasUnloadedExperts(ggml_cgraph* graph) {
 }  // namespace
 
 Executor::Executor(ggml_backend_t cpu, bool scores_are_kept, ggml_backend_t gpu)
-    : cpu_(cpu), gpu_(gpu), scores_are_kept_(scores_are_kept) {
-  if (gpu != nullptr) {
-    pairs_ = std::make_unique<DevicePairs>(gpu);
-  } else {
-    pairs_ = std::make_unique<PairRunner>(cpu);
-  }
-}
+    : cpu_(cpu),
+      gpu_(gpu),
+      scores_are_kept_(scores_are_kept),
+      own_pairs_(gpu != nullptr ? std::make_unique<DevicePairs>(gpu)
+                                : std::make_unique<PairRunner>(cpu)),
+      pairs_(own_pairs_.get()) {}
 
 Executor::~Executor() {
   ggml_backend_buffer_free(slot_ids_);

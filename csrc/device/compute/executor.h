@@ -16,6 +16,7 @@
 
 #include "device/compute/layer_step.h"
 #include "device/compute/lossy_choice.h"
+#include "device/compute/mixed_pairs.h"
 #include "device/compute/pair_runner.h"
 #include "device/compute/piece.h"
 #include "device/graph/weight_buffer.h"
@@ -45,6 +46,11 @@ class Executor {
   ggml_status RunPiece(const Job& job);
   // Has the dial decide on the step, which has been routed and not described yet.
   Status ChooseAnew(const Job& job);
+  // Whether experts of the step may be in the coarse form: those that are decoded for one token are
+  // computed by pairs, which know their form. Fails where a graph has no such pairs.
+  Status PrepareForms(const Job& job, bool* may_be_coarse);
+  // Says which of the step's experts are to be read in which form.
+  void SettleForms(const Job& job, bool may_be_coarse);
   void Complete(const Job& job, Event* event);
   Status RunOn(const Job& job);
   void MarkUsed(const Job& job);
@@ -79,8 +85,10 @@ class Executor {
 
   ggml_backend_t cpu_, gpu_;
   const bool scores_are_kept_;
-  std::unique_ptr<PairRunner> pairs_;
-  ggml_backend_buffer_t slot_ids_ = nullptr;          // on the GPU
+  const std::unique_ptr<PairRunner> own_pairs_;
+  PairRunner* pairs_;                         // those, or, in the lossy path, the mixed ones
+  std::unique_ptr<MixedPairs> mixed_pairs_;   // made when first needed
+  ggml_backend_buffer_t slot_ids_ = nullptr;  // on the GPU
   std::vector<uint8_t> ids_on_host_, input_on_host_;  // of the step, where it is on the GPU
   ggml_tensor host_input_{};
   std::vector<Piece> pieces_;
@@ -90,7 +98,7 @@ class Executor {
   enum class Fit { kUnknown, kYes, kNo } fit_ = Fit::kUnknown;
   // Memory that is kept from one piece to the next.
   std::vector<Arrival> arrived_;
-  std::vector<uint16_t> here_, wave_;
+  std::vector<uint16_t> here_, wave_, coarse_;
   std::vector<float> probs_;  // [n_prob_tokens, n_experts]
   std::vector<uint8_t> graph_memory_;
 };

@@ -49,7 +49,7 @@ void Executor::SendElsewhere(const Job& job) {
   const bool whole =
       std::all_of(experts.begin(), experts.end(), [](const Placement& each) { return each.hit; });
   if (whole) return;
-  const StepRows rows(&step_, pairs_.get());
+  const StepRows rows(&step_, pairs_);
   std::vector<bool> taken(experts.size());
   Demand demand;
   demand.layer = step_.layer();

@@ -100,7 +100,7 @@ void LossyChoice::WriteIds(const LayerStep& step) {
   }
 }
 
-Status LossyChoice::Choose(StreamedModel* model, const LayerStep& step) {
+Status LossyChoice::Choose(StreamedModel* model, const LayerStep& step, bool may_be_coarse) {
   changed_ = any_skipped_ = false;
   const int block = model->layers()[step.layer()].block;
   GateNote* note = model->gates()->Find(step.product()->src[2]);
@@ -123,9 +123,16 @@ Status LossyChoice::Choose(StreamedModel* model, const LayerStep& step) {
   const Cache& cache = model->store()->cache();
   const int k = step.k(), n_experts = static_cast<int>(scores->ne[0]);
   present_.resize(n_experts);
-  for (int e = 0; e < n_experts; e++) present_[e] = cache.SlotOf(step.layer(), e) != kNoSlot;
+  const CoarseSource* forms = model->store()->coarse();
+  for (int e = 0; e < n_experts; e++) {
+    const bool resident = cache.SlotOf(step.layer(), e) != kNoSlot;
+    const bool coarse =
+        resident && forms != nullptr && forms->IsCoarse(step.layer(), static_cast<uint16_t>(e));
+    present_[e] = !resident ? Dial::kAbsent : coarse ? Dial::kCoarse : Dial::kWhole;
+  }
   ids_ = step.ids();
   skipped_.assign(ids_.size(), 0);
+  coarse_.assign(ids_.size(), 0);
   for (int t = 0; t < step.n_tokens(); t++) {
     const size_t at = static_cast<size_t>(t) * k;
     weights_.clear();
@@ -135,9 +142,10 @@ Status LossyChoice::Choose(StreamedModel* model, const LayerStep& step) {
     said.values = RowOf(chain.values, t);
     said.logits = chain.of_logits();
     said.weights = weights_.data();
-    const bool changed = model->dial()->Choose(said, present_, k, &ids_[at], &skipped_[at]);
+    const bool changed = model->dial()->Choose(said, present_, may_be_coarse, k, &ids_[at],
+                                               &skipped_[at], &coarse_[at]);
     // What one token has read for it, the next one need not have read again.
-    for (int i = 0; i < k; i++) present_[ids_[at + i]] = 1;
+    for (int i = 0; i < k; i++) present_[ids_[at + i]] = Dial::kWhole;
     if (!changed) continue;
     changed_ = true;
     REMOE_RETURN_IF_ERROR(WriteWeights(chain, t, k));

@@ -28,13 +28,16 @@ class LossyChoice {
   LossyChoice(const LossyChoice&) = delete;
   LossyChoice& operator=(const LossyChoice&) = delete;
 
-  // Decides on a step that has been routed. RETURNS: what stands in the way of it.
-  Status Choose(StreamedModel* model, const LayerStep& step);
+  // Decides on a step that has been routed. `may_be_coarse`: experts in the coarse form can be
+  // computed with. RETURNS: what stands in the way of it.
+  Status Choose(StreamedModel* model, const LayerStep& step, bool may_be_coarse);
   // What was decided: whether anything is as it was not, and then ids [n_tokens][k] and marks of those
   // that are skipped, whose ids are that of the token's strongest.
   bool changed() const { return changed_; }
   const std::vector<int32_t>& ids() const { return ids_; }
   const std::vector<uint8_t>& skipped() const { return skipped_; }
+  // [n_tokens][k] marks of those for which the coarse form will do, and is resident or to be read.
+  const std::vector<uint8_t>& coarse() const { return coarse_; }
   bool any_skipped() const { return any_skipped_; }
 
  private:
@@ -46,7 +49,7 @@ class LossyChoice {
   ggml_backend_t cpu_ = nullptr;  // of one thread: what is computed here is a few numbers
   bool changed_ = false, any_skipped_ = false;
   std::vector<int32_t> ids_;
-  std::vector<uint8_t> skipped_, present_;
+  std::vector<uint8_t> skipped_, coarse_, present_;
   std::vector<float> chosen_, weights_;
   std::vector<uint8_t> graph_memory_;
 };

@@ -68,6 +68,10 @@ bool PairRunner::IsHalf(const ggml_tensor* view) const {
          view->nb[1] == whole->nb[1] && view->nb[2] == whole->nb[2];
 }
 
+const ggml_tensor& PairRunner::ViewOf(const TensorOrigin& origin) const {
+  return origin.model->view(origin);
+}
+
 bool PairRunner::Prepare(ggml_tensor** nodes, int begin, int end) {
   if (!Collect(nodes, begin, end, true)) return false;
   FindStages();
@@ -182,7 +186,8 @@ bool PairRunner::Collect(ggml_tensor** nodes, int begin, int end, bool by_rows) 
     if (ExpertProduct(node) != nullptr) {
       if (ids_ == nullptr) ids_ = node->src[2];
       if (node->src[2] != ids_) return false;
-      const ggml_tensor weights = ExpertProduct(node)->model->view(*ExpertProduct(node));
+      step.weights = &ViewOf(*ExpertProduct(node));
+      const ggml_tensor& weights = *step.weights;
       step.by_rows = by_rows && ids_->ne[1] == 1 && RowProducts::Fits(weights);
       by_rows_ |= step.by_rows;
       step.operand[1] = StepOf(node->src[1]);
@@ -327,8 +332,8 @@ ggml_status PairRunner::RunGroup(const Pair* pairs, int n, Stage stage) {
       continue;
     }
     ggml_tensor* copy;
-    if (const TensorOrigin* origin = ExpertProduct(node)) {
-      views.push_back(origin->model->view(*origin));
+    if (step.weights != nullptr) {
+      views.push_back(*step.weights);
       ggml_tensor* input = step.operand[1] >= 0 ? made[step.operand[1]] : gathered[step.external];
       if (step.by_rows) {
         copy = row_products.emplace_back(views.back(), static_cast<int32_t*>(slots->data))

@@ -73,7 +73,8 @@ class PairRunner {
   };
   struct Step {
     ggml_tensor* node = nullptr;
-    bool result = false;  // no other step takes it: the graph wants it
+    const ggml_tensor* weights = nullptr;  // of a product, in the slots
+    bool result = false;                   // no other step takes it: the graph wants it
     // Steps that make src[0] and src[1] (of products src[1] alone); -1: it comes from outside.
     int operand[2] = {-1, -1};
     int external = -1;     // index of it
@@ -88,6 +89,8 @@ class PairRunner {
   // What a piece is made of. `by_rows`: RowProducts, and gathering in the format of the CPU's dot
   // products, may be used.
   bool Collect(ggml_tensor** nodes, int begin, int end, bool by_rows);
+  // The slots seen as that weight tensor.
+  virtual const ggml_tensor& ViewOf(const TensorOrigin& origin) const;
   // Runs pairs in one graph. Pairs of one expert are side by side.
   virtual ggml_status RunGroup(const Pair* pairs, int n, Stage stage);
 
