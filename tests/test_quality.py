@@ -18,6 +18,7 @@ from remoe_edge.errors import InputError
 from remoe_edge.quality import price_list
 from remoe_edge.quality.choose import choose, parse_loss
 from remoe_edge.quality.measure import Heads, Measured, load_text
+from remoe_edge.quality.plot import frontier
 from remoe_edge.quality.price_list import Price, PriceList, price
 from remoe_edge.quality.setting import Setting
 from remoe_edge.quality.survey import alone, survey
@@ -139,6 +140,20 @@ def test_a_list_is_kept_beside_the_model_and_chosen_from(measured: tuple[Path, P
         assert engine.settings.swap_near == engine.settings.skip_cold == 0
 
 
+def test_named_means_are_measured_alone(measured: tuple[Path, Path], tmp_path: Path) -> None:
+    model, text = measured
+    output = tmp_path / "one.json"
+    few = ("--window", "12", "--data-tokens", "24", "--cache", "30%", "-t", "1")
+    done = run("price", str(model), "--text", str(text), "--skip-cold", "0.4", "--swap-near", "0.2",
+               *few, "-o", str(output))  # fmt: skip
+    assert done.exit_code == 0, done.output
+    settings = [each.setting for each in price_list.read(output, model, None).prices]
+    assert settings == [Setting(), Setting(swap_near=0.2, skip_cold=0.4)]
+    done = run("price", str(model), "--text", str(text), "--coarse-below", "0.4", "-o", str(output))
+    assert done.exit_code == 1
+    assert "remoe-edge convert coarse" in done.output
+
+
 def test_a_smaller_cache_than_the_measured_is_refused(
     measured: tuple[Path, Path], tmp_path: Path
 ) -> None:
@@ -202,6 +217,13 @@ def test_prices_and_means_are_not_given_together(measured: tuple[Path, Path]) ->
         Engine(model, reproducible=True, swap_near=0.1)
     with Engine(model, reproducible=True, skip_small=0.1, n_ctx=64) as engine:
         assert engine.stats().lossy == "skip_small 0.1"
+
+
+def test_the_frontier_is_what_nothing_beats() -> None:
+    mild = point(Setting(skip_cold=0.1), 80, a=0.01)
+    worse = point(Setting(swap_near=0.1), 85, a=0.02)
+    strong = point(Setting(skip_cold=0.2), 60, a=0.03)
+    assert frontier(list_of(BASE, strong, worse, mild)) == [BASE, mild, strong]
 
 
 def test_a_picture_is_drawn(measured: tuple[Path, Path], tmp_path: Path) -> None:

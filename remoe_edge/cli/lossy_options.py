@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from remoe_edge.cli import options
-from remoe_edge.cli.old_spellings import Decorator, option
+from remoe_edge.cli.old_spellings import Decorator, Function, option
 
 _SHARE = click.FloatRange(0, 1, max_open=True)
 
@@ -16,12 +16,30 @@ def _means(name: str, help: str) -> Decorator:
     )
 
 
-def coarse() -> Decorator:
-    """Give the file that coarser experts come from."""
-    return option(
-        "--coarse", type=options.FILE, metavar="FILE",
-        help="Coarser experts, from `convert coarse`, if they are not beside the model.",
+def _chosen() -> tuple[Decorator, ...]:
+    return (
+        _means(
+            "--swap-near",
+            "use a resident expert for a missing one whose weight is larger by at most this share.",
+        ),
+        _means("--skip-cold", "leave out missing experts below this share of a token's weights."),
+        _means("--skip-small", "leave out all experts below this share of a token's weights."),
+        _means(
+            "--coarse-below",
+            "read missing experts below this share of a token's weights in a coarser form.",
+        ),
+        option(
+            "--coarse", type=options.FILE, metavar="FILE",
+            help="Coarser experts, from `convert coarse`, if they are not beside the model.",
+        ),
     )  # fmt: skip
+
+
+def chosen(function: Function) -> Function:
+    """Give the means alone, each by its own share, and the file that coarser experts come from."""
+    for each in reversed(_chosen()):
+        function = each(function)
+    return function
 
 
 def every() -> tuple[Decorator, ...]:
@@ -41,15 +59,5 @@ def every() -> tuple[Decorator, ...]:
             "--price-list", type=options.FILE, metavar="FILE",
             help="What `remoe-edge price` wrote, if it is not beside the model.",
         ),
-        _means(
-            "--swap-near",
-            "use a resident expert for a missing one whose weight is larger by at most this share.",
-        ),
-        _means("--skip-cold", "leave out missing experts below this share of a token's weights."),
-        _means("--skip-small", "leave out all experts below this share of a token's weights."),
-        _means(
-            "--coarse-below",
-            "read missing experts below this share of a token's weights in a coarser form.",
-        ),
-        coarse(),
+        *_chosen(),
     )  # fmt: skip

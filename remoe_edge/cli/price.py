@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     "--most-loss", default="5%", show_default=True, metavar="SHARE",
     help="Go on with a means until perplexity is worse by so much.",
 )  # fmt: skip
-@lossy_options.coarse()
+@lossy_options.chosen
 @options.threads()
 @options.output("Without it, the result is kept beside the model, where --quality-loss finds it.")
 @options.json_flag()
@@ -54,12 +54,15 @@ def command(
     output: Path | None,
     as_json: bool,
     plot: Path | None,
+    **means: float,
 ) -> None:
     """Measure what it costs MODEL to do without experts that would have to be read.
 
     Every means is measured over its range (docs/quality.md): perplexity and bytes read per token, each
     token decoded by itself; coarser experts where there is a file of them. `--quality-loss` of other
     commands then chooses from the result. Ctrl-C keeps what was measured until then.
+
+    If you name means, such as --skip-cold 0.1, that one setting is measured, and nothing else.
     """
     from remoe_edge.engine.engine import Engine
     from remoe_edge.engine.settings import EngineSettings
@@ -78,8 +81,9 @@ def command(
         overlay = shipped_routers(model)
     most = parse_loss(most_loss)
     where = output or price_list.place(model, overlay)
+    asked = Setting(**means)
     beside = coarse_files.beside(model)
-    if coarse is None and beside.is_file():
+    if coarse is None and (asked.coarse_below or beside.is_file()):
         coarse = beside
     record = None
     if coarse is not None:
@@ -116,7 +120,8 @@ def command(
 
     finished = True
     try:
-        for each in survey(priced, share[0][1], most, coarse=record is not None):
+        every = survey(priced, share[0][1], most, coarse=record is not None)
+        for each in every if asked == Setting() else map(priced, [asked]):
             prices.append(each)
             rows.append(_row(each, prices[0]))
             show_progress("")
