@@ -35,6 +35,7 @@ def list_of(*prices: Price, **changes: Any) -> PriceList:
     return replace(plain, **changes)
 
 
+COUNTS = ("bytes_read", "misses", "weighed", "swapped", "skipped_cold", "skipped_small", "coarse")
 BASE = point(Setting(), 100)
 
 
@@ -77,6 +78,17 @@ def test_prices_compare_token_by_token() -> None:
     assert found.perplexity["a"] == pytest.approx(np.exp(2.1))
     assert (found.bytes_per_token, found.agreement) == (20, 0.75)
     assert (found.swapped, found.skipped, found.coarse) == (0.25, 0.125, 0.5)
+
+
+def test_two_windows_are_not_certain() -> None:
+    base = Measured({"a": np.zeros((2, 1))}, {"a": np.zeros((2, 1))},
+                    {"a": Heads(np.zeros((2, 1, 1), int), np.zeros((2, 1, 1)))},
+                    dict.fromkeys(COUNTS, 1), 2)  # fmt: skip
+    worse = replace(base, nll={"a": np.array([[0.02], [0.03]])})
+    found = price(Setting(skip_cold=0.1), worse, base)
+    # A standard error of 0.005, and Student's 12.7 of them.
+    assert found.low["a"] == pytest.approx(np.expm1(0.025 - 12.71 * 0.005))
+    assert found.costs_at_most(0.01)
 
 
 def test_a_survey_stops_where_a_means_costs_too_much() -> None:

@@ -78,7 +78,7 @@ def _draw_means(
         points = [each for each in together if _coarser(each.setting) == with_coarse]
         if points:
             axis.plot(
-                [_kib(each) for each in points], [value(each) for each in points], "",
+                [_kib(each) for each in points], [value(each) for each in points],
                 linestyle="none", marker="d", markersize=5, fillstyle=fill, color=f"C{color}",
                 label=f"several{', coarse_below too' if with_coarse else ''}, {name}",
             )  # fmt: skip

@@ -76,13 +76,23 @@ class PriceList:
         return {"kind": _KIND, **asdict(self)}
 
 
+# Within so many standard errors 95 % lie, by degrees of freedom: few windows know their spread badly.
+_STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)
+
+
+def _student(freedom: int) -> float:
+    return _STUDENT[freedom - 1] if freedom <= len(_STUDENT) else 1.96 + 2.6 / freedom
+
+
 def price(setting: Setting, found: Measured, base: Measured) -> Price:
     """Compare what a setting gave with what came without loss, token by token."""
     ratios = {}
     for name, nll in found.nll.items():
         differences = (nll - base.nll[name]).mean(axis=1)  # of each window
         n = len(differences)
-        spread = 1.96 * differences.std(ddof=1) / math.sqrt(n) if n > 1 else math.nan
+        spread = math.nan
+        if n > 1:
+            spread = _student(n - 1) * float(differences.std(ddof=1)) / math.sqrt(n)
         mean = differences.mean()
         ratios[name] = [math.expm1(mean + each) for each in (0, -spread, spread)]
     same = sum(
