@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import subprocess
 import sys
@@ -39,6 +40,8 @@ class Outcome:
 def run(capsys: pytest.CaptureFixture[str], *args: str | Path) -> Outcome:
     """Run a command line in this process."""
     capsys.readouterr()
+    assert isinstance(sys.stderr, io.TextIOWrapper)
+    sys.stderr.reconfigure(errors="backslashreplace")  # as the interpreter's own
     with pytest.raises(SystemExit) as ended:
         cli([str(arg) for arg in args], prog_name="remoe-edge")
     out, err = capsys.readouterr()

@@ -86,7 +86,8 @@ def write_coarse(
 
 def _planned(tensor: _core.Tensor, type_name: str) -> _Plan:
     n_per_row = tensor.shape[0]
-    new_type = _core.coarse_type_for(type_name, n_per_row)
+    # No type has another letter, and C++ takes no half of a character.
+    new_type = _core.coarse_type_for(type_name.encode("ascii", "replace").decode(), n_per_row)
     own_bytes, new_bytes = _row_bytes(tensor.type, n_per_row), _row_bytes(new_type, n_per_row)
     if new_bytes >= own_bytes:
         new_type, new_bytes = tensor.type, own_bytes
