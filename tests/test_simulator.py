@@ -309,6 +309,9 @@ def test_shared_processors_are_dealt_evenly() -> None:
     assert Sharing(1).ends([(0.0, 3.0), (1.0, 1.0)]) == pytest.approx([4.0, 3.0])
     # Side by side each takes half as long again: 2 / 1.5 of the longer one are left after 2 is 3.
     assert Sharing(2, 1.5).ends([(0.0, 4.0), (0.0, 2.0)]) == pytest.approx([5.0, 3.0])
+    late = 1e7 + 2.212871725
+    ends = Sharing(2, 1.2).ends([(late, 0.0), (late + 5.2, 20.31664435408195), (late, 3.3)])
+    assert ends == pytest.approx([late, late + 25.51664435408195, late + 3.3], abs=1e-6)
     assert two.ends([(5.0, 0.0), (1.0, 0.0)]) == [5.0, 1.0]
     assert two.ends([]) == []
 

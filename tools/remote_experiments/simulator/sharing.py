@@ -35,10 +35,13 @@ class Sharing:
                 now = min(coming)
                 continue
             rate = self.rate(len(busy))
-            until = min([now + min(left[i] for i in busy) / rate, *coming])
+            done = {i: now + left[i] / rate for i in busy}
+            until = min([*done.values(), *coming])
             for i in busy:
-                left[i] -= (until - now) * rate
-                if left[i] <= 1e-12:
+                # By times: late in a long simulation what is left would never be exactly 0.
+                if done[i] <= until:
                     left[i], ends[i] = 0.0, until
+                else:
+                    left[i] -= (until - now) * rate
             now = until
         return ends
