@@ -3,7 +3,7 @@
 
     python3.11 tools/wheels.py FOLDER --machine aarch64 --llama llama_cpp_python-...aarch64.whl
 
-makes FOLDER/manylinux/remoe_edge-...-cp311-cp311-manylinux_2_28_aarch64.whl, for the version of Python
+makes FOLDER/manylinux/remoe_edge-...-cp311-cp311-manylinux_2_27_aarch64.whl, for the version of Python
 that it runs in. `--llama` names a wheel of the pinned llama-cpp-python for that machine, with whose
 headers and libraries the core is built: `pip wheel --no-deps llama-cpp-python==...` makes one for this
 machine, and tools/aarch64/emulate.py one for aarch64. It does not become part of the wheel. Whoever
@@ -21,6 +21,7 @@ A second run goes on where the first was cut off. It takes some ten minutes of o
 from __future__ import annotations
 
 import argparse
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -106,11 +107,16 @@ def build(place: Place, machine: str, llama: Path) -> Path:
     })  # fmt: skip
     finished = place.folder / "manylinux"
     place.command("wheels", [
-        own / "bin/auditwheel", "repair", "--plat", f"manylinux_{GLIBC.replace('.', '_')}_{machine}",
+        # "auto": of other machines than this one auditwheel knows no platform by name.
+        own / "bin/auditwheel", "repair", "--plat", "auto",
         *(word for name in _ELSEWHERE for word in ("--exclude", name)), "--wheel-dir", finished,
         _newest(raw),
     ], environment=path)  # fmt: skip
-    return _newest(finished)
+    made = _newest(finished)
+    found = re.search(rf"manylinux_2_(\d+)_{machine}\.whl$", made.name)
+    if found is None or int(found[1]) > int(GLIBC.rpartition(".")[2]):
+        raise StepError(f"{made.name} asks for more than glibc {GLIBC}")
+    return made
 
 
 def _tools(place: Place, own: Path) -> None:
