@@ -26,7 +26,7 @@ class GivenScoresPolicy : public Policy {
     ranks_.Score(event.layer, row_.data());
     scores_ += n_experts_;
   }
-  void OnHit(ExpertId id) override { ranks_.Withdraw(Layer(id), Expert(id)); }
+  void OnHit(ExpertId id) override { ranks_.Withdraw(id); }
   void OnEvict(ExpertId id) override { OnHit(id); }
   void OnEventEnd(const Event& event) override {
     for (int i = 0; i < event.n; i++) ranks_.Offer(event.layer, event.experts[i]);
@@ -34,9 +34,6 @@ class GivenScoresPolicy : public Policy {
   ExpertId Victim(const EvictableList& evictable) override { return ranks_.Least(); }
 
  private:
-  int Layer(ExpertId id) const { return static_cast<int>(id) / n_experts_; }
-  int Expert(ExpertId id) const { return static_cast<int>(id) % n_experts_; }
-
   const int n_experts_;
   const float* scores_;
   ResidentRanks ranks_;

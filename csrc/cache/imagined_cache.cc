@@ -27,10 +27,7 @@ int ImaginedCache::Run(int layer, const uint16_t* experts, int n) {
     }
   }
   resident_ += missed;
-  for (; resident_ > n_slots_; resident_--) {
-    const ExpertId victim = ranks_.Least();
-    ranks_.Withdraw(static_cast<int>(victim) / n_experts_, victim % n_experts_);
-  }
+  for (; resident_ > n_slots_; resident_--) ranks_.Withdraw(ranks_.Least());
   for (int i = 0; i < n; i++) ranks_.Offer(layer, experts[i]);
   return missed;
 }

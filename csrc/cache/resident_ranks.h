@@ -34,6 +34,9 @@ class ResidentRanks {
     ranks_[At(layer, expert)] = kUnavailable;
     stale_[layer] = 1;
   }
+  void Withdraw(ExpertId id) {
+    Withdraw(static_cast<int>(id) / n_experts_, static_cast<int>(id) % n_experts_);
+  }
   bool offered(int layer, int expert) const { return ranks_[At(layer, expert)] != kUnavailable; }
   // The lowest that may leave; of equals the first. REQUIRES: one may.
   ExpertId Least();

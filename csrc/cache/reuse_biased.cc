@@ -360,7 +360,7 @@ void ReuseBiasedPolicy::Rank(const Event& event) {
 }
 
 void ReuseBiasedPolicy::OnHit(ExpertId id) {
-  ranks_.Withdraw(static_cast<int>(id) / geometry_.n_experts, id % geometry_.n_experts);
+  ranks_.Withdraw(id);
 }
 
 void ReuseBiasedPolicy::OnEvict(ExpertId id) {

@@ -78,13 +78,8 @@ void CoarseExperts::Attach(const ExpertStore& store, const SlotLayout& layout) {
     std::vector<ggml_tensor> views;
     for (size_t m = 0; m < layers_[l].matrices.size(); m++) {
       const Tensor& tensor = file_.tensors()[layers_[l].matrices[m].tensor];
-      ggml_tensor view =
-          PlainTensor(static_cast<ggml_type>(tensor.type), static_cast<int64_t>(tensor.ne[0]),
-                      static_cast<int64_t>(tensor.ne[1]), store.most_slots());
-      view.nb[2] = layout.slot_bytes();
-      view.nb[3] = view.nb[2] * view.ne[2];
+      ggml_tensor view = SlotView(tensor, store.most_slots(), layout.slot_bytes());
       view.data = store.slab().data() + layout_.at(static_cast<int>(l), static_cast<int>(m)).offset;
-      ggml_set_name(&view, tensor.name.c_str());
       views.push_back(view);
     }
     views_.push_back(std::move(views));

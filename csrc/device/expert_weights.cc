@@ -60,14 +60,7 @@ TensorOrigin* ExpertWeights::Find(const std::string& tensor_name) {
 }
 
 ggml_tensor ExpertWeights::View(int l, int m, int n_slots, const SlotLayout& layout) const {
-  const Tensor& tensor = file_->tensors()[(*layers_)[l].matrices[m].tensor];
-  ggml_tensor view =
-      PlainTensor(static_cast<ggml_type>(tensor.type), static_cast<int64_t>(tensor.ne[0]),
-                  static_cast<int64_t>(tensor.ne[1]), n_slots);
-  view.nb[2] = layout.slot_bytes();
-  view.nb[3] = view.nb[2] * view.ne[2];
-  ggml_set_name(&view, tensor.name.c_str());
-  return view;
+  return SlotView(file_->tensors()[(*layers_)[l].matrices[m].tensor], n_slots, layout.slot_bytes());
 }
 
 Status ExpertWeights::CheckOn(ggml_backend_dev_t gpu, const DeviceSlab& slab, int n_slots,

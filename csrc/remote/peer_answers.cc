@@ -23,11 +23,8 @@ int64_t Microseconds(std::chrono::steady_clock::duration duration) {
 
 void Peer::PostFailed(const Wanted& wanted, const std::string& why) {
   if (wanted.arrivals == nullptr) return;
-  Arrival arrival;
-  arrival.kind = Arrival::Kind::kFailed;
-  arrival.expert = wanted.expert;
-  arrival.status = Status(Code::kIo, why);
-  wanted.arrivals->Post(wanted.ticket, std::move(arrival));
+  wanted.arrivals->Post(wanted.ticket, Arrival::Kind::kFailed, wanted.expert,
+                        Status(Code::kIo, why));
 }
 
 Status Peer::Poll(int timeout_ms) {

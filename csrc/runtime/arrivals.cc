@@ -27,6 +27,14 @@ bool Arrivals::Post(Ticket ticket, Arrival arrival) {
   return true;
 }
 
+bool Arrivals::Post(Ticket ticket, Arrival::Kind kind, uint16_t expert, const Status& status) {
+  Arrival arrival;
+  arrival.kind = kind;
+  arrival.expert = expert;
+  arrival.status = status;
+  return Post(ticket, std::move(arrival));
+}
+
 void Arrivals::PostWeights(Ticket ticket, const std::vector<uint16_t>& experts) {
   const std::lock_guard<std::mutex> lock(mutex_);
   if (ticket != ticket_ || experts.empty()) return;

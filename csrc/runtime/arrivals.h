@@ -42,6 +42,9 @@ class Arrivals {
 
   // RETURNS: false, and drops it, when the ticket is old.
   bool Post(Ticket ticket, Arrival arrival);
+  // What has no rows.
+  bool Post(Ticket ticket, Arrival::Kind kind, uint16_t expert,
+            const Status& status = Status::Ok());
   // Many experts whose weights are there already.
   void PostWeights(Ticket ticket, const std::vector<uint16_t>& experts);
 

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "base/format.h"
+#include "runtime/read_failure.h"
 #include "runtime/storage_source.h"
 
 namespace remoe {
@@ -155,17 +155,19 @@ void CoarseSource::OnRead(const Read& read, const Status& status) {
       tallies_->coarse_bytes += read.n_bytes;
     } else if (!load.failed) {
       load.failed = true;
-      const Status described = Describe(read, load.expert, m, status);
-      if (failure_.ok()) failure_ = described;
-      PostLocked(Arrival::Kind::kFailed, load.expert, described);
+      const Status failure =
+          ReadFailure((*parts_.layers)[layer_], load.expert, m,
+                      parts_.file->paths()[read.file - parts_.first_shard], read.offset, status);
+      if (failure_.ok()) failure_ = failure;
+      arrivals_->Post(ticket_, Arrival::Kind::kFailed, load.expert, failure);
     }
     if (load.left == down && !load.announced && !load.failed) {
       load.announced = true;
-      PostLocked(Arrival::Kind::kAllButDown, load.expert);
+      arrivals_->Post(ticket_, Arrival::Kind::kAllButDown, load.expert);
     }
     TakeStagedLocked(&next);
     if (load.left == 0) {
-      if (!load.failed) PostLocked(Arrival::Kind::kWeights, load.expert);
+      if (!load.failed) arrivals_->Post(ticket_, Arrival::Kind::kWeights, load.expert);
       if (--unfinished_ == 0) {
         ended_ = Clock::now();
         changed_.notify_all();
@@ -173,24 +175,6 @@ void CoarseSource::OnRead(const Read& read, const Status& status) {
     }
   }
   Submit(next);
-}
-
-void CoarseSource::PostLocked(Arrival::Kind kind, uint16_t expert, const Status& status) {
-  Arrival arrival;
-  arrival.kind = kind;
-  arrival.expert = expert;
-  arrival.status = status;
-  arrivals_->Post(ticket_, std::move(arrival));
-}
-
-Status CoarseSource::Describe(const Read& read, uint16_t expert, int m,
-                              const Status& status) const {
-  const ExpertLayer& layer = (*parts_.layers)[layer_];
-  return Status(status.code(), Format("layer %d, expert %d, %s, at offset %llu of %s: %s",
-                                      layer.block, expert, MatrixName(layer.matrices[m].matrix),
-                                      static_cast<unsigned long long>(read.offset),
-                                      parts_.file->paths()[read.file - parts_.first_shard].c_str(),
-                                      status.message().c_str()));
 }
 
 }  // namespace remoe

@@ -83,8 +83,6 @@ class CoarseSource : public ExpertSource {
   void TakeStagedLocked(std::vector<Read>* reads);
   void Fill(const Read& read, const Status& status, int load, int matrix);
   void OnRead(const Read& read, const Status& status);
-  void PostLocked(Arrival::Kind kind, uint16_t expert, const Status& status = Status::Ok());
-  Status Describe(const Read& read, uint16_t expert, int matrix, const Status& status) const;
   uint8_t* At(SlotId slot, int matrix) const;
 
   const CoarseParts parts_;

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "base/format.h"
+#include "runtime/read_failure.h"
 
 namespace remoe {
 
@@ -228,9 +228,10 @@ void StorageSource::OnRead(const Read& read, const Status& status) {
       SubmitDemandLocked(slot, bit, &next);
     } else {
       if (!load.failed) {
-        const Status described = Describe(read, load, status);
-        if (failure_.ok()) failure_ = described;
-        PostLocked(Arrival::Kind::kFailed, load.expert, described);
+        const Status failure = ReadFailure((*parts_.layers)[layer], load.expert, m,
+                                           parts_.model->paths()[read.file], read.offset, status);
+        if (failure_.ok()) failure_ = failure;
+        arrivals_->Post(ticket_, Arrival::Kind::kFailed, load.expert, failure);
       }
       load.failed = true;
     }
@@ -244,19 +245,11 @@ void StorageSource::OnRead(const Read& read, const Status& status) {
   Submit(next);
 }
 
-void StorageSource::PostLocked(Arrival::Kind kind, uint16_t expert, Status status) {
-  Arrival arrival;
-  arrival.kind = kind;
-  arrival.expert = expert;
-  arrival.status = std::move(status);
-  arrivals_->Post(ticket_, std::move(arrival));
-}
-
 // Once for an event's expert, also where its down has to be read again.
 void StorageSource::AnnounceLocked(SlotLoad* load) {
   if (load->announced || load->failed || !load->lacks_only(last_matrix_)) return;
   load->announced = true;
-  PostLocked(Arrival::Kind::kAllButDown, load->expert);
+  arrivals_->Post(ticket_, Arrival::Kind::kAllButDown, load->expert);
 }
 
 void StorageSource::FinishLocked(const SlotLoad& load) {
@@ -266,16 +259,7 @@ void StorageSource::FinishLocked(const SlotLoad& load) {
     event_read_ns_ = Nanoseconds(idle_since_ - began_);
     changed_.notify_all();
   }
-  if (!load.failed) PostLocked(Arrival::Kind::kWeights, load.expert);
-}
-
-Status StorageSource::Describe(const Read& read, const SlotLoad& load, const Status& status) const {
-  const ExpertLayer& layer = (*parts_.layers)[load.layer];
-  return Status(status.code(),
-                Format("layer %d, expert %d, %s, at offset %llu of %s: %s", layer.block,
-                       load.expert, MatrixName(layer.matrices[TagMatrix(read.tag)].matrix),
-                       static_cast<unsigned long long>(read.offset),
-                       parts_.model->paths()[read.file].c_str(), status.message().c_str()));
+  if (!load.failed) arrivals_->Post(ticket_, Arrival::Kind::kWeights, load.expert);
 }
 
 }  // namespace remoe

@@ -138,8 +138,6 @@ class StorageSource : public ExpertSource {
   void OnRead(const Read& read, const Status& status);
   void AnnounceLocked(SlotLoad* load);
   void FinishLocked(const SlotLoad& load);
-  void PostLocked(Arrival::Kind kind, uint16_t expert, Status status = Status::Ok());
-  Status Describe(const Read& read, const SlotLoad& load, const Status& status) const;
 
   const SlotLayout layout_;
   StorageParts parts_;

@@ -7,9 +7,9 @@ the model's own, the model's own weights are kept.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -131,18 +131,13 @@ def _write(
     done, total = 0, sum(plan.tensor.n_bytes for plan in plans)
     with ThreadPoolExecutor(default_threads()) as pool:
         for plan in plans:
-            experts = list(pool.map(lambda each: _requantised(model, *each), _pieces(plan)))
+            experts = list(pool.map(partial(_requantised, model, plan), range(plan.shape[0])))
             writer.write_tensor_data(np.concatenate(experts))
             done += plan.tensor.n_bytes
             if progress is not None:
                 progress(done, total)
     writer.close()
     _sign(path)
-
-
-def _pieces(plan: _Plan) -> Iterator[tuple[_Plan, int]]:
-    for expert in range(plan.shape[0]):
-        yield plan, expert
 
 
 def _requantised(model: _core.ModelFile, plan: _Plan, expert: int) -> npt.NDArray[np.uint8]:

@@ -143,7 +143,7 @@ class EngineSettings:
         if not isinstance(self.cache, str):
             raise InputError(f"cache is a text such as '1500MiB' or '30%', not {self.cache!r}")
         budgets.check(self.cache)
-        self._check_routers()
+        self._check_path("routers", "an overlay")
         self._check_policy()
         _one_of("prefetch", self.prefetch, PREFETCH)
         _one_of("draft", self.draft, DRAFT)
@@ -160,26 +160,18 @@ class EngineSettings:
         for name in lossy.MEANS:
             object.__setattr__(self, name, lossy.amount(name, getattr(self, name)))
         lossy.check(self)
-        self._check_coarse()
+        self._check_path("coarse", "a file of coarse experts")
         for name in ("repack", "stream", "direct", "lock", "verbose", "hedge"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"{name} is True or False, not {getattr(self, name)!r}")
 
-    def _check_routers(self) -> None:
-        if self.routers is None:
+    def _check_path(self, name: str, what: str) -> None:
+        path = getattr(self, name)
+        if path is None:
             return
-        if not isinstance(self.routers, str | os.PathLike) or not os.fspath(self.routers):
-            raise InputError(f"routers is the path of an overlay or None, not {self.routers!r}")
-        object.__setattr__(self, "routers", os.fspath(self.routers))
-
-    def _check_coarse(self) -> None:
-        if self.coarse is None:
-            return
-        if not isinstance(self.coarse, str | os.PathLike) or not os.fspath(self.coarse):
-            raise InputError(
-                f"coarse is the path of a file of coarse experts or None, not {self.coarse!r}"
-            )
-        object.__setattr__(self, "coarse", os.fspath(self.coarse))
+        if not isinstance(path, str | os.PathLike) or not os.fspath(path):
+            raise InputError(f"{name} is the path of {what} or None, not {path!r}")
+        object.__setattr__(self, name, os.fspath(path))
 
     def _check_policy(self) -> None:
         from remoe_edge.native import _core  # brings llama.cpp in: not for a default

@@ -10,9 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from remoe_edge.errors import InputError, ModelError, UnsupportedError
+from remoe_edge.errors import InputError, ModelError
 from remoe_edge.files.fingerprint import fingerprint
 from remoe_edge.files.models import COARSE_SUFFIX
+from remoe_edge.files.own_gguf import open_own
 from remoe_edge.native import _core
 
 FORMAT_VERSION = 1
@@ -41,17 +42,10 @@ def command_for(model: Path, path: Path | None = None) -> str:
 
 def read_record(path: Path) -> CoarseRecord:
     """Return a coarse file's record. Raises InputError or ModelError for any other or a damaged one."""
-    file = _core.ModelFile.open(str(path))
-    version = file.unsigned(f"{PREFIX}.version")
-    if version is None:
-        raise InputError(
-            f"{path} is no file of coarse experts: `remoe-edge convert coarse` makes one"
-        )
-    if version != FORMAT_VERSION:
-        raise UnsupportedError(
-            f"{path} is a file of coarse experts of version {version}, this program reads "
-            f"{FORMAT_VERSION}"
-        )
+    file = open_own(
+        path, PREFIX, FORMAT_VERSION, what="a file of coarse experts",
+        otherwise="no file of coarse experts: `remoe-edge convert coarse` makes one",
+    )  # fmt: skip
     record = CoarseRecord(
         type=file.string(f"{PREFIX}.type") or "",
         base_fingerprint=file.string(f"{PREFIX}.base_fingerprint") or "",

@@ -15,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 from gguf import GGMLQuantizationType, GGUFWriter
 
-from remoe_edge.errors import InputError, UnsupportedError
+from remoe_edge.errors import InputError
 from remoe_edge.files.atomic import replacing
 from remoe_edge.files.fingerprint import fingerprint
+from remoe_edge.files.own_gguf import open_own
 from remoe_edge.files.router_tensors import block_of, routers_of
 from remoe_edge.files.tensor_values import read_tensor, to_float32
 from remoe_edge.native import _core
@@ -38,16 +39,10 @@ class OverlayRecord:
 
 def read_record(path: str | os.PathLike[str]) -> tuple[OverlayRecord, _core.ModelFile]:
     """Return an overlay's record and its parsed file; raise InputError for any other GGUF."""
-    overlay = _core.ModelFile.open(path)
-    version = overlay.unsigned(f"{_PREFIX}.version")
-    if version is None:
-        raise InputError(
-            f"{path} is not a router overlay; `remoe-edge convert routers` or `extract` makes one"
-        )
-    if version != FORMAT_VERSION:
-        raise UnsupportedError(
-            f"{path} is an overlay of version {version}, this program reads {FORMAT_VERSION}"
-        )
+    overlay = open_own(
+        path, _PREFIX, FORMAT_VERSION, what="an overlay",
+        otherwise="not a router overlay; `remoe-edge convert routers` or `extract` makes one",
+    )  # fmt: skip
     record = OverlayRecord(
         architecture=overlay.architecture,
         base_fingerprint=overlay.string(f"{_PREFIX}.base_fingerprint") or "",

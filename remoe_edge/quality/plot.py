@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
+from remoe_edge.engine.lossy import MEANS
 from remoe_edge.files.pictures import pyplot
 from remoe_edge.quality.price_list import Price, PriceList
 from remoe_edge.quality.setting import Setting
 
-_COLORS = ("swap_near", "skip_cold", "skip_small", "coarse_below")  # C0 and on
-_STYLES = ("-", "--", ":", "-.")  # by list
+_STYLES = ("-", "--", ":", "-.")  # by list; a fifth looks like the first
 _FILLS = ("full", "none", "left", "right")
 
 
@@ -38,7 +39,9 @@ def draw(lists: Mapping[str, PriceList], path: Path) -> None:
     perplexity of the texts themselves, which is less certain.
     """
     figure, (left, right) = pyplot().subplots(1, 2, figsize=(12, 5.5), layout="constrained")
-    for (name, prices), style, fill in zip(lists.items(), _STYLES, _FILLS, strict=False):
+    for (name, prices), style, fill in zip(
+        lists.items(), cycle(_STYLES), cycle(_FILLS), strict=False
+    ):
         _draw_means(left, name, prices, style, fill, lambda each: 100 * each.worst_loss)
         _draw_means(right, name, prices, style, fill, mean_perplexity)
         best = frontier(prices)
@@ -65,7 +68,7 @@ def _draw_means(
 ) -> None:
     together = [each for each in prices.prices if len(each.setting.on) > 1]
     base = prices.prices[0]
-    for color, means in enumerate(_COLORS):
+    for color, means in enumerate(MEANS):
         points = [each for each in prices.prices if each.setting.on.keys() == {means}]
         if points:
             points = [base, *points]
@@ -74,7 +77,7 @@ def _draw_means(
                 marker="o", markersize=4, fillstyle=fill, color=f"C{color}",
                 label=f"{means}, {name}",
             )  # fmt: skip
-    for color, with_coarse in ((4, False), (5, True)):
+    for color, with_coarse in ((len(MEANS), False), (len(MEANS) + 1, True)):
         points = [each for each in together if _coarser(each.setting) == with_coarse]
         if points:
             axis.plot(
