@@ -19,10 +19,11 @@ import pytest
 import tiny_dense
 import tiny_moe
 from command_line import Outcome, run, start
-from remoe_edge.bench import box, charts, process
+from remoe_edge.bench import box, process
 from remoe_edge.bench.box import Cgroup, Limits, NoBoxError, boxed
 from remoe_edge.convert.extract import extract
 from remoe_edge.files import overlay as overlays
+from remoe_edge.files import pictures
 from remoe_edge.machine.disk import disk_of
 from remoe_edge.native import _core
 from remoe_edge.units import MIB
@@ -159,7 +160,7 @@ def test_a_dense_model_has_no_cache_to_count(
     assert outcome.code == 0, outcome
     assert record["model"]["expert_layers"] == 0
     assert "hits" not in record["runs"][1]["prompts"][0]["tokens"]
-    if charts.available():
+    if pictures.available():
         assert "No arm has an expert cache." in page_path.read_text()
 
 
@@ -334,7 +335,7 @@ def test_ctrl_c_leaves_nothing_but_a_usable_record(
     assert len(record["runs"]) >= 2
     assert set(record["summary"]) == {"stock-mmap", "stream:lru"}
     assert "not complete: interrupted" in outcome.out
-    assert ("<svg" in page_path.read_text()) == charts.available()
+    assert ("<svg" in page_path.read_text()) == pictures.available()
 
 
 def test_a_killed_bench_takes_its_worker_along(

@@ -11,12 +11,12 @@ import pytest
 
 import browser
 from bench_record import made_up
-from remoe_edge.bench import charts
 from remoe_edge.bench.page import page
 from remoe_edge.bench.plots import plots, sequence
+from remoe_edge.files import pictures
 
 needs_matplotlib = pytest.mark.skipif(
-    not charts.available(), reason="matplotlib is not installed: pip install '.[plot]'"
+    not pictures.available(), reason="matplotlib is not installed: pip install '.[plot]'"
 )
 ASK = {
     "width": "window.innerWidth",
@@ -128,7 +128,7 @@ def test_charts_of_one_page_do_not_refer_to_each_other(record: dict[str, Any]) -
 def test_without_matplotlib_the_page_says_how_to_get_plots(
     record: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(charts, "available", lambda: False)
+    monkeypatch.setattr(pictures, "available", lambda: False)
     text = page(record)
     assert "<svg" not in text
     assert "pip install &#x27;remoe-edge[plot]&#x27;" in text

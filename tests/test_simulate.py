@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from remoe_edge import _core
 from remoe_edge.cli import cli
 from remoe_edge.errors import BudgetError, InputError
+from remoe_edge.files.models import shipped_model
 from remoe_edge.routing.simulate import parse_cache, parse_policies, simulate
 from remoe_edge.routing.trace import Trace, from_routed, read_trace
 
@@ -239,6 +241,24 @@ def test_the_command_prints_table_json_and_picture(tmp_path: Path) -> None:
     run = CliRunner().invoke(cli, ["simulate", str(path), "--plot", str(tmp_path / "t.png")])
     assert run.exit_code == 0, run.output
     assert (tmp_path / "t.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize("command", ["simulate", "price"])
+def test_a_picture_that_cannot_be_drawn_is_refused_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """Before anything is measured for it: that may take hours."""
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    text = tmp_path / "text"
+    text.write_text("words")
+    arguments = {
+        "simulate": [str(text)],
+        "price": [str(shipped_model()), "--text", str(text)],
+    }[command]
+    run = CliRunner().invoke(cli, [command, *arguments, "--plot", str(tmp_path / "t.png")])
+    assert run.exit_code == 1
+    assert run.stderr == "Error: pictures need matplotlib: pip install 'remoe-edge[plot]'\n"
+    assert not run.stdout
 
 
 def test_the_command_names_what_is_wrong(tmp_path: Path) -> None:

@@ -1,13 +1,12 @@
 """Charts as SVG that stands in a page: drawn by matplotlib, coloured by the page's style sheet.
 
 matplotlib draws with stand-in colours, for which the SVG then gets the variables of page.css, so
-that one page can be light or dark. It comes with the extra `[plot]`; `available()` says whether it
+that one page can be light or dark. It comes with the extra `[plot]`; files/pictures.py says whether it
 is there.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import re
 from collections.abc import Sequence
@@ -55,11 +54,6 @@ class Series:
     points: Sequence[tuple[float, float]]
     spans: Sequence[tuple[float, float, float]] = ()
     dots: bool = False
-
-
-def available() -> bool:
-    """Tell whether charts can be drawn here."""
-    return importlib.util.find_spec("matplotlib") is not None
 
 
 def line_chart(

@@ -10,6 +10,7 @@ from typing import Any
 from remoe_edge.bench import charts
 from remoe_edge.bench.plots import plots
 from remoe_edge.bench.table import disturbances, remarks, span
+from remoe_edge.files import pictures
 from remoe_edge.units import MIB, mib
 
 _STYLE = Path(__file__).with_suffix(".css")
@@ -22,14 +23,14 @@ def page(record: dict[str, Any]) -> str:
     """
     model = record["model"]
     name = model["name"] or model["file"]
-    drawn = plots(record) if record["runs"] and charts.available() else []
+    drawn = plots(record) if record["runs"] and pictures.available() else []
     figures = "".join(
         f"<figure><h2>{escape(plot.heading)}</h2><figcaption>{escape(plot.note)}</figcaption>"
         f"{plot.svg}</figure>"
         for plot in drawn
     )
     lines = remarks(record)
-    if not charts.available():
+    if not pictures.available():
         lines = [*lines, "no plots: they need matplotlib (pip install 'remoe-edge[plot]')"]
     notes = "".join(f"<li>{escape(line)}</li>" for line in lines)
     return (

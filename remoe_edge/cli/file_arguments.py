@@ -47,6 +47,17 @@ class OutputFile(FileArgument):
         super().__init__(is_written=True, dir_okay=False)
 
 
+class PictureFile(OutputFile):
+    """A picture; refused where none can be drawn, before anything is measured for it."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Take the path. Raises UnsupportedError without matplotlib."""
+        from remoe_edge.files import pictures
+
+        pictures.check()
+        return super().convert(value, param, ctx)
+
+
 PATH = FileArgument()
 FILE = FileArgument(dir_okay=False)
 FOLDER = click.Path(file_okay=False, path_type=Path)

@@ -134,7 +134,7 @@ def json_flag(more: str = "") -> Decorator:
 def plot(help: str, *, old: Sequence[Old] = ()) -> Decorator:
     """Add --plot, a picture beside the figures."""
     return option(
-        "--plot", type=OutputFile(), metavar="FILE", old=old,
+        "--plot", type=file_arguments.PictureFile(), metavar="FILE", old=old,
         help=f"Draw the result into this file (.png, .svg or .pdf). {help}",
     )  # fmt: skip
 

@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+import importlib.util
 from typing import Any
 
 from remoe_edge.errors import UnsupportedError
+
+_MISSING = "pictures need matplotlib: pip install 'remoe-edge[plot]'"
+
+
+def available() -> bool:
+    """Tell whether anything can be drawn here."""
+    return importlib.util.find_spec("matplotlib") is not None
+
+
+def check() -> None:
+    """Raise UnsupportedError where nothing can be drawn: for before what takes long."""
+    if not available():
+        raise UnsupportedError(_MISSING)
 
 
 def pyplot() -> Any:
@@ -12,9 +26,7 @@ def pyplot() -> Any:
     try:
         import matplotlib
     except ImportError as error:
-        raise UnsupportedError(
-            "pictures need matplotlib: pip install 'remoe-edge[plot]'"
-        ) from error
+        raise UnsupportedError(_MISSING) from error
     matplotlib.use("Agg")
     from matplotlib import pyplot as drawn
 
