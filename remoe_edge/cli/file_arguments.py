@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
 from typing import Any
@@ -47,15 +48,18 @@ class OutputFile(FileArgument):
         super().__init__(is_written=True, dir_okay=False)
 
 
-class PictureFile(OutputFile):
-    """A picture; refused where none can be drawn, before anything is measured for it."""
+def drawing(function: Any) -> Any:
+    """Refuse --plot where nothing can be drawn, before the command measures anything for it."""
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Take the path. Raises UnsupportedError without matplotlib."""
-        from remoe_edge.files import pictures
+    @functools.wraps(function)
+    def checked(*args: Any, plot: Path | None, **parameters: Any) -> Any:
+        if plot is not None:
+            from remoe_edge.files import pictures
 
-        pictures.check()
-        return super().convert(value, param, ctx)
+            pictures.check()
+        return function(*args, plot=plot, **parameters)
+
+    return checked
 
 
 PATH = FileArgument()

@@ -133,10 +133,11 @@ def json_flag(more: str = "") -> Decorator:
 
 def plot(help: str, *, old: Sequence[Old] = ()) -> Decorator:
     """Add --plot, a picture beside the figures."""
-    return option(
-        "--plot", type=file_arguments.PictureFile(), metavar="FILE", old=old,
+    add = option(
+        "--plot", type=OutputFile(), metavar="FILE", old=old,
         help=f"Draw the result into this file (.png, .svg or .pdf). {help}",
     )  # fmt: skip
+    return lambda function: add(file_arguments.drawing(function))
 
 
 def prompts(*, required: bool = False) -> Decorator:
