@@ -49,10 +49,15 @@ if [ "${CONFIGURE_ONLY:-}" ]; then
   exec cmake -S "$out/llama_cpp_python-$version/vendor/llama.cpp/ggml" -B "$out/configured" \
     -DGGML_BUILD_TESTS=OFF -DGGML_BUILD_EXAMPLES=OFF "${arguments[@]}"
 fi
-nice -n 19 "$out/venv/bin/pip" wheel --no-deps --no-binary llama-cpp-python --wheel-dir "$out" \
+# Without pip's cache: it may hold a wheel of the same name and version that has no GPU backend.
+nice -n 19 "$out/venv/bin/pip" wheel --no-cache-dir --no-deps --no-binary llama-cpp-python --wheel-dir "$out" \
   "llama-cpp-python==$version"
 ls -l "$out"/*.whl
 # Every symbol resolves but the driver's, which comes with a GPU.
 "$out/venv/bin/pip" install --quiet "$out"/llama_cpp_python-*.whl
 package=$("$out/venv/bin/python" -c 'import importlib.util as u; print(*u.find_spec("llama_cpp").submodule_search_locations)')
+if [ ! -e "$package/lib/libggml-cuda.so" ]; then
+  echo "$package holds no libggml-cuda.so: this wheel has no CUDA backend" >&2
+  exit 1
+fi
 ldd -r "$package"/lib/libggml-cuda.so | grep -E 'not found|undefined' || echo "all symbols resolve"

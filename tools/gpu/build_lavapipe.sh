@@ -16,6 +16,7 @@ if command -v ccache > /dev/null; then
   for language in C CXX; do arguments+=("-DCMAKE_${language}_COMPILER_LAUNCHER=ccache"); done
 fi
 export CMAKE_ARGS="${arguments[*]}" CMAKE_BUILD_PARALLEL_LEVEL=${JOBS:-$(nproc)}
-nice -n 19 "$out/venv/bin/pip" wheel --no-deps --no-binary llama-cpp-python --wheel-dir "$out" \
+# Without pip's cache: it may hold a wheel of the same name and version that has no GPU backend.
+nice -n 19 "$out/venv/bin/pip" wheel --no-cache-dir --no-deps --no-binary llama-cpp-python --wheel-dir "$out" \
   llama-cpp-python==0.3.36
 ls -l "$out"/*.whl
