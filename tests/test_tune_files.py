@@ -332,6 +332,25 @@ def test_command_writes_routers_record_and_curves(
     assert "now 0.5" in str(refused.exception)
 
 
+def test_command_begins_at_given_routers(gguf_path: Path, data_dir: Path, tmp_path: Path) -> None:
+    few = ["--data", str(data_dir), "--steps", "2", "--batch", "2", "--window", "24"]
+    first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
+    whole = CliRunner().invoke(
+        tune_command, [str(gguf_path), *few, "--lr", "0.1", "-o", str(first)]
+    )
+    assert whole.exit_code == 0, whole.output
+    # So small a rate moves nothing that float32 can hold: the result is where the run began.
+    still = [str(gguf_path), *few, "--lr", "1e-30", "-o", str(second)]
+    assert CliRunner().invoke(tune_command, [*still, "--routers", str(first)]).exit_code == 0
+    shape = open_weights(gguf_path).shape
+    begun, ended = load_routers(first, shape), load_routers(second, shape)
+    for one, other in zip(begun, ended, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-7)
+    assert json.loads(second.with_suffix(".json").read_text())["started_from"] == first.name
+    elsewhere = CliRunner().invoke(tune_command, still)
+    assert "other start" in str(elsewhere.exception)
+
+
 @pytest.mark.parametrize(
     ("extra", "message"),
     [

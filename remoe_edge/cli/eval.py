@@ -12,25 +12,14 @@ from remoe_edge.cli.old_spellings import JsonPathCommand, Old
 from remoe_edge.cli.results import print_json, write_json
 from remoe_edge.cli.tune import load_decoder, require_torch
 from remoe_edge.errors import InputError
-from remoe_edge.files.models import shipped_routers
 
 if TYPE_CHECKING:
-    from remoe_edge.tune.decoder import Decoder, Routers
+    from remoe_edge.tune.decoder import Routers
 
 
-def _named(value: str) -> tuple[str, Path]:
+def _named(value: str) -> tuple[str, str]:
     name, separator, path = value.partition("=")
-    return (name, Path(path)) if separator else (Path(value).stem, Path(value))
-
-
-def _load_routers(path: Path, model: Path, decoder: Decoder, fingerprint: str) -> Routers:
-    from remoe_edge.tune.record import load_overlay_routers, load_routers
-
-    if path in (Path("default"), Path("on")):
-        path = shipped_routers(model)
-    if path.suffix == ".gguf":
-        return load_overlay_routers(path, model, decoder.shape)
-    return load_routers(path, decoder.shape, fingerprint)
+    return (name, path) if separator else (Path(value).stem, value)
 
 
 @click.command(cls=JsonPathCommand)
@@ -74,7 +63,12 @@ def command(
     from remoe_edge.files.atomic import check_output
     from remoe_edge.tune.data import load_domains
     from remoe_edge.tune.measure import DomainMeasure, measure_domain, summarise
-    from remoe_edge.tune.record import base_fingerprint, describe_data, versions
+    from remoe_edge.tune.record import (
+        base_fingerprint,
+        describe_data,
+        load_named_routers,
+        versions,
+    )
 
     if plot is not None and not routers:
         raise InputError("--plot draws points of tuned routers: give --routers")
@@ -84,14 +78,14 @@ def command(
     if window > decoder.shape.context:
         raise InputError(f"--window {window} is beyond the model's {decoder.shape.context} tokens")
     fingerprint = base_fingerprint(model)
-    variants = {"base": decoder.routers}
+    variants: dict[str, Routers] = {"base": decoder.routers}
     for value in routers:
-        name, path = _named(value)
-        if path == Path("off"):
+        name, which = _named(value)
+        if which == "off":
             continue  # the model's own are always measured
         if name in variants:
             raise InputError(f"two sets of routers are named {name!r}; write --routers NAME=FILE")
-        variants[name] = _load_routers(path, model, decoder, fingerprint)
+        variants[name] = load_named_routers(which, model, decoder.shape, fingerprint)
     domains = load_domains(data, model, window, decoder.n_vocab, data_tokens)
     measured: dict[str, dict[str, DomainMeasure]] = {}
     for name, values in variants.items():

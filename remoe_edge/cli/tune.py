@@ -80,6 +80,7 @@ def _settings_options(function: Any) -> Any:
     old=[Old("--out")],
 )
 @options.device()
+@options.routers(more="Tuning begins at them; the model's own stay the reference.")
 @options.data_tokens(default=0)
 @option(
     "--checkpoint-every",
@@ -96,6 +97,7 @@ def command(
     data: tuple[Path, ...],
     output: Path,
     device: str,
+    routers: str,
     data_tokens: int,
     checkpoint_every: int,
     fresh: bool,
@@ -108,7 +110,12 @@ def command(
     """
     require_torch()
     from remoe_edge.tune.data import load_domains
-    from remoe_edge.tune.record import base_fingerprint, save_routers, write_whole
+    from remoe_edge.tune.record import (
+        base_fingerprint,
+        load_named_routers,
+        save_routers,
+        write_whole,
+    )
     from remoe_edge.tune.settings import Settings
     from remoe_edge.tune.trainer import Trainer
 
@@ -117,7 +124,11 @@ def command(
         raise InputError(f"{output}: the output's name must end in .safetensors")
     decoder = load_decoder(model, device, settings.dtype)
     domains = load_domains(data, model, settings.window, decoder.n_vocab, data_tokens)
-    trainer = Trainer(decoder, domains, settings)
+    fingerprint = base_fingerprint(model)
+    start = None
+    if routers != "off":
+        start = load_named_routers(routers, model, decoder.shape, fingerprint)
+    trainer = Trainer(decoder, domains, settings, start)
     state = output.with_suffix(".checkpoint")
     if fresh:
         state.unlink(missing_ok=True)
@@ -127,8 +138,8 @@ def command(
     output.parent.mkdir(parents=True, exist_ok=True)
     _train(trainer, state, checkpoint_every)
     record = trainer.run_record()
+    record["started_from"] = "the model's own routers" if start is None else Path(routers).name
     brief = {key: value for key, value in record.items() if key != "history"}
-    fingerprint = base_fingerprint(model)
     if not fingerprint and not model.is_dir():
         click.echo("no fingerprint: the extension is not built; routers name no base", err=True)
     save_routers(output, trainer.averaged, decoder.shape, fingerprint, brief)

@@ -117,6 +117,16 @@ def load_routers(path: str | Path, shape: Shape, fingerprint: str = "") -> list[
     return [tensors[name].float() for name in names]
 
 
+def load_named_routers(name: str, model: Path, shape: Shape, fingerprint: str = "") -> list[Tensor]:
+    """Read the routers that `--routers` names: `default`, an overlay or a safetensors file."""
+    from remoe_edge.files.models import shipped_routers
+
+    path = shipped_routers(model) if name in ("default", "on") else Path(name)
+    if path.suffix == ".gguf":
+        return load_overlay_routers(path, model, shape)
+    return load_routers(path, shape, fingerprint)
+
+
 def load_overlay_routers(path: Path, model: Path, shape: Shape) -> list[Tensor]:
     """Read the routers of an overlay for a GGUF; refuse one of another base, or with biases."""
     from remoe_edge.files.overlay import load_overlay

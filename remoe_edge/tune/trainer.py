@@ -21,7 +21,7 @@ from remoe_edge.tune.record import describe_data, versions, write_whole
 from remoe_edge.tune.settings import Settings
 
 Report = dict[str, float]
-CHECKPOINT_VERSION = 2
+CHECKPOINT_VERSION = 3
 
 
 class Trainer:
@@ -31,7 +31,14 @@ class Trainer:
     has less of the noise of single batches.
     """
 
-    def __init__(self, decoder: Decoder, domains: Sequence[Domain], settings: Settings) -> None:
+    def __init__(
+        self,
+        decoder: Decoder,
+        domains: Sequence[Domain],
+        settings: Settings,
+        start: Sequence[Tensor] | None = None,
+    ) -> None:
+        """Begin at the routers `start` instead of the decoder's own, which stay the reference."""
         shape = decoder.shape
         if settings.window > shape.context:
             raise InputError(
@@ -49,8 +56,10 @@ class Trainer:
         self.settings = settings
         self.step = 0
         self.history: list[Report] = []
-        self.routers = [router.detach().clone().requires_grad_() for router in decoder.routers]
-        self.averaged = [router.detach().clone() for router in decoder.routers]
+        first = [router.detach().to(decoder.device) for router in start or decoder.routers]
+        self.routers = [router.clone().requires_grad_() for router in first]
+        self.averaged = [router.clone() for router in first]
+        self._start = float(sum(router.double().sum() for router in first))
         self._optimizer = torch.optim.AdamW(self.routers, lr=settings.lr, weight_decay=0.0)
         self._batches = Batches(domains, settings.window, settings.batch, settings.seed)
         self._data = describe_data(domains)
@@ -226,6 +235,7 @@ class Trainer:
             "architecture": self.decoder.shape.architecture,
             "dtype": str(self.decoder.dtype),
             "routers": float(sum(router.double().sum() for router in self.decoder.routers)),
+            "start": self._start,
         }
 
     def save(self, path: Path) -> None:

@@ -94,6 +94,12 @@ def main() -> None:
         "--chat-length", type=int, default=257, help="a row's tokens: the trainer's --length + 1"
     )
     parser.add_argument("--generated", type=int, default=1500, help="problems per generator")
+    parser.add_argument(
+        "--generated-from",
+        type=int,
+        default=0,
+        help="train on no other problems than generated ones from this number on",
+    )
     parser.add_argument("--code-bytes", type=int, default=70_000_000)
     parser.add_argument(
         "--domain-bytes",
@@ -101,6 +107,13 @@ def main() -> None:
         nargs="*",
         default=[],
         help=f"keep at most this much training text of {', '.join(DOMAINS)}",
+    )
+    parser.add_argument(
+        "--skip-bytes",
+        type=int,
+        nargs="*",
+        default=[],
+        help="leave out this much of it at its beginning: what a model has read already",
     )
     parser.add_argument("--heldout-bytes", type=int, default=700_000, help="at most, per domain")
     parser.add_argument("--chat-scale", type=float, default=1.0, help="times the conversations")
@@ -118,6 +131,8 @@ def main() -> None:
     documents, talks = _read_all(folders, args, say)
 
     train, held = _split(documents)
+    if args.generated_from:
+        train["problems"] = [d for d in train["problems"] if _is_new(d, args.generated_from)]
     rng = random.Random(20)
     for domain in DOMAINS:
         rng.shuffle(train[domain])
@@ -126,6 +141,8 @@ def main() -> None:
     write_samples(held, args.work / "samples")
     for domain, limit in zip(DOMAINS, args.domain_bytes, strict=False):
         train[domain] = _first_bytes(train[domain], limit)
+    for domain, read in zip(DOMAINS, args.skip_bytes, strict=False):
+        train[domain] = train[domain][len(_first_bytes(train[domain], read)) :]
     if args.tokenizer:
         tokenizer = Tokenizer.from_file(str(args.tokenizer))
     else:
@@ -199,6 +216,11 @@ def _read_all(
     for domain, found in documents.items():
         say(f"{domain}: {len(found)} documents, {sum(len(d.text) for d in found) / 1e6:.1f} MB")
     return documents, talks
+
+
+def _is_new(problem: Document, first: int) -> bool:
+    name, _, number = problem.key.rpartition(":")
+    return problem.source == "reasoning-gym" and int(number) >= first * problems.times(name)
 
 
 def _as_text(talk: Conversation, user: str, assistant: str) -> Document:

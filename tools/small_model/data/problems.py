@@ -39,14 +39,18 @@ def gsm8k(path: Path) -> Iterator[Conversation]:
         yield Conversation(f"gsm8k:{number}", "gsm8k", ((item["question"].strip(), reply),))
 
 
+def times(generator: str) -> int:
+    """Return how many times as many problems a generator gives as the others do."""
+    return 4 if generator == "gsm_symbolic" else 1
+
+
 def generated(package: Path, per_generator: int) -> Iterator[Conversation]:
     """Yield `per_generator` problems of each reasoning-gym generator, seeded."""
     sys.path.insert(0, str(package))
     import reasoning_gym
 
     for name in GENERATORS:
-        size = per_generator * 4 if name == "gsm_symbolic" else per_generator
-        data = reasoning_gym.create_dataset(name, seed=20, size=size)
+        data = reasoning_gym.create_dataset(name, seed=20, size=times(name) * per_generator)
         for number, item in enumerate(data):
             question, answer = str(item["question"]).strip(), str(item["answer"]).strip()
             if not answer or len(question) + len(answer) > 2500:
