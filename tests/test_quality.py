@@ -14,6 +14,7 @@ from click.testing import CliRunner
 import tiny_moe
 from remoe_edge import Engine
 from remoe_edge.cli import cli
+from remoe_edge.cli.price import _row
 from remoe_edge.errors import InputError
 from remoe_edge.quality import price_list
 from remoe_edge.quality.choose import choose, parse_loss
@@ -89,6 +90,15 @@ def test_two_windows_are_not_certain() -> None:
     # A standard error of 0.005, and Student's 12.7 of them.
     assert found.low["a"] == pytest.approx(np.expm1(0.025 - 12.71 * 0.005))
     assert found.costs_at_most(0.01)
+
+
+def test_one_window_has_no_interval() -> None:
+    base = Measured({"a": np.zeros((1, 1))}, {"a": np.zeros((1, 1))},
+                    {"a": Heads(np.zeros((1, 1, 1), int), np.zeros((1, 1, 1)))},
+                    dict.fromkeys(COUNTS, 1), 2)  # fmt: skip
+    alone = price(Setting(), base, base)
+    assert "+0.00 % (one window)" in _row(alone, alone)
+    assert "nan" not in _row(alone, alone)
 
 
 def test_a_survey_stops_where_a_means_costs_too_much() -> None:

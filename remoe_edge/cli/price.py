@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -167,7 +168,9 @@ _HEAD = (
 def _row(price: Price, base: Price) -> str:
     worst = max(price.divergence, key=lambda name: price.divergence[name])
     saved = 1 - price.bytes_per_token / base.bytes_per_token if base.bytes_per_token else 0.0
-    bounds = f"[{100 * price.low[worst]:+.2f}, {100 * price.high[worst]:+.2f}]"
+    bounds = "(one window)"  # of which nothing says how far it may be off
+    if math.isfinite(price.low[worst]):
+        bounds = f"[{100 * price.low[worst]:+.2f}, {100 * price.high[worst]:+.2f}]"
     return (
         f"{price.bytes_per_token / 1024:9.1f}  {100 * saved:4.1f} %  "
         f"{100 * price.worst_loss:.2f} % {worst}  {100 * price.change[worst]:+.2f} % {bounds}  "
