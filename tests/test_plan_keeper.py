@@ -13,6 +13,7 @@ import pytest
 import check_plan_kept
 import remoe_edge as core
 import tiny_moe
+from pieces import NOT_DONE
 from remoe_edge.bench.box import Limits
 from remoe_edge.engine.observers import Step
 from remoe_edge.plan.keeper import JUDGED_AFTER, PROMISE, PlanKeeper
@@ -283,23 +284,28 @@ def test_the_check_goes_on_where_it_was(
     asked = ["a.gguf", "b.gguf", "--text", "t", "--read-bandwidth", "100MB,1GB", "--targets", "2,4",
              "-o", str(out), "--at-most", "0"]  # fmt: skip
     for n in range(1, 8):  # at most no seconds: one run each time
-        assert check_plan_kept.main(asked) == check_plan_kept.UNFINISHED
-        assert len(json.loads(out.read_text())["rows"]) == n == len(ran)
-    assert "1 runs are left" in capsys.readouterr().out
+        with pytest.raises(SystemExit) as ended:
+            check_plan_kept.main(asked)
+        assert ended.value.code == NOT_DONE
+        assert len(ran) == n
+        assert not out.exists()
+    assert "7 pieces are kept" in capsys.readouterr().err
     assert check_plan_kept.main(asked) == 0
     assert len(set(ran)) == 8
     assert check_plan_kept.main(asked) == 0
     assert len(ran) == 8
-    assert check_plan_kept.main([*asked, "--tokens", "32"]) == check_plan_kept.UNFINISHED
+    assert check_plan_kept.main([*asked, "--targets", "3", "--at-most", "60"]) == 0
     found = json.loads(out.read_text())
+    assert [row["factor"] for row in found["rows"]] == 4 * [2.0] + 4 * [4.0] + 4 * [3.0]
     assert found["broken"] == 0
     assert str(tmp_path) not in out.read_text()
+    assert list(tmp_path.iterdir()) == [out]
     found["rows"][3]["outcome"] = "BROKEN"
     out.write_text(json.dumps(found))
     assert check_plan_kept.main(asked) == 1
     out.write_text("{}")
-    assert check_plan_kept.main(asked) == 1
-    assert "no record of this tool" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="no record of this tool"):
+        check_plan_kept.main(asked)
     with pytest.raises(SystemExit):
         check_plan_kept.parse(["a.gguf", "--text", "t", "--at-most", "60"])
 

@@ -56,10 +56,31 @@ def test_what_a_record_holds_is_not_measured_again(
     assert capsys.readouterr().out.count("+25.0 %") == 6  # 2 texts, then 2 for each cache
 
 
+def test_an_interrupted_run_goes_on(
+    measured: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def die() -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        begun = draft_gain.measured
+        patch.setattr(
+            draft_gain, "measured",
+            lambda *given: die() if len(measured) == 3 else begun(*given),
+        )  # fmt: skip
+        with pytest.raises(KeyboardInterrupt):
+            run(patch, tmp_path / "r", "--cache", "25%", "70%")
+    assert not (tmp_path / "r").exists()
+    record = run(monkeypatch, tmp_path / "r", "--cache", "25%", "70%")
+    assert measured == [("25%", "a.txt"), ("25%", "b.txt"), ("70%", "a.txt"), ("70%", "b.txt")]
+    assert len(record["rows"]) == 8
+    assert list(tmp_path.iterdir()) == [tmp_path / "r"]
+
+
 def test_a_record_of_another_kind_is_refused_and_kept(
     measured: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     before = run(monkeypatch, tmp_path / "r", "--cache", "25%")
-    with pytest.raises(SystemExit, match="other settings"):
+    with pytest.raises(SystemExit, match="another run"):
         run(monkeypatch, tmp_path / "r", "--cache", "70%", "--tokens", "9")
     assert json.loads((tmp_path / "r").read_text()) == before

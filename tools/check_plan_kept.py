@@ -11,8 +11,9 @@ uncounted and measures the next ones. Targets are multiples of what computing al
 cannot be; one that is far faster with more memory than the floor is shown as such. Wants a quiet
 machine, and root for the cap. The exit status is 1 if a promise was broken in silence.
 
-Runs that kept.json has are not run again, so the same command goes on where it was. `--at-most`
-begins no further run that would likely end after so many seconds; the status is 75 while some are left.
+Runs that kept.json has are not run again, so another command adds to it. Each run is kept as it is done,
+beside kept.json until all are: the same command goes on. `--at-most` begins no further run that would
+likely end after so many seconds; the status is 75 while some are left.
 """
 
 from __future__ import annotations
@@ -24,18 +25,19 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pieces import Parts, in_pieces
 from remoe_edge.bench.box import Limits, boxed
+from remoe_edge.cli.results import write_json
 from remoe_edge.errors import BudgetError, InputError, RemoeError
-from remoe_edge.files.atomic import replacing
 from remoe_edge.machine.description import describe
 from remoe_edge.machine.disk import disk_of
 from remoe_edge.plan.keeper import JUDGED_AFTER, PROMISE
 from remoe_edge.units import mib, parse_bytes
 
-UNFINISHED = 75  # sysexits' EX_TEMPFAIL: the same command goes on
 _KEY = ("model", "read_bytes_per_s", "memory_bytes", "factor", "prompt", "tokens", "skip")
 
 
@@ -143,64 +145,40 @@ def wanted(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Run what is missing; everything so far is in the file after each run."""
-    record = _read(options.out)
-    rows: list[dict[str, Any]] = record["rows"]
-    have = {_key(row) for row in rows}
-    asked = wanted(options)
-    missing = [each for each in asked if _key({**each, "model": _name(each["model"])}) not in have]
-    begin, longest = time.monotonic(), 0.0
-    left = len(missing)
-    for each in missing:
-        start = time.monotonic()
-        first = len(missing) == left
-        if options.at_most is not None and not first and start - begin + longest >= options.at_most:
-            break
-        model = Path(each["model"])
-        limits = Limits(each["memory_bytes"], each["read_bytes_per_s"])
-        found = _boxed(options, model, limits, each["factor"])
-        took = time.monotonic() - start
-        row = {**each, "model": model.name, **found, "seconds": round(took, 1)}
-        row["outcome"] = judge(found)
-        rows.append(row)
-        longest, left = max(longest, took), left - 1
-        print(_line(row), file=sys.stderr, flush=True)
-        _write(options.out, record)
-    _count(record)
-    return {**record, "left": left}
+    """Run what is missing; the record has those runs too that it had before."""
+    with in_pieces(options.out, {}, options.at_most, parts_of) as pieces:
+        for each in wanted(options):
+            name = _named({**each, "model": _name(each["model"])})
+            pieces.get(name, partial(run_one, options, each))
+        rows = list(pieces.found.values())
+        record = {
+            "command": " ".join(["python", "tools/check_plan_kept.py", *map(_name, sys.argv[1:])]),
+            "machine": describe(), "load_average": os.getloadavg(), **pieces.record, "rows": rows,
+            "broken": sum(row["outcome"] == "BROKEN" for row in rows),
+        }  # fmt: skip
+        if options.out is not None:
+            write_json(record, options.out)
+    return record
 
 
-def _key(row: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(row[name] for name in _KEY)
+def run_one(options: argparse.Namespace, asked: dict[str, Any]) -> dict[str, Any]:
+    """Run in a box, judge, and say on stderr what came of it."""
+    model, begin = Path(asked["model"]), time.monotonic()
+    limits = Limits(asked["memory_bytes"], asked["read_bytes_per_s"])
+    found = _boxed(options, model, limits, asked["factor"])
+    seconds = round(time.monotonic() - begin, 1)
+    row = {**asked, "model": model.name, **found, "seconds": seconds, "outcome": judge(found)}
+    print(_line(row), file=sys.stderr, flush=True)
+    return row
 
 
-def _read(path: Path | None) -> dict[str, Any]:
-    """Read what was run before; the machine and its load are those of the first run."""
-    if path is not None and path.exists():
-        try:
-            record = json.loads(path.read_text())
-            rows = record["rows"]
-            broken = not isinstance(rows, list) or not all(set(_KEY) <= set(row) for row in rows)
-        except (ValueError, TypeError, KeyError):
-            broken = True
-        if broken:
-            raise InputError(f"{path} is no record of this tool: name another with -o")
-        return dict(record)
-    return {
-        "command": " ".join(["python", "tools/check_plan_kept.py", *map(_name, sys.argv[1:])]),
-        "machine": describe(), "load_average": os.getloadavg(), "rows": [],
-    }  # fmt: skip
+def parts_of(record: dict[str, Any]) -> Parts:
+    """Cut a record into its runs; each has all its settings."""
+    return {}, {_named(row): row for row in record["rows"]}
 
 
-def _count(record: dict[str, Any]) -> None:
-    record["broken"] = sum(row["outcome"] == "BROKEN" for row in record["rows"])
-
-
-def _write(path: Path | None, record: dict[str, Any]) -> None:
-    _count(record)
-    if path is not None:
-        with replacing([path]) as (part,):
-            part.write_text(json.dumps(record, indent=1) + "\n")
+def _named(row: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {row[name]}" for name in _KEY)
 
 
 def _boxed(
@@ -246,11 +224,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     for row in found["rows"]:
         print(_line(row))
-    broken, left = found["broken"], found.pop("left")
-    print(f"{broken} of {len(found['rows'])} promises broken in silence")
-    if left:
-        print(f"{left} runs are left: the same command goes on with them")
-    return 1 if broken else (UNFINISHED if left else 0)
+    print(f"{found['broken']} of {len(found['rows'])} promises broken in silence")
+    return 1 if found["broken"] else 0
 
 
 if __name__ == "__main__":

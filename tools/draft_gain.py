@@ -3,8 +3,9 @@
     python tools/draft_gain.py MODEL --text code.txt dialogue.txt docs.txt --cache 25% 40% 70% \\
         --routers off tuned.routers.gguf -o gain.json
 
-The record is written after every text, and what it holds is not measured again. So a long run may be cut
-into several with fewer texts, caches or routers each, and the same file.
+What the record holds is not measured again. So a long run may be cut into several with fewer texts,
+caches or routers each, and the same file. Each text is kept as it is done, beside the record until all
+are: the same command goes on.
 
 A text is read token by token: what comes next in it counts as what the model says. So right guesses are
 as frequent as the text repeats itself, and no answer runs in circles, as those of small models do. The
@@ -15,7 +16,7 @@ Documents shorter than a row are joined to the next ones of their file.
 from __future__ import annotations
 
 import argparse
-import json
+import itertools
 import statistics
 import sys
 import time
@@ -23,12 +24,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pieces import Parts, Pieces, in_pieces
 from remoe_edge import Engine, EngineSettings
+from remoe_edge.cli.results import write_json
 from remoe_edge.engine import request as requests
 from remoe_edge.engine.draft_governor import Governor
 from remoe_edge.engine.drafts import Drafted
 from remoe_edge.engine.stats import AnswerStats
-from remoe_edge.files.atomic import replacing
 
 
 class Never(Governor):
@@ -74,18 +76,29 @@ def main() -> None:
     args = p.parse_args()
     about = {name: vars(args)[name] for name in ("prompt", "warm", "tokens", "windows", "threads")}
     about |= {"model": args.model.name, "drafts": args.drafts}
-    rows = kept(args.out, about)
-    for routers in args.routers:
-        for cache in args.cache:
-            parts = {path: {"routers": Path(routers).name, "cache": cache, "text": path.name}
-                     for path in args.text}  # fmt: skip
-            if missing := [path for path in args.text if not rows_of(rows, parts[path])]:
-                with Engine(args.model, settings_of(args, cache, routers)) as engine:
-                    for path in missing:
-                        rows += [parts[path] | row for row in measured(engine, path, args)]
-                        write(args.out, about, rows)
-            for part in parts.values():
-                print(line(rows_of(rows, part)), flush=True)
+    with in_pieces(args.out, about, parts_of=parts_of) as pieces:
+        for routers, cache in itertools.product(args.routers, args.cache):
+            measure_texts(pieces, args, cache, routers)
+        rows = [row for each in pieces.found.values() for row in each]
+        if args.out is not None:
+            write_json({"settings": about, "rows": rows}, args.out)
+
+
+def measure_texts(pieces: Pieces, args: argparse.Namespace, cache: str, routers: str) -> None:
+    """Measure the texts that are missing in one engine; print a line for each text."""
+    parts = {
+        path: {"routers": Path(routers).name, "cache": cache, "text": path.name}
+        for path in args.text
+    }
+    if missing := [path for path in args.text if named(parts[path]) not in pieces.found]:
+        with Engine(args.model, settings_of(args, cache, routers)) as engine:
+            for path in missing:
+                pieces.get(
+                    named(parts[path]),
+                    lambda path=path: [parts[path] | row for row in measured(engine, path, args)],
+                )
+    for part in parts.values():
+        print(line(pieces.found[named(part)]), flush=True)
 
 
 def settings_of(args: argparse.Namespace, cache: str, routers: str) -> EngineSettings:
@@ -97,27 +110,17 @@ def settings_of(args: argparse.Namespace, cache: str, routers: str) -> EngineSet
     )  # fmt: skip
 
 
-def kept(path: Path | None, about: dict[str, Any]) -> list[dict[str, Any]]:
-    """Give the rows of a record that is there already; refuse one that was made in another way."""
-    if path is None or not path.exists():
-        return []
-    record = json.loads(path.read_text())
-    if record["settings"] != about:
-        sys.exit(f"{path} was made with other settings: {record['settings']}")
-    rows: list[dict[str, Any]] = record["rows"]
-    return rows
+def parts_of(record: dict[str, Any]) -> Parts:
+    """Cut a record into what was measured of each text with a cache and routers."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in record["rows"]:
+        found.setdefault(named(row), []).append(row)
+    return record["settings"], found
 
 
-def write(path: Path | None, about: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-    """Write what has been measured so far."""
-    if path is not None:
-        with replacing([path]) as (partial,):
-            partial.write_text(json.dumps({"settings": about, "rows": rows}, indent=1) + "\n")
-
-
-def rows_of(rows: list[dict[str, Any]], part: dict[str, str]) -> list[dict[str, Any]]:
-    """Give the rows of a text, read with a cache and routers."""
-    return [row for row in rows if row.items() >= part.items()]
+def named(row: dict[str, Any]) -> str:
+    """Name what belongs together."""
+    return f"{row['text']}, routers {row['routers']}, cache {row['cache']}"
 
 
 def measured(engine: Engine, path: Path, args: argparse.Namespace) -> Iterator[dict[str, Any]]:

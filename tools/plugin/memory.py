@@ -7,6 +7,9 @@ The promise is the sum of dense weights, the cache that the plug-in named, llama
 the promise; and with the promise as the limit, where the kernel must kill nothing. The program is a small
 one on the public API: two prompts, and twelve tokens after each. The model is random, of 340 MB.
 
+Each setting is kept as it is done, beside the record until all are: the same command goes on. With
+--go-on, settings that a record has are not run again either.
+
 The exit status is 1 if a peak was above its promise or a run was killed.
 """
 
@@ -21,16 +24,19 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-sys.path.append(str(ROOT / "tests"))
+sys.path += [str(ROOT / "tests"), str(ROOT / "tools")]
 
 import plugged  # noqa: E402
 import tiny_moe  # noqa: E402
+from pieces import Parts, in_pieces  # noqa: E402
 from remoe_edge import _core  # noqa: E402
 from remoe_edge.bench.box import Cgroup, Limits, NoBoxError, boxed  # noqa: E402
+from remoe_edge.cli.results import write_json  # noqa: E402
 
 SLACK_BYTES = 64 << 20
 _ROOM_BYTES = 4 << 30
@@ -139,28 +145,25 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path)
     parser.add_argument("--go-on", action="store_true", help="keep the runs that --output has")
     given = parser.parse_args()
-    rows = runs_of(given.output, given.seed) if given.go_on else []
-    with tempfile.TemporaryDirectory(prefix="plugin-memory-") as folder:
+    if given.go_on and given.output is None:
+        parser.error("--go-on wants --output")
+    taken = parts_of if given.go_on else None
+    with (
+        in_pieces(given.output, {"seed": given.seed}, parts_of=taken) as pieces,
+        tempfile.TemporaryDirectory(prefix="plugin-memory-") as folder,
+    ):
         model = make_model(Path(folder) / "medium.gguf")
-        for choice in choices(given.settings, given.seed)[len(rows) :]:
-            rows.append(check(model, choice))
-            print(json.dumps(rows[-1]), flush=True)
-            if given.output is not None:
-                given.output.write_text(json.dumps(record(rows, given.seed), indent=1) + "\n")
+        for number, choice in enumerate(choices(given.settings, given.seed), 1):
+            print(json.dumps(pieces.get(str(number), partial(check, model, choice))), flush=True)
+        rows = list(pieces.found.values())
+        if given.output is not None:
+            write_json(record(rows, given.seed), given.output)
     sys.exit(0 if all(row["kept"] for row in rows) else 1)
 
 
-def runs_of(output: Path | None, seed: int) -> list[dict[str, Any]]:
-    """Read the runs of a record that was not finished; none if there is no record yet."""
-    if output is None:
-        raise SystemExit("--go-on wants --output")
-    if not output.exists():
-        return []
-    found = json.loads(output.read_text())
-    if found["seed"] != seed:
-        raise SystemExit(f"{output} was made with --seed {found['seed']}")
-    rows: list[dict[str, Any]] = found["runs"]
-    return rows
+def parts_of(held: dict[str, Any]) -> Parts:
+    """Cut a record into its runs: a seed's settings are always drawn in the same order."""
+    return {"seed": held["seed"]}, {str(i): row for i, row in enumerate(held["runs"], 1)}
 
 
 def record(rows: list[dict[str, Any]], seed: int) -> dict[str, Any]:

@@ -36,6 +36,7 @@ import numpy as np
 import numpy.typing as npt
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
+from pieces import Pieces, in_pieces
 from remoe_edge.api import past_file
 from remoe_edge.deploy.deploying import WorkerSizes
 from remoe_edge.deploy.leases import Leases
@@ -55,7 +56,6 @@ from remoe_edge.placement.price import load as load_prices
 from remoe_edge.placement.request import Link, Request, Shape, Slo, Speed, Workload
 from remoe_edge.predict.past_prompts import PastPrompts
 from remote_experiments.network.two_hosts import NoNetwork
-from remote_experiments.pieces import Pieces, in_pieces
 from remote_experiments.real import (
     Elsewhere,
     LocalFunctions,

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
+from pieces import in_pieces
 from remoe_edge.bench.box import Limits, NoBoxError, boxed
 from remoe_edge.deploy.deploying import WorkerSizes
 from remoe_edge.engine.engine import Engine
@@ -36,7 +37,6 @@ from remoe_edge.placement import times_file
 from remoe_edge.placement.fit import fit_latency
 from remoe_edge.placement.latency_curve import FIT_WORST, GIB, Points
 from remote_experiments.cpu_quota import NoQuotaError, cpu_quota, join
-from remote_experiments.pieces import in_pieces
 from remote_experiments.real import Model, answer, interval, prompts_of, until_serving
 from remote_experiments.setting import keep
 

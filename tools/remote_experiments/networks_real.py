@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
+from pieces import Pieces, in_pieces
 from remoe_edge.deploy.deploying import WorkerSizes
 from remoe_edge.deploy.leases import Leases
 from remoe_edge.deploy.packing import Function
@@ -34,7 +35,6 @@ from remoe_edge.placement.latency_curve import by_processors, curve
 from remoe_edge.placement.planner import Options, Placement, place
 from remoe_edge.placement.price import load as load_prices
 from remoe_edge.placement.request import Slo, Workload
-from remote_experiments.pieces import Pieces, in_pieces
 from remote_experiments.real import (
     LocalFunctions,
     Model,

@@ -34,6 +34,7 @@ import numpy as np
 import numpy.typing as npt
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
+from pieces import Pieces, in_pieces
 from remoe_edge.api import Engine
 from remoe_edge.deploy.deploying import WorkerSizes
 from remoe_edge.errors import RemoeError
@@ -45,7 +46,6 @@ from remoe_edge.placement.price import load as load_prices
 from remoe_edge.placement.request import Link, Request, Shape, Slo, Speed, Workload
 from remoe_edge.predict.store import activation
 from remoe_edge.routing.trace import read_trace
-from remote_experiments.pieces import Pieces, in_pieces
 from remote_experiments.real import (
     Model,
     Timed,
