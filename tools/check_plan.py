@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import math
 import os
 import platform
@@ -30,6 +29,7 @@ from typing import Any
 import numpy as np
 
 from remoe_edge import Engine, EngineSettings
+from remoe_edge.cli.results import write_json
 from remoe_edge.errors import InputError, RemoeError
 from remoe_edge.machine.memory import available
 from remoe_edge.native import _core
@@ -42,6 +42,7 @@ from remoe_edge.plan.report import machine_as_json
 from remoe_edge.profile import read_profile
 from remoe_edge.routing.simulate import parse_cache
 from remoe_edge.routing.trace import read_trace
+from typed_command import typed_command
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -170,7 +171,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         rows.append(row)
         print(_line(row), file=sys.stderr, flush=True)
     return {
-        "command": " ".join(["python", "tools/check_plan.py", *sys.argv[1:]]),
+        "command": typed_command(),
         "machine": {"cpu": platform.machine(), "kernel": platform.release()},
         "load_average": os.getloadavg(),
         "policy": policy,
@@ -202,7 +203,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(_line(row))
     print(f"worst error {found['worst_error']:.1%} over {len(found['rows'])} budgets")
     if options.out:
-        options.out.write_text(json.dumps(found, indent=1) + "\n")
+        write_json(found, options.out)
     return 0
 
 

@@ -37,6 +37,7 @@ from remoe_edge.machine.description import describe
 from remoe_edge.machine.disk import disk_of
 from remoe_edge.plan.keeper import JUDGED_AFTER, PROMISE
 from remoe_edge.units import mib, parse_bytes
+from typed_command import typed_command
 
 _KEY = ("model", "read_bytes_per_s", "memory_bytes", "factor", "prompt", "tokens", "skip")
 
@@ -115,11 +116,6 @@ def one(options: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
-def _name(word: str) -> str:
-    """Name a file, not where it lies on this machine."""
-    return Path(word).name if "/" in word else word
-
-
 def judge(found: dict[str, Any]) -> str:
     """Call a run kept, said or BROKEN; a note about anything else says nothing of the promise."""
     if found["measured_ms"] is None:
@@ -148,12 +144,12 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """Run what is missing; the record has those runs too that it had before."""
     with in_pieces(options.out, {}, options.at_most, parts_of) as pieces:
         for each in wanted(options):
-            name = _named({**each, "model": _name(each["model"])})
+            name = _named({**each, "model": Path(each["model"]).name})
             pieces.get(name, partial(run_one, options, each))
         rows = list(pieces.found.values())
         record = {
-            "command": " ".join(["python", "tools/check_plan_kept.py", *map(_name, sys.argv[1:])]),
-            "machine": describe(), "load_average": os.getloadavg(), **pieces.record, "rows": rows,
+            "command": typed_command(), "machine": describe(), "load_average": os.getloadavg(),
+            **pieces.record, "rows": rows,
             "broken": sum(row["outcome"] == "BROKEN" for row in rows),
         }  # fmt: skip
         if options.out is not None:

@@ -11,11 +11,11 @@ counted tokens and judged on the second.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
+from remoe_edge.cli.results import write_json
 from remoe_edge.errors import InputError, RemoeError
 from remoe_edge.machine.storage import ProbePoint
 from remoe_edge.plan.compute import ComputeModel
@@ -26,6 +26,7 @@ from remoe_edge.plan.reads import ReadModel
 from remoe_edge.plan.sizes import LayerSizes, ModelSizes
 from remoe_edge.routing.simulate import parse_cache, parse_policies
 from remoe_edge.routing.trace import Trace, read_trace
+from typed_command import typed_command
 
 _EXPERT_BYTES = 1 << 20
 
@@ -88,11 +89,8 @@ def main(arguments: list[str] | None = None) -> int:
     except (RemoeError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    names = " ".join(each.name for each in options.traces)
-    command = f"python tools/compare_pools.py {names} --policy {options.policy}"
-    command += f" --cache {options.cache}" + (f" --steps {options.steps}" if options.steps else "")
     if options.out:
-        options.out.write_text(json.dumps({"command": command, "rows": rows}, indent=1) + "\n")
+        write_json({"command": typed_command(), "rows": rows}, options.out)
     return 0
 
 

@@ -12,7 +12,6 @@ Exits 1 if anything aborted or an exception was no RemoeError.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
 import re
@@ -31,6 +30,7 @@ import tiny_moe  # noqa: E402
 from fuzz.header import Header, parse, write  # noqa: E402
 from fuzz.mutations import mutate  # noqa: E402
 from fuzz.process import Child  # noqa: E402
+from remoe_edge.cli.results import write_json  # noqa: E402
 
 
 @dataclass
@@ -196,7 +196,7 @@ def main() -> int:
     for bug, changes in figures.bugs.items():
         print(f"BUG {bug}\n    {'; '.join(changes)}")
     if options.output:
-        options.output.write_text(json.dumps(figures.record(), indent=1) + "\n")
+        write_json(figures.record(), options.output)
     return 0 if figures.clean else 1
 
 

@@ -35,9 +35,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from remoe_edge.bench.box import Box, Cgroup, Limits, NoBoxError, boxed
+from remoe_edge.cli.results import print_json, write_json
 from remoe_edge.errors import RemoeError
 from remoe_edge.machine import kernel_files
 from remoe_edge.units import MIB, mib, parse_bytes
+from typed_command import typed_command
 
 _PATIENCE_S = 600.0  # for a machine that has other work
 
@@ -200,7 +202,7 @@ class Course:
         waits = sorted(self.waits_s) or [0.0]
         slots = [each["slots"] for each in answers] or [0]
         return {
-            "command": " ".join(["python", "tools/memory_episodes.py", *map(_name, sys.argv[1:])]),
+            "command": typed_command(),
             "load_average": os.getloadavg(),
             "limit_bytes": parse_bytes(options.limit),
             "seed": options.seed,
@@ -227,11 +229,6 @@ class Course:
             "peak_bytes": box.account().peak_bytes,
             "end_bytes": {"slots": slots[-1], "budget": (answers or [{}])[-1].get("budget_bytes")},
         }
-
-
-def _name(word: str) -> str:
-    """Name a file, not where it lies on this machine."""
-    return Path(word).name if "/" in word else word
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
@@ -306,14 +303,14 @@ def main(arguments: list[str] | None = None) -> int:
     except (RemoeError, OSError, queue.Empty) as error:
         print(f"error: {error or 'a process fell silent'}", file=sys.stderr)
         return 1
-    print(json.dumps(found, indent=1))
+    print_json(found)
     print(
         f"{found['episodes']} episodes in {mib(found['limit_bytes'])}: {found['kills']} kills, "
         f"{found['other_bits']} answers of other bits; TPOT {found['tpot_ms']}",
         file=sys.stderr,
     )
     if options.out:
-        options.out.write_text(json.dumps(found, indent=1) + "\n")
+        write_json(found, options.out)
     return 1 if found["kills"] or found["other_bits"] or found["failure"] else 0
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import statistics
 import sys
 import tempfile
@@ -26,11 +25,13 @@ from typing import Any
 import numpy as np
 
 from remoe_edge import Engine
+from remoe_edge.cli.results import print_json, write_json
 from remoe_edge.machine.description import describe
 from remoe_edge.telemetry import Sampler
 from remoe_edge.telemetry.metrics import Metrics
 from remoe_edge.telemetry.recording import Recording
 from remoe_edge.telemetry.status import Status
+from typed_command import typed_command
 
 PROMPT = "Once upon a time there was a small board that wanted to speak like a large one. It"
 BOOTSTRAPS = 10_000
@@ -138,7 +139,7 @@ def main() -> None:
 
     tpots = {arm: [run["tpot_ms"] for run in runs] for arm, runs in arms.items()}
     result = {
-        "command": " ".join(["python", "tools/telemetry_overhead.py", *sys.argv[1:]]),
+        "command": typed_command(),
         "machine": describe(),
         "model": options.model.name,
         "budget_bytes": cache["budget_bytes"] if cache else None,
@@ -150,10 +151,9 @@ def main() -> None:
         "overhead": overhead(tpots["off"], tpots["on"]),
         "sampler_cpu_s": round(sum(cpu_s), 4),
     }
-    text = json.dumps(result, indent=1)
-    print(text)
+    print_json(result)
     if options.output:
-        options.output.write_text(text + "\n")
+        write_json(result, options.output)
 
 
 if __name__ == "__main__":

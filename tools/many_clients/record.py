@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from remoe_edge.cli.results import write_json
 from remoe_edge.machine.description import describe
 
 
@@ -39,7 +39,7 @@ def tell(
     if output is not None:
         settings = {name: str(value) for name, value in vars(asked).items()}
         record = {"settings": settings, "machine": describe(), "rows": list(rows), **more}
-        output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        write_json(record, output)
     return all(each.get("held") is not False for each in rows)
 
 

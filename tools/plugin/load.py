@@ -14,7 +14,6 @@ The exit status is 1 if more was read.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -30,6 +29,7 @@ import memory  # noqa: E402
 import llama_programs  # noqa: E402
 import plugged  # noqa: E402
 from remoe_edge import _core  # noqa: E402
+from remoe_edge.cli.results import print_json, write_json  # noqa: E402
 from remoe_edge.telemetry.status import running  # noqa: E402
 
 SLACK_BYTES = 64 << 20
@@ -77,9 +77,9 @@ def main() -> None:
             }
     counted = [record["read_bytes"], record.get("server_read_bytes", record["read_bytes"])]
     record["kept"] = all(each["plugged"] <= dense_bytes + SLACK_BYTES for each in counted)
-    print(json.dumps(record, indent=1))
+    print_json(record)
     if given.output is not None:
-        given.output.write_text(json.dumps(record, indent=1) + "\n")
+        write_json(record, given.output)
     sys.exit(0 if record["kept"] else 1)
 
 

@@ -27,6 +27,7 @@ import llama_programs  # noqa: E402
 import plugged  # noqa: E402
 import stock  # noqa: E402
 import tiny_moe  # noqa: E402
+from remoe_edge.cli.results import write_json  # noqa: E402
 
 
 def main() -> None:
@@ -55,7 +56,7 @@ def main() -> None:
                 path.unlink()
     record = {"tokens": plugged.N_GREEDY, "models": rows, "differences": sum(map(wrong, rows))}
     if given.output is not None:
-        given.output.write_text(json.dumps(record, indent=1) + "\n")
+        write_json(record, given.output)
     sys.exit(1 if record["differences"] else 0)
 
 

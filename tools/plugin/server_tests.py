@@ -12,7 +12,6 @@ plug-in as without it.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shlex
 import shutil
@@ -23,6 +22,8 @@ import xml.etree.ElementTree as xml
 from pathlib import Path
 
 from server_models import ROOT, fill_cache, fill_tmp
+
+from remoe_edge.cli.results import print_json, write_json
 
 _TESTS = Path("tools/server/tests")
 # What the tests start. Without --offline the server would ask the hub for newer files.
@@ -75,10 +76,9 @@ def main() -> None:
             for file in files
         },
     }
-    text = json.dumps(record, indent=1) + "\n"
-    print(text, end="")
+    print_json(record)
     if given.output is not None:
-        given.output.write_text(text)
+        write_json(record, given.output)
     sys.exit(1 if lost or not passed["stock"] else 0)
 
 

@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 
 from remoe_edge import Engine
+from remoe_edge.cli.results import write_json
 from remoe_edge.native import _core
 
 HEADER_BYTES, SUM_AT = 56, 48
@@ -280,7 +281,7 @@ def main(arguments: list[str] | None = None) -> int:
         asked.model, n_clients=asked.clients, seconds=asked.seconds, memory=asked.memory
     )
     if asked.output is not None:
-        asked.output.write_text(json.dumps(record, indent=1) + "\n")
+        write_json(record, asked.output)
     print(json.dumps({name: value for name, value in record.items() if name != "rss_bytes"}))
     return 0
 

@@ -7,11 +7,8 @@ measured. The main host has eight cores for experts and a GPU for the rest.
 
 from __future__ import annotations
 
-import json
 import os
 import platform
-import shlex
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,9 +17,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from remoe_edge.cli.results import write_json
 from remoe_edge.placement.latency_curve import Curve, Points, by_processors, curve
 from remoe_edge.placement.price import PriceTable
 from remoe_edge.placement.request import Link, Request, Shape, Slo, Speed, Workload
+from typed_command import typed_command
 
 PARALLEL = 0.9
 ONE_CORE_MS = 0.755 / ((1 - PARALLEL) + PARALLEL / 2)  # plan-twin.json's two cores
@@ -62,9 +61,8 @@ def measured(table: PriceTable, *, stepwise: bool | None = None) -> Curve:
 
 def conditions() -> dict[str, Any]:
     """Say what ran, where, and how busy the machine was."""
-    script = Path(sys.argv[0]).name
     return {
-        "command": shlex.join(["python", f"tools/remote_experiments/{script}", *sys.argv[1:]]),
+        "command": typed_command(),
         "date": time.strftime("%Y-%m-%d"),
         "machine": {"cpu": platform.machine(), "cores": len(os.sched_getaffinity(0))},
         "load_average": [round(each, 2) for each in os.getloadavg()],
@@ -76,8 +74,7 @@ def conditions() -> dict[str, Any]:
 def keep(record: dict[str, Any], path: Path | None) -> None:
     """Write a record with its conditions; figures to six digits."""
     if path is not None:
-        whole = _rounded({**conditions(), **record})
-        path.write_text(json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
+        write_json(_rounded({**conditions(), **record}), path)
 
 
 def _rounded(value: Any) -> Any:

@@ -25,6 +25,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from remoe_edge.bench.box import Limits, boxed
+from remoe_edge.cli.results import print_json, write_json
 from remoe_edge.machine.description import describe
 from remoe_edge.machine.disk import disk_of
 from remoe_edge.remote.keys import make_keys
@@ -170,8 +171,8 @@ def main(arguments: list[str] | None = None) -> int:
     record = {
         "settings": settings, "machine": describe(), **summary(runs), "runs": runs,
     }  # fmt: skip
-    asked.output.write_text(json.dumps(record, indent=1) + "\n")
-    print(json.dumps(summary(runs), indent=1))
+    write_json(record, asked.output)
+    print_json(summary(runs))
     return 0
 
 

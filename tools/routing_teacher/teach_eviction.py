@@ -15,7 +15,6 @@ slow for a token's path; it says how much there is to gain. Needs torch.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -30,6 +29,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from remoe_edge import _core
+from remoe_edge.cli.results import write_json
 from remoe_edge.routing.replay import misses_by_event
 from remoe_edge.routing.trace import Trace, from_routed, read_trace
 from routing_teacher.network import Teacher
@@ -255,7 +255,7 @@ def main() -> None:
     }
     print(", ".join(f"mean {name} {share:.1%}" for name, share in record["mean"].items()))
     if options.output:
-        options.output.write_text(json.dumps(record, indent=1) + "\n")
+        write_json(record, options.output)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ misses of the prompt and of the tokens after it when the cache begins with what 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.progress import track
 
+from remoe_edge.cli.results import write_json
 from remoe_edge.errors import InputError, RemoeError
 from remoe_edge.files.fingerprint import fingerprint
 from remoe_edge.native import _core
@@ -39,6 +39,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "test_models"))
 from similar_prompts.divergence import jensen_shannon
 from similar_prompts.replayed_starts import replay_start
 from similar_prompts.tree import BETA, TreePrompts
+from typed_command import typed_command
 from widen.compare import opened
 
 
@@ -194,7 +195,7 @@ def judge(options: argparse.Namespace, console: Console) -> dict[str, Any]:
                 misses[text].setdefault(label, []).append((got.prompt, sum(got.decode)))
     domains = sorted({each.domain for each in judged})
     return {
-        "command": " ".join(["python", "tools/similar_prompts/evaluate_sps.py", *sys.argv[1:]]),
+        "command": typed_command(),
         "model": options.model.name,
         "fingerprint": fingerprint(_core.ModelFile.open(str(options.model))),
         "n_past": len(past),
@@ -267,7 +268,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     show(found)
     if options.out:
-        options.out.write_text(json.dumps(found, indent=1) + "\n")
+        write_json(found, options.out)
     return 0
 
 
