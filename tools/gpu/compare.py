@@ -13,10 +13,7 @@ as cases end.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import os
-import subprocess
 import sys
 import tempfile
 import threading
@@ -26,6 +23,10 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.append(str(ROOT / "tools"))
+
+from gpu.step import run_step  # noqa: E402
+
 TESTS = ROOT / "tests"
 ALL = 1 << 20  # layers
 N_GREEDY = 3
@@ -129,43 +130,23 @@ class Runs:
         """Run a case, unless time is up."""
         left = min(self.ends - time.monotonic(), self.case_seconds)
         if left < 5:
-            self.found[name] = {"status": "not started"}
+            with self._writing:
+                self.found[name] = {"status": "not started"}
             return
-        environment = {**os.environ, "PYTHONFAULTHANDLER": "1", "OMP_WAIT_POLICY": "passive"}
+        environment = {"OMP_WAIT_POLICY": "passive"}
         if name.endswith(":plain"):
             environment |= dict.fromkeys(FUSION, "1")
         line = [sys.executable, __file__, "--case", name, "--lengths", self.lengths]
-        started = time.monotonic()
-        # Also what a case starts ends with it: its process group is killed whole.
-        with tempfile.TemporaryFile("w+") as said:
-            process = subprocess.Popen(
-                line, stdout=subprocess.PIPE, stderr=said, text=True, env=environment,
-                start_new_session=True,
-            )  # fmt: skip
-            try:
-                answer, _ = process.communicate(timeout=left)
-                result: dict[str, Any] = {"status": process.returncode}
-                lines = answer.strip().splitlines()
-                if process.returncode == 0 and lines:
-                    result |= json.loads(lines[-1])
-            except subprocess.TimeoutExpired:
-                result = {"status": "not finished"}
-            finally:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, 9)
-            if result["status"] != 0:
-                said.seek(0)
-                result["said"] = said.read().strip().splitlines()[-25:]
-        result["seconds"] = round(time.monotonic() - started, 1)
-        self.found[name] = result
-        self.write()
+        result = run_step(line, left, environment=environment)
+        with self._writing:
+            self.found[name] = result
+            self.write()
 
     def write(self) -> None:
-        """Write what is known, whole or not at all."""
-        part = self.output.with_suffix(".part")
-        with self._writing:
-            part.write_text(json.dumps(dict(self.found), indent=1) + "\n")
-            part.replace(self.output)
+        """Write what is known."""
+        from remoe_edge.cli.results import write_json
+
+        write_json(self.found, self.output)
 
 
 def summary(found: dict[str, Any]) -> dict[str, Any]:

@@ -26,7 +26,6 @@ import argparse
 import json
 import os
 import platform
-import signal
 import statistics
 import subprocess
 import sys
@@ -37,6 +36,10 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.append(str(ROOT / "tools"))
+
+from gpu.step import run_step  # noqa: E402
+
 ALL = 1 << 20  # layers
 ARMS = (
     "stock", "whole", "gpu-experts:100%", "gpu-experts:50%", "stock-cpu-moe", "gpu:100%", "gpu:50%",
@@ -51,6 +54,7 @@ class Run:
     def __init__(self, output: Path, minutes: float) -> None:
         self.output, self.ends = output, time.monotonic() + 60 * minutes
         self.found: dict[str, Any] = {"format": 2, "machine": machine(), "steps": {}}
+        self._writing = threading.Lock()  # the twin is made beside other steps
         self.write()
 
     def left(self) -> float:
@@ -59,35 +63,18 @@ class Run:
 
     def step(self, name: str, command: list[str], seconds: float) -> dict[str, Any]:
         """Run a command for so long at most; keep its outcome. What it starts ends with it."""
-        allowed = min(self.left(), seconds)
-        started = time.monotonic()
-        with tempfile.TemporaryFile("w+") as said:
-            process = subprocess.Popen(
-                command, cwd=ROOT, stdout=subprocess.PIPE, stderr=said, text=True,
-                start_new_session=True, env={**os.environ, "PYTHONFAULTHANDLER": "1"},
-            )  # fmt: skip
-            try:
-                answer, _ = process.communicate(timeout=allowed)
-                result: dict[str, Any] = {"status": process.returncode}
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGABRT)  # with a trace of where it stands
-                answer, _ = process.communicate()
-                result = {"status": "not finished", "allowed_s": round(allowed, 1)}
-            lines = answer.strip().splitlines()
-            if result["status"] == 0 and lines and lines[-1].startswith("{"):
-                result |= json.loads(lines[-1])
-            else:
-                said.seek(0)
-                result["said"] = (lines[-30:] + said.read().strip().splitlines())[-60:]
-        result["seconds"] = round(time.monotonic() - started, 1)
-        self.found["steps"][name] = result
-        self.write()
+        result = run_step(command, min(self.left(), seconds), cwd=ROOT)
+        with self._writing:
+            self.found["steps"][name] = result
+            self.write()
         print(f"{name}: {json.dumps(result)}"[:600], file=sys.stderr, flush=True)
         return result
 
     def write(self) -> None:
         """Write what is known."""
-        self.output.write_text(json.dumps(self.found, indent=1) + "\n")
+        from remoe_edge.cli.results import write_json
+
+        write_json(self.found, self.output)
 
 
 def machine() -> dict[str, Any]:
