@@ -73,8 +73,8 @@ class Pieces:
             raise SystemExit(f"{path} is no record of this tool: name another with -o") from error
         if settings != self._settings:
             raise SystemExit(
-                f"{path} holds pieces of another run: {settings}, not {self._settings}. Remove it to "
-                "begin anew."
+                f"{path} holds pieces of another run: {settings}, not {self._settings}. Name another "
+                "with -o, or remove it to begin anew."
             )
         self.found |= found
         return held
