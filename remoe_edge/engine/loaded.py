@@ -301,8 +301,10 @@ class Loaded:
                 self.heads.close()
             if self.llama is not None:
                 self.llama.close()
-            # After the llama_model: its buffers lead back to this.
-            self.heads = None
+            # After the llama_model: its buffers lead back to this. Whatever else holds the native model
+            # goes, too, or its cache, threads and files would stay as long as the engine is held.
+            self.heads = self.elastic = self.keeper = None
+            self.profile = self.past_prompts = self.trace = None
             self.llama = self.native = self.tokenizer = self.template = None
             self.last_words = None
 
