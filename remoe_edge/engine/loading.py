@@ -13,6 +13,7 @@ from typing import Any
 from remoe_edge.engine import budget as budgets
 from remoe_edge.engine import embedding, lossy, offload, peers
 from remoe_edge.engine.chat_template import ChatTemplate
+from remoe_edge.engine.draft_governor import MOST_GUESSES
 from remoe_edge.engine.elastic import Elastic
 from remoe_edge.engine.extensions import (
     FeatureFile,
@@ -298,6 +299,7 @@ def _load_llama(loaded: Loaded, progress: Progress) -> Any:
             buffers=loaded.buffers,
             verbose=settings.verbose,
             n_places=loaded.n_places,
+            n_step=max(loaded.n_places, 1 if settings.draft == "off" else 1 + MOST_GUESSES),
             nextn=settings.draft == "mtp",
             model_path=str(loaded.path),
             n_ctx=n_ctx,
