@@ -200,7 +200,9 @@ def _open_native(loaded: Loaded, file: _core.ModelFile) -> _core.StreamedModel |
 def _open_files(loaded: Loaded, extensions: Extensions) -> None:
     """Open what profile and past prompts there are, before minutes are spent on loading."""
     native = loaded.native
-    profile, past = extensions.profile, extensions.past_prompts
+    profile, past, trace = extensions.profile, extensions.past_prompts, extensions.trace
+    if native is None and trace is not None:
+        raise InputError(f"{trace.path}: there is nothing to record, the model is not streamed")
     for each in (profile, past):
         if each is not None and native is None:
             loaded.notes.append(f"{each.path} is not used: no experts are streamed")
@@ -384,9 +386,7 @@ def _begin_features(loaded: Loaded, extensions: Extensions) -> None:
     native, trace = loaded.native, extensions.trace
     if native is not None and loaded.past_prompts is not None and not native.expect(None):
         loaded.notes.append(f"policy {loaded.settings.policy} takes no notice of past prompts")
-    if trace is not None:
-        if native is None:
-            raise InputError(f"{trace.path}: there is nothing to record, the model is not streamed")
+    if trace is not None and native is not None:
         loaded.trace = trace.open(loaded.path, native)
     if native is not None and loaded.budget is not None and loaded.budget.most_slots:
         ceiling = None if loaded.keeper is None else loaded.keeper.wanted
