@@ -233,6 +233,21 @@ def test_two_engines_at_once(model: Path) -> None:
         assert np.array_equal(one.evaluate(PROMPT), two.evaluate(PROMPT))
 
 
+def test_a_trace_of_what_is_not_streamed_is_refused_before_loading(
+    model: Path, tmp_path: Path
+) -> None:
+    seen: list[float] = []
+
+    def progress(fraction: float) -> bool:
+        seen.append(fraction)
+        return True
+
+    with pytest.raises(errors.InputError, match="nothing to record"):
+        Engine(model, stream=False, trace=tmp_path / "t", progress=progress)
+    assert not seen
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("stream", [True, False])
 def test_what_progress_raises_ends_the_loading(model: Path, stream: bool) -> None:
     def progress(fraction: float) -> bool:
