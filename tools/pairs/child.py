@@ -87,7 +87,7 @@ class Trials:
             if expected is not None:
                 # In steps of several tokens floats round otherwise, and one token's long context is
                 # not split among threads (docs/drafts.md).
-                spoils = options.get("model") == "dense" or "threads" in options
+                spoils = options.get("model") == "dense" or {"threads", "repack"} & options.keys()
                 exact = not ("draft" in options and spoils)
                 heard.check(expected, "both", exact=exact)
             elif options.get("cache") not in ("auto", "plan"):  # which follow what memory is free
@@ -117,7 +117,9 @@ class Trials:
         """Have what was written under an option read by an engine without it."""
         for name in KEPT:
             if name in options:
-                plain = [f"{k}={v}" for k, v in options.items() if k in (name, "model")]
+                # Past prompts are those of the routers that they were answered with.
+                keeps = (name, "model", *(["routers"] if name == "past_prompts" else []))
+                plain = [f"{k}={v}" for k, v in options.items() if k in keeps]
                 expected = self.reference(plain)
                 try:
                     Trial(plain, self._material, trial._folder).read_after(trial, expected)

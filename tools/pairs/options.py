@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 OPTIONS: dict[str, tuple[str, ...]] = {
     "model": ("hybrid", "window", "shards", "dense", "encoder"),
@@ -100,14 +100,18 @@ def pairs() -> Iterator[tuple[str, str]]:
             yield one, other
 
 
-def covering() -> list[tuple[str, ...]]:
+def covering(left_out: Sequence[str] = ()) -> list[tuple[str, ...]]:
     """Give few sets of options in which every two that go together are together somewhere.
 
     One after another, each as far as it goes: a pair that is in none yet, and again and again the option
     that brings most such pairs in. The same each time.
     """
     every = singles()
-    left = {pair: None for pair in pairs() if not refused(*pair)}  # in their order
+    left = {
+        pair: None  # in their order
+        for pair in pairs()
+        if not refused(*pair) and not set(pair) & set(left_out)
+    }
     together = {*left, *((other, one) for one, other in left)}
 
     def n_new(option: str, row: list[str]) -> int:
