@@ -227,3 +227,16 @@ def test_the_official_client(server: Live) -> None:
         assert np.allclose(one.embedding, two.embedding, atol=1e-6)
     assert len(short.data[0].embedding) == 4
     assert usual.usage.prompt_tokens == plain.usage.prompt_tokens > 0
+
+
+def test_an_encoder_beside_what_other_models_take(models: dict[str, Path]) -> None:
+    """It has no context, which evaluating a token and proving peers once took for granted."""
+    encoder = models["encoder"]
+    with opened(encoder) as engine:
+        wanted = engine.embed("hello there")
+        with pytest.raises(UnsupportedError, match="writes no text"):
+            engine.evaluate([5, 6])
+    with opened(encoder, cache="100%", peers="127.0.0.1:9") as engine:
+        assert np.array_equal(engine.embed("hello there"), wanted)
+    with pytest.raises(UnsupportedError, match="writes no text"):
+        opened(encoder, cache="plan:1s")

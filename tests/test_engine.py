@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -209,9 +210,42 @@ def test_engines_one_after_another_leave_nothing(model: Path) -> None:
     assert process.memory_info().rss - rss < 24 << 20
 
 
+@pytest.mark.parametrize("feature", ["cache", "profile", "past_prompts", "trace"])
+def test_a_closed_engine_holds_nothing(model: Path, tmp_path: Path, feature: str) -> None:
+    """Whoever still has it has neither the cache nor its files; without anybody it goes itself."""
+    settings = {"cache": "auto"} if feature == "cache" else {feature: tmp_path / "file"}
+    files = psutil.Process().num_fds()
+    engine = Engine(model, **{"cache": "50%", **settings})
+    engine.generate(PROMPT, max_tokens=2).read()
+    native = weakref.ref(engine.native)
+    engine.close()
+    gc.collect()
+    assert native() is None
+    wait_until(lambda: psutil.Process().num_fds() <= files, "closing files")
+    gone = weakref.ref(engine)
+    del engine
+    gc.collect()
+    assert gone() is None
+
+
 def test_two_engines_at_once(model: Path) -> None:
     with Engine(model, cache="50%") as one, Engine(model, cache="25%") as two:
         assert np.array_equal(one.evaluate(PROMPT), two.evaluate(PROMPT))
+
+
+def test_a_trace_of_what_is_not_streamed_is_refused_before_loading(
+    model: Path, tmp_path: Path
+) -> None:
+    seen: list[float] = []
+
+    def progress(fraction: float) -> bool:
+        seen.append(fraction)
+        return True
+
+    with pytest.raises(errors.InputError, match="nothing to record"):
+        Engine(model, stream=False, trace=tmp_path / "t", progress=progress)
+    assert not seen
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("stream", [True, False])

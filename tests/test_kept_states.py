@@ -32,10 +32,15 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]
 
 
 def first_turn(
-    model: Path, folder: Path, which: int = 0, most_bytes: int = 1 << 30, length: int = 100
+    model: Path,
+    folder: Path,
+    which: int = 0,
+    most_bytes: int = 1 << 30,
+    length: int = 100,
+    **settings: Any,
 ) -> list[int]:
     """Have a conversation and end the engine; give what a next turn begins with."""
-    with batch_of(model, 2) as batch:
+    with batch_of(model, 2, **settings) as batch:
         batch.keep_states(folder, most_bytes)
         answer = join(batch, prompt(length, which), N)[0]
         run(batch)
@@ -63,6 +68,19 @@ def test_a_conversation_goes_on_after_a_restart(
     assert answer.logprobs == reference.logprobs
     other, _ = next_turn(model, tmp_path, turn, n_batch=64)  # computed in other pieces: not its own
     assert other.n_reused == 0
+
+
+@pytest.mark.parametrize(
+    "settings", [{"skip_small": 0.4}, {"skip_cold": 0.4}, {"threads": 2}], ids=str
+)
+def test_a_conversation_with_other_bits_is_not_gone_on_with(
+    models: dict[str, Path], tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    """Its answer may have been made with loss, and what is computed after it would have that, too."""
+    model = models["qwen3moe"]
+    turn = first_turn(model, tmp_path, **settings)
+    assert next_turn(model, tmp_path, turn, **settings)[0].n_reused == 100 + N - 1
+    assert next_turn(model, tmp_path, turn)[0].n_reused == 0
 
 
 def test_a_place_that_is_taken_over_is_kept(models: dict[str, Path], tmp_path: Path) -> None:

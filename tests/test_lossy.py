@@ -225,3 +225,39 @@ def test_a_trace_is_not_recorded_with_loss(model: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="what the routers chose"):
         Engine(model, n_ctx=64, skip_small=0.1, trace=tmp_path / "t.trace")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("means", [{"swap_near": 0.5}, {"skip_small": 0.4}], ids=str)
+def test_layers_behind_the_others_hold_nothing_up(folder: Path, means: dict[str, float]) -> None:
+    """A model with layers that predict further tokens, which nothing runs here, goes as one without."""
+    told = []
+    for n_nextn in (0, 1):
+        path = tiny_moe.make(folder / f"next{n_nextn}.gguf", "glm4moe", "Q8_0", n_nextn=n_nextn)
+        with Engine(path, n_ctx=64, threads=1, cache="100%", **means) as engine:
+            rows_of(engine, DECODED)
+            told.append({name: engine.counts()[name] for name in ("weighed", "swapped")})
+    assert told[1]["weighed"] == told[0]["weighed"] > 0
+
+
+@pytest.mark.parametrize("length", [1, 20, 33])
+def test_a_prompts_pieces_of_one_token_lose_nothing(model: Path, length: int) -> None:
+    """However a prompt is cut, only what is decoded after it is weighed."""
+    for settings in ({"n_batch": 32}, {"n_ubatch": 1}):
+        with Engine(model, n_ctx=64, threads=1, cache="50%", skip_small=0.4, **settings) as engine:
+            engine.generate(prompt(length), max_tokens=1, temperature=0).read()
+            assert engine.counts()["weighed"] == 0
+            engine.generate([*prompt(length), 7], max_tokens=2, temperature=0).read()
+            assert engine.counts()["weighed"] > 0
+
+
+def test_a_profile_reads_nothing_by_the_clock(model: Path, tmp_path: Path) -> None:
+    profile = tmp_path / "p"
+    settings: dict[str, Any] = {"n_ctx": 64, "threads": 1, "cache": "60%", "profile": profile}
+    with Engine(model, **settings) as engine:
+        rows_of(engine, DECODED)
+    for means, reads in (({"skip_small": 0.4}, True), ({"skip_cold": 0.4}, False)):
+        with Engine(model, **settings, **means) as engine:
+            assert engine.native is not None
+            engine.native.finish_warm_start()
+            assert (engine.counts()["warm_experts"] > 0) == reads
+            assert any("not read at first" in note for note in engine.notes) != reads

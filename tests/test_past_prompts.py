@@ -59,6 +59,20 @@ def test_expecting_changes_no_bit_of_the_output(model: Path, tmp_path: Path) -> 
     assert len(PromptStore.load(file)) == 6
 
 
+def test_layers_that_only_guess_keep_nothing_from_being_learnt(tmp_path: Path) -> None:
+    model = tiny_moe.make(tmp_path / "m.gguf", "glm4moe", "Q8_0", n_nextn=1)
+    file = tmp_path / "past.npz"
+    with Engine(model, cache="50%", n_ctx=128, threads=1, past_prompts=file) as engine:
+        answers(engine)
+    store = PromptStore.load(file)
+    assert len(store) == len(PROMPTS)
+    kept = np.stack(store.activations)
+    np.testing.assert_allclose(kept[:, -1], 1 / store.n_experts, atol=1e-3)
+    assert np.ptp(kept[:, 0]) > 0.1
+    with Engine(model, cache="50%", n_ctx=128, threads=1, past_prompts=file) as engine:
+        answers(engine)
+
+
 def test_a_conversation_is_learnt_from_turn_by_turn(model: Path, tmp_path: Path) -> None:
     past = PastPrompts(tmp_path / "p.npz", model, 3, 16)
     assert past.expect(PROMPTS[0]) is None

@@ -328,7 +328,8 @@ Status StreamedModel::SetDial(const DialSettings& settings) {
 Status StreamedModel::CheckDial() const {
   if (dial_ == nullptr) return Status::Ok();
   int layer = 0;
-  const std::string why = gates_->WhyNot(&layer);
+  // What is behind the trunk guesses for drafts, which never go with the dial: it is in no graph.
+  const std::string why = gates_->WhyNot(n_trunk_, &layer);
   if (why.empty()) return Status::Ok();
   return Status(Code::kNotSupported,
                 Format("experts cannot be swapped or skipped in layer %d of this model: %s",

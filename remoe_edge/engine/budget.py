@@ -78,8 +78,8 @@ def resolve(
 
     `untouched_bytes`: buffers that llama.cpp has reserved but not yet written to, which `auto` leaves
     room for. `beside_bytes`: what checking peers and copies of routers on a GPU take, which the budget
-    pays for too. `follow`: the size is a beginning, and may grow as `auto` does. `gpu`: that has the
-    cache, as it is now; None for the machine's memory. Raises BudgetError below the floor, and for a
+    pays for too. `follow`: the size is a plan's, and may grow as `auto` does. `gpu`: that has the cache,
+    as it is now; None for the machine's memory. Raises BudgetError below the floor, and for a
     size that the cgroup's limit has no room for; InputError for a malformed spec.
     """
     text = spec.strip().lower()
@@ -108,6 +108,8 @@ def resolve(
     else:
         n_bytes = parse_bytes(text)
         n_slots = model.slots_for(max(0, min(n_bytes, 1 << 62) - beside_bytes))
+        if follow:  # a plan knows of nothing beside the experts, and begins with what can be had
+            n_slots = max(n_slots, floor)
         why = f"{mib(n_bytes)} asked for"
     if n_slots < floor:
         need = floor_bytes(model)

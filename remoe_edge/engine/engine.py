@@ -204,11 +204,13 @@ class Engine:
         last layer too run every token, not just the last one, so that a trace has them all.
 
         Raises InputError for tokens the model does not have, more than the context holds, and a context
-        to go on from that was lost with a failed step; ReadError where storage fails.
+        to go on from that was lost with a failed step; ReadError where storage fails; UnsupportedError
+        for a model that writes no text.
         """
         request.flags(reset=reset, every=every)
         with self._life.running():
             loaded = self._loaded
+            request.check_writes(loaded)
             ids = request.token_ids(tokens, int(loaded.llama.n_vocab()))
             if not ids:
                 raise InputError("there are no tokens to evaluate")

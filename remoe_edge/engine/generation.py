@@ -14,6 +14,7 @@ from remoe_edge.engine.loaded import Loaded
 from remoe_edge.engine.places import common
 from remoe_edge.engine.request import Request
 from remoe_edge.engine.stats import AnswerStats
+from remoe_edge.engine.step_batch import declared
 from remoe_edge.engine.writer import Writer
 from remoe_edge.native import llama_cpp
 
@@ -110,7 +111,7 @@ class _Tokens:
     def next(self) -> int | None:
         """Give the next token; None where there is none."""
         loaded, produced, stats = self.loaded, self._produced, self._produced.stats
-        with loaded.computing():
+        with loaded.computing(), self._prompt_declared():
             token = next(self._stream, None)
         if token is None:
             return None
@@ -128,6 +129,12 @@ class _Tokens:
             self._counts = loaded.tell(phase, n, clock, now, self._counts)
         self._clock = now
         return int(token)
+
+    def _prompt_declared(self) -> contextlib.AbstractContextManager[None]:
+        """Have a prompt's pieces of one token known as such where decoding is with loss, and they not."""
+        if not self.loaded.lossy or self._produced.stats.n_generated:
+            return contextlib.nullcontext()
+        return declared(self.loaded.native, "prompt")
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:

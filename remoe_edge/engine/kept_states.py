@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
+from remoe_edge.engine import lossy
 from remoe_edge.errors import RemoeError
 from remoe_edge.files.atomic import replacing
 from remoe_edge.files.reading import json_object, open_regular
@@ -35,14 +36,21 @@ _LONGEST_HEADER = 4096
 
 
 def state_key(model: Path, settings: EngineSettings, n_ctx: int) -> str:
-    """Name what the bits of a state depend on: model, routers, and how prompts are computed."""
+    """Name what the bits of a state depend on: model, routers, and how all its tokens are computed."""
     from remoe_edge.files.fingerprint import fingerprint
 
-    digest = hashlib.blake2b(fingerprint(_core.ModelFile.open(str(model))).encode(), digest_size=16)
+    digest = hashlib.blake2b(digest_size=16)
+    for file in (model, lossy.coarse_path(model, settings)):
+        if file is not None:
+            digest.update(fingerprint(_core.ModelFile.open(str(file))).encode())
     routers = b"" if settings.routers is None else Path(settings.routers).read_bytes()
     digest.update(hashlib.blake2b(routers).digest())
-    names = ("n_batch", "n_ubatch", "flash_attention", "repack", "stream", "gpu_layers")
+    names = (
+        "n_batch", "n_ubatch", "n_cores", "flash_attention", "repack", "stream", "gpu_layers",
+        "experts_on",
+    )  # fmt: skip
     facts = [llama_cpp.__version__, n_ctx, *(getattr(settings, name) for name in names)]
+    facts.append(lossy.means_of(settings))  # no answer without loss goes on from one with it
     digest.update(json.dumps(facts).encode())
     return digest.hexdigest()
 

@@ -165,12 +165,18 @@ class Lifecycle:
 
     def _end_it(self) -> None:
         assert self._finish is not None
+        # What it holds, the engine itself, is let go of: this lives until the engine has gone.
+        finish, self._finish = self._finish, _finished
         try:
-            self._finish()
+            finish()
         finally:
             with self._changed:
                 self._closed = True
                 self._changed.notify_all()
+
+
+def _finished() -> None:
+    """Do nothing: everything was freed before."""
 
 
 # --- forks ---

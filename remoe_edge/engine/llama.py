@@ -132,12 +132,15 @@ def make_llama(
     buffers: Buffers,
     verbose: bool,
     n_places: int = 1,
+    n_step: int = 1,
     nextn: bool = False,
     **settings: Any,
 ) -> Any:
     """Make a `Llama`, of the core's model or (None) of a whole file.
 
-    n_places: conversations in its context, each with `n_ctx` tokens of its own. progress: for a whole
+    n_places: conversations in its context, each with `n_ctx` tokens of its own. n_step: tokens that a
+    step may have which is no piece of a prompt: with a smaller `n_batch`, llama.cpp would end the process
+    at such a step. progress: for a whole
     file; called with a fraction, and returning False cancels. gpu_layers: with 0, llama.cpp is told of
     no GPU at all: it would use one for long prompts, and round otherwise. nextn: load the layers that
     predict further tokens, too. settings: those of `Llama`
@@ -162,9 +165,10 @@ def make_llama(
 
     def context(*, model: Any, params: Any, verbose: bool) -> Any:
         params.flash_attn_type = _FLASH_ATTENTION[flash_attention]
+        # A copy: the package cuts prompts, and makes a table of its own, by what these say.
+        params = type(params).from_buffer_copy(params)
+        params.n_batch = max(params.n_batch, n_step)
         if n_places > 1:
-            # A copy: the package makes a table of its own by what its context has.
-            params = type(params).from_buffer_copy(params)
             params.n_ctx *= n_places
             params.n_seq_max = n_places
             params.kv_unified = False  # so that no conversation's bits depend on another's place

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from remoe_edge.engine import lifecycle
+from remoe_edge.engine import lifecycle, lossy
 from remoe_edge.engine.budget import Budget
 from remoe_edge.engine.finite import require_finite
 from remoe_edge.engine.interrupt import interruptible
@@ -260,9 +260,13 @@ class Loaded:
             llama.n_tokens = at + len(some)
 
     def warm(self) -> None:
-        """Begin to read hot experts into what is free of the cache; the next step ends it."""
-        if self.profile is not None and self.native is not None:
-            self.native.warm(self.profile.hot())
+        """Begin to read hot experts into what is free of the cache; the next step ends it.
+
+        Never where answers depend on what the cache holds: how far this comes, the clock says.
+        """
+        if self.profile is None or self.native is None or lossy.by_residents(self.settings):
+            return
+        self.native.warm(self.profile.hot())
 
     def tell(
         self, phase: str, n_tokens: int, start_s: float, end_s: float, before: Mapping[str, int]
@@ -301,8 +305,10 @@ class Loaded:
                 self.heads.close()
             if self.llama is not None:
                 self.llama.close()
-            # After the llama_model: its buffers lead back to this.
-            self.heads = None
+            # After the llama_model: its buffers lead back to this. Whatever else holds the native model
+            # goes, too, or its cache, threads and files would stay as long as the engine is held.
+            self.heads = self.elastic = self.keeper = None
+            self.profile = self.past_prompts = self.trace = None
             self.llama = self.native = self.tokenizer = self.template = None
             self.last_words = None
 

@@ -13,6 +13,7 @@ from typing import Any
 from remoe_edge.engine import budget as budgets
 from remoe_edge.engine import embedding, lossy, offload, peers
 from remoe_edge.engine.chat_template import ChatTemplate
+from remoe_edge.engine.draft_governor import MOST_GUESSES
 from remoe_edge.engine.elastic import Elastic
 from remoe_edge.engine.extensions import (
     FeatureFile,
@@ -199,7 +200,9 @@ def _open_native(loaded: Loaded, file: _core.ModelFile) -> _core.StreamedModel |
 def _open_files(loaded: Loaded, extensions: Extensions) -> None:
     """Open what profile and past prompts there are, before minutes are spent on loading."""
     native = loaded.native
-    profile, past = extensions.profile, extensions.past_prompts
+    profile, past, trace = extensions.profile, extensions.past_prompts, extensions.trace
+    if native is None and trace is not None:
+        raise InputError(f"{trace.path}: there is nothing to record, the model is not streamed")
     for each in (profile, past):
         if each is not None and native is None:
             loaded.notes.append(f"{each.path} is not used: no experts are streamed")
@@ -298,6 +301,7 @@ def _load_llama(loaded: Loaded, progress: Progress) -> Any:
             buffers=loaded.buffers,
             verbose=settings.verbose,
             n_places=loaded.n_places,
+            n_step=max(loaded.n_places, 1 if settings.draft == "off" else 1 + MOST_GUESSES),
             nextn=settings.draft == "mtp",
             model_path=str(loaded.path),
             n_ctx=n_ctx,
@@ -382,9 +386,7 @@ def _begin_features(loaded: Loaded, extensions: Extensions) -> None:
     native, trace = loaded.native, extensions.trace
     if native is not None and loaded.past_prompts is not None and not native.expect(None):
         loaded.notes.append(f"policy {loaded.settings.policy} takes no notice of past prompts")
-    if trace is not None:
-        if native is None:
-            raise InputError(f"{trace.path}: there is nothing to record, the model is not streamed")
+    if trace is not None and native is not None:
         loaded.trace = trace.open(loaded.path, native)
     if native is not None and loaded.budget is not None and loaded.budget.most_slots:
         ceiling = None if loaded.keeper is None else loaded.keeper.wanted

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from remoe_edge.engine import budget as budgets
 from remoe_edge.errors import InputError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -38,6 +39,11 @@ def means_of(settings: EngineSettings) -> dict[str, float]:
     return {name: value for name, value in every.items() if value > 0}
 
 
+def by_residents(settings: EngineSettings) -> bool:
+    """Say whether answers depend on which experts the cache holds."""
+    return not means_of(settings).keys().isdisjoint(BY_RESIDENTS)
+
+
 def check(settings: EngineSettings) -> None:
     """Raise InputError where means are on beside settings with which their promises would not hold."""
     means = means_of(settings)
@@ -61,7 +67,12 @@ def check(settings: EngineSettings) -> None:
             f"{what} with gpu_layers {settings.gpu_layers}: the experts' weights would lie on the GPU, "
             "out of reach: gpu_layers off"
         )
-    if settings.prefetch == "on" and not means.keys().isdisjoint(BY_RESIDENTS):
+    if budgets.is_plan(settings.cache) and by_residents(settings):
+        raise InputError(
+            f"{what} with a cache of plan: it follows what tokens take, and the answer would depend on "
+            "the clock with it: give a size or a share"
+        )
+    if settings.prefetch == "on" and by_residents(settings):
         raise InputError(
             f"{what} with prefetch on: which experts are resident would depend on the clock, and the "
             "answer with it: prefetch off"
@@ -124,6 +135,11 @@ def verify(loaded: Loaded) -> None:
 def prefetch_of(loaded: Loaded) -> str:
     """Give the prefetch setting that keeps answers independent of the clock."""
     prefetch = loaded.settings.prefetch
+    if loaded.profile is not None and by_residents(loaded.settings):
+        loaded.notes.append(
+            "the profile's hot experts are not read at first: answers with loss must not depend on the "
+            "clock"
+        )
     if loaded.lossy and prefetch == "auto":
         loaded.notes.append("nothing is prefetched: answers with loss must not depend on the clock")
         return "off"

@@ -14,6 +14,13 @@ if TYPE_CHECKING:
 _BLOCK = re.compile(r"blk\.(\d+)\.")
 
 
+def n_layers_run(file: ModelFile) -> int:
+    """Count the layers with experts that every token runs through."""
+    n_blocks = file.unsigned(f"{file.architecture}.block_count") or 0
+    end = n_blocks - (file.unsigned(f"{file.architecture}.nextn_predict_layers") or 0)
+    return sum(layer.block < end for layer in file.expert_layers)
+
+
 def dense_bytes(file: ModelFile, *, nextn: bool) -> int:
     """Sum up the weights that are no experts'; those of such layers only with `nextn`."""
     n_nextn = 0 if nextn else file.unsigned(f"{file.architecture}.nextn_predict_layers") or 0

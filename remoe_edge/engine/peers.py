@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from remoe_edge import __version__
+from remoe_edge.engine import embedding
+from remoe_edge.engine.step_batch import StepBatch
 from remoe_edge.errors import InputError
 from remoe_edge.files.keys_file import check_keys_file
 from remoe_edge.native import _core
@@ -55,8 +57,11 @@ def connect(loaded: Loaded) -> None:
     )
     if not model.has_experts:
         _without_copy(loaded, native)
-    with loaded.computing():
-        loaded.llama.eval([_ANY_TOKEN])
+    if loaded.encodes:
+        embedding.compute(loaded, StepBatch(1), 0, [_ANY_TOKEN])
+    else:
+        with loaded.computing():
+            loaded.llama.eval([_ANY_TOKEN])
     loaded.empty()
     if loaded.functions is not None:
         loaded.functions.open(native, list(settings.peers), loaded.notes.append)

@@ -40,6 +40,12 @@ class Request:
     form: AnswerForm
 
 
+def check_writes(loaded: Loaded) -> None:
+    """Raise UnsupportedError for a model that keeps no context, and says nothing of next tokens."""
+    if loaded.encodes:
+        raise UnsupportedError(f"{loaded.path.name} makes embeddings, and writes no text")
+
+
 def asked(
     loaded: Loaded,
     prompt: str | Sequence[int],
@@ -56,8 +62,7 @@ def asked(
     UnsupportedError for a model that writes no text.
     """
     flags(special=special, bos=bos)
-    if loaded.encodes:
-        raise UnsupportedError(f"{loaded.path.name} makes embeddings, and writes no text")
+    check_writes(loaded)
     check_grammar(grammar, loaded.llama._model.vocab)
     n_vocab = int(loaded.llama.n_vocab())
     if isinstance(prompt, str):

@@ -96,11 +96,16 @@ class StepBatch:
             raise RuntimeError(f"llama_decode returned {code}")
 
 
-@contextlib.contextmanager
-def declared_draft(native: StreamedModel | None) -> Iterator[None]:
+def declared_draft(native: StreamedModel | None) -> contextlib.AbstractContextManager[None]:
     """Tell the core that the block's steps are a conversation's next token and guesses after it."""
+    return declared(native, "draft")
+
+
+@contextlib.contextmanager
+def declared(native: StreamedModel | None, kind: str) -> Iterator[None]:
+    """Tell the core what the block's steps are for: "prompt", "decode" or "draft"."""
     if native is not None:
-        native.declare_steps("draft")
+        native.declare_steps(kind)
     try:
         yield
     finally:

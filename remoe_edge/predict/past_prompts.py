@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from remoe_edge.engine.nextn_layers import n_layers_run
 from remoe_edge.errors import InputError
 from remoe_edge.files.reading import read_whole
 from remoe_edge.native import _core
@@ -69,7 +70,9 @@ class PastPrompts:
         self._embeddings = TokenEmbeddings(model)
         # A format that cannot be decoded is said now, not after an answer.
         self._embeddings.unit([0])
-        own = fingerprint(_core.ModelFile.open(str(model)))
+        file = _core.ModelFile.open(str(model))
+        self._n_run = n_layers_run(file)
+        own = fingerprint(file)
         if routers is not None:
             own = hashlib.sha256(own.encode() + read_whole(routers, "tuned routers")).hexdigest()
         if path.exists():
@@ -103,12 +106,14 @@ class PastPrompts:
     def learn(self, tokens: Sequence[int], choices: npt.NDArray[np.integer]) -> None:
         """Add a prompt and how many of its tokens and its answer's chose each expert.
 
-        `choices`: [layers * experts]. What did not run through every layer is left out.
+        `choices`: [layers * experts]. What did not run through every layer is left out, but for layers
+        that predict further tokens: where those did not run, their experts count alike.
         """
         counts = choices.reshape(self.store.n_layers, self.store.n_experts)
         total = counts.sum(1, keepdims=True)
-        if not tokens or not total.all():
+        if not tokens or not total[: self._n_run].all():
             return
+        counts, total = np.where(total, counts, 1), np.where(total, total, counts.shape[1])
         shares = np.asarray(counts / total, np.float32)
         self.store.add(summary(tokens, self._embeddings), shares)
         self.changed = True

@@ -132,20 +132,21 @@ TEST(NotesAreFoundByTheIds) {
   const Layer layer(moe);
   GateNotes notes(2);
   int at = -1;
-  CHECK(!notes.WhyNot(&at).empty() && at == 0);
+  CHECK(!notes.WhyNot(2, &at).empty() && at == 0);
   GateChain chain;
   const ggml_tensor* node = layer.Weighed(layer.Gathered(layer.probs));
   CHECK(WeighsExperts(node, &chain));
   notes.Note(node, chain, 0);
   CHECK(notes.Find(layer.ids) != nullptr && notes.Find(layer.probs) == nullptr);
-  CHECK(!notes.WhyNot(&at).empty() && at == 1);
+  CHECK(!notes.WhyNot(2, &at).empty() && at == 1);
+  CHECK(notes.WhyNot(1, &at).empty());
   notes.Note(node, chain, 1);
-  CHECK(notes.WhyNot(&at).empty());
+  CHECK(notes.WhyNot(2, &at).empty());
   // Experts in memory that the same router chooses would not follow.
   GateNotes::NoteOthers(
       ggml_mul_mat_id(layer.context, ggml_get_tensor(moe.in_memory, "blk.0.ffn_down_exps.weight"),
                       layer.down->src[1], layer.ids));
-  CHECK(notes.WhyNot(&at).find("not streamed") != std::string::npos);
+  CHECK(notes.WhyNot(2, &at).find("not streamed") != std::string::npos);
 }
 
 }  // namespace

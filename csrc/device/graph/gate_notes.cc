@@ -60,10 +60,10 @@ GateNote* GateNotes::Find(const ggml_tensor* ids) {
   return found == notes_.end() ? nullptr : &found->second;
 }
 
-std::string GateNotes::WhyNot(int* layer) const {
+std::string GateNotes::WhyNot(int n_layers, int* layer) const {
   const std::lock_guard<std::mutex> lock(mutex_);
-  for (size_t i = 0; i < seen_.size(); i++) {
-    *layer = static_cast<int>(i);
+  for (int i = 0; i < n_layers; i++) {
+    *layer = i;
     if (!why_not_[i].empty()) return why_not_[i];
     if (!seen_[i]) return "its experts' weights are not applied to what the experts gave";
   }

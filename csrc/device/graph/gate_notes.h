@@ -37,8 +37,8 @@ class GateNotes {
   void Note(const ggml_tensor* node, const GateChain& found, int layer);
   // RETURNS: null where nothing was noted. Valid as long as the graph is.
   GateNote* Find(const ggml_tensor* ids);
-  // Why some layer's weights cannot be made again; empty where all can. `layer` is it.
-  std::string WhyNot(int* layer) const;
+  // Why the weights of some of the first n_layers cannot be made again; empty where all can. `layer` is it.
+  std::string WhyNot(int n_layers, int* layer) const;
 
  private:
   void NoteOther(const ggml_tensor* router);
