@@ -33,6 +33,15 @@ SHOWN = (
         "twin, 3.1 GB", "with tuned routers and a loss of about 1 % (other text)",
     ),
     (
+        "bench-8-twin-q8_0-quality", "stream:reuse-biased routers=off", "twin in Q8_0, 5.8 GB",
+        "the defaults",
+    ),
+    (
+        "bench-8-twin-q8_0-quality",
+        "stream:reuse-biased+skip_cold=0.0667+coarse_below=0.4 routers=twin-q8_0.routers.gguf",
+        "twin in Q8_0, 5.8 GB", "with tuned routers and a loss of about 1 % (other text)",
+    ),
+    (
         "bench-6-twin-q4_k-profile", "stream:reuse-biased+profile=twin.profile", "twin, 3.1 GB",
         "with a profile of the model",
     ),
