@@ -4,8 +4,9 @@
 #   tools/gpu/build_cuda.sh OUT [ARCHITECTURES]      architectures as CMake has them: 87 (Orin), 90 (H100)
 #
 # Needs nvcc (CUDA 13) and a compiler. cuBLAS, headers and libraries, comes from PyPI where the toolkit
-# has none. Takes 36 minutes for one architecture on two busy cores. The wheel is under 64 MiB, since it
-# leaves cuBLAS out: the machine that runs it has CUDA's libraries, or `pip install nvidia-cublas`.
+# has none. Takes 36 minutes for one architecture on two busy cores. The wheel leaves cuBLAS out: the machine
+# that runs it has CUDA's libraries, or `pip install nvidia-cublas`. It has some 180 MB, as llama-cpp-python
+# packs the backend of 27 MB six times.
 set -euo pipefail
 out=$(mkdir -p "$1" && cd "$1" && pwd)
 architectures=${2:-87}
@@ -53,11 +54,13 @@ fi
 nice -n 19 "$out/venv/bin/pip" wheel --no-cache-dir --no-deps --no-binary llama-cpp-python --wheel-dir "$out" \
   "llama-cpp-python==$version"
 ls -l "$out"/*.whl
-# Every symbol resolves but the driver's, which comes with a GPU.
+# Every symbol resolves: cuBLAS's where it lies, the driver's in the toolkit's stand-in for it.
 "$out/venv/bin/pip" install --quiet "$out"/llama_cpp_python-*.whl
 package=$("$out/venv/bin/python" -c 'import importlib.util as u; print(*u.find_spec("llama_cpp").submodule_search_locations)')
 if [ ! -e "$package/lib/libggml-cuda.so" ]; then
   echo "$package holds no libggml-cuda.so: this wheel has no CUDA backend" >&2
   exit 1
 fi
+libraries=$(find "$out/venv/lib" -type d -path '*nvidia*' -name lib | paste -sd:)
+export LD_LIBRARY_PATH=${libraries:+$libraries:}$cuda/lib64:$cuda/lib64/stubs
 ldd -r "$package"/lib/libggml-cuda.so | grep -E 'not found|undefined' || echo "all symbols resolve"
