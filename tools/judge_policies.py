@@ -13,13 +13,13 @@ stay in --work, so an interrupted run goes on; another model or other routers wa
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from remoe_edge import Engine
+from remoe_edge.cli.results import write_json
 from remoe_edge.files.models import shipped_routers
 from remoe_edge.profile import fit_profile, save_profile
 from remoe_edge.routing.record_prompts import Recorded, record
@@ -102,7 +102,7 @@ def main() -> None:
                 + ", ".join(f"{s} {v:.1%}" for s, v in zip(SIZES, row, strict=True))
             )
         found[name] = {"mean_gap_share": dict(zip(SIZES, mean, strict=True)), "domains": reports}
-    options.output.write_text(json.dumps(found, indent=1) + "\n")
+    write_json(found, options.output)
 
 
 if __name__ == "__main__":

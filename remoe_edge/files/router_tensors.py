@@ -10,6 +10,7 @@ import re
 from gguf import MODEL_TENSOR, TENSOR_NAMES
 
 from remoe_edge.errors import InputError
+from remoe_edge.files.trunk import trunk_blocks
 from remoe_edge.native import _core
 
 # The router's matrix (and bias, where it has one), and the bias that only sways which experts are
@@ -65,8 +66,5 @@ def must_be_tuned(model: _core.ModelFile, name: str) -> bool:
     """
     if not (_ROUTER_NAME.fullmatch(name) and name.endswith(".weight")):
         return False
-    n_blocks = model.unsigned(f"{model.architecture}.block_count")
-    if n_blocks is None:
-        return True
-    n_predictors = model.unsigned(f"{model.architecture}.nextn_predict_layers") or 0
-    return block_of(name) < n_blocks - n_predictors
+    end = trunk_blocks(model)
+    return end is None or block_of(name) < end

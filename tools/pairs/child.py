@@ -18,8 +18,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pairs.material import Material
-from pairs.options import BITS, BY_RESIDENTS, LOSSY
+from pairs.options import BITS
 from pairs.trial import KEPT, Heard, Trial, Wrong
+from remoe_edge.engine.lossy import BY_RESIDENTS, MEANS
 from remoe_edge.errors import RemoeError
 
 WAIT_S = 10.0  # for threads to end
@@ -131,7 +132,7 @@ class Trials:
         key = tuple(each for each in names if each.partition("=")[0] in BITS)
         if key not in self._references:
             options = [*key, "cache=100%", "prefetch=off"]
-            if not any(each.partition("=")[0] in (*LOSSY, "routers") for each in key):
+            if not any(each.partition("=")[0] in (*MEANS, "routers") for each in key):
                 options.append("stream=off")
             with tempfile.TemporaryDirectory() as folder:
                 trial = Trial(options, self._material, Path(folder))

@@ -9,6 +9,8 @@ import itertools
 import re
 from collections.abc import Iterator, Sequence
 
+from remoe_edge.engine.lossy import BY_RESIDENTS, MEANS
+
 OPTIONS: dict[str, tuple[str, ...]] = {
     "model": ("hybrid", "window", "shards", "dense", "encoder"),
     "cache": ("floor", "100%", "auto", "plan"),
@@ -50,14 +52,12 @@ OPTIONS: dict[str, tuple[str, ...]] = {
 # are not compared either (`Arm.bits`). How a prompt is cut, and how long the KV cache is, are among them.
 BITS = (
     "model", "n_ctx", "n_batch", "n_ubatch", "threads", "repack", "flash_attention", "gpu_layers",
-    "routers", "swap_near", "skip_cold", "skip_small", "coarse_below",
+    "routers", *MEANS,
 )  # fmt: skip
-BY_RESIDENTS = ("swap_near", "skip_cold", "coarse_below")  # with loss, by what the cache holds
-LOSSY = (*BY_RESIDENTS, "skip_small")
 
 # What does not go together, each with a reason that the engine gives: patterns of both options.
 _RESIDENTS = f"({'|'.join(BY_RESIDENTS)})=.*"
-_LOSSY = f"({'|'.join(LOSSY)})=.*"
+_LOSSY = f"({'|'.join(MEANS)})=.*"
 REFUSED = (
     ("draft=.*", "parallel=.*"),
     ("draft=.*", _LOSSY),
@@ -72,10 +72,8 @@ REFUSED = (
     ("repack=on", "coarse_below=.*"),
     ("(stream=off|model=dense)", "(routers=tuned|trace=file)"),
     ("model=dense", "peers=worker"),  # by the worker
-    (
-        "model=encoder",
-        "(cache=plan|routers=tuned)",
-    ),  # it has no time per token, nor is an overlay made
+    # It has no time per token, nor is an overlay made.
+    ("model=encoder", "(cache=plan|routers=tuned)"),
 )
 
 

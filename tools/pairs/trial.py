@@ -23,13 +23,13 @@ from unittest import mock
 from conversations import join
 from conversations import run as run_all
 from pairs.material import Material
-from pairs.options import LOSSY
 from remoe_edge import Engine
 from remoe_edge.engine import drafts, generation
 from remoe_edge.engine.draft_governor import Governor
 from remoe_edge.engine.drafts import PromptLookup
 from remoe_edge.engine.heads import Heads
 from remoe_edge.engine.kept_states import LEAST_TOKENS
+from remoe_edge.engine.lossy import MEANS
 from remoe_edge.engine.schedule import Schedule
 from remoe_edge.errors import BudgetError, RemoeError
 from remoe_edge.remote.worker import Worker
@@ -81,10 +81,8 @@ class Trial:
     def __init__(self, names: Sequence[str], material: Material, folder: Path) -> None:
         self.options = dict(each.split("=") for each in names)
         self._material, self._folder = material, folder
-        self._known: tuple[int, list[int]] = (
-            0,
-            [],
-        )  # what drafts guess: tokens before, and the answer
+        # What drafts guess: how many tokens are before it, and the answer.
+        self._known: tuple[int, list[int]] = (0, [])
 
     # --- what it is ---
 
@@ -104,7 +102,7 @@ class Trial:
                 made[name] = {"floor": floor, "plan": "plan:3600s"}.get(value, value)
             elif name in ("n_ctx", "n_batch", "n_ubatch", "parallel", "threads", "depth"):
                 made[name] = int(value)
-            elif name in LOSSY:
+            elif name in MEANS:
                 made[name] = float(value)
             elif name in ("repack", "stream", "direct", "lock", "verbose", "hedge", "reproducible"):
                 made[name] = value == "on"
@@ -255,10 +253,8 @@ class Trial:
             again = self._ask(engine, expected)
             if "states" in self.options:
                 self._go_on(engine, again)
-            for name in heard.answers.keys() & {
-                "short",
-                "next",
-            }:  # with loss, a second engine begins with another cache
+            # With loss, a second engine begins with another cache.
+            for name in heard.answers.keys() & {"short", "next"}:
                 if again.answers[name] != heard.answers[name] and expected is not None:
                     raise Wrong(f"opened again: {name} is another answer")
 
