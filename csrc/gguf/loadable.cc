@@ -63,6 +63,11 @@ Status CheckLoadable(const ModelFile& file) {
     return Status(Code::kCorrupt, path + ": key 'general.architecture' is " +
                                       Quote(keys.architecture()) + ", which names no architecture");
   }
+  if (file.String("general.type") == "adapter") {
+    const std::string kind = file.String("adapter.type").value_or("of a kind it does not name");
+    return Status(Code::kCorrupt, path + " is an adapter (" + Quote(kind) +
+                                      "), not a model: name the model that it was made for");
+  }
   REMOE_RETURN_IF_ERROR(CheckLayers(keys));
   REMOE_RETURN_IF_ERROR(CheckExperts(keys));
   REMOE_RETURN_IF_ERROR(CheckAttention(keys));

@@ -23,7 +23,7 @@ std::string Tokens(const std::vector<std::string>& texts) {
 
 // The keys of one layer of three experts; what is not set is left out.
 struct Model {
-  std::string architecture = "qwen3moe";
+  std::string architecture = "qwen3moe", type = "model";
   std::optional<uint32_t> n_layers = 1, n_experts = 3, n_used = 2, n_heads = 2, n_groups;
   std::vector<std::string> tokens = {"a", "", "ccc", "d"};
   uint32_t norm_type = kF32;
@@ -31,6 +31,7 @@ struct Model {
   Status Check() const {
     GgufWriter writer;
     writer.String("general.architecture", architecture);
+    writer.String("general.type", type);
     writer.U32(architecture + ".context_length", 128);
     writer.U32(architecture + ".embedding_length", 32);
     const auto set = [&](const char* name, std::optional<uint32_t> value) {
@@ -70,6 +71,10 @@ Model With(const std::function<void(Model*)>& change) {
   Model model;
   change(&model);
   return model;
+}
+
+TEST(AdaptersAreNoModels) {
+  CHECK_REFUSED(With([](Model* m) { m->type = "adapter"; }), "is an adapter");
 }
 
 TEST(WhatLlamaCppRunsPasses) {
