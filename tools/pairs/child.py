@@ -19,7 +19,7 @@ from pathlib import Path
 
 from pairs.material import Material
 from pairs.options import BITS
-from pairs.trial import KEPT, Heard, Trial, Wrong
+from pairs.trial import BESIDE, KEPT, Heard, Trial, Wrong
 from remoe_edge.engine.lossy import BY_RESIDENTS, MEANS
 from remoe_edge.errors import RemoeError
 
@@ -93,7 +93,11 @@ class Trials:
                 heard.check(expected, "both", exact=exact)
             elif options.get("cache") not in ("auto", "plan"):  # which follow what memory is free
                 other = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-                Trial(names, self._material, other).run(None).check(heard, "the same once more")
+                again = Trial(names, self._material, other).run(None)
+                if "parallel" in options:
+                    # Whose turn is next follows the clock, and what the cache holds follows that.
+                    again.answers = {k: v for k, v in again.answers.items() if BESIDE not in k}
+                again.check(heard, "the same once more")
             self._read_by_others(trial, options)
         return None
 
