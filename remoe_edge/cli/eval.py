@@ -40,7 +40,11 @@ def _named(value: str) -> tuple[str, str]:
 @options.seed(default=0)
 @options.output("It holds what --json prints.")
 @options.json_flag()
-@options.plot("It shows misses against perplexity, a point for each --routers.", old=[Old("--png")])
+@options.plot(
+    "It shows misses against perplexity, a point for each --routers.",
+    needs="routers",
+    old=[Old("--png")],
+)
 def command(
     model: Path,
     routers: tuple[str, ...],
@@ -70,8 +74,6 @@ def command(
         versions,
     )
 
-    if plot is not None and not routers:
-        raise InputError("--plot draws points of tuned routers: give --routers")
     for path in filter(None, (output, plot)):
         check_output(path, [model])
     decoder = load_decoder(model, device, dtype)

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from remoe_edge.errors import InputError
 from remoe_edge.files.atomic import check_output
 
 _MET = "remoe_edge.cli.file_arguments"  # in the context: the files that were named so far
@@ -48,14 +49,20 @@ class OutputFile(FileArgument):
         super().__init__(is_written=True, dir_okay=False)
 
 
-def drawing(function: Any) -> Any:
-    """Refuse --plot where nothing can be drawn, before the command measures anything for it."""
+def drawing(function: Any, needs: str | None) -> Any:
+    """Refuse --plot where nothing can be drawn, before the command measures anything for it.
+
+    `needs`: an option without which the picture would be empty. It is asked for first, since what the
+    command line lacks is quicker to mend than what the machine lacks.
+    """
 
     @functools.wraps(function)
     def checked(*args: Any, plot: Path | None, **parameters: Any) -> Any:
         if plot is not None:
             from remoe_edge.files import pictures
 
+            if needs is not None and not parameters[needs]:
+                raise InputError(f"--plot would be empty without --{needs}: give --{needs}")
             pictures.check()
         return function(*args, plot=plot, **parameters)
 

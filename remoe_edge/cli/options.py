@@ -131,13 +131,13 @@ def json_flag(more: str = "") -> Decorator:
     )
 
 
-def plot(help: str, *, old: Sequence[Old] = ()) -> Decorator:
-    """Add --plot, a picture beside the figures."""
+def plot(help: str, *, needs: str | None = None, old: Sequence[Old] = ()) -> Decorator:
+    """Add --plot, a picture beside the figures; `needs`: the option whose points it shows."""
     add = option(
         "--plot", type=OutputFile(), metavar="FILE", old=old,
         help=f"Draw the result into this file (.png, .svg or .pdf). {help}",
     )  # fmt: skip
-    return lambda function: add(file_arguments.drawing(function))
+    return lambda function: add(file_arguments.drawing(function, needs))
 
 
 def prompts(*, required: bool = False) -> Decorator:
