@@ -127,6 +127,37 @@ def test_a_text_is_read_token_by_token(
     assert "has 5 tokens, and 32 + 5 are to be read" in outcome.error()
 
 
+@pytest.mark.parametrize("forced", [True, False])
+def test_an_arm_guesses_tokens_and_chooses_the_same(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], forced: bool
+) -> None:
+    what: tuple[str | Path, ...] = ("--workload", "gsm8k")
+    if forced:
+        text = tmp_path / "text.txt"
+        text.write_text("the quick brown fox jumps over the lazy dog. " * 6)
+        what = ("--text", text, "--text-prompt", "90")
+    outcome, record = bench(
+        capsys, model, "--raw", "--limit", "1", "-n", "24", "--warm", "1", "--rounds", "1", "-t", "1",
+        "--probe-seconds", "0", *what, "--arms", "stock-mmap,stream:lru,stream:lru+draft=on",
+        "--cache", "50%",
+    )  # fmt: skip
+    assert outcome.code == 0, outcome
+    stock, plain, drafted = record["runs"]
+    assert stock["drafts"] is plain["drafts"] is None
+    assert plain["prompts"][0]["chosen"] == drafted["prompts"][0]["chosen"]
+    tokens = drafted["prompts"][0]["tokens"]
+    assert len(tokens["token_ms"]) == 25
+    guessed, right = drafted["drafts"]["guessed"], drafted["drafts"]["right"]
+    assert f"stream:lru+draft=on: {right} of {guessed} guesses right" in outcome.out
+    if forced:
+        assert right > 6  # the text goes on as it went before, whatever the model would say
+        # Tokens that were guessed rightly cost no step of their own.
+        of_no_step = [
+            hits + misses for hits, misses in zip(tokens["hits"], tokens["misses"], strict=True)
+        ]
+        assert of_no_step.count(0) == right
+
+
 def test_lists_make_every_combination(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     outcome, record = bench(
         capsys, model, *SHORT, "--rounds", "1", "-t", "1,2", "--cache", "40%,100%",

@@ -75,10 +75,12 @@ def test_arms_whose_output_may_differ_have_other_bits() -> None:
     )
     (tuned,) = made("stream:lru", routers={"on": "/a/r.gguf"})
     (alone,) = made("stream:lru", threads=[1])
-    (elsewhere,) = made("stream:lru+depth=1", caches=["1G"])
-    assert plain.bits == stock.bits == elsewhere.bits
-    others = {each.bits for each in (plain, repacked, other_sums, tuned, alone)}
-    assert len(others) == 5
+    elsewhere, guessed, not_guessed = made(
+        "stream:lru+depth=1", "stream:lru+draft=on", "stream:lru+draft=off", caches=["1G"]
+    )
+    assert plain.bits == stock.bits == elsewhere.bits == not_guessed.bits
+    others = {each.bits for each in (plain, repacked, other_sums, tuned, alone, guessed)}
+    assert len(others) == 6
     assert "/a/" not in str(tuned.as_json())
 
 
@@ -120,7 +122,6 @@ def test_files_behind_a_plus_are_found_from_another_folder(
         ("stream:lru+depth=", "'+depth=' is no +NAME=VALUE"),
         ("stock-mmap+direct=off", "stock takes no setting but +repack"),
         ("stream:lru+repack=2", "repack is on or off"),
-        ("stream:lru+draft=auto", "nothing can be drafted"),
     ],
 )
 def test_what_is_no_arm(spec: str, said: str) -> None:

@@ -11,9 +11,9 @@ import pytest
 import tiny_moe
 from drafting import N_ALL, TEXT, answered
 from remoe_edge import Engine
-from remoe_edge.engine import generation
+from remoe_edge.engine import drafts
 from remoe_edge.engine.draft_governor import Governor
-from remoe_edge.engine.drafts import PromptLookup
+from remoe_edge.engine.drafts import PromptLookup, governors_of
 from remoe_edge.engine.heads import Heads
 from remoe_edge.errors import ReadError, UnsupportedError
 from remoe_edge.native import _core, llama_cpp
@@ -35,7 +35,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture
 def only_heads(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the heads guess at every step, and the text never."""
-    monkeypatch.setattr(generation, "Governor", lambda always: Governor(always=True))
+    monkeypatch.setattr(drafts, "Governor", lambda always: Governor(always=True))
     monkeypatch.setattr(PromptLookup, "guess", lambda self, n_most: [])
 
 
@@ -192,7 +192,7 @@ def test_after_a_long_rest_they_go_on_from_what_they_saw_last(drafting: Engine) 
     heads = drafting._loaded.heads
     assert heads is not None
     wanted = answered(drafting, temperature=0, max_tokens=100, logprobs=None).token_ids
-    governors = generation._governors(drafting._loaded)
+    governors = governors_of(drafting._loaded)
     governors[1]._always = False
     governors[1].FIRST_PAUSE = 0  # type: ignore[misc]
     governors[1]._wait = 80  # more steps than they are told of later
@@ -202,7 +202,7 @@ def test_after_a_long_rest_they_go_on_from_what_they_saw_last(drafting: Engine) 
 
 
 def test_the_text_guesses_first(models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(generation, "Governor", lambda always: Governor(always=True))
+    monkeypatch.setattr(drafts, "Governor", lambda always: Governor(always=True))
     with opened(models["glm4moe"], "off") as engine:
         known = answered(engine, temperature=0).token_ids
     guess = lambda self, n: known[len(self._tokens) - len(TEXT) :][:n]  # noqa: E731

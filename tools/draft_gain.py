@@ -26,10 +26,9 @@ from typing import Any
 
 from pieces import Parts, Pieces, in_pieces
 from remoe_edge import Engine, EngineSettings
+from remoe_edge.bench import drafted
 from remoe_edge.cli.results import write_json
-from remoe_edge.engine import request as requests
 from remoe_edge.engine.draft_governor import Governor
-from remoe_edge.engine.drafts import Drafted
 from remoe_edge.engine.stats import AnswerStats
 
 
@@ -42,21 +41,6 @@ class Never(Governor):
 
 
 GOVERNORS = {"off": Never, "auto": Governor, "on": lambda: Governor(always=True)}
-
-
-class Read(Drafted):
-    """Have the model say what stands in a text."""
-
-    def __init__(self, text: list[int], *args: Any) -> None:
-        self._text = iter(text)
-        super().__init__(*args)
-
-    def _first(self) -> int:
-        super()._first()
-        return next(self._text)
-
-    def _says(self, index: int) -> int:
-        return next(self._text)
 
 
 def main() -> None:
@@ -147,20 +131,15 @@ def windows(engine: Engine, path: Path, length: int, n: int) -> Iterator[list[in
 
 def read(engine: Engine, tokens: list[int], draft: str, args: argparse.Namespace) -> dict[str, Any]:
     """Read a window; give what its tokens took on average, and what became of the guesses."""
-    engine.reset()
-    loaded, stats = engine._loaded, AnswerStats()
+    stats = AnswerStats()
     prompt, rest = tokens[: args.prompt], tokens[args.prompt :]
-    request = requests.asked(loaded, prompt, bos=False, temperature=0, max_tokens=len(rest))
-    said = Read(rest, loaded, request, stats, [GOVERNORS[draft]()])
+    steps = drafted.read(engine, prompt, rest, len(rest) - 1, stats, [GOVERNORS[draft]()])
     n_warm = 1 + args.warm
-    for i in range(len(rest)):
-        if i == n_warm:
-            begun, before = time.perf_counter(), loaded.counts()
+    for i, _ in enumerate(steps):
+        if i + 1 == n_warm:
+            begun, before = time.perf_counter(), engine.counts()
             guessed, right = stats.guessed, stats.guessed_right
-        with loaded.computing():
-            next(said)
-        stats.n_generated += 1
-    seconds, after = time.perf_counter() - begun, loaded.counts()
+    seconds, after = time.perf_counter() - begun, engine.counts()
     spent = {name: after[name] - before[name] for name in ("hits", "misses", "bytes_read")}
     n = len(rest) - n_warm
     return {

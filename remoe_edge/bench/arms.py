@@ -20,6 +20,7 @@ _SETTLED |= {"verbose", "stream"}
 
 # Settings of the engine that reorder sums, or change them.
 _CHANGE_BITS = {"flash_attention", "gpu_layers", "experts_on"}
+_CHANGE_BITS |= {"draft"}  # in some formats (docs/drafts.md)
 _CHANGE_BITS |= {"swap_near", "skip_cold", "skip_small", "coarse_below", "coarse"}
 
 # Files of features. An arm reads them and keeps nothing.
@@ -68,7 +69,11 @@ class Arm:
         parts = ["repacked" if self.repack else "plain", f"threads {self.threads}"]
         if self.routers != OFF:
             parts.append(f"routers {self.routers}")
-        parts += [f"{name} {value}" for name, value in self.options if name in _CHANGE_BITS]
+        parts += [
+            f"{name} {value}"
+            for name, value in self.options
+            if name in _CHANGE_BITS and (name, value) != ("draft", OFF)
+        ]
         if self.gpu_layers and "gpu_layers" not in dict(self.options):
             parts.append(f"gpu_layers {self.gpu_layers}")
             # llama.cpp brings experts to the GPU for long prompts; the engine's stay where they are.
@@ -212,11 +217,6 @@ def _check_options(spec: str, options: dict[str, Option]) -> None:
         if name not in known:
             raise InputError(
                 f"arm '{spec}': no setting '{name}'; there are {', '.join(sorted(known))}"
-            )
-        if name == "draft" and value != OFF:
-            raise InputError(
-                f"arm '{spec}': a bench gives every arm the same tokens one by one, so nothing can be "
-                "drafted (docs/drafts.md says how drafts are measured)"
             )
         if name in _FILE_SETTINGS:
             if not Path(str(value)).is_file():

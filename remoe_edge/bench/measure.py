@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,8 +21,11 @@ _CACHE = tuple(core_key(name) for name in PER_TOKEN)
 class Model(Protocol):
     """What both kinds of arm do: stock llama.cpp, and the engine."""
 
-    def evaluate(self, tokens: Sequence[int], *, reset: bool) -> npt.NDArray[np.float32]:
-        """Run tokens and give the logits after the last one."""
+    def steps(self, prompt: Sequence[int], text: Sequence[int], n_tokens: int) -> Iterator[int]:
+        """Compute a prompt and `n_tokens` further tokens; yield what it chooses after each, greedily.
+
+        text: those tokens; where it has ended, the model's own choices.
+        """
         ...
 
     def counts(self) -> dict[str, int] | None:
@@ -40,6 +43,25 @@ class Model(Protocol):
     def remote(self) -> dict[str, Any] | None:
         """Tell what workers on other machines did; None without any."""
         ...
+
+    def drafts(self) -> dict[str, int] | None:
+        """Count the tokens that were guessed, and how many of them rightly; None where none may be."""
+        ...
+
+
+def one_by_one(
+    evaluate: Callable[..., npt.NDArray[np.float32]],
+    prompt: Sequence[int],
+    text: Sequence[int],
+    n_tokens: int,
+) -> Iterator[int]:
+    """Do what `Model.steps` says by `evaluate`, which runs tokens and gives the logits after the last."""
+    chosen = int(evaluate(prompt, reset=True).argmax())
+    yield chosen
+    for i in range(n_tokens):
+        token = text[i] if i < len(text) else chosen
+        chosen = int(evaluate([token], reset=False).argmax())
+        yield chosen
 
 
 class Ledger:
@@ -102,16 +124,10 @@ def answer(
     instead of the model's own choices, which are named all the same.
     """
     ledger = Ledger(model, usage_file)
-    clock = time.perf_counter()
-    chosen = int(model.evaluate(prompt, reset=True).argmax())
-    now = time.perf_counter()
-    ttft_ms = (now - clock) * 1000
-    yield {"ttft_ms": round(ttft_ms, 3), "chosen": chosen, "at": now, **ledger.since()}
-    for i in range(n_tokens):
-        token = chosen if forced is None else forced[i]
+    steps = model.steps(prompt, forced or [], n_tokens)
+    for name in ("ttft_ms", *["token_ms"] * n_tokens):
         clock = time.perf_counter()
-        logits = model.evaluate([token], reset=False)
+        chosen = next(steps)
         now = time.perf_counter()
-        token_ms = (now - clock) * 1000
-        chosen = int(logits.argmax())
-        yield {"token_ms": round(token_ms, 3), "chosen": chosen, "at": now, **ledger.since()}
+        ms = round((now - clock) * 1000, 3)
+        yield {name: ms, "chosen": chosen, "at": now, **ledger.since()}

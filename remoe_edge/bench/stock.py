@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import llama_cpp as low
@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from remoe_edge import amx
+from remoe_edge.bench.measure import one_by_one
 from remoe_edge.engine.llama_log import log_to
 
 
@@ -103,15 +104,21 @@ class StockModel:
         row = low.llama_get_logits_ith(self._context, -1)
         return np.ctypeslib.as_array(row, (self._n_vocab,))
 
+    def steps(self, prompt: Sequence[int], text: Sequence[int], n_tokens: int) -> Iterator[int]:
+        """Compute token by token; see `Model.steps`."""
+        return one_by_one(self.evaluate, prompt, text, n_tokens)
+
     def counts(self) -> None:
         """Have no cache."""
 
     def counts_by_layer(self) -> None:
         """Have no cache."""
 
-    def remote(self) -> dict[str, Any] | None:
+    def remote(self) -> None:
         """Ask nobody."""
-        return None
+
+    def drafts(self) -> None:
+        """Guess nothing."""
 
     def about(self) -> dict[str, Any]:
         """Tell how the model is loaded."""

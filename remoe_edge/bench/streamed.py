@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from remoe_edge.bench.drafted import read
+from remoe_edge.bench.measure import one_by_one
 from remoe_edge.engine.engine import Engine
 from remoe_edge.engine.settings import EngineSettings
+from remoe_edge.engine.stats import AnswerStats
 
 
 class StreamedArm:
@@ -42,10 +45,17 @@ class StreamedArm:
             ),
             planner=choose_cache,
         )
+        self._guesses = AnswerStats()
 
     def evaluate(self, tokens: Sequence[int], *, reset: bool) -> npt.NDArray[np.float32]:
         """Run tokens and give the logits after the last one."""
         return self._engine.evaluate(tokens, reset=reset)
+
+    def steps(self, prompt: Sequence[int], text: Sequence[int], n_tokens: int) -> Iterator[int]:
+        """Compute token by token, or several in a step where tokens are guessed; see `Model.steps`."""
+        if self._engine.settings.draft == "off":
+            return one_by_one(self.evaluate, prompt, text, n_tokens)
+        return read(self._engine, prompt, text, n_tokens, self._guesses)
 
     def counts(self) -> dict[str, int] | None:
         """Give the cache's counts; None for a dense model."""
@@ -59,6 +69,12 @@ class StreamedArm:
     def remote(self) -> dict[str, Any] | None:
         """Tell what peers did; None without any."""
         return self._engine.stats().to_dict().get("remote")
+
+    def drafts(self) -> dict[str, int] | None:
+        """Count the tokens that were guessed, and those that the text had; None where none may be."""
+        if self._engine.settings.draft == "off":
+            return None
+        return {"guessed": self._guesses.guessed, "right": self._guesses.guessed_right}
 
     def about(self) -> dict[str, Any]:
         """Tell how the engine runs the model."""

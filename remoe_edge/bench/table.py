@@ -95,6 +95,7 @@ def remarks(record: dict[str, Any]) -> list[str]:
         agreed = "DIFFERENT TOKENS" if record["differs"] else "same tokens"
         lines.append(f"arms of the same bits: {agreed}")
     lines += summary.partings(record)
+    lines += _guesses(record)
     lines += list(record["skipped"].values())
     lines += [f"failed: {reason}" for reason in record["failed"].values()]
     if record["differs"]:
@@ -102,6 +103,20 @@ def remarks(record: dict[str, Any]) -> list[str]:
     if not record["complete"]:
         lines.append(f"not complete: {record['ended']} after {len(record['runs'])} runs")
     return lines
+
+
+def _guesses(record: dict[str, Any]) -> list[str]:
+    """Say how many tokens each arm with drafts guessed, and that their percentiles are of steps."""
+    counts: dict[str, tuple[int, int]] = {}
+    for run in record["runs"]:
+        if drafts := run.get("drafts"):
+            guessed, right = counts.get(run["arm"], (0, 0))
+            counts[run["arm"]] = guessed + drafts["guessed"], right + drafts["right"]
+    return [
+        f"{arm}: {right} of {guessed} guesses right; a token that was guessed comes with its step, so "
+        "p50 to p99 are not times between tokens"
+        for arm, (guessed, right) in counts.items()
+    ]
 
 
 def clocks_line(machine: dict[str, Any]) -> str:

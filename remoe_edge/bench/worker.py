@@ -68,6 +68,7 @@ def _run(job: dict[str, Any], out: IO[str]) -> None:
         major_faults=used.ru_majflt,
         cpu_seconds=round(used.ru_utime + used.ru_stime, 3),
         remote=model.remote(),
+        drafts=model.drafts(),
     )
 
 

@@ -55,6 +55,15 @@ class PromptLookup:
         return []
 
 
+def governors_of(loaded: Loaded) -> list[Governor]:
+    """Give those that say when an engine guesses, one for each source of guesses."""
+    if not loaded.governors:
+        always = loaded.settings.draft == "on"
+        n_sources = 1 if loaded.heads is None else 2
+        loaded.governors = [Governor(always=always) for _ in range(n_sources)]
+    return loaded.governors
+
+
 class DraftSource(Protocol):
     """Guess tokens, and hear of every token that the model says."""
 

@@ -8,8 +8,7 @@ from collections.abc import Generator, Iterator
 
 from remoe_edge.engine import lifecycle
 from remoe_edge.engine.answer import Produced
-from remoe_edge.engine.draft_governor import Governor
-from remoe_edge.engine.drafts import Drafted
+from remoe_edge.engine.drafts import Drafted, governors_of
 from remoe_edge.engine.loaded import Loaded
 from remoe_edge.engine.places import common
 from remoe_edge.engine.request import Request
@@ -102,7 +101,7 @@ class _Tokens:
         self._drafted: Drafted | None = None
         if request.max_tokens and loaded.settings.draft != "off":
             self._stream = self._drafted = Drafted(
-                loaded, request, produced.stats, _governors(loaded)
+                loaded, request, produced.stats, governors_of(loaded)
             )
         elif request.max_tokens:
             self._stream = llama.generate(request.tokens, **request.sampling)
@@ -142,15 +141,6 @@ class _Tokens:
         begun = time.perf_counter()
         yield
         self._clock += time.perf_counter() - begun
-
-
-def _governors(loaded: Loaded) -> list[Governor]:
-    """Give those that say when an engine guesses, one for each source of guesses."""
-    if not loaded.governors:
-        always = loaded.settings.draft == "on"
-        n_sources = 1 if loaded.heads is None else 2
-        loaded.governors = [Governor(always=always) for _ in range(n_sources)]
-    return loaded.governors
 
 
 def _held(loaded: Loaded, prompt: list[int]) -> int:
