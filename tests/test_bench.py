@@ -115,13 +115,22 @@ def test_a_text_is_read_token_by_token(
 ) -> None:
     text = tmp_path / "text.txt"
     text.write_text("the quick brown fox jumps over the lazy dog " * 3)
+    more = tmp_path / "more.txt"
+    more.write_text("a lazy fox jumps over the quick brown dog " * 3)
+    text.with_suffix(".md").write_text(more.read_text())
     outcome, record = bench(
-        capsys, model, *SHORT, "--rounds", "1", "--text", text, "--text-prompt", "7",
+        capsys, model, *SHORT, "--rounds", "1", "--text", text, "--text", more, "--text-prompt", "7",
         "--arms", "stock-mmap,stream:lru", "--cache", "50%",
     )  # fmt: skip
     assert outcome.code == 0, outcome
-    (prompt,) = record["prompts"]
-    assert prompt == {"name": "text/text.txt", "n_tokens": 7, "forced": True}
+    assert record["prompts"] == [
+        {"name": "text/text.txt", "n_tokens": 7, "forced": True},
+        {"name": "text/more.txt", "n_tokens": 7, "forced": True},
+    ]
+    for command in (("bench", "--arms", "stream:lru"), ("price",)):
+        outcome = run(capsys, *command, model, "--text", text, "--text", text.with_suffix(".md"))
+        assert outcome.code == 2
+        assert "two texts are named text: name one otherwise" in outcome.err
     text.write_text("short")
     outcome, _ = bench(capsys, model, *SHORT, "--text", text)
     assert "has 5 tokens, and 32 + 5 are to be read" in outcome.error()

@@ -39,12 +39,12 @@ class Vocabulary:
             questions.append(Question(prompt.name, tokens))
         return questions
 
-    def follow(self, text_path: Path, n_prompt: int, n_tokens: int) -> list[Question]:
-        """Make one question that reads a text: its first tokens are the prompt, the rest is fed."""
+    def follow(self, text_path: Path, n_prompt: int, n_tokens: int) -> Question:
+        """Make the question that reads a text: its first tokens are the prompt, the rest is fed."""
         tokens = self._tokenizer.encode(read_text(text_path, "text"), special=True)
         if len(tokens) < n_prompt + n_tokens:
             raise InputError(
                 f"{text_path} has {len(tokens)} tokens, and {n_prompt} + {n_tokens} are to be read"
             )
         rest = tokens[n_prompt : n_prompt + n_tokens]
-        return [Question(f"text/{text_path.name}", tokens[:n_prompt], rest)]
+        return Question(f"text/{text_path.name}", tokens[:n_prompt], rest)

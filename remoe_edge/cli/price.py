@@ -20,10 +20,7 @@ if TYPE_CHECKING:
 
 @click.command(name="price")
 @options.model
-@text_option.text(
-    "texts", more="May be repeated; a loss is that of the text that suffers most.",
-    multiple=True, required=True,
-)  # fmt: skip
+@text_option.text(more="A loss is that of the text that suffers most.", required=True)
 @options.routers()
 @options.cache(default="25%")
 @options.policy()
@@ -101,7 +98,6 @@ def command(
         with Engine(model, settings.replace(**asdict(setting))) as engine:
             if not loaded:
                 loaded.append([load_text(t, engine.tokenize, window, data_tokens) for t in texts])
-                _check_names(loaded[0])
             native = engine.native
             if native is None:
                 raise click.UsageError(f"{model} has no experts: there is nothing to do without")
@@ -177,13 +173,6 @@ def _row(price: Price, base: Price) -> str:
         f"{100 * price.agreement:.1f} %  {100 * price.swapped:.1f} %  {100 * price.skipped:.1f} %  "
         f"{100 * price.coarse:.1f} %  {price.setting}"
     )
-
-
-def _check_names(texts: list[Any]) -> None:
-    names = [each.name for each in texts]
-    for name in names:
-        if names.count(name) > 1:
-            raise click.UsageError(f"two texts are named {name}: name one otherwise")
 
 
 def _with_neighbours(found: PriceList, where: Path, model: Path) -> dict[str, PriceList]:

@@ -90,9 +90,9 @@ def questions(path: Path, asked: dict[str, Any], settings: Settings) -> list[Que
     from remoe_edge.bench.workloads import prompts_file, workload
 
     vocabulary = Vocabulary(path)
-    if asked["text"] is not None:
+    if asked["texts"]:
         n_tokens = settings.warm + settings.tokens
-        return vocabulary.follow(asked["text"], asked["text_prompt"], n_tokens)
+        return [vocabulary.follow(text, asked["text_prompt"], n_tokens) for text in asked["texts"]]
     if asked["prompts"] is not None:
         prompts = prompts_file(asked["prompts"], asked["limit"])
     else:
