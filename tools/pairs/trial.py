@@ -24,7 +24,7 @@ from conversations import join
 from conversations import run as run_all
 from pairs.material import Material
 from remoe_edge import Engine
-from remoe_edge.engine import drafts, generation
+from remoe_edge.engine import drafts
 from remoe_edge.engine.draft_governor import Governor
 from remoe_edge.engine.drafts import PromptLookup
 from remoe_edge.engine.heads import Heads
@@ -326,7 +326,7 @@ class Trial:
                 stack.enter_context(mock.patch.object(drafts, "PromptLookup", Oracle))
             if draft == "mtp":
                 always = functools.partial(_always, Governor)
-                stack.enter_context(mock.patch.object(generation, "Governor", always))
+                stack.enter_context(mock.patch.object(drafts, "Governor", always))
                 stack.enter_context(mock.patch.object(Heads, "_run", told))
             yield
 
