@@ -11,6 +11,7 @@
 
 #include "testing/check.h"
 #include "testing/gguf_writer.h"
+#include "testing/populate.h"
 
 namespace remoe {
 namespace {
@@ -337,7 +338,7 @@ TEST(PagesArePresentBeforeTheirUse) {
   Result<std::unique_ptr<Slab>> slab = Slab::Make(kPages * kPage, kPages * kPage, false);
   CHECK_OK(slab.status());
   uint8_t* data = slab.value()->data();
-  if (madvise(data, kPage, 23 /* MADV_POPULATE_WRITE */) != 0) return;  // an older kernel
+  if (!CanPopulate()) return;
   Populator populator(data, kPages * kPage, 8 * kPage);
   CHECK(FirstPresent(data, kPages, 8));
   std::memset(data, 7, 12 * kPage);  // as reads do, which may be faster
@@ -441,7 +442,7 @@ TEST(NothingIsPopulatedBeyondWhatIsHeld) {
   Result<std::unique_ptr<Slab>> slab = Slab::Make(kPages * kPage, kPages * kPage, false);
   CHECK_OK(slab.status());
   uint8_t* data = slab.value()->data();
-  if (madvise(data, kPage, 23 /* MADV_POPULATE_WRITE */) != 0) return;  // an older kernel
+  if (!CanPopulate()) return;
   Populator populator(data, kPages * kPage, 8 * kPage);
   populator.Used(40 * kPage);
   CHECK(FirstPresent(data + 40 * kPage, 24, 8));

@@ -9,6 +9,7 @@
 
 #include "base/memory_page.h"
 #include "testing/check.h"
+#include "testing/populate.h"
 
 namespace remoe {
 namespace {
@@ -37,10 +38,7 @@ class Mapping {
 
 TEST(PagesBecomePresentBeforeTheirUse) {
   const Mapping mapping;
-  if (::madvise(mapping.data(), kPageBytes, 23 /* MADV_POPULATE_WRITE */) != 0) {
-    std::printf("left out: no MADV_POPULATE_WRITE\n");
-    return;
-  }
+  if (!CanPopulate()) return;
   Populator populator(mapping.data(), kBytes, 8 * kPageBytes);
   populator.Used(4 * kPageBytes);
   // At the least those between what is in use and what lies ahead; a scheduler may let it wait.
