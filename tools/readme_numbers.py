@@ -22,7 +22,7 @@ BEGIN = "<!-- numbers: tools/readme_numbers.py writes what follows, from docs/re
 END = "<!-- end of numbers -->"
 # The README's rows: record, arm, and what they are in words.
 SHOWN = (
-    ("bench-7-twin-q4_k-quality", "stream:reuse-biased routers=off", "twin, 3.1 GB", "the defaults"),
+    ("bench-7-twin-q4_k-quality", "stream:reuse-biased routers=off", "twin, 3.1 GB", "the defaults; prose"),
     (
         "bench-7-twin-q4_k-quality", "stream:reuse-biased routers=twin-q4_k.routers.gguf",
         "twin, 3.1 GB", "with tuned routers (other text)",
@@ -31,6 +31,14 @@ SHOWN = (
         "bench-7-twin-q4_k-quality",
         "stream:reuse-biased+swap_near=0.1+skip_cold=0.0667 routers=twin-q4_k.routers.gguf",
         "twin, 3.1 GB", "with tuned routers and a loss of about 1 % (other text)",
+    ),
+    (
+        "bench-9-twin-q4_k-drafts", "stream:reuse-biased", "twin, 3.1 GB",
+        "the defaults; code, chat and documents",
+    ),
+    (
+        "bench-9-twin-q4_k-drafts", "stream:reuse-biased+draft=auto", "twin, 3.1 GB",
+        "with drafts; the same texts",
     ),
     (
         "bench-8-twin-q8_0-quality", "stream:reuse-biased routers=off", "twin in Q8_0, 5.8 GB",

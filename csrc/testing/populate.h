@@ -1,7 +1,8 @@
 // Whether pages can be had before their use here, for tests that look for them.
 //
 // Linux before 5.14 refuses MADV_POPULATE_WRITE. Emulators of user programs may take it and do nothing,
-// as they may any advice. So a page is asked for, and looked for. Thread-safe.
+// as they may any advice. So a page is asked for, and looked for. A test that cannot have any says so
+// and ends. Owns nothing; thread-safe.
 #ifndef REMOE_TESTING_POPULATE_H_
 #define REMOE_TESTING_POPULATE_H_
 
