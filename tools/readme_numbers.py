@@ -22,7 +22,10 @@ BEGIN = "<!-- numbers: tools/readme_numbers.py writes what follows, from docs/re
 END = "<!-- end of numbers -->"
 # The README's rows: record, arm, and what they are in words.
 SHOWN = (
-    ("bench-7-twin-q4_k-quality", "stream:reuse-biased routers=off", "twin, 3.1 GB", "the defaults; prose"),
+    (
+        "bench-7-twin-q4_k-quality", "stream:reuse-biased routers=off", "twin, 3.1 GB",
+        "the defaults; prose",
+    ),
     (
         "bench-7-twin-q4_k-quality", "stream:reuse-biased routers=twin-q4_k.routers.gguf",
         "twin, 3.1 GB", "with tuned routers (other text)",

@@ -7,17 +7,16 @@
 #define REMOE_TESTING_POPULATE_H_
 
 #include <sys/mman.h>
+#include <unistd.h>
 
-#include <cstdint>
+#include <cstddef>
 #include <cstdio>
-
-#include "base/memory_page.h"
 
 namespace remoe {
 
 inline bool CanPopulate() {
   constexpr int kPopulateWrite = 23;
-  const uint64_t n_bytes = MemoryPageBytes();
+  const auto n_bytes = static_cast<size_t>(sysconf(_SC_PAGESIZE));
   void* page = mmap(nullptr, n_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   unsigned char present = 0;
   const bool can = page != MAP_FAILED && madvise(page, n_bytes, kPopulateWrite) == 0 &&
