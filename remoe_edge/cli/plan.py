@@ -10,7 +10,7 @@ import click
 from remoe_edge.cli import options, placement_options
 from remoe_edge.cli.old_spellings import Old, option
 from remoe_edge.cli.results import print_json
-from remoe_edge.cli.terminal import show_progress
+from remoe_edge.cli.terminal import print_tables, show_progress
 
 if TYPE_CHECKING:
     from remoe_edge.engine.settings import EngineSettings
@@ -152,7 +152,6 @@ def _place(
 
 def _table(plan: Plan) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     from remoe_edge.machine.power_mode import power_mode
@@ -177,7 +176,7 @@ def _table(plan: Plan) -> None:
         table.add_column(name, justify="right", no_wrap=True)
     for point in plan.points:
         table.add_row(*_cells(plan, point))
-    Console(width=max(Console().width, 140)).print(table)
+    print_tables(table, width=140, least_width=140)
     if plan.fit is not None:
         fit = plan.fit
         click.echo(

@@ -10,6 +10,7 @@ import click
 from remoe_edge.cli import options
 from remoe_edge.cli.old_spellings import Old, option
 from remoe_edge.cli.results import print_json, write_json
+from remoe_edge.cli.terminal import print_tables
 
 if TYPE_CHECKING:
     from remoe_edge.routing.simulate import Outcome
@@ -136,7 +137,6 @@ def _schedules(
         print_json(result)
         return
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=box.SIMPLE)
@@ -155,12 +155,11 @@ def _schedules(
             f"{outcome.misses_per_token:.2f}",
             f"{outcome.times_alone:.2f}",
         )
-    Console(width=None if Console().is_terminal else 110).print(table)
+    print_tables(table, width=110)
 
 
 def _table(outcomes: list[Outcome]) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=box.SIMPLE)
@@ -184,4 +183,4 @@ def _table(outcomes: list[Outcome]) -> None:
             "" if mib is None else f"{mib / 2**20:.1f}",
             "" if outcome.gap_share is None else f"{outcome.gap_share:.1%}",
         )
-    Console(width=None if Console().is_terminal else 110).print(table)
+    print_tables(table, width=110)
