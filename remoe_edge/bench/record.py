@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from remoe_edge.errors import InputError
-from remoe_edge.files.atomic import replacing
+from remoe_edge.files.atomic import write_text
 from remoe_edge.files.reading import read_whole
 
 FORMAT = "remoe-edge bench"
@@ -18,12 +18,6 @@ def write(record: dict[str, Any], path: Path) -> None:
     """Write a record, whole or not at all. Raises ReadError, which names the path."""
     text = json.dumps(record, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     write_text(text + "\n", path)
-
-
-def write_text(text: str, path: Path) -> None:
-    """Write a file, whole or not at all. Raises ReadError, which names the path."""
-    with replacing([path]) as partial:
-        partial[0].write_text(text, encoding="utf-8")
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -118,6 +118,17 @@ def replacing(outputs: Sequence[Path]) -> Iterator[list[Path]]:
             path.unlink(missing_ok=True)
 
 
+def write_text(text: str, path: Path) -> None:
+    """Write a text into a file, whole or not at all. Raises ReadError, which names the path.
+
+    Bytes of a name that are no UTF-8 are lone surrogates in `text`. They become escapes, which JSON
+    reads as what they were.
+    """
+    data = text.encode("utf-8", "backslashreplace")
+    with replacing([path]) as (part,):
+        part.write_bytes(data)
+
+
 def cut_short(path: Path) -> str:
     """Return what to say of a file that is missing since its set was being replaced; "" of others."""
     real = Path(os.path.realpath(path))

@@ -31,3 +31,13 @@ def pyplot() -> Any:
     from matplotlib import pyplot as drawn
 
     return drawn
+
+
+def drawn_name(name: str) -> str:
+    """Give a name of somebody else's as matplotlib has to be told it, to draw it as it is.
+
+    It takes what stands between two `$` for a formula, leaves a curve whose name begins with `_` out of
+    the legend, and stops at bytes that are no UTF-8.
+    """
+    text = name.encode("utf-8", "backslashreplace").decode().replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text

@@ -145,7 +145,7 @@ def run(
     """
     from remoe_edge.bench import record as records
     from remoe_edge.bench.arms import without_folders
-    from remoe_edge.files.atomic import check_output
+    from remoe_edge.files.atomic import check_output, write_text
 
     if not model.is_file():
         raise InputError(f"no model at {model}")
@@ -185,11 +185,11 @@ def run(
     if csv is not None:
         from remoe_edge.bench.tokens_csv import tokens_csv
 
-        records.write_text(tokens_csv(record), csv)
+        write_text(tokens_csv(record), csv)
     if html is not None:
         from remoe_edge.bench.page import page
 
-        records.write_text(page(record), html)
+        write_text(page(record), html)
     if not whole:
         context.exit(130)
     if record["differs"]:
