@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,7 +32,7 @@ class TraceFile:
         refuse_to_replace_device(path)
         meta = {"model": model.name, "expert_bytes": native.expert_bytes / native.total_experts}
         native.start_trace(
-            str(path), fingerprint(_core.ModelFile.open(str(model))), json.dumps(meta)
+            os.path.realpath(path), fingerprint(_core.ModelFile.open(str(model))), json.dumps(meta)
         )
         return LiveTrace(native)
 
