@@ -114,16 +114,16 @@ def command(
         "versions": versions(),
         "routers": summaries,
     }
+    if as_json:
+        print_json(report)
+    else:
+        _print_table(summaries)
     if output is not None:
         write_json(report, output)
     if plot is not None:
         from remoe_edge.tune.plots import draw_pareto
 
         draw_pareto({n: s for n, s in summaries.items() if n != "base"}, plot)
-    if as_json:
-        print_json(report)
-    else:
-        _print_table(summaries)
 
 
 def _print_table(summaries: dict[str, Any]) -> None:

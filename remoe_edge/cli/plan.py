@@ -126,6 +126,7 @@ def _place(
 ) -> None:  # fmt: skip
     from remoe_edge.cli.placement_lines import placement_lines
     from remoe_edge.errors import InputError
+    from remoe_edge.files.atomic import check_output
     from remoe_edge.placement import placement_file
     from remoe_edge.placement.price import load
     from remoe_edge.placement.request import Slo, Workload
@@ -133,6 +134,8 @@ def _place(
 
     if targets.tpot_ms is None and targets.ttft_ms is None:
         raise InputError("--price wants a target too, as in --slo tpot=250ms,ttft=3s")
+    if output is not None:
+        check_output(output, [model])
     placement = run_placement(
         model, settings, table=load(price), slo=Slo(targets.tpot_ms, targets.ttft_ms),
         link=parse_link(link), workload=Workload(targets.n_prompt, targets.n_answer),
@@ -141,13 +144,13 @@ def _place(
     show_progress("")
     for note in placement.notes:
         click.echo(f"note: {note}", err=True)
-    if output is not None:
-        placement_file.save(placement, output)
     if as_json:
         print_json(placement_file.as_dict(placement))
-        return
-    for line in placement_lines(placement):
-        click.echo(line)
+    else:
+        for line in placement_lines(placement):
+            click.echo(line)
+    if output is not None:
+        placement_file.save(placement, output)
 
 
 def _table(plan: Plan) -> None:

@@ -13,6 +13,7 @@ from remoe_edge.cli.results import print_json, write_json
 from remoe_edge.cli.terminal import print_tables
 
 if TYPE_CHECKING:
+    from remoe_edge.routing.schedules import Outcome as ScheduleOutcome
     from remoe_edge.routing.simulate import Outcome
     from remoe_edge.routing.trace import Trace
 
@@ -101,15 +102,15 @@ def command(
         warm_tokens=warm,
         expert_bytes=expert_bytes,
     )
-    if plot is not None:
-        simulation.plot(outcomes, str(plot), str(trace.meta.get("model") or trace_path.name))
     result = simulation.as_json(trace, outcomes)
-    if output is not None:
-        write_json(result, output)
     if as_json:
         print_json(result)
     else:
         _table(outcomes)
+    if output is not None:
+        write_json(result, output)
+    if plot is not None:
+        simulation.plot(outcomes, str(plot), str(trace.meta.get("model") or trace_path.name))
 
 
 def _schedules(
@@ -131,13 +132,19 @@ def _schedules(
     plans = schedules.parse_plans(text)
     outcomes = schedules.simulate(trace, plans, live, slots, profile)
     result = schedules.as_json(trace, outcomes)
-    if output is not None:
-        write_json(result, output)
     if as_json:
         print_json(result)
-        return
+    else:
+        _schedule_table(outcomes)
+    if output is not None:
+        write_json(result, output)
+
+
+def _schedule_table(outcomes: list[ScheduleOutcome]) -> None:
     from rich import box
     from rich.table import Table
+
+    from remoe_edge.routing.schedules import ALONE
 
     table = Table(box=box.SIMPLE)
     for name in ("cache", "policy", "schedule"):
@@ -145,7 +152,7 @@ def _schedules(
     for name in ("misses/token", "times alone"):
         table.add_column(name, justify="right")
     for outcome in outcomes:
-        first = outcome.schedule == schedules.ALONE
+        first = outcome.schedule == ALONE
         if first and outcome is not outcomes[0]:
             table.add_section()
         table.add_row(
