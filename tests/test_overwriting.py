@@ -197,6 +197,18 @@ def test_a_trace_goes_where_a_link_points(split: Path, tmp_path: Path) -> None:
     assert (tmp_path / "trace").read_bytes()[:8] == b"REMOETRC"
 
 
+def test_two_engines_record_into_no_one_file(split: Path, tmp_path: Path) -> None:
+    """They wrote into one another's, and the second to end found no file of its own."""
+    settings: dict[str, Any] = {"cache": "100%", "n_ctx": 64, "publish": False}
+    with Engine(split, trace=tmp_path / "trace", **settings) as engine:
+        with pytest.raises(InputError, match="is being recorded by another engine"):
+            Engine(split, trace=tmp_path / "trace", **settings)
+        engine.evaluate([1, 2, 3])
+    assert sorted(each.name for each in tmp_path.glob("trace*")) == ["trace"]
+    with Engine(split, trace=tmp_path / "trace", **settings) as engine:
+        engine.evaluate([1, 2, 3])
+
+
 @pytest.mark.parametrize(
     "command",
     [
