@@ -95,6 +95,12 @@ def command(
         )
     targets = Targets(*limits, prompt_tokens, max_tokens)
     if price is not None:
+        for name, given in (("--memory", memory), ("--profile", profile)):
+            if given is not None:
+                raise InputError(
+                    f"{name} goes without --price: what it costs decides how much memory is taken, and "
+                    "the trace alone says which experts are used"
+                )
         _place(model, EngineSettings(policy=policy, n_ctx=n_ctx, threads=threads), targets, price,
                link, function_times, trace_path, fresh, output, as_json)  # fmt: skip
         return
