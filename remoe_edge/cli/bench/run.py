@@ -146,6 +146,7 @@ def run(
     from remoe_edge.bench import record as records
     from remoe_edge.bench.arms import without_folders
     from remoe_edge.files.atomic import check_output, write_text
+    from remoe_edge.files.own_gguf import open_model
 
     if not model.is_file():
         raise InputError(f"no model at {model}")
@@ -154,6 +155,7 @@ def run(
     for path in (output, csv, html):
         if path is not None:
             check_output(path, [model])
+    open_model(model)
     table = None
     if price is not None:
         from remoe_edge.placement.price import load as load_prices
