@@ -459,6 +459,7 @@ def test_a_disk_that_is_really_full(
         (("--workload", "mmlu"), "no workload 'mmlu'"),
         (("--cache", "lots"), "'lots' is not a size"),
         (("--memory-limit", "big"), "'big' is not a size"),
+        (("--read-bandwidth", "0"), "a read bandwidth is at least a byte a second"),
         (("--read-ahead", "x"), "--read-ahead x: give KiB, or keep"),
         (("--routers", "/no/such.gguf"), "no routers at /no/such.gguf"),
         (("-o", "/no/such/folder/a.json"), "/no/such/folder does not exist"),

@@ -13,8 +13,9 @@ from bench_record import made_up
 from command_line import run
 from remoe_edge.bench import record
 from remoe_edge.bench.again import arguments
-from remoe_edge.bench.compare import compare
+from remoe_edge.bench.compare import compare, table
 from remoe_edge.errors import InputError
+from test_hostile_records import spoiled
 
 
 def compared(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
@@ -100,6 +101,41 @@ def test_what_is_no_record(
     assert "No such file" in run(capsys, "bench", "compare", missing, path).error()
 
 
+def test_damaged_records_are_refused(tmp_path: Path) -> None:
+    """Whatever stands where a record is read: a line that names the file, or a comparison."""
+    right = json.loads(json.dumps(made_up(("stock-mmap", "stream:lru"), rounds=1)))
+    del right["runs"][1:]
+    path = tmp_path / "record.json"
+    said = []
+    for i, (_, held) in enumerate(spoiled(right)):
+        if i % 17:
+            continue
+        try:
+            path.write_text(json.dumps(held))
+            found = record.read(path)
+            table(compare(found, right, str(path), "b"))
+            arguments(found, path, [tmp_path])
+        except InputError as error:
+            said.append(str(error))
+    assert len(said) > 20
+    assert all(str(path) in line and "\n" not in line for line in said), said
+
+
+def test_two_of_one_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of two sets of routers, and of two records, the second took the place of the first."""
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "r.gguf").touch()
+        record.write(made_up(("stream:lru",)), tmp_path / folder / "r.json")
+    one, other = (tmp_path / folder / "r.json" for folder in ("a", "b"))
+    again = run(capsys, "bench", "again", one, other, "--models", tmp_path, "-o", tmp_path / "new")
+    assert "two records are named r.json" in again.error()
+    model = tiny_moe.make(tmp_path / "tiny.gguf", "olmoe", "Q8_0")
+    routers = f"{one.with_suffix('.gguf')},{other.with_suffix('.gguf')}"
+    done = run(capsys, "bench", model, "--arms", "stream:lru", "--routers", routers)
+    assert "two sets of routers are named r.gguf" in done.error()
+
+
 def test_a_record_knows_how_it_was_made(tmp_path: Path) -> None:
     one = made_up(arms=("stream:lru",))
     one["command"] = (
@@ -139,18 +175,23 @@ def test_a_bench_is_run_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_files_in_arms_and_routers_are_looked_for(tmp_path: Path) -> None:
-    for name in ("made-up.gguf", "a.routers.gguf", "hot.profile", "a=b.txt"):
+    for name in (
+        "made-up.gguf", "a.routers.gguf", "hot.profile", "a=b.txt", "[c].gguf", "k.pem", "p.json",
+    ):  # fmt: skip
         (tmp_path / name).touch()
     again = made_up(("stock-mmap", "stream:lru"))
     again["command"] = (
         "remoe-edge bench made-up.gguf --text a=b.txt --routers off,a.routers.gguf,on,default "
-        "--arms stock-mmap,stream:lru+profile=hot.profile+prefetch=off,stream:arc"
+        "--arms stock-mmap,stream:lru+profile=hot.profile+prefetch=off,stream:arc+coarse=[c].gguf "
+        "--keys k.pem --price p.json --price steps"
     )
     assert arguments(again, Path("x.json"), [tmp_path]) == [
         f"{tmp_path}/made-up.gguf",
         "--text", f"{tmp_path}/a=b.txt",
         "--routers", f"off,{tmp_path}/a.routers.gguf,on,default",
-        "--arms", f"stock-mmap,stream:lru+profile={tmp_path}/hot.profile+prefetch=off,stream:arc",
+        "--arms", f"stock-mmap,stream:lru+profile={tmp_path}/hot.profile+prefetch=off,"
+        f"stream:arc+coarse={tmp_path}/[c].gguf",
+        "--keys", f"{tmp_path}/k.pem", "--price", f"{tmp_path}/p.json", "--price", "steps",
     ]  # fmt: skip
     (tmp_path / "hot.profile").unlink()
     with pytest.raises(InputError, match=r"x\.json needs hot\.profile"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,9 @@ def test_files_behind_a_plus_are_found_from_another_folder(
     assert _settings_of(arm, Settings())["profile"] == str(kept)
     assert arm.name == "stream:lru+profile=a.profile"
     assert arm.as_json()["options"] == {"profile": "a.profile"}
+    (arm,) = made("stream:lru+coarse_below=0.3+coarse=x/a.profile")
+    assert _settings_of(arm, Settings())["coarse"] == str(kept)
+    assert str(tmp_path) not in json.dumps(arm.as_json())
     assert without_folders(f"stock-mmap,stream:lru+profile={kept}") == (
         "stock-mmap,stream:lru+profile=a.profile"
     )

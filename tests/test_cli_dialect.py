@@ -278,6 +278,26 @@ def test_old_spellings_mean_the_new_ones(
     assert re.fullmatch(r"note: --\S+( FILE)? is now \S+( FILE)?; .* version 0\.3\n", said), said
 
 
+def test_of_several_values_the_one_that_counts_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = tmp_path / "t.npz"
+    several = run(
+        capsys, "simulate", missing, "--cache", "25%", "--cache", "50%,75%", "--warm", "1"
+    )
+    assert several.err.splitlines() == [
+        "note: --cache is given 2 times, and the last counts; for all write 25%,50%,75%",
+        f"Error: cannot read the trace {missing}: No such file or directory",
+    ]
+    for words in (["-o", "a", "--output=b"], ["--warm", "1", "--warm", "2"], ["-oa", "-ob"]):
+        done = run(capsys, "simulate", missing, *words)
+        assert "is given 2 times, and the last counts\n" in done.err, words
+    for words in (["--cache", "25%", "--cache", "25%"], ["--json", "--json"], ["--cache", "25%"]):
+        assert "note" not in run(capsys, "simulate", missing, *words).err, words
+    for words in (["-m", "a", "-m", "b"], ["a", "-m", "b"], ["-m", "a", "--model", "b"]):
+        assert "two models are named: a and b" in run(capsys, "info", *words).err
+
+
 def test_old_spellings_are_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
     for name, command in COMMANDS.items():
         text = run(capsys, *name.split(), "--help").out

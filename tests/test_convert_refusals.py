@@ -9,6 +9,7 @@ import gguf
 import numpy as np
 import pytest
 
+from command_line import run
 from remoe_edge.convert.extract import extract
 from remoe_edge.convert.names import CheckpointNames
 from remoe_edge.convert.routers import convert_routers
@@ -256,3 +257,26 @@ def test_truncated_overlay(case: Case) -> None:
     case.overlay.write_bytes(raw[: len(raw) // 2])
     with pytest.raises(RemoeError, match=r"routers\.gguf"):
         load_overlay(case.overlay, case.base)
+
+
+def test_what_is_no_model_is_called_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An overlay and coarser experts lie beside models and are GGUFs too."""
+    model = make(tmp_path / "m.gguf", "qwen3moe", "Q8_0")
+    overlay, coarse, out = (tmp_path / name for name in ("r.gguf", "c.gguf", "out.gguf"))
+    for made, words in ((overlay, ["extract"]), (coarse, ["coarse", "--type", "Q4_0"])):
+        assert run(capsys, "convert", *words, model, "-o", made).code == 0
+    for words in (
+        ["convert", "extract", overlay, "-o", out],
+        ["convert", "extract", model, "--base", coarse, "-o", out],
+        ["convert", "coarse", overlay, "-o", out],
+        ["convert", "coarse", coarse, "--type", "Q2_K", "-o", out],
+        ["convert", "dense", coarse, "-o", out],
+        ["convert", "merge", coarse, overlay, "-o", out],
+        ["plan", overlay],
+        ["worker", coarse, "--memory", "10MiB", "--listen", "127.0.0.1:0"],
+        ["bench", coarse],
+    ):
+        said = run(capsys, *words).error()
+        assert "is an adapter (" in said, words
+        assert "not a model: name the model that it was made for" in said, words
+    assert not out.exists()

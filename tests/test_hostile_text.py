@@ -46,6 +46,25 @@ def test_what_is_no_utf8_is_refused_where_it_comes_in(
         read_prompts(path)
 
 
+def test_only_a_newline_ends_a_line_of_json(tmp_path: Path) -> None:
+    """JSON's texts may hold what Python takes for ends of lines, and editors write a mark before it."""
+    from remoe_edge.tune.data import _documents
+
+    held = "one\u2028two\u2029three\x85four"
+    path = tmp_path / "a.jsonl"
+    for name, read in (("prompt", read_prompts), ("text", lambda path: [*_documents(path, 0)])):
+        line = f'{{"{name}": "{held}"}}'
+        for mark, end in (("", "\n"), ("\ufeff", "\r\n")):
+            path.write_bytes(f"{mark}{line}{end}{end}{line}".encode())
+            assert read(path) == [held, held]
+        path.write_text("[" * 100_000)
+        with pytest.raises(InputError, match=r"a\.jsonl(, line |:)1: no"):
+            read(path)
+    text = tmp_path / "a.txt"
+    text.write_bytes(b"\xef\xbb\xbfone\r\n---\r\ntwo")
+    assert read_prompts(text) == ["one", "two"]
+
+
 def test_any_text_is_tokenised(vocabulary: Vocabulary) -> None:
     for text in (
         "\0",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import pytest
 
 import tiny_moe
@@ -17,6 +18,7 @@ from remoe_edge import Engine
 from remoe_edge.cli.file_arguments import FileArgument
 from remoe_edge.errors import InputError, ReadError, RemoeError
 from remoe_edge.files.atomic import replacing
+from remoe_edge.telemetry.recording import Lines
 
 
 @pytest.fixture
@@ -159,6 +161,97 @@ def test_a_device_is_written_to_and_stays(split: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no file"):
         Engine(split, cache="100%", n_ctx=64, trace=pipe)
     assert pipe.is_fifo()
+
+
+def test_what_a_process_has_open_is_written_to_and_stays(split: Path, tmp_path: Path) -> None:
+    """`-o /dev/stdout >> results` put another file in the place of the results that were there.
+
+    A trace, run as root, put one in the place of /dev/stdout itself.
+    """
+    results = tmp_path / "results"
+    results.write_text("earlier, ")
+    link = tmp_path / "link"
+    with results.open("ab", buffering=0) as file:
+        link.symlink_to(f"/dev/fd/{file.fileno()}")
+        for name in (
+            link,
+            Path(f"/proc/self/fd/{file.fileno()}"),
+            Path(f"/dev/fd/{file.fileno()}"),
+        ):
+            write_with_replacing(name)
+            lines = Lines(name, print)
+            lines.write({})
+            lines.close()
+            with pytest.raises(InputError, match="no file"):
+                Engine(split, cache="100%", n_ctx=64, trace=name)
+        file.write(b"later")
+    assert results.read_text() == "earlier, " + "something else{}\n" * 3 + "later"
+
+
+def test_a_trace_goes_where_a_link_points(split: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to("trace")
+    with Engine(split, cache="100%", n_ctx=64, publish=False, trace=link) as engine:
+        engine.evaluate([1, 2, 3])
+    assert link.is_symlink()
+    assert (tmp_path / "trace").read_bytes()[:8] == b"REMOETRC"
+
+
+def test_two_engines_record_into_no_one_file(split: Path, tmp_path: Path) -> None:
+    """They wrote into one another's, and the second to end found no file of its own."""
+    settings: dict[str, Any] = {"cache": "100%", "n_ctx": 64, "publish": False}
+    with Engine(split, trace=tmp_path / "trace", **settings) as engine:
+        with pytest.raises(InputError, match="is being recorded by another engine"):
+            Engine(split, trace=tmp_path / "trace", **settings)
+        engine.evaluate([1, 2, 3])
+    assert sorted(each.name for each in tmp_path.glob("trace*")) == ["trace"]
+    with Engine(split, trace=tmp_path / "trace", **settings) as engine:
+        engine.evaluate([1, 2, 3])
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["profile", "TRACE", "-o"],
+        ["simulate", "TRACE", "-o"],
+        ["plan", "-m", "TRACE", "--price", "steps", "--slo", "tpot=1s", "-o"],
+        ["price", "-m", "TRACE", "--text", "TRACE", "-o"],
+        ["bench", "-m", "TRACE", "--csv"],
+        ["trace", "-m", "TRACE", "--prompts", "TRACE", "-o"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_an_outputs_folder_is_looked_for_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    """And not after what takes long: fitting a profile, measuring a machine."""
+    made = tmp_path / "t.npz"
+    with made.open("wb") as file:
+        np.savez(file, experts=np.tile(np.arange(2), (2, 300, 1)))
+    words = [str(made) if each == "TRACE" else each for each in command]
+    missing = tmp_path / "missing"
+    assert f"{missing} does not exist" in run(capsys, *words, missing / "x").error()
+
+
+def test_a_result_that_cannot_be_written_is_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = tmp_path / "t.npz"
+    with made.open("wb") as file:
+        np.savez(file, experts=np.tile(np.arange(2), (2, 300, 1)))
+    done = run(capsys, "simulate", made, "--policy", "lru", "--cache", "50%", "-o", "/dev/full")
+    assert done.code == 1
+    assert "No space left" in done.err
+    assert "lru" in done.out, done
+
+
+def test_a_picture_is_of_a_kind_that_can_be_drawn(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("matplotlib")
+    for name in ("picture.xyz", "picture"):
+        words = ("price", "-m", tmp_path / "m", "--text", tmp_path / "t", "--plot", tmp_path / name)
+        assert "ends in .png, .svg or .pdf" in run(capsys, *words).error()
 
 
 def test_of_a_set_no_device_is_part(tmp_path: Path) -> None:

@@ -52,6 +52,8 @@ def test_the_command_places_experts_elsewhere(
     assert "no --trace: every expert counts as equally likely" in table.err
     for options, line in (
         (("--price", "papr", "--tpot", "1s"), "no price table at papr"),
+        (("--price", "paper", "--tpot", "1s", "--memory", "1GiB"), "--memory goes without --price"),
+        (("--price", "paper", "--tpot", "1s", "--profile", "p"), "--profile goes without --price"),
         (("--price", "paper"), "--price wants a target too"),
         (("--price", "paper", "--slo", "tpot=1s", "--ttft", "1s"), "--slo names both targets"),
         (("--price", "paper", "--slo", "tpt=1s"), "names no targets"),

@@ -336,6 +336,9 @@ def test_pages_of_other_sites_only_where_asked_for(model: Path) -> None:
     [
         {"api_key": ""},
         {"api_key": "k\u00e9y"},
+        {"api_key": "one\ntwo"},
+        {"api_key": " key"},
+        {"cors": ("http://localhost:3000/",)},  # what no browser sends
         {"certificate": Path("x")},
         {"cors": ("app.example",)},
     ],

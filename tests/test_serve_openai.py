@@ -13,6 +13,12 @@ import tiny_moe
 from remoe_edge import Engine
 from serving import HI, Live, chatting, live
 
+from remoe_edge.serve.events import Text, TokenChoice, TokenText  # isort: skip
+from remoe_edge.serve.protocols.openai_completions import (  # isort: skip
+    CompletionReply,
+    CompletionRequest,
+)
+
 CHAT, TEXT, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
 GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 12}
 
@@ -139,6 +145,25 @@ def test_completions_continue_texts_and_tokens(server: Live) -> None:
     assert "".join(log["tokens"])[: len(usual["choices"][0]["text"])] == usual["choices"][0]["text"]
     assert log["text_offset"][0] == 0
     assert all(1 <= len(each) <= 2 for each in log["top_logprobs"])
+
+
+def test_offsets_are_of_whole_characters() -> None:
+    """Tokens with a part of a character each; and two parts that look alike among the likeliest."""
+    asked = CompletionRequest(["é"], {"logprobs": 2}, 1, True, False, False)
+    top = (TokenText(b"\xe6", -1.0), TokenText(b"\xe7", -2.0))
+    tokens = [
+        TokenChoice(data, -1.0, top) for data in (b"x", b"\xe6\x97", b"\xa5", b"y", b"\xff", b"z")
+    ]
+    expected = [1, 2, 2, 3, 4, 5]
+    reply = CompletionReply(asked, "tiny", ["é"])
+    streamed = []
+    for part in (tokens[:2], tokens[2:]):
+        ((_, chunk),) = reply.take(0, Text("", tuple(part)))
+        assert isinstance(chunk, dict)
+        streamed += chunk["choices"][0]["logprobs"]["text_offset"]
+    log = reply.whole()["choices"][0]["logprobs"]
+    assert log["text_offset"] == streamed == expected
+    assert log["top_logprobs"][0] == {"\ufffd": -1.0}
 
 
 SCHEMA = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -235,6 +236,35 @@ def test_a_model_that_cannot_be_loaded(tmp_path: Path) -> None:
     wait_until(lambda: made.state == "failed")
     assert "no model at" in str(made.failure)
     made.close()
+
+
+def test_what_an_engine_notes_while_it_serves_is_said(model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "states"
+    said: list[str] = []
+
+    def serve() -> SideBySide:
+        made = SideBySide(
+            lambda: Engine(
+                model, cache="50%", n_ctx=256, threads=1, parallel=2, past_prompts=tmp_path / "past"
+            ),
+            queue_limit=4, figures=Figures(), note=said.append, keep_states=(folder, 1 << 30),
+        )  # fmt: skip
+        wait_until(lambda: made.state != "loading")
+        assert said.pop(0) == "past prompts are not used while answers are made side by side"
+        return made
+
+    conversations = serve()
+    asyncio.run(gathered(conversations, [Ask(prompt(100), {"max_tokens": 2})]))
+    conversations.close()
+    assert said == []
+    (state,) = folder.glob("*/*")
+    state.with_name("short.state").write_bytes(state.read_bytes()[:200])
+    conversations = serve()
+    assert said == [f"{state.with_name('short.state')} is not used: it is cut short"]
+    asyncio.run(gathered(conversations, [Ask(prompt(110), {"max_tokens": 2})]))
+    shutil.rmtree(state.parent)  # as an unmounted disk
+    conversations.close()
+    assert "a conversation's state was not kept: cannot write" in said[1]
 
 
 def test_a_model_that_shares_no_beginning_says_so(tmp_path: Path) -> None:

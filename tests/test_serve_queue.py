@@ -250,6 +250,24 @@ def test_events_of_several_answers(conversations: OneAtATime) -> None:
     assert found[-1][0] == 1  # nothing follows an error
 
 
+def test_what_cannot_be_written_at_the_end_is_said(model: Path, tmp_path: Path) -> None:
+    """The profile's folder has gone; past prompts, which lie elsewhere, are kept all the same."""
+    gone, kept = tmp_path / "gone", tmp_path / "prompts"
+    gone.mkdir()
+    made = OneAtATime(
+        lambda: Engine(
+            model, cache="50%", n_ctx=256, threads=1, profile=gone / "p", past_prompts=kept
+        ),
+        queue_limit=4, figures=Figures(),
+    )  # fmt: skip
+    wait_until(lambda: made.state != "loading")
+    asyncio.run(gathered(made, [Ask([65, 66, 67], {"max_tokens": 4})]))
+    gone.rmdir()
+    made.close()
+    assert f"cannot write {gone / 'p'}" in str(made.failure)
+    assert kept.is_file()
+
+
 def woken(stream: RequestStream, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Give what counts the times that a stream has its reader woken."""
     calls: list[Any] = []

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import glob
 import re
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from remoe_edge.bench.arms import FILES
+from remoe_edge.bench.arms import FILE_SETTINGS
 from remoe_edge.errors import InputError
+from remoe_edge.placement import price
 
 # Results of another run are not overwritten by this one. Records of version 0.1 have `--json FILE`,
 # where `--json` is a flag now.
@@ -17,12 +19,10 @@ _OUTPUTS = ("-o", "--output", "--csv", "--html")
 _JSON = "--json"
 # Options that name files, and where in their values.
 _NAMED = {
-    "--text": re.compile(r"(?P<file>.+)"),
-    "--prompts": re.compile(r"(?P<file>.+)"),
-    "-m": re.compile(r"(?P<file>.+)"),
-    "--model": re.compile(r"(?P<file>.+)"),
+    **dict.fromkeys(("--text", "--prompts", "--keys", "-m", "--model"), re.compile("(?P<file>.+)")),
+    "--price": re.compile(rf"^(?!(?:{'|'.join(price.shipped())})$)(?P<file>.+)"),
     "--routers": re.compile(r"(?<![^,])(?!(?:on|off|default)(?:,|$))(?P<file>[^,]+)"),
-    "--arms": re.compile(rf"(?<=\+)(?:{'|'.join(sorted(FILES))})=(?P<file>[^,+]+)"),
+    "--arms": re.compile(rf"(?<=\+)(?:{'|'.join(sorted(FILE_SETTINGS))})=(?P<file>[^,+]+)"),
 }
 
 
@@ -32,9 +32,19 @@ def arguments(record: dict[str, Any], path: Path, folders: Sequence[Path]) -> li
 
     Raises InputError, naming the record at `path`, when one is not there.
     """
-    words = shlex.split(record["command"])[2:]
-    if words[:1] == ["run"]:
-        words = words[1:]
+    try:
+        words = shlex.split(record["command"])[2:]
+        return _found(words[1:] if words[:1] == ["run"] else words, record, path, folders)
+    except (
+        ValueError,
+        IndexError,
+    ) as error:  # a quote that is not closed, an option without its value
+        raise InputError(f"{path} is a damaged record: its command cannot be read") from error
+
+
+def _found(
+    words: list[str], record: dict[str, Any], path: Path, folders: Sequence[Path]
+) -> list[str]:
     made: list[str] = []
     while words:
         word = words.pop(0)
@@ -65,7 +75,7 @@ def _finder(path: Path, folders: Sequence[Path]) -> Callable[[re.Match[str]], st
 
 def _find(name: str, path: Path, folders: Sequence[Path]) -> Path:
     for folder in folders:
-        for found in (folder / name, *sorted(folder.glob(f"*/{name}"))):
+        for found in (folder / name, *sorted(folder.glob(f"*/{glob.escape(name)}"))):
             if found.is_file():
                 return found
     raise InputError(f"{path} needs {name}, which is not in {' or '.join(map(str, folders))}")

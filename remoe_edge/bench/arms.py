@@ -25,7 +25,7 @@ _CHANGE_BITS |= {"swap_near", "skip_cold", "skip_small", "coarse_below", "coarse
 
 # Files of features. An arm reads them and keeps nothing.
 FILES = {"profile", "past_prompts"}
-_FILE_SETTINGS = FILES | {"peer_keys"}
+FILE_SETTINGS = FILES | {"peer_keys", "coarse"}
 
 _DEFAULTS = {
     each.name: each.default for each in fields(EngineSettings) if each.name not in _SETTLED
@@ -70,7 +70,7 @@ class Arm:
         if self.routers != OFF:
             parts.append(f"routers {self.routers}")
         parts += [
-            f"{name} {value}"
+            f"{name} {without_folders(str(value))}"
             for name, value in self.options
             if name in _CHANGE_BITS and (name, value) != ("draft", OFF)
         ]
@@ -218,7 +218,7 @@ def _check_options(spec: str, options: dict[str, Option]) -> None:
             raise InputError(
                 f"arm '{spec}': no setting '{name}'; there are {', '.join(sorted(known))}"
             )
-        if name in _FILE_SETTINGS:
+        if name in FILE_SETTINGS:
             if not Path(str(value)).is_file():
                 raise InputError(f"arm '{spec}': no file {value}")
             options[name] = str(Path(str(value)).absolute())  # workers run in another folder

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from remoe_edge.files.pictures import drawn_name
+
 N_COLOURS = 8
 _INCHES = (
     5.0,
@@ -111,7 +113,7 @@ def _axes(x_label: str, y_label: str, title: str) -> tuple[Any, Any]:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": title}):
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": drawn_name(title)}):
         figure = Figure(figsize=_INCHES, dpi=72, layout="constrained")
         FigureCanvasSVG(figure)
         axes = figure.add_subplot()
@@ -125,7 +127,7 @@ def _svg(figure: Any, title: str) -> str:
 
     file = io.StringIO()
     # The salt names what the SVG refers to within itself, so that charts of one page do not mix.
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": title}):
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": drawn_name(title)}):
         figure.savefig(file, format="svg", metadata={"Date": None})
     text = file.getvalue()
     text = text[text.index("<svg") :]

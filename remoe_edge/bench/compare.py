@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from remoe_edge.bench import summary
+from remoe_edge.bench.record import is_number
 from remoe_edge.bench.table import span
 from remoe_edge.errors import InputError
 
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
 
 # Of the model; the file's name may be another.
 _SAME_MODEL = ("fingerprint", "architecture", "file_bytes", "types")
+_BOUNDS = ("median", "low", "high")
 _FIGURES = ("tpot_ms", "p50_ms", "p90_ms", "p99_ms", "ttft_ms", "first_token_ms", "load_ms")
 
 
@@ -28,7 +31,7 @@ def compare(a: dict[str, Any], b: dict[str, Any], a_name: str, b_name: str) -> d
             raise InputError(
                 f"{a_name} and {b_name} are of different models: {name} {mine} against {theirs}"
             )
-    one, other = _summary(a), _summary(b)
+    one, other = _summary(a, a_name), _summary(b, b_name)
     shared = [name for name in one if name in other]
     if not shared:
         raise InputError(
@@ -78,15 +81,23 @@ def _pair(a: dict[str, float], b: dict[str, float]) -> dict[str, Any]:
     return {
         "a": a,
         "b": b,
-        "ratio": a["median"] / b["median"],
+        "ratio": a["median"] / b["median"] if b["median"] else math.nan,
         "apart": a["low"] > b["high"] or b["low"] > a["high"],
     }
 
 
-def _summary(record: dict[str, Any]) -> dict[str, Any]:
-    # A run that was killed had no time to summarise.
-    figures: dict[str, Any] = record["summary"] or summary.summarise(record)
-    return figures
+def _summary(record: dict[str, Any], name: str) -> dict[str, Any]:
+    """Give the figures of each arm. Raises InputError where there are others than everybody writes."""
+    try:
+        # A run that was killed had no time to summarise.
+        found: dict[str, Any] = record["summary"] or summary.summarise(record)
+        for figures in found.values():
+            bounds = [figures[each][bound] for each in _FIGURES for bound in _BOUNDS]
+            if not all(map(is_number, [*bounds, figures["disturbed_rounds"]])):
+                raise ValueError
+    except Exception as error:  # whatever reading what somebody made up may raise
+        raise InputError(f"{name} is a damaged record: its figures cannot be read") from error
+    return found
 
 
 def _differences(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 from remoe_edge.errors import InputError
-from remoe_edge.files.atomic import replacing
+from remoe_edge.files.atomic import write_text
 from remoe_edge.files.reading import read_whole
 
 FORMAT = "remoe-edge bench"
@@ -18,12 +19,6 @@ def write(record: dict[str, Any], path: Path) -> None:
     """Write a record, whole or not at all. Raises ReadError, which names the path."""
     text = json.dumps(record, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     write_text(text + "\n", path)
-
-
-def write_text(text: str, path: Path) -> None:
-    """Write a file, whole or not at all. Raises ReadError, which names the path."""
-    with replacing([path]) as partial:
-        partial[0].write_text(text, encoding="utf-8")
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -38,4 +33,41 @@ def read(path: Path) -> dict[str, Any]:
         raise InputError(
             f"{path} is a record of version {record.get('version')}; this reads version {VERSION}"
         )
+    if fault := _fault(record):
+        raise InputError(f"{path} is a damaged record: {fault}")
     return record
+
+
+_PARTS = {
+    "command": str, "ended": str, "complete": bool, "model": dict, "machine": dict, "software": dict,
+    "settings": dict, "storage": dict, "arms": dict, "summary": dict, "prompts": list, "runs": list,
+}  # fmt: skip
+_NAMED = ("read_ahead", "page_cache", "box", "differs")
+
+
+def _fault(record: dict[str, Any]) -> str:
+    """Say what of a record is missing, or of another kind than everybody expects; "" where nothing is."""
+    for name, kind in _PARTS.items():
+        if not isinstance(record.get(name), kind):
+            return f"its {name} is not there, or of another kind"
+    for name in _NAMED:
+        if name not in record:
+            return f"its {name} is not there"
+    differs, probe = record["differs"], record["storage"].get("probe", "missing")
+    held = {
+        "model": isinstance(record["model"].get("file"), str),
+        "differs": differs is None or (isinstance(differs, dict) and "line" in differs),
+        "storage": probe is None or (isinstance(probe, dict) and _is_pick(probe.get("pick"))),
+        "runs": all(isinstance(run, dict) and "marks" in run for run in record["runs"]),
+    }
+    wrong = [name for name, is_right in held.items() if not is_right]
+    return f"its {wrong[0]} cannot be read" if wrong else ""
+
+
+def _is_pick(pick: object) -> bool:
+    return not pick or (isinstance(pick, dict) and is_number(pick.get("mib_per_s")))
+
+
+def is_number(value: object) -> bool:
+    """Say whether a value is a finite number."""
+    return isinstance(value, int | float) and abs(value) < sys.float_info.max

@@ -10,7 +10,7 @@ import sys
 import click
 
 from remoe_edge import __version__
-from remoe_edge.cli.terminal import lost_output, open_closed_streams, say
+from remoe_edge.cli.terminal import lost_output, open_closed_streams, say, tolerate_any_text
 from remoe_edge.errors import RemoeError
 
 # Subcommand -> (module of this package, one line for --help). A module exposes `command`.
@@ -78,6 +78,7 @@ def _exists(name: str) -> bool:
 @click.version_option(__version__, prog_name="remoe-edge")
 def cli() -> None:
     """Run Mixture-of-Experts models bigger than memory, losslessly."""
+    tolerate_any_text()
 
 
 def main() -> None:

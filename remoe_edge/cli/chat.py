@@ -18,7 +18,7 @@ from remoe_edge.cli.prompt import questions
 from remoe_edge.cli.reasoning import ShownReasoning
 from remoe_edge.cli.stats_lines import stats_lines
 from remoe_edge.cli.telemetry_options import telemetry_options, watching
-from remoe_edge.cli.terminal import as_text, say, stdin_text, tolerate_any_text, write
+from remoe_edge.cli.terminal import as_text, say, stdin_text, write
 from remoe_edge.errors import RemoeError
 
 if TYPE_CHECKING:
@@ -111,7 +111,6 @@ def command(
     """
     if as_json and prompt is None:
         raise click.UsageError("--json needs a prompt: -p TEXT, or -p - for stdin")
-    tolerate_any_text()
     if prompt == "-":
         prompt = stdin_text()
     sampling = {

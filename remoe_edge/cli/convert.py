@@ -14,13 +14,12 @@ import click
 from remoe_edge.cli import options
 from remoe_edge.cli.old_spellings import option
 from remoe_edge.cli.options import FILE, FOLDER
-from remoe_edge.cli.terminal import escape, tolerate_any_text
+from remoe_edge.cli.terminal import escape
 
 
 @click.group()
 def command() -> None:
     """Make, merge and extract tuned-router overlays; leave experts out, or make coarser ones."""
-    tolerate_any_text()
     # A polite kill unwinds like Ctrl-C, so that it leaves no half-written file either.
     signal.signal(signal.SIGTERM, _terminate)
 

@@ -9,7 +9,7 @@ import click
 
 from remoe_edge.cli import options
 from remoe_edge.cli.results import print_json
-from remoe_edge.cli.terminal import escape, tolerate_any_text
+from remoe_edge.cli.terminal import escape
 
 
 @click.command(name="doctor")
@@ -25,7 +25,6 @@ def command(ctx: click.Context, /, path: Path | None, as_json: bool) -> None:
     """
     from remoe_edge.inspect.doctor import can_run, examine
 
-    tolerate_any_text()
     checks = examine(path or _default_path())
     runs = can_run(checks)
     if as_json:

@@ -10,6 +10,7 @@ import click
 from remoe_edge.cli import options
 from remoe_edge.cli.old_spellings import JsonPathCommand, Old
 from remoe_edge.cli.results import print_json, write_json
+from remoe_edge.cli.terminal import print_tables
 from remoe_edge.cli.tune import load_decoder, require_torch
 from remoe_edge.errors import InputError
 
@@ -113,20 +114,19 @@ def command(
         "versions": versions(),
         "routers": summaries,
     }
+    if as_json:
+        print_json(report)
+    else:
+        _print_table(summaries)
     if output is not None:
         write_json(report, output)
     if plot is not None:
         from remoe_edge.tune.plots import draw_pareto
 
         draw_pareto({n: s for n, s in summaries.items() if n != "base"}, plot)
-    if as_json:
-        print_json(report)
-    else:
-        _print_table(summaries)
 
 
 def _print_table(summaries: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(title="mean [95 % interval], change against base in brackets below")
@@ -161,9 +161,7 @@ def _print_table(summaries: dict[str, Any]) -> None:
                 "/".join(f"{s['distinct_experts'][span]['value']:.1f}" for span in spans),
             )
         table.add_section()
-    console = Console(markup=False)
-    # A pipe has no width: do not fold the table to 80 columns there.
-    (console if console.is_terminal else Console(width=240, markup=False)).print(table)
+    print_tables(table, width=240)
 
 
 def _cell(figure: dict[str, float], change: dict[str, float] | None, form: str) -> str:

@@ -63,7 +63,7 @@ def drawing(function: Any, needs: str | None) -> Any:
 
             if needs is not None and not parameters[needs]:
                 raise InputError(f"--plot would be empty without --{needs}: give --{needs}")
-            pictures.check()
+            pictures.check(plot)
         return function(*args, plot=plot, **parameters)
 
     return checked

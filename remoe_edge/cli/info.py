@@ -9,7 +9,7 @@ import click
 
 from remoe_edge.cli import options
 from remoe_edge.cli.results import print_json
-from remoe_edge.cli.terminal import escape, tolerate_any_text
+from remoe_edge.cli.terminal import escape
 
 
 @click.command(name="info")
@@ -22,7 +22,6 @@ def command(model: Path, as_json: bool) -> None:
     """
     from remoe_edge.inspect.info import describe
 
-    tolerate_any_text()
     about = describe(model)
     if as_json:
         print_json(about)

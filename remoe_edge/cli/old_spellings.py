@@ -38,7 +38,7 @@ class Old:
 
 
 class Option(click.Option):
-    """An option that also understands its old spellings."""
+    """An option that also understands its old spellings, and tells which of several values counts."""
 
     def __init__(self, *args: Any, old: Sequence[Old] = (), **settings: Any) -> None:
         super().__init__(*args, **settings)
@@ -46,7 +46,12 @@ class Option(click.Option):
 
     def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
         """Have the parser take the old spellings too; help and completion do not list them."""
-        super().add_to_parser(parser, ctx)
+        is_one = not (self.multiple or self.is_flag or self.count)
+        self.multiple = self.multiple or is_one  # to the parser: the last would hide all before it
+        try:
+            super().add_to_parser(parser, ctx)
+        finally:
+            self.multiple = self.multiple and not is_one
         for each in self.old:
             action = "store" if each.means is None else "store_const"
             parser.add_option(
@@ -56,7 +61,12 @@ class Option(click.Option):
     def consume_value(
         self, ctx: click.Context, opts: Mapping[str, Any]
     ) -> tuple[Any, ParameterSource]:
-        """Take the value of an old spelling where the new one is not given."""
+        """Take the last value, and that of an old spelling where the new one is not given."""
+        given = opts.get(self.name or "")
+        if isinstance(given, list) and not self.multiple:
+            opts = {**opts, str(self.name): given[-1]}
+            if len(set(given)) > 1:
+                self._tell_of_repeats(ctx, given)
         value, source = super().consume_value(ctx, opts)
         for each in self.old:
             if each.slot in opts:
@@ -64,6 +74,12 @@ class Option(click.Option):
                 if source != ParameterSource.COMMANDLINE:
                     value, source = opts[each.slot], ParameterSource.COMMANDLINE
         return value, source
+
+    def _tell_of_repeats(self, ctx: click.Context, given: Sequence[str]) -> None:
+        if ctx.resilient_parsing:
+            return
+        joined = f"; for all write {','.join(given)}" if self.type.name.endswith(" list") else ""
+        say(f"note: {self.spelling()} is given {len(given)} times, and the last counts{joined}")
 
     def spelling(self, means: Any = None) -> str:
         """Write the option as it is spelled now."""

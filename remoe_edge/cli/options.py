@@ -76,10 +76,11 @@ class _ModelArgument(click.Argument):
     ) -> tuple[Any, ParameterSource]:
         value, source = super().consume_value(ctx, opts)
         named = opts.get("named_model")
-        if isinstance(named, str):
-            if isinstance(value, str):
-                raise click.UsageError(f"two models are named: {value} and {named}", ctx)
-            return named, ParameterSource.COMMANDLINE
+        if isinstance(named, list):  # each -m
+            several = [*([value] if isinstance(value, str) else []), *named]
+            if len(several) > 1:
+                raise click.UsageError(f"two models are named: {several[0]} and {several[1]}", ctx)
+            return named[0], ParameterSource.COMMANDLINE
         return value, source
 
 
@@ -93,8 +94,9 @@ def _chosen_model(ctx: click.Context, param: click.Parameter, value: Path | None
 
 def model(function: Function) -> Function:
     """Add MODEL and -m/--model; the command gets a path, the shipped model's if none is given."""
-    named = click.option(
+    named = option(
         "-m", "--model", "named_model", type=PATH, metavar="MODEL", expose_value=False,
+        multiple=True,  # to refuse a second one
         help="The model: a GGUF file, or the first of its shards. The same as MODEL alone; without "
         "either, the model that comes with remoe-edge.",
     )  # fmt: skip

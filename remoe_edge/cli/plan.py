@@ -10,7 +10,7 @@ import click
 from remoe_edge.cli import options, placement_options
 from remoe_edge.cli.old_spellings import Old, option
 from remoe_edge.cli.results import print_json
-from remoe_edge.cli.terminal import show_progress
+from remoe_edge.cli.terminal import print_tables, show_progress
 
 if TYPE_CHECKING:
     from remoe_edge.engine.settings import EngineSettings
@@ -95,6 +95,12 @@ def command(
         )
     targets = Targets(*limits, prompt_tokens, max_tokens)
     if price is not None:
+        for name, given in (("--memory", memory), ("--profile", profile)):
+            if given is not None:
+                raise InputError(
+                    f"{name} goes without --price: what it costs decides how much memory is taken, and "
+                    "the trace alone says which experts are used"
+                )
         _place(model, EngineSettings(policy=policy, n_ctx=n_ctx, threads=threads), targets, price,
                link, function_times, trace_path, fresh, output, as_json)  # fmt: skip
         return
@@ -126,6 +132,7 @@ def _place(
 ) -> None:  # fmt: skip
     from remoe_edge.cli.placement_lines import placement_lines
     from remoe_edge.errors import InputError
+    from remoe_edge.files.atomic import check_output
     from remoe_edge.placement import placement_file
     from remoe_edge.placement.price import load
     from remoe_edge.placement.request import Slo, Workload
@@ -133,6 +140,8 @@ def _place(
 
     if targets.tpot_ms is None and targets.ttft_ms is None:
         raise InputError("--price wants a target too, as in --slo tpot=250ms,ttft=3s")
+    if output is not None:
+        check_output(output, [model])
     placement = run_placement(
         model, settings, table=load(price), slo=Slo(targets.tpot_ms, targets.ttft_ms),
         link=parse_link(link), workload=Workload(targets.n_prompt, targets.n_answer),
@@ -141,18 +150,17 @@ def _place(
     show_progress("")
     for note in placement.notes:
         click.echo(f"note: {note}", err=True)
-    if output is not None:
-        placement_file.save(placement, output)
     if as_json:
         print_json(placement_file.as_dict(placement))
-        return
-    for line in placement_lines(placement):
-        click.echo(line)
+    else:
+        for line in placement_lines(placement):
+            click.echo(line)
+    if output is not None:
+        placement_file.save(placement, output)
 
 
 def _table(plan: Plan) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     from remoe_edge.machine.power_mode import power_mode
@@ -177,7 +185,7 @@ def _table(plan: Plan) -> None:
         table.add_column(name, justify="right", no_wrap=True)
     for point in plan.points:
         table.add_row(*_cells(plan, point))
-    Console(width=max(Console().width, 140)).print(table)
+    print_tables(table, width=140, least_width=140)
     if plan.fit is not None:
         fit = plan.fit
         click.echo(

@@ -141,15 +141,15 @@ def command(
         coarse=None if record is None else {"type": record.type, "fingerprint": record.own},
     )
     show_progress("")
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        click.echo("\n".join([_HEAD, *rows]))
     write_json(found.to_dict(), where)
     if plot is not None:
         from remoe_edge.quality.plot import draw
 
         draw(_with_neighbours(found, where, model), plot)
-    if as_json:
-        print_json(found.to_dict())
-    else:
-        click.echo("\n".join([_HEAD, *rows]))
     say(f"kept in {where}" if finished else f"stopped: {where} holds what was measured before")
     if not finished:
         context.exit(130)

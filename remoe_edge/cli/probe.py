@@ -10,6 +10,7 @@ import click
 from remoe_edge.cli import options
 from remoe_edge.cli.old_spellings import Old, option
 from remoe_edge.cli.results import print_json
+from remoe_edge.cli.terminal import print_tables
 
 if TYPE_CHECKING:
     from remoe_edge.machine.storage import StorageProbe
@@ -52,7 +53,6 @@ def command(
 
 def _table(result: StorageProbe) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     depths = sorted({point.depth for point in result.points})
@@ -67,8 +67,7 @@ def _table(result: StorageProbe) -> None:
     for block_bytes in sorted({point.block_bytes for point in result.points}):
         row = (cells.get((block_bytes, depth), "-") for depth in depths)
         table.add_row(f"{block_bytes // 1024} KiB", *row)
-    # Whole lines, also through a pipe, which has no width.
-    Console(width=max(Console().width, 120)).print(table)
+    print_tables(table, width=120, least_width=120)
     pick, how = result.pick, "O_DIRECT" if result.direct else "buffered"
     click.echo(
         f"{result.backend}, {how}; the engine would keep {pick.depth} reads in flight: "

@@ -42,9 +42,11 @@ def command(
     # The products are small: a second thread spends more on waiting than it saves. Set before numpy
     # comes in, and left alone where somebody chose otherwise.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    from remoe_edge.files.atomic import check_output
     from remoe_edge.profile import fit_profile, save_profile
     from remoe_edge.routing.trace import read_trace
 
+    check_output(output, traces)
     fitted = fit_profile(
         [read_trace(path) for path in traces], links=links, epochs=epochs, progress=show_progress
     )

@@ -17,10 +17,9 @@ def print_json(result: Any) -> None:
 
 def write_json(result: Any, path: Path) -> None:
     """Write one object into a file. Raises ReadError, which names the path."""
-    from remoe_edge.files.atomic import replacing
+    from remoe_edge.files.atomic import write_text
 
-    with replacing([path]) as (part,):
-        part.write_text(_as_text(result) + "\n", encoding="utf-8")
+    write_text(_as_text(result) + "\n", path)
 
 
 def _as_text(result: Any) -> str:

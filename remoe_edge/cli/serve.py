@@ -228,8 +228,8 @@ def _conversations(
     from remoe_edge.serve.side_by_side import SideBySide
 
     if n_places == 1 and schedule["keep_states"] is None:
-        return OneAtATime(load, queue_limit=queue_limit, figures=figures)
-    return SideBySide(load, queue_limit=queue_limit, figures=figures, **schedule)
+        return OneAtATime(load, queue_limit=queue_limit, figures=figures, note=say)
+    return SideBySide(load, queue_limit=queue_limit, figures=figures, note=say, **schedule)
 
 
 def _follow(conversations: EngineThread, url: str, stop: Callable[[], None]) -> None:

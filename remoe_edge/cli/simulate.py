@@ -10,8 +10,10 @@ import click
 from remoe_edge.cli import options
 from remoe_edge.cli.old_spellings import Old, option
 from remoe_edge.cli.results import print_json, write_json
+from remoe_edge.cli.terminal import print_tables
 
 if TYPE_CHECKING:
+    from remoe_edge.routing.schedules import Outcome as ScheduleOutcome
     from remoe_edge.routing.simulate import Outcome
     from remoe_edge.routing.trace import Trace
 
@@ -100,15 +102,15 @@ def command(
         warm_tokens=warm,
         expert_bytes=expert_bytes,
     )
-    if plot is not None:
-        simulation.plot(outcomes, str(plot), str(trace.meta.get("model") or trace_path.name))
     result = simulation.as_json(trace, outcomes)
-    if output is not None:
-        write_json(result, output)
     if as_json:
         print_json(result)
     else:
         _table(outcomes)
+    if output is not None:
+        write_json(result, output)
+    if plot is not None:
+        simulation.plot(outcomes, str(plot), str(trace.meta.get("model") or trace_path.name))
 
 
 def _schedules(
@@ -130,14 +132,19 @@ def _schedules(
     plans = schedules.parse_plans(text)
     outcomes = schedules.simulate(trace, plans, live, slots, profile)
     result = schedules.as_json(trace, outcomes)
-    if output is not None:
-        write_json(result, output)
     if as_json:
         print_json(result)
-        return
+    else:
+        _schedule_table(outcomes)
+    if output is not None:
+        write_json(result, output)
+
+
+def _schedule_table(outcomes: list[ScheduleOutcome]) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
+
+    from remoe_edge.routing.schedules import ALONE
 
     table = Table(box=box.SIMPLE)
     for name in ("cache", "policy", "schedule"):
@@ -145,7 +152,7 @@ def _schedules(
     for name in ("misses/token", "times alone"):
         table.add_column(name, justify="right")
     for outcome in outcomes:
-        first = outcome.schedule == schedules.ALONE
+        first = outcome.schedule == ALONE
         if first and outcome is not outcomes[0]:
             table.add_section()
         table.add_row(
@@ -155,12 +162,11 @@ def _schedules(
             f"{outcome.misses_per_token:.2f}",
             f"{outcome.times_alone:.2f}",
         )
-    Console(width=None if Console().is_terminal else 110).print(table)
+    print_tables(table, width=110)
 
 
 def _table(outcomes: list[Outcome]) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=box.SIMPLE)
@@ -184,4 +190,4 @@ def _table(outcomes: list[Outcome]) -> None:
             "" if mib is None else f"{mib / 2**20:.1f}",
             "" if outcome.gap_share is None else f"{outcome.gap_share:.1%}",
         )
-    Console(width=None if Console().is_terminal else 110).print(table)
+    print_tables(table, width=110)

@@ -102,6 +102,25 @@ def _end_line(written: list[str]) -> None:
         click.echo()
 
 
+def print_tables(*tables: Any, width: int, least_width: int = 0) -> None:
+    """Print tables of rich on stdout, where names of models and files are text and nothing else.
+
+    width: of lines that go to no terminal, which has none of its own. least_width: of a terminal's.
+    """
+    from rich.console import Console
+    from rich.text import Text
+
+    class Plain(Console):
+        def render_str(self, text: str, **settings: Any) -> Text:
+            # Whoever named a model or a file wrote no markup, no emoji and nothing for the terminal.
+            return super().render_str(escape(text), **{**settings, "markup": False, "emoji": False})
+
+    console = Plain()
+    console.width = max(console.width, least_width) if console.is_terminal else width
+    for table in tables:
+        console.print(table)
+
+
 def lost_output() -> OSError | None:
     """Write what stdout still holds; where that fails, drop it and return the reason.
 

@@ -13,7 +13,7 @@ import click
 from remoe_edge.cli import options
 from remoe_edge.cli.old_spellings import option
 from remoe_edge.cli.serve_extra import needing_serve
-from remoe_edge.cli.terminal import escape, say, tolerate_any_text
+from remoe_edge.cli.terminal import escape, say
 
 if TYPE_CHECKING:
     from remoe_edge.telemetry import Sample, Sampler
@@ -46,7 +46,6 @@ def command(once: bool, as_json: bool, interval: float, metrics: str | None) -> 
     """
     from remoe_edge.telemetry import Sampler
 
-    tolerate_any_text()
     if metrics is not None:
         _serve(metrics)
         return

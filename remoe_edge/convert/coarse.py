@@ -21,6 +21,7 @@ from remoe_edge.files.atomic import Progress, check_output, check_space, replaci
 from remoe_edge.files.coarse import FORMAT_VERSION, PREFIX
 from remoe_edge.files.fingerprint import fingerprint
 from remoe_edge.files.overlay import name_of
+from remoe_edge.files.own_gguf import open_model
 from remoe_edge.files.tensor_values import read_range
 from remoe_edge.machine.processors import default_threads
 from remoe_edge.native import _core
@@ -62,7 +63,7 @@ def write_coarse(
     Raises InputError for a dense model, one without experts, and a type that is unknown or takes no
     fewer bytes than the model's own; UnsupportedError where ggml cannot decode the model's types.
     """
-    model = _core.ModelFile.open(str(path))
+    model = open_model(path)
     if not model.expert_layers:
         raise InputError(f"{path} is a dense model: it has no experts")
     if not model.has_experts:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from remoe_edge.errors import InputError
 from remoe_edge.files.atomic import Progress, check_output, replacing
+from remoe_edge.files.own_gguf import open_model
 from remoe_edge.native import _core
 
 KEY = "remoe.expert_sums"
@@ -32,7 +33,7 @@ def write_dense(path: Path, output: Path, progress: Progress | None = None) -> N
 
     Raises InputError for a dense model, one in several files, and one without experts already.
     """
-    model = _core.ModelFile.open(str(path))
+    model = open_model(path)
     if len(model.paths) > 1:
         raise InputError(f"{path} is in {len(model.paths)} files: make one of them first")
     if not model.expert_layers:

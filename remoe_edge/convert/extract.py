@@ -9,6 +9,7 @@ from remoe_edge.errors import InputError
 from remoe_edge.files.atomic import check_output
 from remoe_edge.files.fingerprint import fingerprint
 from remoe_edge.files.overlay import name_of, require_all, require_finite, write_overlay
+from remoe_edge.files.own_gguf import open_model
 from remoe_edge.files.router_tensors import routers_of
 from remoe_edge.files.tensor_values import from_float32, read_tensor, to_float32
 from remoe_edge.native import _core
@@ -24,10 +25,10 @@ def extract(
     quantisation of the same model): only the routers' names and shapes must agree then. Raises
     InputError naming what differs.
     """
-    tuned = _core.ModelFile.open(tuned_path)
+    tuned = open_model(tuned_path)
     if rebase and base_path is None:
         raise InputError("--rebase needs the base to fit the routers to; give --base")
-    base = tuned if base_path is None else _core.ModelFile.open(base_path)
+    base = tuned if base_path is None else open_model(base_path)
     check_output(output, [*tuned.paths, *base.paths])
     if base.architecture != tuned.architecture:
         raise InputError(

@@ -16,7 +16,7 @@ from remoe_edge.files.atomic import (
     replacing,
 )
 from remoe_edge.files.overlay import load_overlay
-from remoe_edge.native import _core
+from remoe_edge.files.own_gguf import open_model
 
 _SHARD_SUFFIX = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
 
@@ -30,7 +30,7 @@ def merge(
     does. Raises InputError before any work when the overlay does not fit, the output is one of the
     inputs, or the disk is too small. `progress` counts over all files.
     """
-    base = _core.ModelFile.open(base_path)
+    base = open_model(base_path)
     sources = [Path(path) for path in base.paths]
     outputs = _outputs(sources, output)
     for path in outputs:

@@ -13,6 +13,7 @@ from remoe_edge.errors import InputError, UnsupportedError
 from remoe_edge.files.atomic import check_output
 from remoe_edge.files.fingerprint import fingerprint
 from remoe_edge.files.overlay import require_all, require_finite, run_record, write_overlay
+from remoe_edge.files.own_gguf import open_model
 from remoe_edge.files.router_tensors import canonical, is_router, must_be_tuned, routers_of
 from remoe_edge.files.safetensors_file import SafetensorsFile
 from remoe_edge.files.tensor_values import from_float32, read_tensor, to_float32
@@ -35,7 +36,7 @@ def convert_routers(tuned: Path, base_path: Path, output: Path, strength: float 
     """
     if not 0 < strength <= MOST_STRENGTH:
         raise InputError(f"the strength must be above 0 and at most {MOST_STRENGTH:g}: {strength}")
-    base = _core.ModelFile.open(base_path)
+    base = open_model(base_path)
     check_output(output, [tuned, *base.paths])
     file = SafetensorsFile.open(tuned)
     check_metadata(file, base.architecture)

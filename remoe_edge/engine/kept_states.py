@@ -78,7 +78,12 @@ class _Head:
     def read(cls, file: BinaryIO) -> _Head:
         """Read it; the file is as long as it says. Raises ValueError, OSError."""
         line = file.readline(_LONGEST_HEADER)
-        held = json_object(line)
+        if not line.endswith(b"\n"):
+            raise ValueError("it is cut short")
+        try:
+            held = json_object(line)
+        except ValueError:
+            raise ValueError("it is no state of a conversation") from None
         if held.get("version") != _VERSION:
             raise ValueError("it is of another version")
         named = [held.get(name) for name in ("n_tokens", "n_prompt", "state_bytes")]
@@ -146,7 +151,7 @@ class KeptStates:
             self._kept[path] = Kept(path, list(tokens), n_prompt, path.stat().st_size)
             self._bound(path)
         except (OSError, RemoeError) as error:
-            self._note(f"{path}: a conversation's state was not kept: {error}")
+            self._note(f"a conversation's state was not kept: {error}")
 
     def load(self, kept: Kept, place: int) -> bool:
         """Put a state into a place, which is empty; return whether it is there now."""

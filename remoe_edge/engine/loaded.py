@@ -313,13 +313,13 @@ class Loaded:
             self.last_words = None
 
     def _save(self) -> None:
-        try:
-            self._save_profile()
-            if self.past_prompts is not None:
-                self.past_prompts.save()
-        finally:
+        """Write each file, whatever becomes of the others. Raises the last error there was."""
+        with contextlib.ExitStack() as stack:
             if self.trace is not None:
-                self.trace.close()
+                stack.callback(self.trace.close)
+            if self.past_prompts is not None:
+                stack.callback(self.past_prompts.save)
+            self._save_profile()
 
     def _save_profile(self) -> None:
         native = self.native

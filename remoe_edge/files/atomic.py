@@ -21,6 +21,7 @@ Progress = Callable[[int, int], None]
 
 _PIECE_BYTES = 16 << 20
 _STEM_BYTES = 200  # of an output's name in that of its temporary file: names have up to 255
+_MOST_LINKS = 40  # in a row, as the kernel has it
 _MODEL = b"GGUF"
 _SHARD = re.compile(r"(.*)-\d{5}-of-(\d{5})\.gguf", re.DOTALL)
 # Between file systems, and on old kernels, copy_file_range fails; plain reads and writes do.
@@ -41,8 +42,11 @@ def check_output(output: Path, inputs: Sequence[str | Path], *, is_made: bool = 
         return
     if output.is_dir():
         raise InputError(f"{output} is a folder; give the path of a file")
-    if not output.absolute().parent.is_dir():
-        raise InputError(f"{output.absolute().parent} does not exist; create it first")
+    folder = Path(os.path.realpath(output)).parent  # of what a link names
+    if not folder.is_dir():
+        raise InputError(f"{folder} does not exist; create it first")
+    if not is_stream(output) and not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(f"{folder} cannot be written to; give another output")
 
 
 def _is_same(one: Path, other: Path) -> bool:
@@ -118,6 +122,17 @@ def replacing(outputs: Sequence[Path]) -> Iterator[list[Path]]:
             path.unlink(missing_ok=True)
 
 
+def write_text(text: str, path: Path) -> None:
+    """Write a text into a file, whole or not at all. Raises ReadError, which names the path.
+
+    Bytes of a name that are no UTF-8 are lone surrogates in `text`. They become escapes, which JSON
+    reads as what they were.
+    """
+    data = text.encode("utf-8", "backslashreplace")
+    with replacing([path]) as (part,):
+        part.write_bytes(data)
+
+
 def cut_short(path: Path) -> str:
     """Return what to say of a file that is missing since its set was being replaced; "" of others."""
     real = Path(os.path.realpath(path))
@@ -141,8 +156,27 @@ def _beside(output: Path, what: str) -> Path:
     return output.absolute().parent / f".{stem}.{secrets.token_hex(4)}.{what}"
 
 
+def descriptor_of(path: Path) -> int | None:
+    """Say which file that this process has open a path names, as /dev/stdout does; None for others.
+
+    What it leads to is its owner's, who may have written to it before and go on after.
+    """
+    own = os.path.realpath("/proc/self/fd")
+    path = path.absolute()
+    for _ in range(_MOST_LINKS):
+        folder = os.path.realpath(path.parent)
+        if folder == own:
+            return int(path.name) if path.name.isdecimal() else None
+        if not path.is_symlink():
+            break
+        path = Path(folder) / os.readlink(path)
+    return None
+
+
 def is_stream(output: Path) -> bool:
     """Say whether something is written to, such as /dev/null, /dev/stdout or a pipe, and not replaced."""
+    if descriptor_of(output) is not None:
+        return True
     try:
         mode = output.stat().st_mode
     except OSError:
@@ -152,7 +186,8 @@ def is_stream(output: Path) -> bool:
 
 def refuse_to_replace_device(output: Path) -> None:
     """Raise InputError where something other than a file would be gone from under its name."""
-    if os.path.exists(output) and not os.path.isfile(output):
+    is_file = os.path.isfile(output) or not os.path.exists(output)
+    if not is_file or descriptor_of(output) is not None:
         raise InputError(f"{output} is no file that can be written anew; give another output")
 
 
@@ -161,7 +196,9 @@ def _written_through(output: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as folder, errors_naming(output):
         path = Path(folder) / "output"
         yield path
-        with path.open("rb") as reader, output.open("wb") as writer:
+        number = descriptor_of(output)
+        to = output if number is None else os.dup(number)  # opened anew, what it has would be gone
+        with path.open("rb") as reader, open(to, "wb") as writer:
             shutil.copyfileobj(reader, writer)
 
 

@@ -1,4 +1,7 @@
-"""GGUF files of this program's own: each says by a key that it is one, and of which version."""
+"""GGUF files of this program's own: each says by a key that it is one, and of which version.
+
+To other programs they are adapters, which no model is.
+"""
 
 from __future__ import annotations
 
@@ -21,4 +24,16 @@ def open_own(
         raise InputError(f"{path} is {otherwise}")
     if found != version:
         raise UnsupportedError(f"{path} is {what} of version {found}, this program reads {version}")
+    return file
+
+
+def open_model(path: str | os.PathLike[str]) -> _core.ModelFile:
+    """Open a model to read its header. Raises InputError for an adapter, such as an overlay."""
+    file = _core.ModelFile.open(path)
+    if file.string("general.type") == "adapter":
+        kind = file.string("adapter.type") or "of a kind it does not name"
+        raise InputError(
+            f"{os.fspath(path)} is an adapter ('{kind}'), not a model: name the model that it was "
+            "made for"
+        )
     return file

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+from pathlib import Path
 from typing import Any
 
-from remoe_edge.errors import UnsupportedError
+from remoe_edge.errors import InputError, UnsupportedError
 
 _MISSING = "pictures need matplotlib: pip install 'remoe-edge[plot]'"
 
@@ -15,10 +16,14 @@ def available() -> bool:
     return importlib.util.find_spec("matplotlib") is not None
 
 
-def check() -> None:
-    """Raise UnsupportedError where nothing can be drawn: for before what takes long."""
-    if not available():
-        raise UnsupportedError(_MISSING)
+def check(path: Path) -> None:
+    """Refuse, before what takes long, a picture that cannot be drawn. Raises as `pyplot`, and InputError.
+
+    The ending of its name says what kind of picture it is.
+    """
+    kinds = pyplot().Figure().canvas.get_supported_filetypes()
+    if path.suffix.lower().removeprefix(".") not in kinds:
+        raise InputError(f"{path}: a picture's name ends in .png, .svg or .pdf")
 
 
 def pyplot() -> Any:
@@ -31,3 +36,13 @@ def pyplot() -> Any:
     from matplotlib import pyplot as drawn
 
     return drawn
+
+
+def drawn_name(name: str) -> str:
+    """Give a name of somebody else's as matplotlib has to be told it, to draw it as it is.
+
+    It takes what stands between two `$` for a formula, leaves a curve whose name begins with `_` out of
+    the legend, and stops at bytes that are no UTF-8.
+    """
+    text = name.encode("utf-8", "backslashreplace").decode().replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from remoe_edge.errors import InputError
-from remoe_edge.files.reading import read_text
+from remoe_edge.files.reading import numbered_lines, read_text
 
 _BETWEEN = re.compile(r"^---$", re.MULTILINE)
 
@@ -33,9 +33,7 @@ def _texts(text: str) -> list[str]:
 
 def _json_lines(text: str, path: Path) -> list[str]:
     prompts = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip():
-            continue
+    for number, line in numbered_lines(text):
         try:
             prompt = json.loads(line)["prompt"]
         except (ValueError, KeyError, TypeError, RecursionError) as error:

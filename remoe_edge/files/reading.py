@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from remoe_edge.errors import InputError
 
 MOST_BYTES = 256 << 20  # of a pipe or a device
+_BYTE_ORDER_MARK = "\ufeff"
 
 
 def open_regular(path: str | Path, what: str) -> BinaryIO:
@@ -47,11 +49,24 @@ def read_whole(path: str | Path, what: str) -> bytes:
 
 
 def read_text(path: str | Path, what: str) -> str:
-    """Read a text as `read_whole` reads bytes. Raises InputError, with the offset of what is no UTF-8."""
+    """Read a text as `read_whole` reads bytes, without the mark that some editors put before it.
+
+    Raises InputError, with the offset of what is no UTF-8.
+    """
     try:
-        return read_whole(path, what).decode()
+        return read_whole(path, what).decode().removeprefix(_BYTE_ORDER_MARK)
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: at offset {error.start}: no UTF-8 text") from error
+
+
+def numbered_lines(text: str) -> Iterator[tuple[int, str]]:
+    """Yield the lines of a JSON lines file that are not blank, each with its number.
+
+    Only a newline ends one: the texts in it may hold what str.splitlines takes for an end (U+2028).
+    """
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            yield number, line
 
 
 def _read_to_end(stream: BinaryIO, what: str) -> bytes:

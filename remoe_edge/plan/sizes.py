@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from remoe_edge.engine.kv_cache import kv_bytes
 from remoe_edge.engine.nextn_layers import dense_bytes
 from remoe_edge.errors import UnsupportedError
+from remoe_edge.files.own_gguf import open_model
 from remoe_edge.native import _core
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def measure_sizes(path: str | os.PathLike[str], n_ctx: int) -> ModelSizes:
     """
     from remoe_edge.files.fingerprint import fingerprint
 
-    file = _core.ModelFile.open(os.fspath(path))
+    file = open_model(path)
     if not file.expert_layers:
         raise UnsupportedError(f"{os.fspath(path)} is a dense model: it has no experts to plan for")
     model: StreamedModel = _core.StreamedModel.open(file.paths[0], depth=1, repack=False)

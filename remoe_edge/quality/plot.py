@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from remoe_edge.engine.lossy import MEANS
-from remoe_edge.files.pictures import pyplot
+from remoe_edge.files.pictures import drawn_name, pyplot
 from remoe_edge.quality.price_list import Price, PriceList
 from remoe_edge.quality.setting import Setting
 
@@ -42,6 +42,7 @@ def draw(lists: Mapping[str, PriceList], path: Path) -> None:
     for (name, prices), style, fill in zip(
         lists.items(), cycle(_STYLES), cycle(_FILLS), strict=False
     ):
+        name = drawn_name(name)
         _draw_means(left, name, prices, style, fill, lambda each: 100 * each.worst_loss)
         _draw_means(right, name, prices, style, fill, mean_perplexity)
         best = frontier(prices)

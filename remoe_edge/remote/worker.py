@@ -14,6 +14,7 @@ from remoe_edge.engine.settings import MAX_THREADS
 from remoe_edge.errors import InputError
 from remoe_edge.files.fingerprint import fingerprint
 from remoe_edge.files.keys_file import check_keys_file
+from remoe_edge.files.own_gguf import open_model
 from remoe_edge.files.path_argument import path_argument
 from remoe_edge.machine.processors import default_threads
 from remoe_edge.native import _core
@@ -64,7 +65,7 @@ class Worker:
         path = path_argument("the model's path", path)
         if not os.path.isfile(path):
             raise InputError(f"no model at {path}")
-        model = _core.ModelFile.open(str(path))
+        model = open_model(path)
         if keys is not None:
             check_keys_file(keys)
         if threads is not None and not 1 <= threads <= MAX_THREADS:

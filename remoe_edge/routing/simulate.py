@@ -9,7 +9,7 @@ from typing import Any
 
 from remoe_edge import _core
 from remoe_edge.errors import InputError
-from remoe_edge.files.pictures import pyplot
+from remoe_edge.files.pictures import drawn_name, pyplot
 from remoe_edge.routing.replay import check_slots
 from remoe_edge.routing.trace import Trace
 from remoe_edge.units import parse_bytes
@@ -162,7 +162,7 @@ def plot(outcomes: Sequence[Outcome], path: str, title: str) -> None:
             "k--" if policy == ORACLE else "o-",
             label=policy,
         )
-    axes.set(xlabel="cache, % of all experts", ylabel="misses per token", title=title)
+    axes.set(xlabel="cache, % of all experts", ylabel="misses per token", title=drawn_name(title))
     axes.set_ylim(bottom=0)
     axes.legend()
     try:

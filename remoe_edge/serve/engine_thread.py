@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
@@ -26,15 +25,24 @@ class EngineThread(ABC):
     """Own an engine and the thread that uses it: what every `Conversations` has in common.
 
     load_engine: makes the engine, in that thread. queue_limit: requests that may wait beside those that
-    are answered. figures: is told of every request.
+    are answered. figures: is told of every request. note: takes in a line what the engine notes once it
+    is loaded, in that thread.
     """
 
     def __init__(
-        self, load_engine: Callable[[], Engine], *, queue_limit: int, figures: Figures
+        self,
+        load_engine: Callable[[], Engine],
+        *,
+        queue_limit: int,
+        figures: Figures,
+        note: Callable[[str], None] = lambda line: None,
     ) -> None:
         self._load_engine = load_engine
         self._queue_limit = queue_limit
         self._figures = figures
+        self._note = note
+        self._engine_notes: list[str] = []
+        self._n_noted = 0
         self._changed = threading.Condition()
         self._queue: deque[RequestStream] = deque()
         self._engine: Engine | None = None
@@ -135,6 +143,12 @@ class EngineThread(ABC):
     def _prepare(self, engine: Engine) -> None:  # noqa: B027 - not everybody has to
         """Make what answering takes, in the engine's thread; what it raises is a failure to load."""
 
+    def _tell(self) -> None:
+        """Pass on what the engine has noted since."""
+        while self._n_noted < len(self._engine_notes):
+            self._n_noted += 1
+            self._note(self._engine_notes[self._n_noted - 1])
+
     def _took(self, seconds: float) -> None:
         self._request_s += 0.3 * (seconds - self._request_s)
 
@@ -142,12 +156,15 @@ class EngineThread(ABC):
         engine = None
         try:
             engine = self._load_engine()
+            self._engine_notes = engine.notes
+            self._n_noted = len(engine.notes)  # whoever loads it says those
             self._prepare(engine)
         except Exception as error:
             self._failure, self._state = error, "failed"
             if engine is not None:
                 engine.close()
             return
+        self._tell()
         with self._changed:
             self._engine = engine
             if self._state == "loading":
@@ -155,5 +172,8 @@ class EngineThread(ABC):
         try:
             self._serve(engine)
         finally:
-            with contextlib.suppress(RemoeError):  # a profile that could not be written
+            try:
                 engine.close()
+            except RemoeError as error:  # a profile that could not be written
+                self._failure = error
+            self._tell()

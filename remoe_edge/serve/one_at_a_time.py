@@ -22,10 +22,15 @@ class OneAtATime(EngineThread):
     """Make one answer at a time. Implements `Conversations`."""
 
     def __init__(
-        self, load_engine: Callable[[], Engine], *, queue_limit: int, figures: Figures
+        self,
+        load_engine: Callable[[], Engine],
+        *,
+        queue_limit: int,
+        figures: Figures,
+        note: Callable[[str], None] = lambda line: None,
     ) -> None:
         self._running: RequestStream | None = None
-        super().__init__(load_engine, queue_limit=queue_limit, figures=figures)
+        super().__init__(load_engine, queue_limit=queue_limit, figures=figures, note=note)
 
     @property
     def load(self) -> Load:
@@ -48,6 +53,7 @@ class OneAtATime(EngineThread):
         while (request := self._next()) is not None:
             begun_s = time.monotonic()
             self._answer(engine, request)
+            self._tell()
             with self._changed:
                 self._running = None
                 self._took(time.monotonic() - begun_s)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from remoe_edge.errors import InputError
+
+_ORIGIN = re.compile(r"https?://[^/?#\s]+")  # as browsers send it: without a path
 
 
 @dataclass(frozen=True)
@@ -36,10 +39,17 @@ class ServeSettings:
     most_clients: int = 256
 
     def __post_init__(self) -> None:
-        if self.api_key is not None and not (self.api_key and self.api_key.isascii()):
-            raise InputError("the API key is empty, or has other than ASCII characters")
+        key = self.api_key
+        # What no header can bring would lock everybody out.
+        if key is not None and not (
+            key and key.isascii() and key.isprintable() and key == key.strip()
+        ):
+            raise InputError(
+                "the API key is empty, or has other than printable ASCII characters, or blanks around "
+                "it: it is one line"
+            )
         if (self.certificate is None) != (self.private_key is None):
             raise InputError("TLS needs both a certificate and its private key")
         for origin in self.cors:
-            if origin != "*" and not origin.startswith(("http://", "https://")):
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
                 raise InputError(f"'{origin}' is no origin: write http://HOST[:PORT], or *")

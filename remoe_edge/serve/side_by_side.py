@@ -37,6 +37,7 @@ class SideBySide(EngineThread):
         *,
         queue_limit: int,
         figures: Figures,
+        note: Callable[[str], None] = lambda line: None,
         max_pause_s: float = 5.0,
         max_wait_s: float = 180.0,
         most_together: int = 0,
@@ -47,7 +48,7 @@ class SideBySide(EngineThread):
         self._batch: ContinuousBatch | None = None
         self._begun: dict[RequestStream, _Answers] = {}  # requests of which an answer has begun
         self._next_asks: deque[tuple[_Answers, int]] = deque()  # the rest of theirs
-        super().__init__(load_engine, queue_limit=queue_limit, figures=figures)
+        super().__init__(load_engine, queue_limit=queue_limit, figures=figures, note=note)
 
     @property
     def load(self) -> Load:
@@ -92,6 +93,7 @@ class SideBySide(EngineThread):
                     self._fail_all(RemoeError("the step was interrupted"))
                 except Exception as error:
                     self._fail_all(error)
+                self._tell()
         finally:
             self._fail_all(RemoeError("the server is stopping"))
             batch.close()

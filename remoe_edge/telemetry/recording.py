@@ -19,7 +19,7 @@ import remoe_edge
 from remoe_edge.engine.observers import Step
 from remoe_edge.engine.stats import AnswerStats
 from remoe_edge.errors import InputError
-from remoe_edge.files.atomic import refuse_to_replace_model
+from remoe_edge.files.atomic import descriptor_of, refuse_to_replace_model
 from remoe_edge.machine.description import describe
 from remoe_edge.telemetry.sample import Sample
 from remoe_edge.telemetry.sampler import Sampler
@@ -37,8 +37,9 @@ class Lines:
     def __init__(self, path: Path, note: Callable[[str], None]) -> None:
         refuse_to_replace_model(path)
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        number = descriptor_of(path)
         try:
-            self._fd = os.open(path, flags, 0o644)
+            self._fd = os.open(path, flags, 0o644) if number is None else os.dup(number)
         except OSError as error:
             raise InputError(f"{path}: telemetry cannot be written: {error.strerror}") from error
         self._path, self._note = path, note

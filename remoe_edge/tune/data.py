@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from remoe_edge.errors import InputError, ModelError
-from remoe_edge.files.reading import read_whole
+from remoe_edge.files.reading import numbered_lines, read_whole
 
 Tokens = npt.NDArray[np.int64]
 DOCUMENT_END = "<|endoftext|>"
@@ -215,7 +215,9 @@ def _read(path: Path, tokenizer: Any, limit: int) -> tuple[Tokens, int]:
 
 def _documents(path: Path, limit: int) -> Iterator[str | list[dict[str, str]]]:
     try:
-        text = read_whole(path, "text").decode().replace("\r\n", "\n").replace("\r", "\n")
+        text = (
+            read_whole(path, "text").decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+        )
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 text at byte {error.start}") from error
     if path.suffix == ".txt":
@@ -228,13 +230,12 @@ def _documents(path: Path, limit: int) -> Iterator[str | list[dict[str, str]]]:
         return
     if path.suffix != ".jsonl":
         raise InputError(f"{path}: data files end in {', '.join(SUFFIXES)}")
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip():
-            continue
+    for number, line in numbered_lines(text):
         try:
             record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{path}:{number}: not JSON: {error.msg}") from error
+        except (ValueError, RecursionError) as error:
+            why = getattr(error, "msg", error)
+            raise InputError(f"{path}:{number}: not JSON: {why}") from error
         if isinstance(record, dict) and isinstance(record.get("text"), str):
             yield record["text"]
         elif isinstance(record, dict) and isinstance(record.get("messages"), list):

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from remoe_edge.files.pictures import pyplot
+from remoe_edge.files.pictures import drawn_name, pyplot
 
 
 def _axes(rows: int, columns: int, size: tuple[float, float]) -> Any:
@@ -69,7 +69,7 @@ def draw_pareto(
             [p["perplexity"] for p in members],
             [p["misses"] for p in members],
             "o-",
-            label=name,
+            label=drawn_name(name),
             linewidth=1,
             markersize=5,
         )
@@ -82,7 +82,7 @@ def draw_pareto(
         )
         for point in members:
             axis.annotate(
-                str(point["name"]),
+                drawn_name(str(point["name"])),
                 (point["perplexity"], point["misses"]),
                 fontsize=7,
                 xytext=(4, 3),

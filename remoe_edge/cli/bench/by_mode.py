@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from remoe_edge.cli.results import print_json
-from remoe_edge.cli.terminal import escape, say
+from remoe_edge.cli.terminal import escape, print_tables, say
 from remoe_edge.errors import InputError
 
 
@@ -26,8 +26,6 @@ def run_by_mode(
     measure: Callable[[], tuple[dict[str, Any], bool]], output: Path | None, as_json: bool
 ) -> None:
     """Measure at each mode; print the table, or the whole as JSON."""
-    from rich.console import Console
-
     from remoe_edge.bench import record as records
     from remoe_edge.bench.power_modes import Board, at_each_mode
 
@@ -45,7 +43,6 @@ def run_by_mode(
     if as_json:
         print_json(found.as_json())
         return
-    console = Console()
-    Console(width=None if console.is_terminal else 120).print(found.table())
+    print_tables(found.table(), width=120)
     for name, why in found.left_out.items():
         click.echo(escape(f"left out: {name}: {why}"))

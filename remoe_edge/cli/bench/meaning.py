@@ -78,7 +78,11 @@ def _routers(path: Path, names: tuple[str, ...]) -> dict[str, str | None]:
         elif name in ("default", "on"):
             found[name] = str(shipped_routers(path).absolute())
         elif Path(name).is_file():
-            found[Path(name).name] = str(Path(name).absolute())
+            overlay = str(Path(name).absolute())
+            if found.setdefault(Path(name).name, overlay) != overlay:
+                raise InputError(
+                    f"two sets of routers are named {Path(name).name}: name one otherwise"
+                )
         else:
             raise InputError(f"no routers at {name}; write off, default or an overlay's path")
     return found

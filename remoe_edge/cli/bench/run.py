@@ -145,7 +145,8 @@ def run(
     """
     from remoe_edge.bench import record as records
     from remoe_edge.bench.arms import without_folders
-    from remoe_edge.files.atomic import check_output
+    from remoe_edge.files.atomic import check_output, write_text
+    from remoe_edge.files.own_gguf import open_model
 
     if not model.is_file():
         raise InputError(f"no model at {model}")
@@ -154,6 +155,7 @@ def run(
     for path in (output, csv, html):
         if path is not None:
             check_output(path, [model])
+    open_model(model)
     table = None
     if price is not None:
         from remoe_edge.placement.price import load as load_prices
@@ -185,11 +187,11 @@ def run(
     if csv is not None:
         from remoe_edge.bench.tokens_csv import tokens_csv
 
-        records.write_text(tokens_csv(record), csv)
+        write_text(tokens_csv(record), csv)
     if html is not None:
         from remoe_edge.bench.page import page
 
-        records.write_text(page(record), html)
+        write_text(page(record), html)
     if not whole:
         context.exit(130)
     if record["differs"]:

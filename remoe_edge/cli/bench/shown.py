@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from remoe_edge.cli.terminal import escape, say
+from remoe_edge.cli.terminal import escape, print_tables, say
 
 
 @contextlib.contextmanager
@@ -19,35 +19,27 @@ def progress_line() -> Iterator[Callable[[str, int, str, int], None]]:
         yield lambda arm, number, prompt, n_tokens: None
         return
     from rich.console import Console
+    from rich.text import Text
 
     with Console(stderr=True).status("starting") as status:
         yield lambda arm, number, prompt, n_tokens: status.update(
-            escape(f"round {number}, {arm}: {prompt or 'loading'} {n_tokens or ''}")
+            Text(escape(f"round {number}, {arm}: {prompt or 'loading'} {n_tokens or ''}"))
         )
 
 
 def show_record(record: dict[str, Any]) -> None:
     """Print the tables of a record, and what to mind when reading them."""
-    from rich.console import Console
-
     from remoe_edge.bench.table import disturbances, remarks, tables
 
-    console = Console()
-    # Whole lines, also through a pipe, which has no width.
-    console = Console(width=None if console.is_terminal else 240)
-    for table in tables(record):
-        console.print(table)
+    print_tables(*tables(record), width=240)
     for line in remarks(record) + disturbances(record):
         click.echo(escape(line))
 
 
 def show_comparison(found: dict[str, Any]) -> None:
     """Print a comparison, what is not alike first."""
-    from rich.console import Console
-
     from remoe_edge.bench.compare import table
 
     for line in found["differences"]:
         say(f"note: {line}")
-    console = Console()
-    Console(width=None if console.is_terminal else 140).print(table(found))
+    print_tables(table(found), width=140)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from remoe_edge.engine.tokenizer import Tokenizer
 from remoe_edge.serve.asks import MOST_ANSWERS, text_ask
 from remoe_edge.serve.conversations import Ask
-from remoe_edge.serve.events import Event, Finish, Text, TokenChoice
+from remoe_edge.serve.events import Event, Finish, Text, TokenChoice, TokenText
 from remoe_edge.serve.fields import BadField, Fields
 from remoe_edge.serve.protocols.openai_chat import finish_reason, read_stream
 from remoe_edge.serve.protocols.reply import Frame, Gathered, costs, new_id, now
@@ -111,6 +112,31 @@ def check_ids(engine: Engine, tokens: Sequence[Any], param: str) -> None:
         raise BadField(param, f"{param}: the model has tokens 0 to {n_vocab - 1}")
 
 
+def _by_text(top: Sequence[TokenText]) -> dict[str, float]:
+    """Name tokens by their texts. Parts of characters look alike: the likeliest of those is named."""
+    found: dict[str, float] = {}
+    for each in top:
+        found.setdefault(each.data.decode("utf-8", "replace"), max(each.logprob, -9999.0))
+    return found
+
+
+class _Offset:
+    """Say at which character of a text its tokens begin, one after another.
+
+    Tokens may have parts of a character: it counts once, with the token that completes it.
+    """
+
+    def __init__(self, begin: int) -> None:
+        self._at = begin
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def of(self, data: bytes) -> int:
+        """Take the next token's bytes, and say where it begins."""
+        at = self._at
+        self._at += len(self._decoder.decode(data))
+        return at
+
+
 class CompletionReply:
     """Write chunks, or one completion. Implements `Reply`. echoed: a text for each prompt."""
 
@@ -121,7 +147,7 @@ class CompletionReply:
             "id": new_id("cmpl-"), "object": "text_completion", "created": now(), "model": model,
         }  # fmt: skip
         self._answers = [Gathered() for _ in range(asked.n * len(asked.prompts))]
-        self._offsets = [len(each) for each in self._echoed] or [0] * len(self._answers)
+        self._offsets = self._at_the_beginning()
 
     def begin(self) -> Iterable[Frame]:
         """Write the prompts, where they are echoed."""
@@ -150,7 +176,7 @@ class CompletionReply:
     def whole(self) -> dict[str, Any]:
         """Write the completion."""
         echoed = self._echoed or [""] * len(self._answers)
-        self._offsets = [len(each) for each in echoed]
+        self._offsets = self._at_the_beginning()
         choices = [
             self._choice(
                 i, echoed[i] + each.text, reason=finish_reason(each), tokens=each.tokens
@@ -185,18 +211,15 @@ class CompletionReply:
 
     def _logprobs(self, index: int, tokens: Sequence[TokenChoice]) -> dict[str, Any]:
         texts = [each.data.decode("utf-8", "replace") for each in tokens]
-        offsets = []
-        for text in texts:
-            offsets.append(self._offsets[index])
-            self._offsets[index] += len(text)
-        top = [
-            {low.data.decode("utf-8", "replace"): max(low.logprob, -9999.0) for low in each.top}
-            for each in tokens
-        ]
+        offsets = [self._offsets[index].of(each.data) for each in tokens]
+        top = [_by_text(each.top) for each in tokens]
         logprobs = [max(each.logprob, -9999.0) for each in tokens]
         return {
             "tokens": texts, "token_logprobs": logprobs, "top_logprobs": top, "text_offset": offsets,
         }  # fmt: skip
+
+    def _at_the_beginning(self) -> list[_Offset]:
+        return [_Offset(len(each)) for each in self._echoed or [""] * len(self._answers)]
 
     def _of(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return {**self._head, "choices": choices}
