@@ -191,6 +191,61 @@ def test_two_contexts_in_two_threads(model: Path) -> None:
     assert plugged.script(text, model, cache="30%", prefetch="on").stdout == plain.stdout
 
 
+def test_models_come_and_go_in_several_threads(model: Path) -> None:
+    """One that ends while others begin: nobody's cache is resized after it has gone."""
+    text = """
+        import threading
+        first = load(sys.argv[1]); ctx = context(first)
+        assert decode(ctx, [5, 6, 7]) == 0
+        right = bits(ctx, first)
+        def come_and_go():
+            for _ in range(8):
+                model = load(sys.argv[1])
+                if model:
+                    lib.llama_model_free(model)
+        threads = [threading.Thread(target=come_and_go) for _ in range(4)]
+        for each in threads:
+            each.start()
+        for each in threads:
+            each.join()
+        forget(ctx)
+        assert decode(ctx, [5, 6, 7]) == 0
+        print(bits(ctx, first) == right)
+    """
+    assert plugged.script(text, model, cache="1MiB").stdout.strip() == "True"
+
+
+def test_a_forked_child_is_told_and_harms_nobody(model: Path, tmp_path: Path) -> None:
+    """It has none of the parent's threads, but its ring: what it read came to the parent, which died."""
+    text = """
+        import os
+        first = load(sys.argv[1]); ctx = context(first, n_threads=1, n_threads_batch=1)
+        assert decode(ctx, [5, 6, 7]) == 0
+        right, shown = bits(ctx, first), os.listdir(sys.argv[2])
+        child = os.fork()
+        if child == 0:
+            forget(ctx)
+            print(decode(ctx, [9, 10, 11]) != 0)
+            lib.llama_free(ctx); lib.llama_model_free(first)
+            print(os.listdir(sys.argv[2]) == shown)
+            own = load(sys.argv[1]); ctx = context(own, n_threads=1, n_threads_batch=1)
+            assert decode(ctx, [5, 6, 7]) == 0
+            print(bits(ctx, own) == right)
+            lib.llama_free(ctx); lib.llama_model_free(own)
+            print(os.listdir(sys.argv[2]) == shown, flush=True)
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        forget(ctx)
+        assert decode(ctx, [5, 6, 7]) == 0
+        print(bits(ctx, first) == right, len(shown), os.listdir(sys.argv[2]) == shown)
+    """
+    status = tmp_path / "status"
+    status.mkdir(mode=0o700)
+    done = plugged.script(text, model, status, cache="0.001%", status=str(status))
+    assert done.stdout.split() == ["True"] * 5 + ["1", "True"]
+    assert "load it after the fork" in plugged.said(done)
+
+
 def test_state_is_saved_and_loaded(folder: Path, model: Path) -> None:
     text = """
         import ctypes

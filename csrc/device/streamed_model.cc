@@ -125,6 +125,15 @@ StreamedModel::~StreamedModel() {
   (void)EndEvent();
 }
 
+Status StreamedModel::CheckProcess() const {
+  if (birthplace_.is_here()) return Status::Ok();
+  return Status(
+      Code::kNotSupported,
+      Format("%s was loaded by the process that this one was forked from, and the threads "
+             "that read it are not here: load it after the fork",
+             file_.paths()[0].c_str()));
+}
+
 Status StreamedModel::Attach(const AttachOptions& options) {
   const std::lock_guard<std::mutex> lock(step_mutex_);
   try {
@@ -286,6 +295,7 @@ bool StreamedModel::Expect(const float* bonus) {
 
 Status StreamedModel::ReadTensor(const TensorOrigin& origin, uint64_t offset, uint64_t n_bytes,
                                  uint8_t* dest) {
+  REMOE_RETURN_IF_ERROR(CheckProcess());
   const ExpertMatrix& matrix = layers_[origin.layer].matrices[origin.matrix];
   const Tensor& tensor = file_.tensors()[matrix.tensor];
   if (offset > tensor.n_bytes || n_bytes > tensor.n_bytes - offset) {
@@ -297,6 +307,7 @@ Status StreamedModel::ReadTensor(const TensorOrigin& origin, uint64_t offset, ui
 }
 
 void StreamedModel::Learn(const TensorOrigin& origin, const ggml_tensor* product) {
+  if (!birthplace_.is_here()) return;  // no step will come, and who has a lock may not be here
   router_notes_->Note(origin.layer, product);
   const Matrix matrix = layers_[origin.layer].matrices[origin.matrix].matrix;
   if (matrix == Matrix::kDown) return;

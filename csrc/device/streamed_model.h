@@ -9,6 +9,9 @@
 //
 // Opening, attaching and what changes the cache from one thread at a time; steps lock step_mutex().
 // Counts, interruption and failure from any thread.
+//
+// A forked child has a model of its parent's, but none of its threads: there nothing may be asked of it
+// but CheckProcess(), and it is never destroyed.
 #ifndef REMOE_DEVICE_STREAMED_MODEL_H_
 #define REMOE_DEVICE_STREAMED_MODEL_H_
 
@@ -20,6 +23,7 @@
 #include <string>
 #include <vector>
 
+#include "base/birthplace.h"
 #include "base/status.h"
 #include "device/cache_sizes.h"
 #include "device/coarse_experts.h"
@@ -148,6 +152,9 @@ class StreamedModel {
   // Whether the last step's graph showed the router's probabilities; false before the first.
   bool router_probabilities() const { return scores_seen_; }
 
+  // kNotSupported in a forked child of the process that made it.
+  Status CheckProcess() const;
+
   // --- for who loads ---
   void BeginLoad() { loading_.SetUnderWay(true); }
   void EndLoad(uint64_t dense_bytes_read, double seconds) {
@@ -215,6 +222,7 @@ class StreamedModel {
   Status MakeStore(const AttachOptions& options);
   int EventSlots(int n_slots) const;
 
+  const Birthplace birthplace_;
   ModelFile file_;
   std::vector<ExpertLayer> layers_;
   int n_trunk_ = 0;  // of them, that every token runs through

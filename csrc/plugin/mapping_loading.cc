@@ -28,11 +28,13 @@ class MappedTensors : public BufferTensors {
     origins_.reserve(n_tensors);  // llama.cpp's tensors point at them
   }
   ~MappedTensors() override {
+    if (model_ != nullptr && !model_->CheckProcess().ok()) {
+      (void)model_.release();  // a forked child: ending it would wait for the parent's threads
+      return;
+    }
     if (model_ != nullptr) {
-      const StreamedModel* gone = model_.get();
-      loading_->status_.Leave(gone);
-      model_.reset();
-      loading_->budget_.Leave(gone);
+      loading_->status_.Leave(model_.get());
+      loading_->budget_.Leave(std::move(model_));
     }
     const std::lock_guard<std::mutex> lock(loading_->mutex_);
     for (const FileMapping& shard : mapped_.shards) loading_->taken_.erase(shard.begin);

@@ -98,6 +98,10 @@ void ProcessBudget::Resize(const std::vector<int>& slots) {
 
 Status ProcessBudget::Join(StreamedModel* model, const AttachOptions& options) {
   const std::lock_guard<std::mutex> lock(mutex_);
+  if (!birthplace_.is_here()) {  // a forked child: the models so far are its parent's
+    models_.clear();
+    birthplace_ = Birthplace();
+  }
   Models wished = models_;
   wished.push_back(model);
   const uint64_t budget_bytes = Total(wished);
@@ -120,11 +124,12 @@ Status ProcessBudget::Join(StreamedModel* model, const AttachOptions& options) {
   return Status::Ok();
 }
 
-void ProcessBudget::Leave(const StreamedModel* model) {
+void ProcessBudget::Leave(std::unique_ptr<StreamedModel> model) {
   const std::lock_guard<std::mutex> lock(mutex_);
-  const auto left = std::find(models_.begin(), models_.end(), model);
+  const auto left = std::find(models_.begin(), models_.end(), model.get());
   if (left == models_.end()) return;
   models_.erase(left);
+  model.reset();  // under the lock: a model that joins meanwhile must not find half of it
   if (!models_.empty()) Resize(Slots(models_, Total(models_)));
 }
 

@@ -5,14 +5,16 @@
 // shared out in proportion to what each could still use. A share of experts (30%) is each model's own,
 // and needs no sharing.
 //
-// Models leave when their caches are gone. Any thread.
+// Models are ended as they leave. In a forked child it begins anew. Any thread.
 #ifndef REMOE_PLUGIN_PROCESS_BUDGET_H_
 #define REMOE_PLUGIN_PROCESS_BUDGET_H_
 
 #include <cstdint>
+#include <memory>
 #include <mutex>
 #include <vector>
 
+#include "base/birthplace.h"
 #include "base/status.h"
 #include "device/streamed_model.h"
 #include "plugin/cache_amount.h"
@@ -34,8 +36,8 @@ class ProcessBudget {
   // Gives the model its cache; `options` says all but its size. kBudgetTooSmall where the floors of
   // all models together do not fit: then nothing has changed.
   Status Join(StreamedModel* model, const AttachOptions& options);
-  // The model has ended: the others grow.
-  void Leave(const StreamedModel* model);
+  // Ends the model, if it has joined or not; the others grow.
+  void Leave(std::unique_ptr<StreamedModel> model);
   // Bytes of all caches.
   uint64_t n_bytes() const;
 
@@ -50,6 +52,7 @@ class ProcessBudget {
 
   const CacheAmount amount_;
   mutable std::mutex mutex_;
+  Birthplace birthplace_;
   Models models_;
   uint64_t room_bytes_ = 0;  // of kAuto, dense weights included: measured when the first joins
 };

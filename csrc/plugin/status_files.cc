@@ -11,6 +11,7 @@
 #include <deque>
 #include <new>
 #include <random>
+#include <system_error>
 #include <thread>
 
 #include "base/format.h"
@@ -234,10 +235,23 @@ void StatusFiles::Join(StreamedModel* model) {
     return;
   }
   const std::lock_guard<std::mutex> lock(mutex_);
+  if (!birthplace_
+           .is_here()) {  // a forked child: the files so far are its parent's, and its thread
+    for (auto& of_parent : shown_) (void)of_parent.release();
+    shown_.clear();
+    looking_ = false;
+    birthplace_ = Birthplace();
+  }
+  if (!looking_) {
+    try {
+      std::thread([this] { LookOn(); }).detach();
+    } catch (const std::system_error&) {
+      LogInfo("`remoe-edge top` will not show this program: no thread can be started");
+      return;
+    }
+    looking_ = true;
+  }
   shown_.push_back(std::move(shown));
-  if (looking_) return;
-  looking_ = true;
-  std::thread([this] { LookOn(); }).detach();
 }
 
 void StatusFiles::Leave(const StreamedModel* model) {

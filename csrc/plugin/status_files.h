@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "base/birthplace.h"
 #include "device/streamed_model.h"
 
 namespace remoe::plugin {
@@ -33,6 +34,7 @@ class StatusFiles {
 
   const std::string where_, runtime_folder_;
   std::mutex mutex_;
+  Birthplace birthplace_;
   std::vector<std::unique_ptr<Shown>> shown_;
   bool looking_ = false;
 };

@@ -49,6 +49,11 @@ ggml_status Executor::RunAs(ggml_cgraph* graph) {
   if (pieces_.empty()) return ggml_backend_graph_compute(backend(), graph);
   for (const Piece& piece : pieces_) {
     const Job job{graph, &piece, piece.origin().model};
+    const Status here = job.model->CheckProcess();
+    if (!here.ok()) {  // who has the lock may be a thread of the parent's
+      job.model->failure().Keep(here);
+      return GGML_STATUS_FAILED;
+    }
     const std::lock_guard<std::mutex> lock(job.model->step_mutex());
     ggml_status status;
     try {
