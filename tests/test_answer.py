@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -272,6 +273,33 @@ def test_another_thread_cancels(engine: Engine, monkeypatch: pytest.MonkeyPatch)
     unread = engine.generate(PROMPT, **GREEDY)
     unread.cancel()
     assert (unread.read(), unread.finish_reason, unread.stats.n_generated) == ("", "cancelled", 0)
+
+
+def test_a_signal_cancels_while_another_does(engine: Engine) -> None:
+    """A handler runs in the thread that is in `cancel` already, and waits for nobody."""
+    answer = engine.generate("a", max_tokens=64, temperature=0)
+
+    def hung(number: int, frame: object) -> None:
+        raise TimeoutError
+
+    def interrupt() -> None:  # what a step is stopped with, while another signal comes
+        answer._produced.runs_with(None)
+        signal.raise_signal(signal.SIGUSR1)
+
+    before = {
+        signal.SIGUSR1: signal.signal(signal.SIGUSR1, lambda number, frame: answer.cancel()),
+        signal.SIGALRM: signal.signal(signal.SIGALRM, hung),
+    }
+    try:
+        next(answer)
+        answer._produced.runs_with(interrupt)
+        signal.alarm(60)
+        answer.cancel()
+    finally:
+        signal.alarm(0)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert (list(answer), answer.finish_reason) == ([], "cancelled")
 
 
 def test_a_prompt_is_cancelled_within_its_step(engine: Engine) -> None:

@@ -6,6 +6,7 @@ import inspect
 import threading
 import weakref
 from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -74,7 +75,8 @@ class Produced:
     n_reused: int = 0
     cancelled: bool = False
     _interrupt: Callable[[], None] | None = None
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    # Taken again by its own thread: a signal's handler may cancel while this thread holds it.
+    _lock: AbstractContextManager[bool] = field(default_factory=threading.RLock)
 
     def runs_with(self, interrupt: Callable[[], None] | None) -> None:
         """Take what stops a step, while the steps are this answer's."""
