@@ -11,6 +11,7 @@ import random
 import subprocess
 import sys
 import traceback
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,10 @@ NONSENSE = (
     "some avg10=x total=\n", "cpu\n", "cpu a b c d e f g h\n", "x" * 10_000, "0-", "-3", "3-0",
     "0-99999999", "MemAvailable: kB\n",
     "MemAvailable:    -5 kB\n", "1 2 nvme0n1\n", "179:x\n", "1 0 0:0 / / rw\n",
+    "9" * 5000, "9" * 400, "0-x", "0-3:1/2", "0-99999999999", "cpu  a 5 x\n", "full total=x\n",
+    "MemTotal: x kB\n", "MemTotal: " + "9" * 5000 + " kB\nMemAvailable: " + "9" * 5000 + " kB\n",
+    "0 100000", "9" * 5000 + " 100000", "Filename\n/dev/zram0 partition 0 0 -2\n",
+    "Filename\n/dev/zram0 partition " + "9" * 5000 + " 0 -2\n",
 )  # fmt: skip
 
 
@@ -86,16 +91,16 @@ def read_all(root: Path, model: Path) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("name", TREES)
-def test_files_of_the_kernel_that_say_nonsense(tmp_path: Path, name: str) -> None:
-    """Two pieces of nonsense for each file, others each time the list of files or pieces changes."""
-    tree, draw = TREES[name], random.Random(name)
+def wrong_with(
+    tmp_path: Path, tree: dict[str, str], pieces: Callable[[str], Iterable[str]]
+) -> list[str]:
+    """Put pieces of nonsense into each file of a tree; tell where a reader fails."""
     root, model = plant(tmp_path / "root", tree), tmp_path / "m.gguf"
     model.touch()
     read_all(root, model)
     wrong = []
     for file, text in tree.items():
-        for nonsense in draw.sample(NONSENSE, 2):
+        for nonsense in pieces(file):
             change(root, file, nonsense)
             try:
                 json.dumps(read_all(root, model), allow_nan=False)
@@ -103,7 +108,48 @@ def test_files_of_the_kernel_that_say_nonsense(tmp_path: Path, name: str) -> Non
                 frames = traceback.extract_tb(error.__traceback__)
                 wrong.append(f"{file} holds {nonsense[:40]!r}: {error!r} at {frames[-1]}")
         change(root, file, text)
-    assert not wrong
+    return wrong
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_files_of_the_kernel_that_say_nonsense(tmp_path: Path, name: str) -> None:
+    """Two pieces of nonsense for each file, others each time the list of files or pieces changes."""
+    draw = random.Random(name)
+    assert not wrong_with(tmp_path, TREES[name], lambda file: draw.sample(NONSENSE, 2))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TREES)
+def test_every_nonsense_in_every_file(tmp_path: Path, name: str) -> None:
+    assert not wrong_with(tmp_path, TREES[name], lambda file: NONSENSE)
+
+
+GROUP = "sys/fs/cgroup/system.slice/remoe-edge.service/"
+# What no reader may take for a number, or make a list of.
+NO_NUMBERS = {
+    "jetson": {
+        "proc/stat": ("cpu  a 5 x\n",),
+        "proc/meminfo": ("MemTotal: x kB\n", "MemTotal: " + "9" * 5000 + " kB\nMemAvailable: 5 kB\n"),
+        "proc/pressure/memory": ("full total=x\n", "full total=" + "9" * 5000 + "\n"),
+    },
+    "trouble": {
+        "proc/swaps": ("Filename\n/dev/zram0 partition " + "9" * 5000 + " 0 -2\n",),
+        GROUP + "cpuset.cpus.effective": ("0-x", "0-3:1/2", "9" * 5000, "0-99999999999"),
+        GROUP + "cpu.max": ("9" * 5000 + " 100000", "0 100000"),
+    },
+    "cgroup v1": {
+        "sys/fs/cgroup/cpu/a/cpu.cfs_quota_us": ("0", "9" * 5000),
+        "sys/fs/cgroup/memory/a/b/memory.usage_in_bytes": ("9" * 5000,),
+        "sys/fs/cgroup/cpuset/a/cpuset.cpus": ("0-99999999999",),
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NO_NUMBERS)
+def test_what_looks_like_a_number_and_is_none(tmp_path: Path, name: str) -> None:
+    pieces = NO_NUMBERS[name]
+    assert set(pieces) <= set(TREES[name])
+    assert not wrong_with(tmp_path, TREES[name], lambda file: pieces.get(file, ()))
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,7 @@ def read(root: Path = ROOT) -> Reading:
     busy = steal = total = 0.0
     for line in kernel_files.text(root / "proc/stat").splitlines():
         if line.startswith("cpu "):
-            ticks = [int(each) / _TICKS_PER_S for each in line.split()[1:9]]
+            ticks = [(kernel_files.whole(each) or 0) / _TICKS_PER_S for each in line.split()[1:9]]
             user, nice, system, idle, iowait, irq, softirq, steal = (ticks + [0.0] * 8)[:8]
             busy = user + nice + system + irq + softirq
             total = busy + idle + iowait + steal
@@ -188,8 +188,9 @@ def _pressures(root: Path) -> dict[str, float]:
     for resource in _PRESSURES:
         for line in kernel_files.text(root / "proc/pressure" / resource).splitlines():
             kind, total = line.partition(" ")[0], line.rpartition("total=")[2]
-            if kind and total.isdecimal():
-                found[f"{resource}_{kind}"] = int(total) / 1e6
+            total_us = kernel_files.whole(total.strip())
+            if kind and total_us is not None:
+                found[f"{resource}_{kind}"] = total_us / 1e6
     return found
 
 

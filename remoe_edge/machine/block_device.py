@@ -80,13 +80,16 @@ def swaps(root: Path = ROOT) -> list[Swap]:
     found = []
     for line in kernel_files.text(root / "proc/swaps").splitlines()[1:]:
         parts = line.split()
-        if len(parts) < 4 or not (parts[2].isdecimal() and parts[3].isdecimal()):
+        if len(parts) < 4:
+            continue
+        size_kib, used_kib = kernel_files.whole(parts[2]), kernel_files.whole(parts[3])
+        if size_kib is None or used_kib is None or min(size_kib, used_kib) < 0:
             continue
         name, how = parts[0], parts[1]
         device = name if how == "partition" else _device_under(name, root)
         zram = name.startswith("/dev/zram")
         kind = UNKNOWN if zram or device is None else kind_of(device, root)
-        found.append(Swap(name, int(parts[2]) * 1024, int(parts[3]) * 1024, zram, kind))
+        found.append(Swap(name, size_kib * 1024, used_kib * 1024, zram, kind))
     return found
 
 

@@ -85,8 +85,8 @@ def reclaimable_bytes(stat: str) -> int:
     held: dict[str, int] = {}
     for line in stat.splitlines():
         name, _, value = line.partition(" ")
-        if value.isdecimal():
-            held[name] = int(value)
+        if (number := kernel_files.whole(value)) is not None:
+            held[name] = number
 
     def of(name: str, old: str = "") -> int:
         # Version 1 has one figure for the group, and one (total_) for those below it too.
@@ -106,8 +106,9 @@ def cpu_quota(root: Path = ROOT) -> float | None:
         else:
             quota = kernel_files.word(folder / "cpu.cfs_quota_us")
             period = kernel_files.word(folder / "cpu.cfs_period_us")
-        if quota.isdecimal() and period.isdecimal() and int(period) > 0:
-            found.append(int(quota) / int(period))
+        quota_us, period_us = kernel_files.whole(quota), kernel_files.whole(period)
+        if quota_us and period_us and min(quota_us, period_us) > 0:
+            found.append(quota_us / period_us)
     return min(found, default=None)
 
 

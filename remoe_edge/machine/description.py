@@ -54,8 +54,7 @@ def _board(root: Path) -> str | None:
 
 
 def _memory_bytes(root: Path) -> int | None:
-    total = _field(kernel_files.text(root / "proc/meminfo"), "MemTotal")
-    return int(total.split()[0]) * 1024 if total else None
+    return memory.field_bytes(kernel_files.text(root / "proc/meminfo"), "MemTotal")
 
 
 def _fastest(root: Path) -> float | None:

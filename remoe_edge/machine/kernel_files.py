@@ -25,8 +25,12 @@ def word(path: Path) -> str:
 
 def number(path: Path) -> int | None:
     """Read a whole number; None where there is none."""
-    found = text(path).strip()
-    return int(found) if _WHOLE.fullmatch(found) else None
+    return whole(text(path).strip())
+
+
+def whole(word: str) -> int | None:
+    """Turn a word of a kernel file into a whole number; None for none, and for more than any counts."""
+    return int(word) if _WHOLE.fullmatch(word) else None
 
 
 def mounts(root: Path = Path("/")) -> Iterator[tuple[str, str]]:

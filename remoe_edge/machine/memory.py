@@ -69,8 +69,9 @@ def soft_limits() -> Iterator[Memory]:
 
 def field_bytes(meminfo: str, name: str) -> int | None:
     """Read a line of /proc/meminfo, in bytes; None where there is none."""
-    match = re.search(rf"^{name}:\s+(\d+)", meminfo, re.MULTILINE)
-    return int(match[1]) * 1024 if match else None
+    match = re.search(rf"^{name}:\s+([0-9]+)", meminfo, re.MULTILINE)
+    number = kernel_files.whole(match[1]) if match else None
+    return None if number is None else number * 1024
 
 
 def total_bytes(root: Path = ROOT) -> int:
@@ -90,7 +91,8 @@ def anonymous_bytes(root: Path = ROOT) -> int:
     pages = kernel_files.text(root / "proc/self/statm").split()
     if len(pages) < 3:
         return 0
-    return (int(pages[1]) - int(pages[2])) * mmap.PAGESIZE
+    resident, of_files = kernel_files.whole(pages[1]), kernel_files.whole(pages[2])
+    return 0 if resident is None or of_files is None else (resident - of_files) * mmap.PAGESIZE
 
 
 def peak_rss_bytes() -> int:

@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from remoe_edge.machine import kernel_files
 from remoe_edge.machine.cgroups import ROOT, MemoryGroup, memory_groups, reclaimable_bytes
 from remoe_edge.units import MIB
 
@@ -57,10 +58,11 @@ class MemorySensor:
         # The kernel adds it up anew for whoever asks: not each time where it is far from tight.
         far = within is not None and self._machine_bytes > within + _FAR_BYTES
         if not far or now_s - self._machine_s >= _MACHINE_S:
-            found = _AVAILABLE.search(self._meminfo.bytes())
-            if found is None:
+            told = _AVAILABLE.search(self._meminfo.bytes())
+            kib = None if told is None else _whole(told[1])
+            if kib is None:
                 return None
-            self._machine_s, self._machine_bytes = now_s, int(found[1]) * 1024
+            self._machine_s, self._machine_bytes = now_s, kib * 1024
         cgroup = within is not None and within < self._machine_bytes
         free = within if cgroup and within is not None else self._machine_bytes
         stalled = self._stalls.share(now_s) if self._stalls is not None else 0.0
@@ -88,6 +90,10 @@ class MemorySensor:
         if self._stalls is not None:
             self._stalls.close()
         self._stalls = None
+
+
+def _whole(word: bytes) -> int | None:
+    return kernel_files.whole(word.decode("ascii", "replace"))
 
 
 class _File:
@@ -124,10 +130,9 @@ class _Group:
         self._then_s = float("-inf")
 
     def free_bytes(self, now_s: float) -> int | None:
-        text = self._usage.bytes().strip()
-        if not text.isdigit():
+        usage = _whole(self._usage.bytes().strip())
+        if usage is None or usage < 0:
             return None
-        usage = int(text)
         if now_s - self._then_s >= _STAT_S or abs(usage - self._then_bytes) >= _STAT_BYTES:
             self._reclaimable = reclaimable_bytes(self._stat.bytes().decode("ascii", "replace"))
             self._then_s, self._then_bytes = now_s, usage
@@ -152,7 +157,7 @@ class _Stalls:
         total_us = 0
         for line in self._file.bytes().splitlines():
             if line.startswith(b"full "):
-                total_us = int(line.rpartition(b"total=")[2])
+                total_us = _whole(line.rpartition(b"total=")[2]) or 0
         if self._then is not None:
             span_us = (now_s - self._then[0]) * 1e6
             self._share = min(1.0, max(0.0, (total_us - self._then[1]) / span_us))

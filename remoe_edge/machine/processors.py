@@ -13,6 +13,7 @@ from remoe_edge.machine.cgroups import ROOT, cpu_quota
 # A core with less of the fastest one's capacity makes all threads wait for it: llama.cpp shares out
 # a product evenly.
 _BIG = 0.75
+_MOST = 1 << 16  # processors that a list may name: kernels are built for some thousand
 
 
 @dataclass(frozen=True)
@@ -68,12 +69,18 @@ def _online(root: Path) -> int:
     return count(kernel_files.word(root / "sys/devices/system/cpu/online"))
 
 
-def count(listed: str) -> int:
-    """Count what a list such as "0-3,6" names; 0 where it is none."""
-    total = 0
-    for part in listed.split(","):
-        first, _, last = part.strip().partition("-")
-        if not first.isdecimal() or (last and not last.isdecimal()):
-            return 0
-        total += int(last or first) - int(first) + 1
-    return total
+def listed(text: str) -> set[int]:
+    """Give what a list such as "0-3,6" names; nothing where it is none."""
+    found: set[int] = set()
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        begin, end = kernel_files.whole(first), kernel_files.whole(last if dash else first)
+        if begin is None or end is None or not 0 <= begin <= end < _MOST:
+            return set()
+        found.update(range(begin, end + 1))
+    return found
+
+
+def count(text: str) -> int:
+    """Count what such a list names."""
+    return len(listed(text))

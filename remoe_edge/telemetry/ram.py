@@ -8,7 +8,9 @@ from pathlib import Path
 from remoe_edge.telemetry.attribute import Attribute
 from remoe_edge.telemetry.sample import Missing, Sample
 
-_WANTED = re.compile(r"^(MemTotal|MemAvailable|Cached|SwapTotal|SwapFree):\s+(\d+)", re.MULTILINE)
+_WANTED = re.compile(
+    r"^(MemTotal|MemAvailable|Cached|SwapTotal|SwapFree):\s+([0-9]{1,18})\b", re.MULTILINE
+)
 
 
 class Ram:

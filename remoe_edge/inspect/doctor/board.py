@@ -12,7 +12,7 @@ from remoe_edge.machine.disk import disk_of
 from remoe_edge.machine.jetson import is_jetson
 from remoe_edge.machine.memory import field_bytes
 from remoe_edge.machine.power_mode import power_mode
-from remoe_edge.machine.processors import processors
+from remoe_edge.machine.processors import listed, processors
 from remoe_edge.plan import reading_time
 from remoe_edge.units import MIB, mib
 
@@ -37,7 +37,7 @@ def checks(path: Path, root: Path) -> list[Check]:
 def threads(root: Path) -> Check:
     """Check how many threads compute, and why not more."""
     # Of a recorded tree the processors are told by its own cpuset.
-    allowed = None if root == Path("/") else _listed(cpuset(root) or "")
+    allowed = None if root == Path("/") else listed(cpuset(root) or "") or None
     found = processors(root, allowed)
     said = f"{found.threads} compute"
     if not (why := found.why()):
@@ -46,16 +46,6 @@ def threads(root: Path) -> Check:
     if found.quota is not None and found.quota < found.allowed:
         advice = "raise the quota (cpu.max, or docker's --cpus) to compute faster"
     return Check("threads", INFO, f"{said}: {why}", advice)
-
-
-def _listed(text: str) -> set[int] | None:
-    found: set[int] = set()
-    for part in text.split(","):
-        first, _, last = part.partition("-")
-        if not first.isdecimal():
-            return None
-        found.update(range(int(first), int(last or first) + 1))
-    return found
 
 
 def power(root: Path) -> Check:
