@@ -39,8 +39,10 @@ class Listener {
   virtual Result<std::unique_ptr<Channel>> Accept() = 0;
 };
 
+// Of a name with several addresses: at the first that this machine has.
 Result<std::unique_ptr<Listener>> ListenTcp(const Address& address);
-// Waits at most that long for the connection.
+// Waits at most that long for the connection, to the first of a name's addresses that takes it. Looking
+// the name up comes before that.
 Result<std::unique_ptr<Channel>> ConnectTcp(const Address& address, int timeout_ms);
 
 }  // namespace remoe

@@ -7,8 +7,11 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
+#include <vector>
 
 #include "base/format.h"
 #include "remote/channel.h"
@@ -18,6 +21,7 @@ namespace remoe {
 namespace {
 
 constexpr int kBacklog = 128;
+constexpr size_t kMostAddresses = 8;  // of a name that are tried
 
 class File {
  public:
@@ -39,8 +43,9 @@ struct SocketAddress {
   socklen_t n_bytes = 0;
 };
 
-// Looks a name up, which may wait for a name server.
-Result<SocketAddress> LookUp(const Address& address) {
+// Looks a name up, which may wait for a name server. RETURNS: all that it stands for, at least one: a
+// board's name has an address of each kind, and its worker may listen on one of them alone.
+Result<std::vector<SocketAddress>> LookUp(const Address& address) {
   addrinfo hints{};
   hints.ai_socktype = SOCK_STREAM;
   hints.ai_flags = AI_NUMERICSERV;
@@ -50,11 +55,15 @@ Result<SocketAddress> LookUp(const Address& address) {
   if (error != 0) {
     return Status(Code::kIo, Format("no host %s (%s)", address.host.c_str(), gai_strerror(error)));
   }
-  SocketAddress at;
-  at.n_bytes = found->ai_addrlen;
-  std::memcpy(&at.storage, found->ai_addr, at.n_bytes);
+  std::vector<SocketAddress> all;
+  for (const addrinfo* each = found; each != nullptr && all.size() < kMostAddresses;
+       each = each->ai_next) {
+    SocketAddress& at = all.emplace_back();
+    at.n_bytes = each->ai_addrlen;
+    std::memcpy(&at.storage, each->ai_addr, at.n_bytes);
+  }
   freeaddrinfo(found);
-  return at;
+  return all;
 }
 
 bool Again(int error) {
@@ -124,18 +133,18 @@ int NewSocket(const SocketAddress& at) {
   return socket(at.storage.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 }
 
-}  // namespace
+using Clock = std::chrono::steady_clock;
 
-Result<std::unique_ptr<Listener>> ListenTcp(const Address& address) {
-  Result<SocketAddress> found = LookUp(address);
-  if (!found.ok()) return found.status();
-  SocketAddress& at = found.value();
+Result<std::unique_ptr<Listener>> ListenAt(SocketAddress at, const Address& address,
+                                           bool* is_elsewhere) {
   const int fd = NewSocket(at);
+  *is_elsewhere = fd < 0 && errno == EAFNOSUPPORT;
   if (fd < 0) return Status::Io("no socket for " + address.text(), errno);
   auto listener = std::make_unique<TcpListener>(fd);
   const int on = 1;
   setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
   if (bind(fd, at.get(), at.n_bytes) != 0 || listen(fd, kBacklog) != 0) {
+    *is_elsewhere = errno == EADDRNOTAVAIL || errno == EAFNOSUPPORT;
     return Status::Io("cannot listen on " + address.text(), errno);
   }
   socklen_t n_bytes = sizeof(at.storage);
@@ -145,23 +154,62 @@ Result<std::unique_ptr<Listener>> ListenTcp(const Address& address) {
   return std::unique_ptr<Listener>(std::move(listener));
 }
 
-Result<std::unique_ptr<Channel>> ConnectTcp(const Address& address, int timeout_ms) {
-  const Result<SocketAddress> found = LookUp(address);
-  if (!found.ok()) return found.status();
-  const SocketAddress& at = found.value();
+// RETURNS: whether the socket can be written to before that; a signal cuts no wait short.
+bool AwaitWritable(int fd, Clock::time_point until) {
+  while (true) {
+    const auto left = std::chrono::ceil<std::chrono::milliseconds>(until - Clock::now()).count();
+    pollfd waited{fd, POLLOUT, 0};
+    const int n = poll(&waited, 1, static_cast<int>(std::max<int64_t>(0, left)));
+    if (n > 0) return true;
+    if (n == 0 || errno != EINTR) return false;
+  }
+}
+
+Result<std::unique_ptr<Channel>> ConnectAt(const SocketAddress& at, const Address& address,
+                                           Clock::time_point until) {
   const int fd = NewSocket(at);
   if (fd < 0) return Status::Io("no socket for " + address.text(), errno);
   std::unique_ptr<Channel> channel(new TcpChannel(fd));
   if (connect(fd, at.get(), at.n_bytes) == 0) return channel;
   if (errno != EINPROGRESS) return Status::Io("no connection", errno);
-  pollfd waited{fd, POLLOUT, 0};
-  if (poll(&waited, 1, timeout_ms) <= 0)
-    return Status(Code::kIo, "no connection: it took too long");
+  if (!AwaitWritable(fd, until)) return Status(Code::kIo, "no connection: it took too long");
   int error = 0;
   socklen_t n_bytes = sizeof(error);
   getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &n_bytes);
   if (error != 0) return Status::Io("no connection", error);
   return channel;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Listener>> ListenTcp(const Address& address) {
+  const Result<std::vector<SocketAddress>> found = LookUp(address);
+  if (!found.ok()) return found.status();
+  Status failed;
+  for (const SocketAddress& at : found.value()) {
+    bool is_elsewhere = false;
+    Result<std::unique_ptr<Listener>> listener = ListenAt(at, address, &is_elsewhere);
+    if (listener.ok() || !is_elsewhere) return listener;
+    if (failed.ok()) failed = listener.status();
+  }
+  return failed;
+}
+
+Result<std::unique_ptr<Channel>> ConnectTcp(const Address& address, int timeout_ms) {
+  const Result<std::vector<SocketAddress>> found = LookUp(address);
+  if (!found.ok()) return found.status();
+  Status failed;
+  auto n_left = static_cast<int>(found.value().size());
+  const auto until = Clock::now() + std::chrono::milliseconds(timeout_ms);
+  for (const SocketAddress& at : found.value()) {
+    // One that does not answer leaves the others their part of the time.
+    const auto now = Clock::now();
+    Result<std::unique_ptr<Channel>> channel =
+        ConnectAt(at, address, now + std::max(Clock::duration::zero(), until - now) / n_left--);
+    if (channel.ok()) return channel;
+    if (failed.ok()) failed = channel.status();
+  }
+  return failed;
 }
 
 }  // namespace remoe
