@@ -238,6 +238,34 @@ def test_top_shows_a_plugged_program(tmp_path: Path) -> None:
     assert list(folder.iterdir()) == []  # it took its file away itself
 
 
+@pytest.mark.slow
+def test_top_shows_a_program_of_another_language(tmp_path: Path) -> None:
+    """llama-cli asks for its user's language: its status is read by programs, in none of them."""
+    compiler = shutil.which("localedef")
+    german = tmp_path / "de_DE.UTF-8"
+    made = compiler and subprocess.run([compiler, "-i", "de_DE", "-f", "UTF-8", german])
+    if not made or made.returncode:
+        pytest.skip("no locale with a decimal comma can be made here")
+    status = tmp_path / "status"
+    status.mkdir(mode=0o700)
+    path = tiny_moe.make(tmp_path / "tiny.gguf", "qwen3moe", "Q8_0")
+    script = """
+        import locale, os
+        locale.setlocale(locale.LC_ALL, "de_DE.UTF-8")
+        assert locale.localeconv()["decimal_point"] == ","
+        model = load(sys.argv[1])
+        from pathlib import Path
+        from remoe_edge.telemetry.status import running
+        print([each["pid"] for each in running([Path(sys.argv[2])])] == [os.getpid()])
+    """
+    os.environ["LOCPATH"] = str(tmp_path)
+    try:
+        done = plugged.script(script, path, status, cache="30%", status=str(status))
+    finally:
+        del os.environ["LOCPATH"]
+    assert done.stdout.strip() == "True"
+
+
 def test_each_setting_of_the_page_is_one_that_is_read() -> None:
     root = Path(__file__).parent.parent
     page = (root / "docs/plugin.md").read_text()

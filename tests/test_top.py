@@ -11,6 +11,7 @@ import signal
 import stat
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,11 @@ def test_a_file_that_is_being_written_or_is_no_status(folder: Path) -> None:
     assert made.path.exists()  # it is held: not ours to remove
     made._write()
     assert len(running([folder])) == 1
+    for text in (b"0,5", b"[" * 3000, b"\xff"):  # whole, and no status: a writer that was wrong
+        block = text.ljust(4096 - 9)
+        os.pwrite(made._fd, b"%08x " % zlib.crc32(block) + block, 0)
+        assert running([folder]) == []
+    made._write()
     (folder / "x.status").symlink_to("/etc/passwd")
     (folder / "y.status").mkdir()
     assert len(running([folder])) == 1

@@ -3,9 +3,12 @@
 #include <cstdarg>
 #include <cstdio>
 
+#include "base/c_locale.h"
+
 namespace remoe {
 
 std::string Format(const char* format, ...) {
+  const CLocale numbers;
   va_list args, copy;
   va_start(args, format);
   va_copy(copy, args);

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdlib>
 
+#include "base/c_locale.h"
 #include "base/format.h"
 
 namespace remoe::plugin {
@@ -29,6 +30,7 @@ double Number(const std::string& text, size_t* end) {
     }
   }
   *end = at;
+  const CLocale numbers;
   return digits > 0 ? std::strtod(text.substr(0, at).c_str(), nullptr) : -1;
 }
 

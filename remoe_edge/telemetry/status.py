@@ -220,7 +220,9 @@ def _read(fd: int) -> dict[str, Any] | None:
     for look in range(_TORN_LOOKS):
         block = os.pread(fd, _BLOCK_BYTES, 0)
         if block[:9] == b"%08x " % zlib.crc32(block[9:]):
-            state = json.loads(block[9:])
-            return state if isinstance(state, dict) else None
+            with contextlib.suppress(ValueError, RecursionError):  # another version's, perhaps
+                state = json.loads(block[9:])
+                return state if isinstance(state, dict) else None
+            return None
         time.sleep(0.001 * (look + 1))
     return None
