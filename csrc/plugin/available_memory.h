@@ -1,5 +1,6 @@
-// What memory this process may still take: MemAvailable and its memory cgroups' limits, whichever is
-// tighter.
+// What memory this process may still take: MemAvailable, the limits of its memory cgroups and of all
+// above them (memory.high too), and `ulimit`'s, whichever is tightest. The engine's own measure is
+// remoe_edge/machine/memory.py; both say the same.
 //
 // Reads the kernel's files anew with each call and keeps nothing. A file that cannot be read limits
 // nothing.
@@ -9,6 +10,7 @@
 #define REMOE_PLUGIN_AVAILABLE_MEMORY_H_
 
 #include <cstdint>
+#include <string>
 
 namespace remoe::plugin {
 
@@ -17,7 +19,8 @@ struct AvailableMemory {
   // What is best left free of it: more where other programs live off the same memory.
   uint64_t reserve_bytes = 0;
 };
-AvailableMemory MeasureMemory();
+// `root`: where /proc and /sys are; of another place than this machine's, `ulimit` is left out.
+AvailableMemory MeasureMemory(const std::string& root = "");
 
 }  // namespace remoe::plugin
 
