@@ -127,11 +127,10 @@ StreamedModel::~StreamedModel() {
 
 Status StreamedModel::CheckProcess() const {
   if (birthplace_.is_here()) return Status::Ok();
-  return Status(
-      Code::kNotSupported,
-      Format("%s was loaded by the process that this one was forked from, and the threads "
-             "that read it are not here: load it after the fork",
-             file_.paths()[0].c_str()));
+  return Status(Code::kNotSupported,
+                file_.paths()[0] +
+                    " was loaded before a fork, and the threads "
+                    "that read it are not in this process: load it after the fork");
 }
 
 Status StreamedModel::Attach(const AttachOptions& options) {

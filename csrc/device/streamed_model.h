@@ -8,10 +8,8 @@
 // own library: ggml alone.
 //
 // Opening, attaching and what changes the cache from one thread at a time; steps lock step_mutex().
-// Counts, interruption and failure from any thread.
-//
-// A forked child has a model of its parent's, but none of its threads: there nothing may be asked of it
-// but CheckProcess(), and it is never destroyed.
+// Counts, interruption and failure from any thread; in a forked child CheckProcess() alone, and it is
+// never destroyed there.
 #ifndef REMOE_DEVICE_STREAMED_MODEL_H_
 #define REMOE_DEVICE_STREAMED_MODEL_H_
 
