@@ -104,7 +104,9 @@ def test_a_worker_that_ends_or_stops_in_an_answer(model: Path, when: signal.Sign
         remote = made.stats()["remote"]
         assert remote["remote_rows"] > 0
         if when == signal.SIGKILL:
-            for _ in range(200):  # whoever reads its answers notices, which may be after the last token
+            for _ in range(
+                200
+            ):  # whoever reads its answers notices, which may be after the last token
                 if any("does not answer" in note for note in made.notes):
                     break
                 time.sleep(0.05)
