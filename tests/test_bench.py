@@ -408,14 +408,14 @@ def test_a_killed_bench_takes_its_worker_along(
 def test_a_full_disk_is_said_in_a_line_and_the_table_is_not_lost(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_text = Path.write_text
+    write_bytes = Path.write_bytes
 
-    def full(path: Path, *args: Any, **settings: Any) -> int:
+    def full(path: Path, data: bytes) -> int:
         if path.name.endswith(".partial"):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return write_text(path, *args, **settings)
+        return write_bytes(path, data)
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     target = tmp_path / "record.json"
     outcome = run(
         capsys, "bench", model, *SHORT, "--rounds", "1", "--arms", "stream:lru", "-o", target
