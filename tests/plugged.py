@@ -28,9 +28,11 @@ FORMATS = ("Q4_K", "Q8_0", "MXFP4")
 BUDGETS = {"100%": "100%", "30%": "30%", "floor": "0.001%"}
 N_GREEDY = 128
 
-# At the beginning of every script: a model by its path, a context of it, and what it computes.
+# At the beginning of every script: a model by its path, a context of it, and what it computes; and work
+# that several threads do at once, each with its arguments.
 PRELUDE = """
 import sys
+import threading
 import llama_cpp as lib
 import numpy as np
 
@@ -62,6 +64,13 @@ def bits(ctx, model):
 
 def forget(ctx):
     lib.llama_memory_clear(lib.llama_get_memory(ctx), True)
+
+def at_once(work, *arguments):
+    threads = [threading.Thread(target=work, args=each) for each in arguments]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
 """
 
 

@@ -169,7 +169,6 @@ def test_one_budget_for_all_models(folder: Path, model: Path) -> None:
 
 def test_two_contexts_in_two_threads(model: Path) -> None:
     text = """
-        import threading
         model = load(sys.argv[1])
         seen = {}
         def work(name, token):
@@ -179,11 +178,7 @@ def test_two_contexts_in_two_threads(model: Path) -> None:
                 assert decode(ctx, [token + step, 9, 31][: 1 + step % 3]) == 0
                 rows.append(bits(ctx, model))
             seen[name] = rows
-        threads = [threading.Thread(target=work, args=(n, 20 * n + 5)) for n in range(3)]
-        for each in threads:
-            each.start()
-        for each in threads:
-            each.join()
+        at_once(work, *((n, 20 * n + 5) for n in range(3)))
         for name in range(3):
             print("".join(seen[name]))
     """
@@ -194,7 +189,6 @@ def test_two_contexts_in_two_threads(model: Path) -> None:
 def test_models_come_and_go_in_several_threads(model: Path) -> None:
     """One that ends while others begin: nobody's cache is resized after it has gone."""
     text = """
-        import threading
         first = load(sys.argv[1]); ctx = context(first)
         assert decode(ctx, [5, 6, 7]) == 0
         right = bits(ctx, first)
@@ -203,11 +197,7 @@ def test_models_come_and_go_in_several_threads(model: Path) -> None:
                 model = load(sys.argv[1])
                 if model:
                     lib.llama_model_free(model)
-        threads = [threading.Thread(target=come_and_go) for _ in range(4)]
-        for each in threads:
-            each.start()
-        for each in threads:
-            each.join()
+        at_once(come_and_go, *[()] * 4)
         forget(ctx)
         assert decode(ctx, [5, 6, 7]) == 0
         print(bits(ctx, first) == right)

@@ -104,7 +104,6 @@ def test_tuned_routers_are_those_of_a_merged_model(tmp_path: Path) -> None:
 def test_loads_at_the_same_time(model: Path) -> None:
     """Several threads load one file: each model is right, or was refused with a line."""
     text = """
-        import threading
         alone = load(sys.argv[1]); ctx = context(alone)
         assert decode(ctx, [5, 6, 7]) == 0
         right = bits(ctx, alone)
@@ -114,11 +113,7 @@ def test_loads_at_the_same_time(model: Path) -> None:
             ctx = model and context(model)
             if ctx and decode(ctx, [5, 6, 7]) == 0 and bits(ctx, model) != right:
                 wrong.append(model)
-        threads = [threading.Thread(target=work) for _ in range(6)]
-        for each in threads:
-            each.start()
-        for each in threads:
-            each.join()
+        at_once(work, *[()] * 6)
         print(right, wrong)
     """
     check(text, model, cache="30%")

@@ -235,8 +235,8 @@ void StatusFiles::Join(StreamedModel* model) {
     return;
   }
   const std::lock_guard<std::mutex> lock(mutex_);
-  if (!birthplace_
-           .is_here()) {  // a forked child: the files so far are its parent's, and its thread
+  // A forked child: the files so far are its parent's, and the thread that writes them.
+  if (!birthplace_.is_here()) {
     for (auto& of_parent : shown_) (void)of_parent.release();
     shown_.clear();
     looking_ = false;

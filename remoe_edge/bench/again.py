@@ -35,10 +35,8 @@ def arguments(record: dict[str, Any], path: Path, folders: Sequence[Path]) -> li
     try:
         words = shlex.split(record["command"])[2:]
         return _found(words[1:] if words[:1] == ["run"] else words, record, path, folders)
-    except (
-        ValueError,
-        IndexError,
-    ) as error:  # a quote that is not closed, an option without its value
+    except (ValueError, IndexError) as error:
+        # A quote that is not closed, an option without its value.
         raise InputError(f"{path} is a damaged record: its command cannot be read") from error
 
 

@@ -248,10 +248,9 @@ def boxed(limits: Limits, disk: Disk | None = None, *, root: Path = CGROUPS) -> 
     """
     if limits.memory_bytes is not None and limits.memory_bytes < 1:
         raise InputError("a memory limit is at least a byte")
+    # A bandwidth of 0 would lift a cgroup's cap.
     if limits.read_bytes_per_s is not None and limits.read_bytes_per_s < 1:
-        raise InputError(
-            "a read bandwidth is at least a byte a second"
-        )  # 0 would lift a cgroup's cap
+        raise InputError("a read bandwidth is at least a byte a second")
     refusals = []
     box: Box
     try:
