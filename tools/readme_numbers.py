@@ -4,7 +4,7 @@
     python tools/readme_numbers.py --check    # fail if they are not what the records say
 
 docs/benchmarking.md has one row for each streamed arm of each record named bench-*.json, in the order of
-these names, and the commands. README.md has the rows of `SHOWN`, in words. A star marks arms of which a
+their numbers, and the commands. README.md has the rows of `SHOWN`, in words. A star marks arms of which a
 run, or one of stock's, was disturbed.
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,15 +24,15 @@ END = "<!-- end of numbers -->"
 # The README's rows: record, arm, and what they are in words.
 SHOWN = (
     (
-        "bench-7-twin-q4_k-quality", "stream:reuse-biased routers=off", "twin, 3.1 GB",
-        "the defaults; prose",
+        "bench-10-twin-q4_k-texts", "stream:reuse-biased routers=off", "twin, 3.1 GB",
+        "the defaults; prose, code, chat and documents",
     ),
     (
-        "bench-7-twin-q4_k-quality", "stream:reuse-biased routers=twin-q4_k.routers.gguf",
+        "bench-10-twin-q4_k-texts", "stream:reuse-biased routers=twin-q4_k.routers.gguf",
         "twin, 3.1 GB", "with tuned routers (other text)",
     ),
     (
-        "bench-7-twin-q4_k-quality",
+        "bench-10-twin-q4_k-texts",
         "stream:reuse-biased+swap_near=0.1+skip_cold=0.0667 routers=twin-q4_k.routers.gguf",
         "twin, 3.1 GB", "with tuned routers and a loss of about 1 % (other text)",
     ),
@@ -73,10 +74,15 @@ HEAD = (
 )
 
 
+def _in_order(path: Path) -> list[str | int]:
+    """The key that sorts bench-10 behind bench-9."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)]
+
+
 def section(folder: Path) -> str:
     """Make the table, and the list of commands, of all records in a folder."""
     rows, commands = [], []
-    for path in sorted(folder.glob("bench-*.json")):
+    for path in sorted(folder.glob("bench-*.json"), key=_in_order):
         record = _complete(path)
         rows += _rows(record)
         commands.append(f"{record['command']}   # {path.name}")
