@@ -123,14 +123,10 @@ def _schedules(
     *,
     as_json: bool,
 ) -> None:
-    from remoe_edge.errors import InputError
     from remoe_edge.routing import schedules
 
-    live = [each for each in policies if each != "belady"]  # the oracle's future is one trace's
-    if not live:
-        raise InputError("--schedule takes policies of a running engine")
     plans = schedules.parse_plans(text)
-    outcomes = schedules.simulate(trace, plans, live, slots, profile)
+    outcomes = schedules.simulate(trace, plans, policies, slots, profile)
     result = schedules.as_json(trace, outcomes)
     if as_json:
         print_json(result)

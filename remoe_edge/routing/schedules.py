@@ -236,6 +236,8 @@ def simulate(
 ) -> list[Outcome]:
     """Replay a trace's conversations in each schedule, by the engine's own cache, which begins empty.
 
+    The oracle knows each schedule's own future: what the best policy could do in that order.
+
     Raises BudgetError where there are fewer slots than one token needs, InputError for a trace with
     less than two conversations.
     """
