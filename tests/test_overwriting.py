@@ -263,3 +263,17 @@ def test_of_a_set_no_device_is_part(tmp_path: Path) -> None:
         assert not parts
     assert (tmp_path / "pipe").is_fifo()
     assert not (tmp_path / "one").exists()
+
+
+def test_a_recording_of_nothing_replaces_no_trace(split: Path, tmp_path: Path) -> None:
+    """What ends an engine before its first step, as a mistake in a setting does, costs no old trace."""
+    trace, settings = tmp_path / "t.trace", {"cache": "100%", "n_ctx": 64, "publish": False}
+    Engine(split, trace=trace, **settings).close()
+    assert not list(tmp_path.glob("t.trace*"))
+    with Engine(split, trace=trace, **settings) as engine:
+        engine.evaluate([1, 2, 3])
+    before = trace.read_bytes()
+    with pytest.raises(InputError), Engine(split, trace=trace, **settings) as engine:
+        engine.evaluate([])
+    assert trace.read_bytes() == before
+    assert [each.name for each in tmp_path.glob("*t.trace*")] == ["t.trace"]
