@@ -15,6 +15,7 @@ import tiny_moe
 from command_line import run
 from commands import commands
 from remoe_edge import Engine
+from remoe_edge.cli import results
 from remoe_edge.cli.file_arguments import FileArgument
 from remoe_edge.errors import InputError, ReadError, RemoeError
 from remoe_edge.files.atomic import replacing
@@ -263,6 +264,17 @@ def test_of_a_set_no_device_is_part(tmp_path: Path) -> None:
         assert not parts
     assert (tmp_path / "pipe").is_fifo()
     assert not (tmp_path / "one").exists()
+
+
+def test_a_result_that_cannot_be_shown_is_written(tmp_path: Path) -> None:
+    """`| head` may be gone by the time that hours of measuring have ended."""
+
+    def gone() -> None:
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        results.give({"a": 1}, tmp_path / "r.json", as_json=False, show=gone)
+    assert (tmp_path / "r.json").read_text() == '{\n "a": 1\n}\n'
 
 
 def test_a_recording_of_nothing_replaces_no_trace(split: Path, tmp_path: Path) -> None:
