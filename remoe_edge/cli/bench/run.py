@@ -15,6 +15,7 @@ import click
 from remoe_edge.cli import gpu_options, options, placement_options, text_option
 from remoe_edge.cli.bench import by_mode, meaning
 from remoe_edge.cli.bench.shown import progress_line, show_record
+from remoe_edge.cli.numbers import Number
 from remoe_edge.cli.old_spellings import JsonPathCommand, Old, option
 from remoe_edge.cli.results import give
 from remoe_edge.cli.terminal import say
@@ -109,7 +110,7 @@ if TYPE_CHECKING:
 )
 @option(
     "--probe-seconds",
-    type=click.FloatRange(min=0),
+    type=Number(min=0),
     default=1.0,
     show_default=True,
     metavar="S",
