@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from remoe_edge import _core
 from remoe_edge.errors import InputError, ModelError, ReadError
 from remoe_edge.files.atomic import write_bytes
 from remoe_edge.files.reading import json_object, open_regular
+from remoe_edge.native import _core
 
 _MAGIC = b"REMOEPRF"
 

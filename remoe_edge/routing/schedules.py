@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from remoe_edge import _core
 from remoe_edge.engine.ring import Ring
 from remoe_edge.engine.schedule import LEAST_APART
 from remoe_edge.errors import InputError
+from remoe_edge.native import _core
 from remoe_edge.routing.replay import check_slots
 from remoe_edge.routing.trace import Trace
 

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from remoe_edge import _core
 from remoe_edge.errors import InputError
 from remoe_edge.files.pictures import drawn_name, pyplot, save
+from remoe_edge.native import _core
 from remoe_edge.routing.replay import check_slots
 from remoe_edge.routing.trace import Trace
 from remoe_edge.units import parse_bytes

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from remoe_edge import _core
 from remoe_edge.errors import InputError
 from remoe_edge.files.atomic import replacing
 from remoe_edge.files.npz import read_npz
 from remoe_edge.files.reading import json_object, open_regular
+from remoe_edge.native import _core
 
 MOST_LAYERS, MOST_EXPERTS = 4096, 16384  # as in the core
 _NO_PROBS = np.zeros(0, np.uint8)
