@@ -94,8 +94,11 @@ class ModelFile:
     def check(self) -> None:
         """Refuse, by key or tensor, what would have llama.cpp abort the process.
 
-        For models, not router overlays. Raises ModelError or UnsupportedError.
+        Raises ModelError or UnsupportedError, and as `check_no_adapter`.
         """
+
+    def check_no_adapter(self) -> None:
+        """Raise InputError where the file is an adapter, as overlays and LoRA files are."""
 
     @property
     def paths(self) -> list[str]: ...

@@ -16,6 +16,7 @@ from remoe_edge.convert.routers import convert_routers
 from remoe_edge.errors import InputError, RemoeError, UnsupportedError
 from remoe_edge.files.fingerprint import fingerprint
 from remoe_edge.files.overlay import load_overlay
+from remoe_edge.files.own_gguf import open_model
 from remoe_edge.files.safetensors_file import SafetensorsFile
 from remoe_edge.native import _core
 from router_cases import (
@@ -280,3 +281,7 @@ def test_what_is_no_model_is_called_so(tmp_path: Path, capsys: pytest.CaptureFix
         assert "is an adapter (" in said, words
         assert "not a model: name the model that it was made for" in said, words
     assert not out.exists()
+    for other in (overlay, coarse):
+        for refusing in (lambda path: _core.ModelFile.open(str(path)).check(), open_model):
+            with pytest.raises(InputError, match="is an adapter"):
+                refusing(other)

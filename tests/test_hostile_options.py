@@ -187,3 +187,18 @@ def test_options_beside_a_model(capsys: pytest.CaptureFixture[str], name: str) -
         if command == name and arguments[0] != "--":
             check(run(capsys, *name.split(), *RIGHT[name], *arguments), (name, arguments))
     assert model.read_bytes() == before
+
+
+@pytest.mark.parametrize("text", ["nan", "-nan", "inf", "-inf", "1e400"])
+def test_what_is_no_finite_number_is_within_no_bounds(text: str) -> None:
+    """NaN is neither below nor above anything: `top --interval nan` ended in a traceback."""
+    numbers = [
+        param.type
+        for _, command in commands()
+        for param in command.params
+        if isinstance(param.type, click.types.FloatParamType)
+    ]
+    assert len(numbers) > 8
+    for each in numbers:
+        with pytest.raises(click.BadParameter):
+            each.convert(text, None, None)

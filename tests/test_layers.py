@@ -38,6 +38,15 @@ def test_packages_of_others_stay_in_their_rooms() -> None:
     assert unexcused(python_imports.outside(ROOT), exceptions.OUTSIDE_IMPORTS) == []
 
 
+def test_the_core_comes_in_by_native_alone() -> None:
+    """It brings llama.cpp's libraries in first, wherever they lie, and refuses another build of them."""
+    direct = re.compile(
+        r"^ *from remoe_edge import .*_core|^ *import remoe_edge\._core", re.MULTILINE
+    )
+    found = [each for each in ROOT.glob("remoe_edge/**/*.py") if direct.search(each.read_text())]
+    assert [each.name for each in found] == ["native.py"]
+
+
 def test_no_import_circle() -> None:
     circles = [set(each) for each in python_imports.circles(ROOT)]
     assert [each for each in circles if not each <= exceptions.CIRCULAR_MODULES] == []

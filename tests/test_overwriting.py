@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,15 @@ import click
 import numpy as np
 import pytest
 
+import remoe_edge
 import tiny_moe
 from command_line import run
 from commands import commands
 from remoe_edge import Engine
+from remoe_edge.cli import results
 from remoe_edge.cli.file_arguments import FileArgument
 from remoe_edge.errors import InputError, ReadError, RemoeError
+from remoe_edge.files import pictures
 from remoe_edge.files.atomic import replacing
 from remoe_edge.telemetry.recording import Lines
 
@@ -263,3 +267,66 @@ def test_of_a_set_no_device_is_part(tmp_path: Path) -> None:
         assert not parts
     assert (tmp_path / "pipe").is_fifo()
     assert not (tmp_path / "one").exists()
+
+
+def test_a_result_that_cannot_be_shown_is_written(tmp_path: Path) -> None:
+    """`| head` may be gone by the time that hours of measuring have ended."""
+
+    def gone() -> None:
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        results.give({"a": 1}, tmp_path / "r.json", as_json=False, show=gone)
+    assert (tmp_path / "r.json").read_text() == '{\n "a": 1\n}\n'
+
+
+# Kernel files, scratch folders, a token of Ray's, a run's own status, and a folder as a whole.
+NOT_WHOLE = {
+    "bench/box.py", "bench/charts.py", "convert/export_hf.py", "deploy/ray_process.py",
+    "machine/disk.py", "remote/keys.py", "telemetry/status.py",
+}  # fmt: skip
+
+
+def test_files_are_written_by_one_helper() -> None:
+    """Whole, with what a link names replaced and not the link, and never over a model."""
+    package = Path(remoe_edge.__file__).parent
+    raw = re.compile(r"\.(?:write_text|write_bytes|savefig)\(|os\.(?:replace|rename)\(")
+    found = {
+        str(path.relative_to(package))
+        for path in package.rglob("*.py")
+        if raw.search(path.read_text())
+    }
+    assert found - NOT_WHOLE == {"files/atomic.py", "files/pictures.py"}
+    assert found >= NOT_WHOLE
+
+
+def test_a_picture_is_written_like_any_file(split: Path, tmp_path: Path) -> None:
+    drawn = pytest.importorskip("matplotlib.figure").Figure()
+    far, link, bad = tmp_path / "far.png", tmp_path / "link.png", tmp_path / "p.odd"
+    link.symlink_to(far.name)
+    pictures.save(drawn, link, dpi=10)
+    assert link.is_symlink()
+    assert far.read_bytes().startswith(b"\x89PNG")
+    bad.write_text("kept")
+    with pytest.raises(InputError, match="odd"):
+        pictures.save(drawn, bad, dpi=10)
+    assert bad.read_text() == "kept"
+    model, before = tmp_path / "m.png", split.read_bytes()
+    model.symlink_to(split.name)
+    with pytest.raises(InputError, match="is a GGUF, which would be lost"):
+        pictures.save(drawn, model, dpi=10)
+    assert split.read_bytes() == before
+
+
+def test_a_recording_of_nothing_replaces_no_trace(split: Path, tmp_path: Path) -> None:
+    """What ends an engine before its first step, as a mistake in a setting does, costs no old trace."""
+    trace, settings = tmp_path / "t.trace", {"cache": "100%", "n_ctx": 64, "publish": False}
+    Engine(split, trace=trace, **settings).close()
+    assert not list(tmp_path.glob("t.trace*"))
+    with Engine(split, trace=trace, **settings) as engine:
+        engine.evaluate([1, 2, 3])
+    before = trace.read_bytes()
+    with pytest.raises(InputError), Engine(split, trace=trace, **settings) as engine:
+        engine.evaluate([])
+    assert trace.read_bytes() == before
+    assert [each.name for each in tmp_path.glob("*t.trace*")] == ["t.trace"]

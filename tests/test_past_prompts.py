@@ -94,6 +94,21 @@ def test_a_conversation_is_learnt_from_turn_by_turn(model: Path, tmp_path: Path)
     assert later.argmax(1).tolist() == [1, 2, 2]
 
 
+def test_several_that_keep_one_file_all_add_to_it(model: Path, tmp_path: Path) -> None:
+    both = [PastPrompts(tmp_path / "p.npz", model, 3, 16) for _ in range(2)]
+    for n, past in enumerate(both):
+        choices = np.zeros(48, np.int64)
+        choices[[n, 16 + n, 32 + n]] = 4
+        past.learn(PROMPTS[n], choices)
+        past.save()
+        past.save()  # nothing is new
+    kept = PromptStore.load(tmp_path / "p.npz")
+    assert [each.argmax(1).tolist() for each in kept.activations] == [[0, 0, 0], [1, 1, 1]]
+    both[0].learn(PROMPTS[0], choices)
+    both[0].save()
+    assert len(PromptStore.load(tmp_path / "p.npz")) == 3
+
+
 def test_a_bonus_by_hand() -> None:
     even = np.full((2, 8), 1 / 8, np.float32)
     np.testing.assert_allclose(bonus(even), 0, atol=1e-6)

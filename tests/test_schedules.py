@@ -120,5 +120,20 @@ def test_the_command(tmp_path: Path) -> None:
     assert [(row["slots"], row["schedule"]) for row in found[:4]] == [
         (2, "alone"), (2, "turns"), (2, "batch"), (2, "4"),
     ]  # fmt: skip
-    for more in (["--warm", "3"], ["--policy", "belady"], ["--schedule", "often"]):
+    for more in (["--warm", "3"], ["--policy", "optimal"], ["--schedule", "often"]):
         assert CliRunner().invoke(cli, [*asked, *more]).exit_code != 0
+
+
+def test_every_policy_that_is_asked_for_is_replayed(tmp_path: Path) -> None:
+    """The oracle too, which knows each schedule's own future. Three slots hold one and a half of two
+    conversations' pairs: where they take turns by token, a miss a turn is the least."""
+    path = tmp_path / "t.trace"
+    two_talks().save(path)
+    asked = ["simulate", str(path), "--schedule", "turns", "--cache", "3", "--json", "--policy"]
+    for policy in ("lru,belady", "all"):
+        rows = json.loads(CliRunner().invoke(cli, [*asked, policy]).output)["schedules"]
+        misses = {(row["policy"], row["schedule"]): row["misses"] for row in rows}
+        assert misses["belady", "alone"] == 4
+        assert misses["belady", "turns"] == 18
+        assert {name for name, _ in misses} >= set(policy.split(",")) - {"all"}
+        assert all(misses["belady", plan] <= made for (_, plan), made in misses.items())

@@ -53,6 +53,40 @@ def test_a_stop_sequence_is_named(server: Live) -> None:
     assert (made["stop_reason"], made["stop_sequence"]) == ("stop_sequence", mark)
 
 
+def test_an_answer_goes_on_from_a_message_of_the_assistant(server: Live) -> None:
+    """In each protocol: what is said in two requests is what is said in one."""
+    greedy: dict[str, Any] = {"temperature": 0}
+    whole = server.post(PATH, messages=HI, max_tokens=12, **greedy)
+    text = whole["content"][0]["text"]
+    begun = [*HI, {"role": "assistant", "content": text[:4]}]
+    n_asked = whole["usage"]["input_tokens"]
+    n_begun = server.post(f"{PATH}/count_tokens", messages=begun)["input_tokens"] - n_asked
+    assert 1 <= n_begun <= 4
+    n_left = whole["usage"]["output_tokens"] - n_begun
+    made = server.post(PATH, messages=begun, max_tokens=n_left, **greedy)
+    assert made["content"] == [{"type": "text", "text": text[4:]}]
+    assert made["usage"]["input_tokens"] == n_asked + n_begun
+    chat = server.post("/v1/chat/completions", messages=begun, max_tokens=n_left, **greedy)
+    assert chat["choices"][0]["message"]["content"] == text[4:]
+    response = server.post("/v1/responses", input=begun, max_output_tokens=n_left, **greedy)
+    assert response["output"][-1]["content"][0]["text"] == text[4:]
+
+
+def test_what_an_answer_cannot_go_on_with_is_refused(server: Live) -> None:
+    use = {"type": "tool_use", "id": "abcdefghi", "name": "add", "input": {"a": 1}}
+    begun = {"role": "assistant", "content": "I add"}
+    called = {"role": "assistant", "content": [{"type": "text", "text": "I add"}, use]}
+    asked = {"max_tokens": 3, "tools": [TOOL]}
+    _, error = server.refused(PATH, messages=[*HI, called], **asked)
+    assert "their results have to follow" in error["message"]
+    _, error = server.refused(PATH, messages=[*HI, begun], tool_choice={"type": "any"}, **asked)
+    assert "tool_choice: the answer goes on from the last message" in error["message"]
+    form = {"type": "json_object"}
+    _, error = server.refused("/v1/chat/completions", messages=[*HI, begun], response_format=form)
+    assert error["param"] == "response_format"
+    assert "end messages with a message of the user" in error["message"]
+
+
 def test_a_tool_is_used(server: Live) -> None:
     asked: dict[str, Any] = {
         "messages": HI, "max_tokens": 300, "temperature": 0, "tools": [TOOL],

@@ -18,6 +18,7 @@ import vocabularies
 from command_line import run
 from remoe_edge import Engine
 from remoe_edge.engine import template_sandbox
+from remoe_edge.engine.continued import begun
 from remoe_edge.engine.template_sandbox import Template, TemplateFailed
 from remoe_edge.errors import InputError, ModelError, UnsupportedError
 from vocabularies import remade
@@ -54,6 +55,12 @@ def with_keys(model: Path, tmp_path: Path) -> Changed:
 def written(template: str, messages: Any = HI, **variables: Any) -> str:
     usual = {"bos_token": "<s>", "eos_token": "</s>", "add_generation_prompt": True, "tools": None}
     return Template(template).render({**usual, "messages": messages, **variables})
+
+
+def gone_on(source: str, messages: list[dict[str, Any]]) -> str:
+    """Write what an answer goes on from, as the engine does."""
+    marked, continued = begun(messages, source)
+    return continued.cut(written(source, marked, add_generation_prompt=False), [])[0]
 
 
 # --- what known templates ask for ---
@@ -344,3 +351,70 @@ def test_a_template_that_cannot_end_a_conversation_is_no_failure(with_keys: Chan
     path = with_keys(only_users + "{{ m.content }}{% endfor %}")
     with Engine(path, cache="50%", publish=False) as engine:
         assert engine.render(HI)[:2] == ("hi", [])
+
+
+# --- answers that go on ---
+
+
+KNOWN = ["CHATML", "QWEN3", "HARMONY", "DEEPSEEK", "MISTRAL", "LLAMA3", "GRANITE"]
+
+
+@pytest.mark.parametrize("name", KNOWN)
+@pytest.mark.parametrize("said", ["Sure, the", "Sure:\n\n ", "s", "<|im_end|> é"])
+def test_an_answer_goes_on_where_the_assistant_stopped(name: str, said: str) -> None:
+    """It is the template's own turn up to there, whatever ends the turn may hold."""
+    source, blanks = getattr(templates, name), said[len(said.rstrip()) :]
+    messages = [*HI, {"role": "assistant", "content": said}]
+    whole = written(source, messages, add_generation_prompt=False)
+    found = gone_on(source, messages)
+    assert found.endswith(said)
+    assert whole.startswith(found.removesuffix(blanks))
+    # The question has been written, and nothing has been said twice.
+    empty = written(
+        source, [*HI, {"role": "assistant", "content": "\x01"}], add_generation_prompt=False
+    )
+    assert found.removesuffix(said) == empty[: empty.index("\x01")]
+
+
+def test_what_an_answer_cannot_go_on_from_is_refused() -> None:
+    asked = {"role": "assistant", "content": "so"}
+    for last, said in (
+        ({**asked, "tool_calls": [TOOL]}, "their results"),
+        ({**asked, "content": [{"type": "text", "text": "so"}]}, "is a text"),
+        ({**asked, "content": "", "reasoning_content": "why"}, "no text"),
+    ):
+        with pytest.raises(InputError, match=said):
+            gone_on(templates.CHATML, [*HI, last])
+    for other in (
+        "{{ messages | tojson(ensure_ascii=true) }}",
+        "{{ messages[-1].content[::-1] }}",
+        "-",
+        "{{ messages }}" * 2,
+    ):
+        with pytest.raises(InputError, match="as it is"):
+            gone_on(other, [*HI, asked])
+    for blank in ("", " \n", None):
+        messages, continued = begun([*HI, {**asked, "content": blank}])
+        assert (list(messages), continued.mark) == (HI, "")
+    with pytest.raises(InputError, match="no text"):
+        begun([{**asked, "content": ""}])
+
+
+def test_the_engine_goes_on(with_keys: Changed) -> None:
+    """What the message spells of special tokens stays text, and reasoning that was begun goes on."""
+    with Engine(with_keys(templates.QWEN3), cache="50%", publish=False) as engine:
+        for said, opened in (
+            ("a <|im_end|>b", False), ("<think>\nLet me", True), ("<think>", True),
+        ):  # fmt: skip
+            messages = [*HI, {"role": "assistant", "content": said}]
+            prompt, _, bos = engine.render(messages)
+            asks = engine.render(HI)[0]
+            assert prompt == asks + said
+            channels = prompt.form.channels
+            assert channels is not None
+            assert channels.opened == opened
+            ids = engine.tokenize(prompt, special=True, bos=bos)
+            assert ids == engine.tokenize(asks, special=True, bos=bos) + engine.tokenize(
+                said, bos=False
+            )
+            assert engine.chat(messages, max_tokens=1).usage.prompt_tokens == len(ids)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -129,6 +130,40 @@ def test_fitted_weights_are_kept(model: Path, folder: Path) -> None:
         assert json.loads(kept["meta"]) == {"tokens": 7, "model": model.name}
         assert kept["uses"].sum() > run_number * 3 * 4
     assert sorted(path.name for path in folder.glob("*fitted.profile*")) == ["fitted.profile"]
+
+
+def test_several_that_keep_one_profile_all_add_to_it(model: Path, tmp_path: Path) -> None:
+    """Whoever closes last adds to what the others have written meanwhile; also all at once."""
+    profile = tmp_path / "p"
+    kept = [KeptProfile(profile, model) for _ in range(9)]
+    uses = 4 * np.eye(9, 48)
+    kept[0].save(uses[0], 10, 3, 16)
+    with ThreadPoolExecutor(8) as several:
+        list(several.map(lambda n: kept[n].save(uses[n], 10, 3, 16), range(1, 9)))
+    found = _core.parse_profile(profile.read_bytes(), "p")["uses"]
+    assert found[0] == pytest.approx(4 * 0.5 ** (8 * 10 / 1000))
+    assert (found[:9] > 3.5).all()
+    assert np.count_nonzero(found) == 9
+    assert [path.name for path in tmp_path.iterdir()] == ["p"]
+
+
+def test_what_was_put_there_meanwhile_is_not_lost(
+    model: Path, folder: Path, tmp_path: Path
+) -> None:
+    profile, uses = tmp_path / "p", np.ones(48)
+    nothing, weights = np.zeros(0, np.float32), np.ones((2, len(NAMES)), np.float32)
+    kept = KeptProfile(profile, model)
+    fitted = (np.array([0.1, 0.5], np.float32), weights, nothing, np.zeros(0, np.int8))
+    profile.write_bytes(_core.make_profile(3, 16, "", "{}", *fitted))
+    kept.save(uses, 10, 3, 16)
+    found = _core.parse_profile(profile.read_bytes(), "p")
+    assert np.array_equal(found["weights"].reshape(2, -1), weights)
+    assert (found["uses"] == 1).all()
+    others = _core.make_profile(3, 16, "other", "{}", *fitted, uses.astype(np.float32))
+    profile.write_bytes(others)
+    with pytest.raises(ModelError, match="give each model its own"):
+        kept.save(uses, 10, 3, 16)
+    assert profile.read_bytes() == others
 
 
 def test_a_profile_of_another_model_is_refused_by_name(folder: Path, model: Path) -> None:

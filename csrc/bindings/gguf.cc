@@ -127,6 +127,7 @@ void RegisterGguf(py::module_& module) {
           },
           py::arg("path"))
       .def("check", [](const ModelFile& m) { ThrowIfError(CheckLoadable(m)); })
+      .def("check_no_adapter", [](const ModelFile& m) { ThrowIfError(CheckNoAdapter(m)); })
       .def_property_readonly("paths", &Paths)
       .def_property_readonly("file_bytes", &ModelFile::file_bytes)
       .def_property_readonly("tensors", &ModelFile::tensors)

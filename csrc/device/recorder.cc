@@ -14,7 +14,8 @@ Status Recorder::Start(const std::string& path, const TraceHeader& header) {
 
 Status Recorder::Stop() {
   if (trace_ == nullptr) return Status::Ok();
-  const Status status = trace_->Finish();
+  // A trace without a step would take the place of an older one, and is worth less: it is dropped.
+  const Status status = trace_->n_events() > 0 ? trace_->Finish() : trace_->failure();
   trace_.reset();
   return status;
 }

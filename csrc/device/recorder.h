@@ -21,7 +21,7 @@ namespace remoe {
 class Recorder {
  public:
   Status Start(const std::string& path, const TraceHeader& header);
-  // Completes the file. RETURNS: what cut the recording short, if anything did; the steps before it
+  // Completes the file; without a step there is none. RETURNS: what cut the recording short, if anything did; the steps before it
   // are in the file.
   Status Stop();
   bool on() const { return trace_ != nullptr; }

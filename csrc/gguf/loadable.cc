@@ -50,6 +50,13 @@ Status CheckRequired(const Metadata& keys) {
 
 }  // namespace
 
+Status CheckNoAdapter(const ModelFile& file) {
+  if (file.String("general.type") != "adapter") return Status::Ok();
+  const std::string kind = file.String("adapter.type").value_or("of a kind it does not name");
+  return Status(Code::kInvalidArgument, file.paths()[0] + " is an adapter (" + Quote(kind) +
+                                            "), not a model: name the model that it was made for");
+}
+
 Status CheckLoadable(const ModelFile& file) {
   const Metadata keys(file);
   const std::string& path = file.paths()[0];
@@ -63,11 +70,7 @@ Status CheckLoadable(const ModelFile& file) {
     return Status(Code::kCorrupt, path + ": key 'general.architecture' is " +
                                       Quote(keys.architecture()) + ", which names no architecture");
   }
-  if (file.String("general.type") == "adapter") {
-    const std::string kind = file.String("adapter.type").value_or("of a kind it does not name");
-    return Status(Code::kCorrupt, path + " is an adapter (" + Quote(kind) +
-                                      "), not a model: name the model that it was made for");
-  }
+  REMOE_RETURN_IF_ERROR(CheckNoAdapter(file));
   REMOE_RETURN_IF_ERROR(CheckLayers(keys));
   REMOE_RETURN_IF_ERROR(CheckExperts(keys));
   REMOE_RETURN_IF_ERROR(CheckAttention(keys));

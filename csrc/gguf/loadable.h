@@ -16,8 +16,10 @@
 
 namespace remoe {
 
-// kCorrupt or kNotSupported, naming the path and the key or tensor. For models, not router
-// overlays.
+// kInvalidArgument where the file is an adapter, as overlays and LoRA files are.
+Status CheckNoAdapter(const ModelFile& file);
+
+// As CheckNoAdapter, or kCorrupt or kNotSupported, naming the path and the key or tensor.
 Status CheckLoadable(const ModelFile& file);
 
 // Its parts, in their order. Each relies on the ones before.

@@ -10,6 +10,7 @@ from typing import Any
 
 from remoe_edge.engine.settings import EngineSettings
 from remoe_edge.errors import InputError
+from remoe_edge.names import named_twice
 
 STOCK = ("stock-mmap", "stock-resident")
 OFF = "off"
@@ -140,14 +141,12 @@ def arms(
                 f"no arm '{spec}'; there are {', '.join(STOCK)} and stream:POLICY, such as stream:lru"
             )
     named = [replace(arm, gpu_layers=gpu_layers) for arm in _with_what_varies(made)]
-    names = [arm.name for arm in named]
-    if not names:
+    if not named:
         raise InputError("there is no arm to run")
     if peers and not any("peers" in dict(arm.options) for arm in named):
         raise InputError("--peers are for stream arms, and no arm takes them")
-    for name in names:
-        if names.count(name) > 1:
-            raise InputError(f"arm '{name}' is named twice")
+    if (name := named_twice(arm.name for arm in named)) is not None:
+        raise InputError(f"arm '{name}' is named twice")
     return named
 
 

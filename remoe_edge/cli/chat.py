@@ -13,6 +13,7 @@ import click
 from remoe_edge.cli import options
 from remoe_edge.cli.conversation import Conversation
 from remoe_edge.cli.engine_options import engine_options, open_engine
+from remoe_edge.cli.numbers import Number
 from remoe_edge.cli.old_spellings import option
 from remoe_edge.cli.prompt import questions
 from remoe_edge.cli.reasoning import ShownReasoning
@@ -40,7 +41,7 @@ Ctrl-C stops an answer. A line that ends in a backslash goes on in the next."""
 @option(
     "--temp",
     "temperature",
-    type=click.FloatRange(min=0),
+    type=Number(min=0),
     default=0.7,
     show_default=True,
     metavar="T",
@@ -56,7 +57,7 @@ Ctrl-C stops an answer. A line that ends in a backslash goes on in the next."""
 )
 @option(
     "--top-p",
-    type=click.FloatRange(0, 1),
+    type=Number(0, 1),
     default=0.95,
     show_default=True,
     metavar="P",
@@ -64,7 +65,7 @@ Ctrl-C stops an answer. A line that ends in a backslash goes on in the next."""
 )
 @option(
     "--min-p",
-    type=click.FloatRange(0, 1),
+    type=Number(0, 1),
     default=0.05,
     show_default=True,
     metavar="P",
@@ -72,7 +73,7 @@ Ctrl-C stops an answer. A line that ends in a backslash goes on in the next."""
 )
 @option(
     "--repeat-penalty",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Number(min=0, min_open=True),
     default=1.0,
     show_default=True,
     metavar="X",
@@ -213,7 +214,7 @@ def _report(chat: Conversation) -> None:
     """Say in a line what the answer cost, and in others what happened or ended it early."""
     engine = chat.engine
     say(engine.answer.line(engine.streamed))
-    for note in chat.new_notes():
+    for note in chat.notes.take():
         say(note)
     if engine.answer.stop == "context":
         say(f"the answer ended at the context of {engine.n_ctx} tokens: raise --ctx")

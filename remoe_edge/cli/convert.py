@@ -12,6 +12,7 @@ from types import FrameType
 import click
 
 from remoe_edge.cli import options
+from remoe_edge.cli.numbers import Number
 from remoe_edge.cli.old_spellings import option
 from remoe_edge.cli.options import FILE, FOLDER
 from remoe_edge.cli.terminal import escape
@@ -30,7 +31,7 @@ def command() -> None:
 @options.output("An overlay of the base model.", required=True)
 @option(
     "--strength",
-    type=float,
+    type=Number(min=0, min_open=True),
     default=1.0,
     show_default=True,
     metavar="X",

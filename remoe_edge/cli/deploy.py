@@ -9,6 +9,7 @@ import click
 
 from remoe_edge.cli import options, placement_options
 from remoe_edge.cli.deployment_folder import folder
+from remoe_edge.cli.numbers import Number
 from remoe_edge.cli.old_spellings import option
 from remoe_edge.cli.results import print_json
 from remoe_edge.cli.terminal import say, show_progress
@@ -74,7 +75,7 @@ def command() -> None:
 @option(
     "--keep",
     "keep_s",
-    type=click.FloatRange(min=0.5),
+    type=Number(min=0.5),
     default=KEEP_S,
     show_default=True,
     metavar="SECONDS",

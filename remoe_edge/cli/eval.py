@@ -9,7 +9,7 @@ import click
 
 from remoe_edge.cli import options
 from remoe_edge.cli.old_spellings import JsonPathCommand, Old
-from remoe_edge.cli.results import print_json, write_json
+from remoe_edge.cli.results import give
 from remoe_edge.cli.terminal import print_tables
 from remoe_edge.cli.tune import load_decoder, require_torch
 from remoe_edge.errors import InputError
@@ -114,16 +114,13 @@ def command(
         "versions": versions(),
         "routers": summaries,
     }
-    if as_json:
-        print_json(report)
-    else:
-        _print_table(summaries)
-    if output is not None:
-        write_json(report, output)
-    if plot is not None:
-        from remoe_edge.tune.plots import draw_pareto
+    try:
+        if plot is not None:
+            from remoe_edge.tune.plots import draw_pareto
 
-        draw_pareto({n: s for n, s in summaries.items() if n != "base"}, plot)
+            draw_pareto({n: s for n, s in summaries.items() if n != "base"}, plot)
+    finally:
+        give(report, output, as_json=as_json, show=lambda: _print_table(summaries))
 
 
 def _print_table(summaries: dict[str, Any]) -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import click
-
 from remoe_edge.cli import options
+from remoe_edge.cli.numbers import Number
 from remoe_edge.cli.old_spellings import Decorator, Function, option
 
-_SHARE = click.FloatRange(0, 1, max_open=True)
+_SHARE = Number(0, 1, max_open=True)
 
 
 def _means(name: str, help: str) -> Decorator:

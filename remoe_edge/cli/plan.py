@@ -9,7 +9,7 @@ import click
 
 from remoe_edge.cli import options, placement_options
 from remoe_edge.cli.old_spellings import Old, option
-from remoe_edge.cli.results import print_json
+from remoe_edge.cli.results import give, print_json
 from remoe_edge.cli.terminal import print_tables, show_progress
 
 if TYPE_CHECKING:
@@ -150,13 +150,11 @@ def _place(
     show_progress("")
     for note in placement.notes:
         click.echo(f"note: {note}", err=True)
-    if as_json:
-        print_json(placement_file.as_dict(placement))
-    else:
-        for line in placement_lines(placement):
-            click.echo(line)
-    if output is not None:
-        placement_file.save(placement, output)
+    lines = "\n".join(placement_lines(placement))
+    give(
+        placement_file.as_dict(placement), output, as_json=as_json, show=lambda: click.echo(lines),
+        write=lambda _, path: placement_file.save(placement, path),
+    )  # fmt: skip
 
 
 def _table(plan: Plan) -> None:

@@ -11,7 +11,7 @@ import click
 
 from remoe_edge.cli import lossy_options, options, text_option
 from remoe_edge.cli.old_spellings import option
-from remoe_edge.cli.results import print_json, write_json
+from remoe_edge.cli.results import give
 from remoe_edge.cli.terminal import say, show_progress
 
 if TYPE_CHECKING:
@@ -141,15 +141,14 @@ def command(
         coarse=None if record is None else {"type": record.type, "fingerprint": record.own},
     )
     show_progress("")
-    if as_json:
-        print_json(found.to_dict())
-    else:
-        click.echo("\n".join([_HEAD, *rows]))
-    write_json(found.to_dict(), where)
-    if plot is not None:
-        from remoe_edge.quality.plot import draw
+    table = "\n".join([_HEAD, *rows])
+    try:
+        if plot is not None:
+            from remoe_edge.quality.plot import draw
 
-        draw(_with_neighbours(found, where, model), plot)
+            draw(_with_neighbours(found, where, model), plot)
+    finally:
+        give(found.to_dict(), where, as_json=as_json, show=lambda: click.echo(table))
     say(f"kept in {where}" if finished else f"stopped: {where} holds what was measured before")
     if not finished:
         context.exit(130)

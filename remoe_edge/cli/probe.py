@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from remoe_edge.cli import options
+from remoe_edge.cli.numbers import Number
 from remoe_edge.cli.old_spellings import Old, option
 from remoe_edge.cli.results import print_json
 from remoe_edge.cli.terminal import print_tables
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 @click.argument("path", metavar="[FILE]", type=options.PATH, required=False)
 @option(
     "--seconds",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Number(min=0, min_open=True),
     default=2.0,
     show_default=True,
     metavar="S",

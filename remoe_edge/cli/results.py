@@ -4,10 +4,33 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
+
+
+def give(
+    result: Any,
+    path: Path | None,
+    *,
+    as_json: bool,
+    show: Callable[[], None],
+    write: Callable[[Any, Path], None] | None = None,
+) -> None:
+    """Write a result into its file, if there is one, and show it: neither hangs on the other.
+
+    What reads stdout may be gone, or the disk full, and what was measured would be gone too.
+    """
+    try:
+        if path is not None:
+            (write or write_json)(result, path)
+    finally:
+        if as_json:
+            print_json(result)
+        else:
+            show()
 
 
 def print_json(result: Any) -> None:

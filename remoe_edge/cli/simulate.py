@@ -9,7 +9,7 @@ import click
 
 from remoe_edge.cli import options
 from remoe_edge.cli.old_spellings import Old, option
-from remoe_edge.cli.results import print_json, write_json
+from remoe_edge.cli.results import give
 from remoe_edge.cli.terminal import print_tables
 
 if TYPE_CHECKING:
@@ -103,14 +103,11 @@ def command(
         expert_bytes=expert_bytes,
     )
     result = simulation.as_json(trace, outcomes)
-    if as_json:
-        print_json(result)
-    else:
-        _table(outcomes)
-    if output is not None:
-        write_json(result, output)
-    if plot is not None:
-        simulation.plot(outcomes, str(plot), str(trace.meta.get("model") or trace_path.name))
+    try:
+        if plot is not None:
+            simulation.plot(outcomes, str(plot), str(trace.meta.get("model") or trace_path.name))
+    finally:
+        give(result, output, as_json=as_json, show=lambda: _table(outcomes))
 
 
 def _schedules(
@@ -123,21 +120,12 @@ def _schedules(
     *,
     as_json: bool,
 ) -> None:
-    from remoe_edge.errors import InputError
     from remoe_edge.routing import schedules
 
-    live = [each for each in policies if each != "belady"]  # the oracle's future is one trace's
-    if not live:
-        raise InputError("--schedule takes policies of a running engine")
     plans = schedules.parse_plans(text)
-    outcomes = schedules.simulate(trace, plans, live, slots, profile)
+    outcomes = schedules.simulate(trace, plans, policies, slots, profile)
     result = schedules.as_json(trace, outcomes)
-    if as_json:
-        print_json(result)
-    else:
-        _schedule_table(outcomes)
-    if output is not None:
-        write_json(result, output)
+    give(result, output, as_json=as_json, show=lambda: _schedule_table(outcomes))
 
 
 def _schedule_table(outcomes: list[ScheduleOutcome]) -> None:

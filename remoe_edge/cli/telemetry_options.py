@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from remoe_edge.cli import options, placement_options
+from remoe_edge.cli.numbers import Number
 from remoe_edge.cli.old_spellings import Decorator, Function, option
 from remoe_edge.cli.serve_extra import needing_serve
 from remoe_edge.cli.terminal import say
@@ -26,7 +25,7 @@ _OPTIONS: tuple[Decorator, ...] = (
         help="Record each token and the machine (power, temperatures, memory) as JSON lines.",
     ),
     option(
-        "--telemetry-hz", type=click.FloatRange(1, 10), default=2, show_default=True, metavar="HZ",
+        "--telemetry-hz", type=Number(1, 10), default=2, show_default=True, metavar="HZ",
         help="How often in a second to look at the machine.",
     ),
     option(

@@ -9,6 +9,7 @@ import click
 
 from remoe_edge.cli import options
 from remoe_edge.cli.old_spellings import Decorator, option
+from remoe_edge.names import named_twice
 
 
 def text(*, more: str, **settings: Any) -> Decorator:
@@ -21,8 +22,6 @@ def text(*, more: str, **settings: Any) -> Decorator:
 
 def _named(ctx: click.Context, param: click.Parameter, texts: tuple[Path, ...]) -> tuple[Path, ...]:
     """Refuse texts that no result could tell apart."""
-    names = [path.stem for path in texts]
-    for name in names:
-        if names.count(name) > 1:
-            raise click.UsageError(f"two texts are named {name}: name one otherwise")
+    if (name := named_twice(path.stem for path in texts)) is not None:
+        raise click.UsageError(f"two texts are named {name}: name one otherwise")
     return texts

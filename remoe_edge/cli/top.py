@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from remoe_edge.cli import options
+from remoe_edge.cli.numbers import Number
 from remoe_edge.cli.old_spellings import option
 from remoe_edge.cli.serve_extra import needing_serve
 from remoe_edge.cli.terminal import escape, say
@@ -28,7 +29,7 @@ _HEAD = ("PID", "MODEL", "STATE", "TOK/S", "HITS", "READ", "STALL", "CACHE", "ME
 @options.json_flag("Each look is an object in a line of its own.")
 @option(
     "--interval",
-    type=click.FloatRange(0.2, 60),
+    type=Number(0.2, 60),
     default=1,
     show_default=True,
     metavar="S",

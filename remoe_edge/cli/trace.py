@@ -61,6 +61,9 @@ def command(
         except KeyboardInterrupt:
             finished = False
         show_progress("")
+        if engine.native is not None and engine.native.trace_events == 0:
+            say(f"stopped before a step was recorded: nothing is written to {output}")
+            context.exit(130)
         if not engine.router_probabilities:
             say("this model's graph does not show its router's probabilities: recorded without")
     if done.cut:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from remoe_edge.cli import options
+from remoe_edge.cli.numbers import Finite
 from remoe_edge.cli.old_spellings import Old, option
 from remoe_edge.errors import InputError, UnsupportedError
 
@@ -65,7 +66,7 @@ def _settings_options(function: Any) -> Any:
         if isinstance(f.default, bool):
             name, extra["is_flag"] = f"{name}/--no-{f.name.replace('_', '-')}", True
         else:
-            extra["type"] = type(f.default)
+            extra["type"] = Finite() if isinstance(f.default, float) else int
             extra["metavar"] = "N" if isinstance(f.default, int) else "X"
         function = option(name, f.name, **extra)(function)
     return function

@@ -14,7 +14,7 @@ from typing import Any
 
 from remoe_edge.deploy.packing import Function
 from remoe_edge.errors import InputError
-from remoe_edge.files.atomic import replacing
+from remoe_edge.files.atomic import write_text
 from remoe_edge.files.fingerprint import fingerprint
 from remoe_edge.files.reading import json_object, open_regular
 from remoe_edge.native import _core
@@ -86,8 +86,7 @@ def save(deployment: Deployment, path: Path) -> None:
         "placement": placement_file.as_dict(deployment.placement),
         "main_threads": deployment.main_threads,
     }
-    with replacing([path]) as (part,):
-        part.write_text(json.dumps(held, allow_nan=False) + "\n", encoding="utf-8")
+    write_text(json.dumps(held, allow_nan=False) + "\n", path)
 
 
 def load(path: Path) -> Deployment:

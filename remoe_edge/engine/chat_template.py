@@ -14,6 +14,7 @@ from typing import Any
 
 from remoe_edge.engine import metadata
 from remoe_edge.engine.channels import MESSAGE_END, AnswerForm, channels_of
+from remoe_edge.engine.continued import Continued, begun
 from remoe_edge.engine.prompt import Guard, Prompt
 from remoe_edge.engine.template_sandbox import Template, TemplateFailed
 from remoe_edge.engine.tokenizer import Tokenizer
@@ -67,9 +68,11 @@ class ChatTemplate:
         tools: Sequence[Any] | None = None,
         name: str | None = None,
         variables: Mapping[str, Any] | None = None,
+        answering: bool = True,
     ) -> Prompt:
-        """Write messages, and what makes the model answer.
+        """Write messages, and what makes the model answer, or go on where the assistant has begun to.
 
+        answering: False writes whole turns and nothing after them.
         tools: given to the template as they are; `tool_use` is then taken where the model has it.
         name: which of several templates. variables: what this template takes besides, as
         `enable_thinking`. What `messages`, `tools` and `variables` spell of special tokens stays text.
@@ -80,16 +83,20 @@ class ChatTemplate:
         _check_messages(messages)
         name = self._chosen(name, tools)
         source = self._source(name)
+        continued = Continued()
+        if answering:
+            messages, continued = begun(messages, tools, variables, source)
+        asking = answering and not continued.mark
         given = {"messages": list(messages), "tools": tools, **(variables or {})}
         guard = Guard(
             (each.text for each in self._tokenizer.specials if each.guarded), given, source
         )
-        rendered = self._written(name, {"add_generation_prompt": True, **guard.marked(given)})
-        text, breaks = guard.read(rendered)
+        rendered = self._written(name, {"add_generation_prompt": asking, **guard.marked(given)})
+        text, breaks = continued.cut(*guard.read(rendered))
         if not text.strip():
             raise self._failed(name, "it writes nothing of these messages")
         channels = channels_of(source, text, self._tokenizer)
-        form = AnswerForm(self._turn_end(name)[0], channels)
+        form = AnswerForm(self._turn_end(name)[0], continued.channels(channels))
         return Prompt(text, breaks, form)
 
     def write(

@@ -324,8 +324,9 @@ class Engine:
     def chat(self, messages: Sequence[Message], **settings: Any) -> Answer:
         """Return the answer to a conversation of {"role", "content"} messages.
 
-        Settings are those of `generate`. Raises as `generate`, and UnsupportedError when the model has
-        no chat template, ModelError when that fails.
+        Where the last message is the assistant's, the answer goes on from it. Settings are those of
+        `generate`. Raises as `generate`, and UnsupportedError when the model has no chat template,
+        ModelError when that fails.
         """
         prompt, stop, bos = self.render(messages)
         settings.setdefault("stop", stop)

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from remoe_edge.engine import attaching, contexts, embedding, lossy, offload, peers
 from remoe_edge.engine import budget as budgets
-from remoe_edge.engine import embedding, lossy, offload, peers
 from remoe_edge.engine.chat_template import ChatTemplate
 from remoe_edge.engine.draft_governor import MOST_GUESSES
 from remoe_edge.engine.elastic import Elastic
@@ -26,26 +26,17 @@ from remoe_edge.engine.extensions import (
 )
 from remoe_edge.engine.heads import Heads, check_heads
 from remoe_edge.engine.interrupt import held_back
-from remoe_edge.engine.kv_cache import kv_bytes
 from remoe_edge.engine.lifecycle import check_threads, keep_in_children
 from remoe_edge.engine.llama import NativeLoad, listening, make_llama
 from remoe_edge.engine.loaded import Loaded
-from remoe_edge.engine.locked_memory import lock_loaded
-from remoe_edge.engine.nextn_layers import dense_bytes as dense_bytes_of
 from remoe_edge.engine.settings import EngineSettings
 from remoe_edge.engine.tokenizer import Tokenizer
-from remoe_edge.errors import BudgetError, InputError, ModelError, RemoeError, UnsupportedError
+from remoe_edge.errors import InputError, ModelError, RemoeError, UnsupportedError
 from remoe_edge.files.atomic import cut_short
 from remoe_edge.files.path_argument import path_argument
-from remoe_edge.machine import memory
-from remoe_edge.machine.gpu import Gpu, gpus
 from remoe_edge.native import _core, llama_cpp
-from remoe_edge.units import mib
 
 _low = llama_cpp.llama_cpp
-
-_CONTEXTS_SHARE = 8  # of the memory that is available
-_MOST_CHOSEN = 8  # conversations, unless more are asked for
 
 Progress = Callable[[float], bool]
 
@@ -96,7 +87,7 @@ def load(
     loaded.pooling = embedding.pooling_of(file)
     trained = file.unsigned(f"{file.architecture}.context_length")
     loaded.n_ctx = settings.context(trained)
-    loaded.n_places = settings.parallel or _fitting(loaded, file)
+    loaded.n_places = settings.parallel or contexts.fitting(loaded, file)
     weight_bytes = file.dense_bytes if loaded.streamed else path.stat().st_size
     loaded.offload = offload.resolve(
         "off" if loaded.lossy else settings.gpu_layers,
@@ -104,8 +95,8 @@ def load(
         experts_on="" if loaded.native is None else loaded.native.experts_on,
     )  # fmt: skip
     loaded.buffers.elsewhere = loaded.offload.names_elsewhere
-    _check_context(file, loaded)
-    _note_sizes(loaded)
+    contexts.check(loaded, file)
+    contexts.note_sizes(loaded)
     cache = _planned(loaded, extensions.planner)
     before = time.perf_counter()
     observers = (extensions.start_observers or _nobody)(loaded.notes.append)
@@ -120,8 +111,8 @@ def load(
             loaded.n_ctx = min(loaded.n_ctx, int(_low.llama_n_ctx_seq(context)))
             _prepare_draft(loaded)
             lossy.verify(loaded)
-            _lock(loaded)
-            _attach(loaded, cache)
+            attaching.lock(loaded)
+            attaching.attach(loaded, cache)
             peers.connect(loaded)
             _begin_features(loaded, extensions)
     except BaseException:
@@ -212,57 +203,13 @@ def _open_files(loaded: Loaded, extensions: Extensions) -> None:
         loaded.profile = profile.open(loaded.path, native)
         if loaded.profile.data is None:
             loaded.notes.append(f"no profile at {profile.path} yet: it begins with this run")
+        elif lossy.by_residents(loaded.settings):
+            loaded.notes.append(
+                "the profile's hot experts are not read at first: answers with loss must not depend on "
+                "the clock"
+            )
     if past is not None:
         loaded.past_prompts = past.open(loaded.path, native)
-
-
-def _fitting(loaded: Loaded, file: _core.ModelFile) -> int:
-    """Choose how many conversations may be answered at a time."""
-    each = kv_bytes(file, loaded.n_ctx)
-    if not each:
-        loaded.notes.append(
-            "one conversation at a time: this model's header does not say what a context takes "
-            "(--parallel N says how many)"
-        )
-        return 1
-    share = memory.available().available_bytes // _CONTEXTS_SHARE
-    return max(1, min(_MOST_CHOSEN, share // each))
-
-
-def _check_context(file: _core.ModelFile, loaded: Loaded) -> None:
-    """Refuse what memory cannot hold: llama.cpp would be killed while it fills it."""
-    n_ctx, n_places = loaded.n_ctx, loaded.n_places
-    # Sliding windows make it no smaller: llama.cpp keeps all tokens, so that some can be taken back.
-    cache_bytes = n_places * (kv_bytes(file, n_ctx) or 0)
-    # Else mapped, and read as it is used.
-    weights = dense_bytes_of(file, nextn=loaded.settings.draft == "mtp")
-    dense_bytes = weights if loaded.streamed else 0
-    here = 1 - loaded.offload.share_elsewhere
-    cache_bytes, dense_bytes = int(cache_bytes * here), int(dense_bytes * here)
-    room = memory.available()
-    if cache_bytes + dense_bytes > room.available_bytes:
-        dense = f" and the dense weights {mib(dense_bytes)}" if loaded.streamed else ""
-        context = "a context" if n_places == 1 else f"{n_places} contexts"
-        lower = "--ctx" if n_places == 1 else "--parallel or --ctx"
-        raise BudgetError(
-            f"{context} of {n_ctx} tokens takes {mib(cache_bytes)}{dense}, but "
-            f"{mib(room.available_bytes)} are left by {room.limited_by}: lower {lower}"
-        )
-
-
-def _note_sizes(loaded: Loaded) -> None:
-    """Say where a size that was asked for is more than can be had."""
-    settings, n_ctx = loaded.settings, loaded.n_ctx
-    for name, default in (
-        ("n_batch", EngineSettings.n_batch),
-        ("n_ubatch", EngineSettings.n_ubatch),
-    ):
-        asked = getattr(settings, name)
-        if asked > n_ctx and asked != default:
-            loaded.notes.append(f"{name} {asked} is more than the context: {n_ctx} is used")
-    most = min(settings.n_batch, n_ctx)
-    if most < settings.n_ubatch <= n_ctx and settings.n_ubatch != EngineSettings.n_ubatch:
-        loaded.notes.append(f"n_ubatch {settings.n_ubatch} is more than n_batch: {most} is used")
 
 
 def _planned(loaded: Loaded, planner: Planner | None) -> str:
@@ -333,53 +280,6 @@ def _prepare_draft(loaded: Loaded) -> None:
             f"drafts come from the text: the {n_heads} layer{'s' * (n_heads > 1)} of this model that "
             "predict further tokens (MTP) are used with --draft mtp"
         )
-
-
-def _lock(loaded: Loaded) -> None:
-    """Keep dense weights out of swap; a model that is loaded whole is mapped, and not locked."""
-    if loaded.native is not None and loaded.settings.lock and (note := lock_loaded()) is not None:
-        loaded.notes.append(note)
-
-
-def _attach(loaded: Loaded, cache: str) -> None:
-    """Give the model its cache, of what the context and its buffers have left."""
-    native, settings = loaded.native, loaded.settings
-    if native is None:
-        return
-    # KV and output buffers are cleared as they are made; compute buffers are not touched yet.
-    scratch = native.scratch_bytes(min(settings.n_ubatch, loaded.n_ctx))
-    buffers = loaded.buffers.n_bytes
-    outputs = embedding.output_bytes(loaded, loaded.llama.n_vocab(), loaded.llama.n_embd())
-    buffers["compute"] = buffers.get("compute", 0) + scratch + outputs
-    prefetch = lossy.prefetch_of(loaded)
-    if loaded.asks_peers and prefetch == "auto":
-        prefetch = "off"
-        loaded.notes.append("nothing is prefetched while peers are asked (--prefetch on does both)")
-    beside_bytes = native.router_bytes(prefetch)
-    beside_bytes += _core.peer_check_bytes(native) if loaded.asks_peers else 0
-    loaded.budget = budgets.resolve(
-        cache, native, buffers["compute"], beside_bytes,
-        follow=loaded.keeper is not None, gpu=_gpu_room(native.experts_on),
-    )  # fmt: skip
-    native.attach(
-        n_slots=loaded.budget.n_slots,
-        policy=settings.policy,
-        lock=settings.lock,
-        profile=None if loaded.profile is None else loaded.profile.data,
-        prefetch=prefetch,
-        most_slots=loaded.budget.most_slots,
-    )
-    loaded.notes.extend(native.notes)
-    if said := loaded.offload.said():
-        loaded.notes.append(said)
-    prefetched = native.prefetch
-    if prefetched["state"] != "off" and prefetched["why_not"]:
-        loaded.notes.append(f"nothing is prefetched while answering: {prefetched['why_not']}")
-
-
-def _gpu_room(name: str) -> Gpu | None:
-    """Ask anew what is free on the GPU that has the experts: the context is there by now."""
-    return next((each for each in gpus() if each.name == name), None)
 
 
 def _begin_features(loaded: Loaded, extensions: Extensions) -> None:

@@ -132,20 +132,6 @@ def verify(loaded: Loaded) -> None:
         raise UnsupportedError(f"{flags}: {loaded.path}: {error}") from None
 
 
-def prefetch_of(loaded: Loaded) -> str:
-    """Give the prefetch setting that keeps answers independent of the clock."""
-    prefetch = loaded.settings.prefetch
-    if loaded.profile is not None and by_residents(loaded.settings):
-        loaded.notes.append(
-            "the profile's hot experts are not read at first: answers with loss must not depend on the "
-            "clock"
-        )
-    if loaded.lossy and prefetch == "auto":
-        loaded.notes.append("nothing is prefetched: answers with loss must not depend on the clock")
-        return "off"
-    return prefetch
-
-
 def said_of(counts: Mapping[str, int]) -> str:
     """Say what share of the experts that tokens chose was swapped, skipped or coarse; "" without loss."""
     weighed = counts["weighed"]

@@ -49,7 +49,7 @@ class Guard:
         self._spellings = sorted(set(spellings), key=len, reverse=True)
         self._starts = {each[:n] for each in self._spellings for n in range(1, len(each))}
         self._longest = max(map(len, self._starts), default=0)
-        self._sentinel = _unused(given)
+        self._sentinel = unused_character(given)
         code = f"{ord(self._sentinel):x}"
         # A template may have written it as JSON does.
         self._mark = re.compile(rf"{self._sentinel}|\\u{code}", re.IGNORECASE)
@@ -91,7 +91,8 @@ class Guard:
         return "".join(pieces), breaks
 
 
-def _unused(given: Any) -> str:
+def unused_character(given: Any) -> str:
+    """Give a character that stands in none of the texts. Raises InputError where there is none."""
     taken = {char for text in _texts(given) for char in text if "\ufdd0" <= char < "\ufdf0"}
     escaped = {
         chr(int(code, 16))

@@ -13,6 +13,7 @@ from remoe_edge.engine import budget as budgets
 from remoe_edge.engine import lossy, offload
 from remoe_edge.errors import InputError
 from remoe_edge.machine.processors import default_threads
+from remoe_edge.names import named_twice
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -202,8 +203,8 @@ class EngineSettings:
             raise InputError(f"peers is a list of HOST:PORT, not {self.peers!r}")
         keys = self.peer_keys is not None
         checked = tuple(_core.check_address(each, keys) for each in self.peers)
-        if len(set(checked)) < len(checked):
-            raise InputError("peers names a worker twice")
+        if (twice := named_twice(checked)) is not None:
+            raise InputError(f"peers names the worker {twice} twice")
         object.__setattr__(self, "peers", checked)
 
     def _check_experts_on_gpu(self) -> None:

@@ -128,7 +128,11 @@ def write_text(text: str, path: Path) -> None:
     Bytes of a name that are no UTF-8 are lone surrogates in `text`. They become escapes, which JSON
     reads as what they were.
     """
-    data = text.encode("utf-8", "backslashreplace")
+    write_bytes(text.encode("utf-8", "backslashreplace"), path)
+
+
+def write_bytes(data: bytes, path: Path) -> None:
+    """Write bytes into a file, whole or not at all. Raises ReadError, which names the path."""
     with replacing([path]) as (part,):
         part.write_bytes(data)
 

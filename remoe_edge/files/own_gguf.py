@@ -30,10 +30,5 @@ def open_own(
 def open_model(path: str | os.PathLike[str]) -> _core.ModelFile:
     """Open a model to read its header. Raises InputError for an adapter, such as an overlay."""
     file = _core.ModelFile.open(path)
-    if file.string("general.type") == "adapter":
-        kind = file.string("adapter.type") or "of a kind it does not name"
-        raise InputError(
-            f"{os.fspath(path)} is an adapter ('{kind}'), not a model: name the model that it was "
-            "made for"
-        )
+    file.check_no_adapter()
     return file

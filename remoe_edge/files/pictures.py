@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from remoe_edge.errors import InputError, UnsupportedError
+from remoe_edge.files.atomic import replacing
 
 _MISSING = "pictures need matplotlib: pip install 'remoe-edge[plot]'"
 
@@ -36,6 +37,18 @@ def pyplot() -> Any:
     from matplotlib import pyplot as drawn
 
     return drawn
+
+
+def save(figure: Any, path: Path, *, dpi: int) -> None:
+    """Write a picture, whole or not at all; its name's ending says of which kind.
+
+    Raises InputError where it says of none, ReadError where it cannot be written.
+    """
+    with replacing([path]) as (part,):
+        try:
+            figure.savefig(part, dpi=dpi, format=path.suffix.lower().removeprefix(".") or None)
+        except ValueError as error:
+            raise InputError(f"{path}: {error}") from error
 
 
 def drawn_name(name: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from remoe_edge.errors import InputError
-from remoe_edge.files.atomic import replacing
+from remoe_edge.files.atomic import write_text
 from remoe_edge.files.reading import json_object, open_regular
 from remoe_edge.placement.bill import Bill
 from remoe_edge.placement.functions import Group, Load
@@ -166,8 +166,7 @@ def _check(placement: Placement) -> None:
 
 def save(placement: Placement, path: str | Path) -> None:
     """Write a placement, whole or not at all. Raises ReadError where it cannot be written."""
-    with replacing([Path(path)]) as (part,):
-        part.write_text(json.dumps(as_dict(placement), allow_nan=False) + "\n", encoding="utf-8")
+    write_text(json.dumps(as_dict(placement), allow_nan=False) + "\n", Path(path))
 
 
 def load(path: str | Path) -> Placement:

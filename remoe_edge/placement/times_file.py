@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from remoe_edge.errors import InputError
+from remoe_edge.files.atomic import write_text
 from remoe_edge.files.reading import json_object, open_regular
 from remoe_edge.placement.latency_curve import Points
 
@@ -28,8 +29,8 @@ def as_dict(points: Points) -> dict[str, Any]:
 
 
 def save(points: Points, path: Path) -> None:
-    """Write a file that `load` reads."""
-    path.write_text(json.dumps(as_dict(points), indent=1) + "\n", encoding="utf-8")
+    """Write a file that `load` reads, whole or not at all. Raises ReadError, which names the path."""
+    write_text(json.dumps(as_dict(points), indent=1) + "\n", path)
 
 
 def load(path: Path) -> Points:

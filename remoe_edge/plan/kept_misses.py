@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from remoe_edge.errors import InputError, RemoeError
-from remoe_edge.files.atomic import replacing
+from remoe_edge.files.atomic import write_text
 from remoe_edge.files.reading import json_object, open_regular
 from remoe_edge.plan.misses import Chances, Replayed
 from remoe_edge.plan.sizes import ModelSizes
@@ -60,8 +60,7 @@ def keep(folder: Path, sizes: ModelSizes, misses: Replayed) -> None:
         "chances": [np.round(chances, 6).tolist() for chances in known.values()],
     }
     folder.mkdir(parents=True, exist_ok=True)
-    with replacing([_path(folder, sizes, policy=misses.policy)]) as (part,):
-        part.write_text(json.dumps(record) + "\n")
+    write_text(json.dumps(record) + "\n", _path(folder, sizes, policy=misses.policy))
 
 
 def recall(folder: Path, sizes: ModelSizes, policy: str) -> KeptMisses | None:

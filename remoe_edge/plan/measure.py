@@ -17,7 +17,7 @@ from pathlib import Path
 
 from remoe_edge.engine.settings import EngineSettings
 from remoe_edge.errors import RemoeError
-from remoe_edge.files.atomic import replacing
+from remoe_edge.files.atomic import write_text
 from remoe_edge.files.reading import json_object
 from remoe_edge.files.user_folder import home
 from remoe_edge.machine.power_mode import power_mode
@@ -121,8 +121,7 @@ def _save(record: Path | None, machine: Machine) -> tuple[str, ...]:
     }
     try:
         record.parent.mkdir(parents=True, exist_ok=True)
-        with replacing([record]) as (part,):
-            part.write_text(json.dumps(held) + "\n")
+        write_text(json.dumps(held) + "\n", record)
     except (OSError, RemoeError) as error:
         return (f"the measurement is not kept: {error}",)
     return ()

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from remoe_edge.engine.nextn_layers import n_layers_run
 from remoe_edge.errors import InputError
 from remoe_edge.files.reading import read_whole
+from remoe_edge.files.taking_turns import taking_turns
 from remoe_edge.native import _core
 from remoe_edge.predict.embeddings import Floats, TokenEmbeddings
 from remoe_edge.predict.predictor import SimilarPrompts
@@ -75,16 +76,20 @@ class PastPrompts:
         own = fingerprint(file)
         if routers is not None:
             own = hashlib.sha256(own.encode() + read_whole(routers, "tuned routers")).hexdigest()
-        if path.exists():
-            self.store = PromptStore.load(path, own)
-            held = (self.store.n_layers, self.store.n_experts, self.store.width)
-            if held != (n_layers, n_experts, self.store.width and self._embeddings.width):
-                raise InputError(f"{path}: prompts of another model, of another shape")
-        else:
-            self.store = PromptStore(n_layers, n_experts, own)
-        self.changed = False
+        self.store = PromptStore(n_layers, n_experts, own)
+        self._read()
+        self._n_learned = 0  # of the store's last prompts, those that the file has not
         self._search: SimilarPrompts | None = None
         self._searched = 0
+
+    def _read(self) -> None:
+        if not self.path.exists():
+            return
+        store, own = PromptStore.load(self.path, self.store.fingerprint), self.store
+        shape = own.n_layers, own.n_experts, store.width and self._embeddings.width
+        if (store.n_layers, store.n_experts, store.width) != shape:
+            raise InputError(f"{self.path}: prompts of another model, of another shape")
+        self.store = store
 
     def __len__(self) -> int:
         return len(self.store)
@@ -116,7 +121,7 @@ class PastPrompts:
         counts, total = np.where(total, counts, 1), np.where(total, total, counts.shape[1])
         shares = np.asarray(counts / total, np.float32)
         self.store.add(summary(tokens, self._embeddings), shares)
-        self.changed = True
+        self._n_learned = min(self._n_learned + 1, len(self.store))
 
     @contextlib.contextmanager
     def beside(self, model: StreamedModel, tokens: Sequence[int]) -> Iterator[None]:
@@ -130,7 +135,16 @@ class PastPrompts:
             self.learn(tokens, model.choices() - before)
 
     def save(self) -> None:
-        """Write the file anew, whole or not at all, if anything was learnt."""
-        if self.changed:
+        """Add what was learnt to what the file holds by now, and write it, whole or not at all.
+
+        Raises as it was opened; the file is then as it was.
+        """
+        if not self._n_learned:
+            return
+        with taking_turns(self.path):
+            mine = self.store
+            self._read()
+            if self.store is not mine:
+                self.store.add_last(mine, self._n_learned)
             self.store.save(self.path)
-            self.changed = False
+        self._n_learned = 0

@@ -98,6 +98,13 @@ class PromptStore:
         self.activations.append(kept_shares)
         del self.summaries[: -self.limit], self.activations[: -self.limit]
 
+    def add_last(self, other: PromptStore, n: int) -> None:
+        """Add the last `n` prompts of another store of the same model."""
+        begin = len(other) - n
+        self.summaries += other.summaries[begin:]
+        self.activations += other.activations[begin:]
+        del self.summaries[: -self.limit], self.activations[: -self.limit]
+
     def add_trace(self, summaries: Sequence[Floats], trace: Trace) -> None:
         """Add the prompts that a trace was recorded of, in their order.
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from remoe_edge import _core
 from remoe_edge.errors import InputError, ModelError, ReadError
-from remoe_edge.files.atomic import replacing
+from remoe_edge.files.atomic import write_bytes
 from remoe_edge.files.reading import json_object, open_regular
+from remoe_edge.native import _core
 
 _MAGIC = b"REMOEPRF"
 
@@ -38,7 +38,6 @@ def save_profile(data: bytes, path: str | Path) -> None:
     Raises InputError where it cannot be written.
     """
     try:
-        with replacing([Path(path)]) as (part,):
-            part.write_bytes(data)
+        write_bytes(data, Path(path))
     except ReadError as error:
         raise InputError(str(error)) from error

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from remoe_edge import _core
+from remoe_edge.native import _core
 from remoe_edge.profile import links as link
 from remoe_edge.profile.folds import cut_folds
 from remoe_edge.profile.links import fit_links

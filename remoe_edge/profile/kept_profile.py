@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from remoe_edge.errors import InputError, ModelError
 from remoe_edge.files.reading import json_object
+from remoe_edge.files.taking_turns import taking_turns
 from remoe_edge.native import _core
 from remoe_edge.profile import read_profile, save_profile
 
@@ -33,7 +34,7 @@ class ProfileFile:
 
 
 class KeptProfile:
-    """Hold a profile file while an engine runs.
+    """Hold a profile file while an engine runs. Several may keep one: each adds what it has used.
 
     Reads `path` if it is there. Raises ModelError where it is damaged, InputError where it cannot be
     read or is of another model, naming both.
@@ -52,9 +53,12 @@ class KeptProfile:
         self._model = model.name
         if path.is_dir() or not path.absolute().parent.is_dir():
             raise InputError(f"{path} cannot be a profile: give the path of a file")
-        if path.exists():
-            self.data = read_profile(path)
-            self._parts = _core.parse_profile(self.data, str(path))
+        self._read()
+
+    def _read(self) -> None:
+        if self.path.exists():
+            self.data = read_profile(self.path)
+            self._parts = _core.parse_profile(self.data, str(self.path))
             self._check()
 
     def _check(self) -> None:
@@ -80,24 +84,28 @@ class KeptProfile:
         return order[: int(np.count_nonzero(uses))].astype(np.int64)
 
     def save(self, uses: npt.NDArray[Any], n_steps: float, n_layers: int, n_experts: int) -> None:
-        """Add a run's uses, [n_layers * n_experts], and write the file anew, whole or not at all.
+        """Add a run's uses, [n_layers * n_experts], to what the file holds by now.
 
-        Raises ModelError where one is no number, and InputError where the file cannot be written;
-        the file is then as it was.
+        It is written anew, whole or not at all. Raises as it was opened, ModelError where one is no
+        number, and InputError where the file cannot be written; the file is then as it was.
         """
+        with taking_turns(self.path):
+            self._read()
+            save_profile(self._with(uses, n_steps, n_layers, n_experts), self.path)
+
+    def _with(self, uses: npt.NDArray[Any], n_steps: float, n_layers: int, n_experts: int) -> bytes:
         parts = self._parts
         before = parts.get("uses", np.zeros(0, np.float32))
         total = uses.astype(np.float32)
         if len(before):
             total = total + before * np.float32(0.5 ** (n_steps / HALF_LIFE))
         nothing = np.zeros(0, np.float32)
-        data = _core.make_profile(
+        return _core.make_profile(
             n_layers, n_experts, self._fingerprint,
             json.dumps({**_meta(parts), "model": self._model}),
             parts.get("shares", nothing), parts.get("weights", nothing),
             parts.get("scales", nothing), parts.get("links", np.zeros(0, np.int8)), total,
         )  # fmt: skip
-        save_profile(data, self.path)
 
 
 def _meta(parts: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from remoe_edge import _core
+from remoe_edge.native import _core
 from remoe_edge.profile.logistic import Floats
 
 Links = tuple[Floats, npt.NDArray[np.int8]]  # scales, and links in steps of them

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from remoe_edge import _core
+from remoe_edge.native import _core
 from remoe_edge.profile.folds import SESSION_STEPS
 from remoe_edge.profile.pack import Links, Weights
 from remoe_edge.routing.trace import Trace

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from remoe_edge import _core
+from remoe_edge.native import _core
 from remoe_edge.profile.folds import sessions
 from remoe_edge.profile.logistic import Floats
 from remoe_edge.profile.pack import pack

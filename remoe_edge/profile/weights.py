@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from remoe_edge import _core
+from remoe_edge.native import _core
 from remoe_edge.profile.logistic import Floats, by_newton
 from remoe_edge.profile.search import ROUNDS, Doubles, search
 

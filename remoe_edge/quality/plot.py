@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from remoe_edge.engine.lossy import MEANS
-from remoe_edge.files.pictures import drawn_name, pyplot
+from remoe_edge.files.pictures import drawn_name, pyplot, save
 from remoe_edge.quality.price_list import Price, PriceList
 from remoe_edge.quality.setting import Setting
 
@@ -56,7 +56,7 @@ def draw(lists: Mapping[str, PriceList], path: Path) -> None:
         axis.set_xlabel("KiB read per token")
         axis.grid(alpha=0.3)
     left.legend(fontsize=7)
-    figure.savefig(path, dpi=110)
+    save(figure, path, dpi=110)
 
 
 def _draw_means(

@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from remoe_edge import _core
 from remoe_edge.errors import BudgetError, InputError
+from remoe_edge.native import _core
 from remoe_edge.routing.trace import Trace, from_routed
 
 Missed = npt.NDArray[np.int32]

@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from remoe_edge import _core
 from remoe_edge.engine.ring import Ring
 from remoe_edge.engine.schedule import LEAST_APART
 from remoe_edge.errors import InputError
+from remoe_edge.native import _core
 from remoe_edge.routing.replay import check_slots
 from remoe_edge.routing.trace import Trace
 
@@ -235,6 +235,8 @@ def simulate(
     profile: bytes | None = None,
 ) -> list[Outcome]:
     """Replay a trace's conversations in each schedule, by the engine's own cache, which begins empty.
+
+    The oracle knows each schedule's own future: what the best policy could do in that order.
 
     Raises BudgetError where there are fewer slots than one token needs, InputError for a trace with
     less than two conversations.

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
-from remoe_edge import _core
 from remoe_edge.errors import InputError
-from remoe_edge.files.pictures import drawn_name, pyplot
+from remoe_edge.files.pictures import drawn_name, pyplot, save
+from remoe_edge.native import _core
 from remoe_edge.routing.replay import check_slots
 from remoe_edge.routing.trace import Trace
 from remoe_edge.units import parse_bytes
@@ -150,7 +151,7 @@ def as_json(trace: Trace, outcomes: Sequence[Outcome]) -> dict[str, Any]:
 def plot(outcomes: Sequence[Outcome], path: str, title: str) -> None:
     """Draw misses per token against cache size, a line per policy, into an image file.
 
-    Raises UnsupportedError without matplotlib, InputError where the file cannot be written.
+    Raises UnsupportedError without matplotlib, ReadError where the file cannot be written.
     """
     drawn = pyplot()
     figure, axes = drawn.subplots(figsize=(8, 5), layout="constrained")
@@ -166,8 +167,6 @@ def plot(outcomes: Sequence[Outcome], path: str, title: str) -> None:
     axes.set_ylim(bottom=0)
     axes.legend()
     try:
-        figure.savefig(path, dpi=150)
-    except (OSError, ValueError) as error:
-        raise InputError(f"--plot {path}: {error}") from error
+        save(figure, Path(path), dpi=150)
     finally:
         drawn.close(figure)

@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from remoe_edge import _core
 from remoe_edge.errors import InputError
+from remoe_edge.files.atomic import replacing
 from remoe_edge.files.npz import read_npz
 from remoe_edge.files.reading import json_object, open_regular
+from remoe_edge.native import _core
 
 MOST_LAYERS, MOST_EXPERTS = 4096, 16384  # as in the core
 _NO_PROBS = np.zeros(0, np.uint8)
@@ -194,7 +195,11 @@ class Trace:
         return trace
 
     def save(self, path: str | Path) -> None:
-        """Write the trace to a file; it takes its name only when it is whole."""
+        """Write the trace to a file, whole or not at all. Raises ReadError where it cannot be written."""
+        with replacing([Path(path)]) as (part,):
+            self._write(part)
+
+    def _write(self, path: Path) -> None:
         writer = _core.TraceWriter(
             str(path), self.n_layers, self.n_experts, self.top_k, self.fingerprint,
             json.dumps(self.meta),

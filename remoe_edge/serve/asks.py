@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from remoe_edge.engine import chat_template
 from remoe_edge.engine.channels import MESSAGE, PAIRS
+from remoe_edge.engine.continued import is_begun
 from remoe_edge.engine.request import check_grammar
 from remoe_edge.engine.tokenizer import Tokenizer
 from remoe_edge.errors import ModelError, UnsupportedError
@@ -66,10 +67,11 @@ def chat_asks(engine: Engine, chat: Chat) -> list[Ask]:
             f"{len(chat.messages)} messages do not fit the context of {engine.n_ctx} tokens: shorten "
             f"{chat.prompt_field}",
         )
+    forced = format_ is not None and chat.choice in ("required", "named")
+    _check_continued(chat, forced)
     prompt, stop, bos = _rendered(engine, _for(source, chat.messages), tools, variables)
     tokens = engine.tokenize(prompt, special=True, bos=bos)
     check_room(engine, len(tokens), chat.prompt_field)
-    forced = format_ is not None and chat.choice in ("required", "named")
     form = prompt.form
     parser = None
     if format_ is not None:
@@ -87,6 +89,19 @@ def chat_asks(engine: Engine, chat: Chat) -> list[Ask]:
         Ask(tokens, each, form, parser, one_call and format_ is not None, goes_on)
         for each in seeded(sampling, chat.n)
     ]
+
+
+def _check_continued(chat: Chat, forced: bool) -> None:
+    """Refuse a form that an answer has from its beginning, where the client has written that."""
+    if not is_begun(chat.messages):
+        return
+    field = chat.schema_field if chat.schema is not None else "tool_choice" if forced else None
+    if field is not None:
+        raise BadField(
+            field,
+            f"{field}: the answer goes on from the last message, which is the assistant's, and this form "
+            f"holds whole answers: end {chat.prompt_field} with a message of the user",
+        )
 
 
 def _rendered(

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from remoe_edge.engine.new_notes import NewNotes
 from remoe_edge.errors import RemoeError
 from remoe_edge.serve.conversations import Ask, Load, NotReady, QueueFull
 from remoe_edge.serve.events import Failed
@@ -41,8 +42,7 @@ class EngineThread(ABC):
         self._queue_limit = queue_limit
         self._figures = figures
         self._note = note
-        self._engine_notes: list[str] = []
-        self._n_noted = 0
+        self._new_notes: NewNotes | None = None
         self._changed = threading.Condition()
         self._queue: deque[RequestStream] = deque()
         self._engine: Engine | None = None
@@ -145,9 +145,8 @@ class EngineThread(ABC):
 
     def _tell(self) -> None:
         """Pass on what the engine has noted since."""
-        while self._n_noted < len(self._engine_notes):
-            self._n_noted += 1
-            self._note(self._engine_notes[self._n_noted - 1])
+        for line in () if self._new_notes is None else self._new_notes.take():
+            self._note(line)
 
     def _took(self, seconds: float) -> None:
         self._request_s += 0.3 * (seconds - self._request_s)
@@ -156,8 +155,7 @@ class EngineThread(ABC):
         engine = None
         try:
             engine = self._load_engine()
-            self._engine_notes = engine.notes
-            self._n_noted = len(engine.notes)  # whoever loads it says those
+            self._new_notes = NewNotes(engine.notes)  # whoever loads it says those so far
             self._prepare(engine)
         except Exception as error:
             self._failure, self._state = error, "failed"

@@ -82,8 +82,8 @@ class GgufTokenizer:
     def chat(self, messages: list[dict[str, str]]) -> list[int]:
         """Encode a conversation; see `Tokenizer`."""
         # Whole turns, and no marks of a document's ends: those are put between documents.
-        whole = {"add_generation_prompt": False, "bos_token": "", "eos_token": ""}
-        prompt = self._template.render(messages, variables=whole)
+        unmarked = {"bos_token": "", "eos_token": ""}
+        prompt = self._template.render(messages, variables=unmarked, answering=False)
         return self._tokenizer.encode(prompt, special=True, bos=False)
 
 

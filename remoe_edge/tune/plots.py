@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from remoe_edge.files.pictures import drawn_name, pyplot
+from remoe_edge.files.pictures import drawn_name, pyplot, save
 
 
 def _axes(rows: int, columns: int, size: tuple[float, float]) -> Any:
@@ -35,7 +35,7 @@ def draw_curves(history: Sequence[Mapping[str, float]], path: Path) -> None:
         )
         axis.set_xlabel("step")
         axis.grid(alpha=0.3)
-    figure.savefig(path, dpi=120)
+    save(figure, path, dpi=120)
 
 
 def _point(name: str, summary: Mapping[str, Any], policy: str) -> dict[str, Any]:
@@ -94,4 +94,4 @@ def draw_pareto(
     axis.set_ylabel(f"misses per token against base, % ({policy})")
     axis.grid(alpha=0.3)
     axis.legend()
-    figure.savefig(path, dpi=130)
+    save(figure, path, dpi=130)

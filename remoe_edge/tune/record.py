@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import os
 import platform
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from remoe_edge.errors import InputError, ModelError
+from remoe_edge.files.atomic import write_bytes
 from remoe_edge.tune.architecture import Shape, gguf_router_name, hf_router_name
 from remoe_edge.tune.data import Domain
 from remoe_edge.tune.decoder import check_router
@@ -150,11 +150,6 @@ def load_overlay_routers(path: Path, model: Path, shape: Shape) -> list[Tensor]:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file that is either complete or not there."""
+    """Write a file that is either complete or not there; its folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_bytes(data)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_bytes(data, path)

@@ -29,7 +29,7 @@ CPP_OUTSIDE: dict[str, frozenset[str]] = {
 # Python: rooms (folders and files directly in remoe_edge/) by height. A room imports rooms of its
 # own height and below, never above.
 PYTHON_LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"native", "amx", "_core", "errors", "units", "_moved"}),
+    frozenset({"native", "amx", "_core", "errors", "units", "names", "_moved"}),
     frozenset({"engine", "routing", "files", "machine"}),
     frozenset(
         {

@@ -15,6 +15,7 @@ from remoe_edge.cli.old_spellings import Old, option
 from remoe_edge.cli.results import print_json
 from remoe_edge.cli.terminal import say
 from remoe_edge.errors import InputError
+from remoe_edge.names import named_twice
 
 
 @click.command()
@@ -62,10 +63,9 @@ def again(
     from remoe_edge.bench.again import arguments
     from remoe_edge.bench.compare import compare as compare_records
 
-    names = [path.name for path in records]
-    twice = [name for name in names if names.count(name) > 1]
-    if twice and output is not None:
-        raise InputError(f"two records are named {twice[0]}, and {output} takes one of that name")
+    twice = named_twice(path.name for path in records)
+    if twice is not None and output is not None:
+        raise InputError(f"two records are named {twice}, and {output} takes one of that name")
     old = {path: record.read(path) for path in records}
     lines = {path: arguments(each, path, models) for path, each in old.items()}
     with contextlib.ExitStack() as stack:

@@ -15,8 +15,9 @@ import click
 from remoe_edge.cli import gpu_options, options, placement_options, text_option
 from remoe_edge.cli.bench import by_mode, meaning
 from remoe_edge.cli.bench.shown import progress_line, show_record
+from remoe_edge.cli.numbers import Number
 from remoe_edge.cli.old_spellings import JsonPathCommand, Old, option
-from remoe_edge.cli.results import print_json
+from remoe_edge.cli.results import give
 from remoe_edge.cli.terminal import say
 from remoe_edge.errors import InputError, RemoeError
 
@@ -109,7 +110,7 @@ if TYPE_CHECKING:
 )
 @option(
     "--probe-seconds",
-    type=click.FloatRange(min=0),
+    type=Number(min=0),
     default=1.0,
     show_default=True,
     metavar="S",
@@ -178,20 +179,17 @@ def run(
         from remoe_edge.bench.cost import add_costs
 
         add_costs(record, table)
-    if as_json:
-        print_json(record)
-    else:
-        show_record(record)
-    if output is not None:
-        records.write(record, output)
-    if csv is not None:
-        from remoe_edge.bench.tokens_csv import tokens_csv
+    try:
+        if csv is not None:
+            from remoe_edge.bench.tokens_csv import tokens_csv
 
-        write_text(tokens_csv(record), csv)
-    if html is not None:
-        from remoe_edge.bench.page import page
+            write_text(tokens_csv(record), csv)
+        if html is not None:
+            from remoe_edge.bench.page import page
 
-        write_text(page(record), html)
+            write_text(page(record), html)
+    finally:
+        give(record, output, as_json=as_json, show=lambda: show_record(record), write=records.write)
     if not whole:
         context.exit(130)
     if record["differs"]:

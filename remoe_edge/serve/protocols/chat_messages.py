@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from remoe_edge.names import named_twice
 from remoe_edge.serve.fields import BadField, Fields, short
 from remoe_edge.serve.tools.format import Tool
 
@@ -129,10 +130,8 @@ def check_tools(tools: Sequence[tuple[Tool, bool]], choice: str) -> tuple[Tool, 
     """Refuse two of a name, too many, and a strictness that cannot be kept."""
     if len(tools) > _MOST_TOOLS:
         raise BadField("tools", f"there are {len(tools)} tools, and up to {_MOST_TOOLS} may be")
-    names = [each.name for each, _ in tools]
-    twice = {name for name in names if names.count(name) > 1}
-    if twice:
-        raise BadField("tools", f"two tools are called {min(twice)}")
+    if (twice := named_twice(each.name for each, _ in tools)) is not None:
+        raise BadField("tools", f"two tools are called {twice}")
     if choice == "auto" and any(strict for _, strict in tools):
         raise BadField(
             "tools",
