@@ -93,9 +93,11 @@ Status ConnectPeers(StreamedModel* model, const PeerOptions& options) {
           store.cache().SlotOf(id / geometry.n_experts, id % geometry.n_experts) != kNoSlot;
     }
   };
-  model->AddSource(std::make_unique<RemoteSource>(
+  Result<std::unique_ptr<RemoteSource>> source = RemoteSource::Make(
       addresses, std::move(keys), IdentityOf(*model, options.engine, options.fingerprint),
-      std::move(checking.value()), std::move(local), options.source));
+      std::move(checking.value()), std::move(local), options.source);
+  if (!source.ok()) return source.status();
+  model->AddSource(std::move(source.value()));
   return Status::Ok();
 }
 

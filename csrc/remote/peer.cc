@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "base/format.h"
+#include "base/thread.h"
 
 namespace remoe {
 
@@ -32,8 +33,9 @@ int64_t Microseconds(std::chrono::steady_clock::duration duration) {
 
 }  // namespace
 
-Peer::Peer(Address address, Links links) : address_(std::move(address)), links_(std::move(links)) {
-  thread_ = std::thread([this] { Run(); });
+void Peer::Start() {
+  const Status status = StartThread("asks it", [this] { Run(); }, &thread_);
+  if (!status.ok()) Refuse(status.message());
 }
 
 Peer::~Peer() {

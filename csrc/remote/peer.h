@@ -57,8 +57,8 @@ class Peer : public std::enable_shared_from_this<Peer> {
     std::function<void(std::weak_ptr<Peer>, ServedExpert)>
         check;  // what it holds from now on: Admit() or Refuse()
   };
-  // All outlive this.
-  Peer(Address address, Links links);
+  // All outlive this. It does nothing before Start().
+  Peer(Address address, Links links) : address_(std::move(address)), links_(std::move(links)) {}
   ~Peer();
 
   struct Wanted {

@@ -3,9 +3,9 @@
 
 #include <algorithm>
 #include <cstring>
-#include <future>
 
 #include "base/format.h"
+#include "base/thread.h"
 #include "remote/peer.h"
 
 namespace remoe {
@@ -115,10 +115,12 @@ Status Peer::Canary(const KnownRecipe& recipe, int number, uint16_t expert, int 
   const std::vector<float> rows = Proof::CanaryRows(n_rows, recipe.learned.n_in);
   std::vector<float> ours, its;
   // Beside this thread, which has to answer for the weights that this may need.
-  std::future<Status> computed = std::async(std::launch::async, [&] {
+  Result<std::future<Status>> started = StartTask("proves it", [&] {
     return links_.proof->computer()->Compute(recipe.learned.recipe, expert, n_rows, rows.data(),
                                              &ours);
   });
+  if (!started.ok()) return started.status();
+  std::future<Status>& computed = started.value();
   Frame frame;
   frame.kind = FrameKind::kAsk;
   frame.layer = static_cast<uint32_t>(recipe.layer);

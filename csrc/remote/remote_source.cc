@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "base/format.h"
+#include "base/thread.h"
 #include "wire/checksum.h"
 
 namespace remoe {
@@ -18,23 +19,32 @@ constexpr uint64_t kTryEvery = 16;
 
 }  // namespace
 
-RemoteSource::RemoteSource(const std::vector<Address>& addresses,
-                           std::shared_ptr<const TlsKeys> keys, Identity identity,
+Result<std::unique_ptr<RemoteSource>> RemoteSource::Make(const std::vector<Address>& addresses,
+                                                         std::shared_ptr<const TlsKeys> keys,
+                                                         Identity identity,
+                                                         std::unique_ptr<RowComputer> computer,
+                                                         Local local, const Settings& settings) {
+  std::unique_ptr<RemoteSource> made(new RemoteSource(
+      std::move(keys), std::move(identity), std::move(computer), std::move(local), settings));
+  REMOE_RETURN_IF_ERROR(
+      StartThread("checks peers", [source = made.get()] { source->CheckAll(); }, &made->checker_));
+  made->SetPeers(addresses);
+  for (PeerReader* reader : {made->local_.reader, made->local_.checking}) {
+    if (reader != nullptr) reader->SetPeers(made.get());
+  }
+  return made;
+}
+
+RemoteSource::RemoteSource(std::shared_ptr<const TlsKeys> keys, Identity identity,
                            std::unique_ptr<RowComputer> computer, Local local,
                            const Settings& settings)
     : settings_(settings),
       local_(std::move(local)),
       keys_(std::move(keys)),
       proof_(std::move(identity), std::move(computer)),
-      placement_(static_cast<int>(local_.expert_bytes.size()), local_.n_experts, local_.n_slots),
+      placement_(static_cast<int>(local_.expert_bytes.size()), local_.n_experts),
       placed_(Clock::now()),
-      refilled_(placed_) {
-  SetPeers(addresses);
-  checker_ = std::thread([this] { CheckAll(); });
-  for (PeerReader* reader : {local_.reader, local_.checking}) {
-    if (reader != nullptr) reader->SetPeers(this);
-  }
-}
+      refilled_(placed_) {}
 
 RemoteSource::~RemoteSource() {
   for (PeerReader* reader : {local_.reader, local_.checking}) {
@@ -79,6 +89,7 @@ RemoteSource::Linked RemoteSource::Link(const Address& address) {
     changed_.notify_one();
   };
   linked.peer = std::make_shared<Peer>(address, links);
+  linked.peer->Start();
   return linked;
 }
 

@@ -50,9 +50,12 @@ class RemoteSource : public ExpertSource, public WeightsElsewhere {
     // runs steps.
     std::function<void(std::vector<float>* scores, std::vector<bool>* local)> look;
   };
-  RemoteSource(const std::vector<Address>& addresses, std::shared_ptr<const TlsKeys> keys,
-               Identity identity, std::unique_ptr<RowComputer> computer, Local local,
-               const Settings& settings);
+  // kOutOfMemory where no thread is to be had for checking peers.
+  static Result<std::unique_ptr<RemoteSource>> Make(const std::vector<Address>& addresses,
+                                                    std::shared_ptr<const TlsKeys> keys,
+                                                    Identity identity,
+                                                    std::unique_ptr<RowComputer> computer,
+                                                    Local local, const Settings& settings);
   ~RemoteSource() override;
 
   const char* name() const override { return "remote"; }
@@ -89,6 +92,8 @@ class RemoteSource : public ExpertSource, public WeightsElsewhere {
     std::shared_ptr<RemoteTallies> tallies;
     std::shared_ptr<Peer> peer;
   };
+  RemoteSource(std::shared_ptr<const TlsKeys> keys, Identity identity,
+               std::unique_ptr<RowComputer> computer, Local local, const Settings& settings);
   Linked Link(const Address& address);
   int RecipeOf(const Demand& demand, bool* is_new);
   bool RowsPay(const Demand& demand, const Peer& peer, int n_rows) const;

@@ -3,9 +3,9 @@
 #include <poll.h>
 
 #include <algorithm>
-#include <thread>
 
 #include "base/format.h"
+#include "base/thread.h"
 #include "remote/worker_frames.h"
 
 namespace remoe {
@@ -78,9 +78,28 @@ std::vector<std::string> WorkerServer::TakeLines() {
 }
 
 Status WorkerServer::Run() {
-  std::thread computing([this] { ComputeAll(); });
-  std::thread moving;
-  if (held_experts_ != nullptr) moving = std::thread([this] { MoveAll(); });
+  std::thread computing, moving;
+  Status status = StartThread("computes", [this] { ComputeAll(); }, &computing);
+  if (status.ok() && held_experts_ != nullptr) {
+    status = StartThread("reads what engines wish for", [this] { MoveAll(); }, &moving);
+  }
+  if (status.ok()) ServeAll();
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    ending_ = true;
+  }
+  changed_.notify_all();
+  wished_.notify_all();
+  if (computing.joinable()) computing.join();
+  if (moving.joinable()) moving.join();
+  listener_.reset();  // nobody is to wait for a worker that has stopped
+  const std::lock_guard<std::mutex> lock(mutex_);
+  clients_.clear();
+  return status;
+}
+
+// Until Stop().
+void WorkerServer::ServeAll() {
   Clock::time_point give_up{};
   std::vector<pollfd> polled;
   std::vector<std::shared_ptr<Client>> clients;
@@ -91,7 +110,7 @@ Status WorkerServer::Run() {
     polled.assign({{wake_.fd(), POLLIN, 0}});
     {
       const std::lock_guard<std::mutex> lock(mutex_);
-      if (stopping_ && (Drained() || Clock::now() > give_up)) break;
+      if (stopping_ && (Drained() || Clock::now() > give_up)) return;
       CloseGone();
       if (!stopping_ && Clock::now() >= accepts_again_) {
         polled.push_back({listener_->fd(), POLLIN, 0});
@@ -111,18 +130,6 @@ Status WorkerServer::Run() {
     }
     if (first == 2 && polled[1].revents != 0) Accept();
   }
-  {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    ending_ = true;
-  }
-  changed_.notify_all();
-  wished_.notify_all();
-  computing.join();
-  if (moving.joinable()) moving.join();
-  listener_.reset();  // nobody is to wait for a worker that has stopped
-  const std::lock_guard<std::mutex> lock(mutex_);
-  clients_.clear();
-  return Status::Ok();
 }
 
 // REQUIRES: the lock.

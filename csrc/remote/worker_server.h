@@ -7,7 +7,8 @@
 // answered kBusy at once. Who sends a bad frame loses its connection and nobody else's.
 //
 // Run() in one thread until Stop(), which may come from a signal handler: asks that wait are still
-// answered, new ones are not. The rest from any thread.
+// answered, new ones are not. Where its threads are not to be had, it says so at once. The rest from any
+// thread.
 #ifndef REMOE_REMOTE_WORKER_SERVER_H_
 #define REMOE_REMOTE_WORKER_SERVER_H_
 
@@ -97,6 +98,7 @@ class WorkerServer {
                Welcome welcome, RowComputer* computer, HeldExperts* held, const Limits& limits);
   FrameLimits StrangerLimits() const;
   FrameLimits EngineLimits() const;
+  void ServeAll();
   void Accept();
   bool MakeRoom();
   void Serve(Client* client);
