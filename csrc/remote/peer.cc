@@ -38,10 +38,15 @@ void Peer::Start() {
   if (!status.ok()) Refuse(status.message());
 }
 
-Peer::~Peer() {
+void Peer::Stop() {
   stopping_ = true;
+  stop_.Raise();
   wake_.Raise();
-  thread_.join();
+}
+
+Peer::~Peer() {
+  Stop();
+  if (thread_.joinable()) thread_.join();
 }
 
 int Peer::Load(int recipe, int layer, uint16_t expert, int n_rows) const {
@@ -318,7 +323,8 @@ void Peer::Run() {
 
 // RETURNS: why it is over.
 Status Peer::Session() {
-  Result<std::unique_ptr<Channel>> channel = Connect(address_, links_.keys.get(), kConnectMs);
+  Result<std::unique_ptr<Channel>> channel =
+      Connect(address_, links_.keys.get(), kConnectMs, &stop_);
   if (!channel.ok()) return channel.status();
   auto stream = std::make_unique<FrameStream>(std::move(channel.value()), AnswerLimits());
   Welcome welcome;

@@ -60,6 +60,10 @@ class Peer : public std::enable_shared_from_this<Peer> {
   // All outlive this. It does nothing before Start().
   Peer(Address address, Links links) : address_(std::move(address)), links_(std::move(links)) {}
   ~Peer();
+  // Where no thread is to be had for it, it is as good as refused, and says so.
+  void Start();
+  // Has it end soon, of which the destructor waits for the rest.
+  void Stop();
 
   struct Wanted {
     int recipe = 0;

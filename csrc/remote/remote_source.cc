@@ -55,8 +55,8 @@ RemoteSource::~RemoteSource() {
     ending_ = true;
   }
   changed_.notify_one();
-  checker_.join();
-  peers_.clear();
+  if (checker_.joinable()) checker_.join();
+  End(&peers_);
 }
 
 RemoteSource::Linked RemoteSource::Link(const Address& address) {
@@ -112,7 +112,12 @@ void RemoteSource::SetPeers(const std::vector<Address>& addresses) {
     gone = std::exchange(peers_, std::move(kept));
   }
   // Ending a peer waits for its thread, which a step must not wait for.
-  for (Linked& linked : gone) {
+  End(&gone);
+}
+
+void RemoteSource::End(std::vector<Linked>* gone) {
+  for (const Linked& linked : *gone) linked.peer->Stop();  // one need not wait for another's end
+  for (Linked& linked : *gone) {
     linked.peer.reset();
     const std::lock_guard<std::mutex> lock(peers_mutex_);
     tallies_.Add(linked.tallies->Read());

@@ -95,6 +95,7 @@ class RemoteSource : public ExpertSource, public WeightsElsewhere {
   RemoteSource(std::shared_ptr<const TlsKeys> keys, Identity identity,
                std::unique_ptr<RowComputer> computer, Local local, const Settings& settings);
   Linked Link(const Address& address);
+  void End(std::vector<Linked>* gone);
   int RecipeOf(const Demand& demand, bool* is_new);
   bool RowsPay(const Demand& demand, const Peer& peer, int n_rows) const;
   // Whether storage would long have the expert when the peer answers.
