@@ -69,9 +69,9 @@ RemoteSource::Linked RemoteSource::Link(const Address& address) {
   links.keys = keys_;
   links.has_copy = local_.has_experts;
   links.hedge = settings_.hedge;
-  links.tell = [this](const std::string& line) {
+  links.tell = [this](PeerLine line) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    lines_.push_back(line);
+    lines_.Add(std::move(line));
   };
   links.audit = [this](std::weak_ptr<Peer> peer, Audit audit) {
     {
@@ -328,9 +328,9 @@ int RemoteSource::n_unserved() const {
   return static_cast<int>(total - std::min(total, served.size()));
 }
 
-std::vector<std::string> RemoteSource::TakeLines() {
+std::vector<PeerLine> RemoteSource::TakeLines() {
   const std::lock_guard<std::mutex> lock(mutex_);
-  return std::exchange(lines_, {});
+  return lines_.Take();
 }
 
 void RemoteSource::CheckAll() {

@@ -81,7 +81,7 @@ class RemoteSource : public ExpertSource, public WeightsElsewhere {
   // Experts of all layers that no peer serves.
   int n_unserved() const;
   // Lines for the user since the last call.
-  std::vector<std::string> TakeLines();
+  std::vector<PeerLine> TakeLines();
   // Of all peers, those that are gone included.
   RemoteCounts counts() const;
 
@@ -124,7 +124,7 @@ class RemoteSource : public ExpertSource, public WeightsElsewhere {
 
   std::mutex mutex_;  // of these
   std::condition_variable changed_;
-  std::vector<std::string> lines_;
+  PeerLines lines_;
   // One at a time; others meanwhile are left out.
   std::optional<std::pair<std::weak_ptr<Peer>, Audit>> audit_;
   std::deque<std::pair<std::weak_ptr<Peer>, ServedExpert>> announced_;

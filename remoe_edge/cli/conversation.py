@@ -38,12 +38,12 @@ class Conversation:
     n_notes: int = field(init=False)  # the engine's, those that were said when it was opened
 
     def __post_init__(self) -> None:
-        self.n_notes = len(self.engine.notes)
+        _, self.n_notes = self.engine.notes_since(0)
 
     def new_notes(self) -> list[str]:
         """Take what the engine has noted since the last call."""
-        before, self.n_notes = self.n_notes, len(self.engine.notes)
-        return self.engine.notes[before:]
+        notes, self.n_notes = self.engine.notes_since(self.n_notes)
+        return notes
 
     def ask(self, text: str, *, max_tokens: int, **settings: Any) -> tuple[Answer, int]:
         """Return the answer's pieces, to be read once, and how many turns had to be forgotten.

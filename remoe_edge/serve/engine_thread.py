@@ -41,7 +41,6 @@ class EngineThread(ABC):
         self._queue_limit = queue_limit
         self._figures = figures
         self._note = note
-        self._engine_notes: list[str] = []
         self._n_noted = 0
         self._changed = threading.Condition()
         self._queue: deque[RequestStream] = deque()
@@ -143,11 +142,11 @@ class EngineThread(ABC):
     def _prepare(self, engine: Engine) -> None:  # noqa: B027 - not everybody has to
         """Make what answering takes, in the engine's thread; what it raises is a failure to load."""
 
-    def _tell(self) -> None:
+    def _tell(self, engine: Engine) -> None:
         """Pass on what the engine has noted since."""
-        while self._n_noted < len(self._engine_notes):
-            self._n_noted += 1
-            self._note(self._engine_notes[self._n_noted - 1])
+        notes, self._n_noted = engine.notes_since(self._n_noted)
+        for note in notes:
+            self._note(note)
 
     def _took(self, seconds: float) -> None:
         self._request_s += 0.3 * (seconds - self._request_s)
@@ -156,15 +155,14 @@ class EngineThread(ABC):
         engine = None
         try:
             engine = self._load_engine()
-            self._engine_notes = engine.notes
-            self._n_noted = len(engine.notes)  # whoever loads it says those
+            _, self._n_noted = engine.notes_since(0)  # whoever loads it says those
             self._prepare(engine)
         except Exception as error:
             self._failure, self._state = error, "failed"
             if engine is not None:
                 engine.close()
             return
-        self._tell()
+        self._tell(engine)
         with self._changed:
             self._engine = engine
             if self._state == "loading":
@@ -176,4 +174,4 @@ class EngineThread(ABC):
                 engine.close()
             except RemoeError as error:  # a profile that could not be written
                 self._failure = error
-            self._tell()
+            self._tell(engine)

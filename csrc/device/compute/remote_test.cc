@@ -139,7 +139,7 @@ struct Client {
   std::string state() const { return source->peers()[0].peer.state; }
   std::string lines() {
     std::string all;
-    for (const std::string& line : source->TakeLines()) all += line + "\n";
+    for (const PeerLine& line : source->TakeLines()) all += line.text + "\n";
     return all;
   }
 
