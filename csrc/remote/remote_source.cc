@@ -198,8 +198,8 @@ void RemoteSource::Place() {
   const auto now = Clock::now();
   if (now - placed_ < kPlaceEvery || !local_.look) return;
   placed_ = now;
-  local_.look(&scores_, &resident_);
-  placement_.Update(scores_, resident_);
+  local_.look(&cache_);
+  placement_.Update(cache_);
   std::vector<ExpertPlacement::Offer> offers;
   for (const Linked& linked : peers_) {
     offers.push_back({linked.peer->seen().capacity, linked.peer->served()});

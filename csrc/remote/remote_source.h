@@ -45,10 +45,8 @@ class RemoteSource : public ExpertSource, public WeightsElsewhere {
     bool has_experts = true;             // on storage
     std::vector<uint64_t> expert_bytes;  // by layer
     int n_experts = 0;                   // of a layer
-    int n_slots = 0;
-    // [layers][n_experts] the policy's scores, and whether each is resident. From the thread that
-    // runs steps.
-    std::function<void(std::vector<float>* scores, std::vector<bool>* local)> look;
+    // How the cache is now: it may have grown or shrunk since. From the thread that runs steps.
+    std::function<void(ExpertPlacement::Local*)> look;
   };
   // kOutOfMemory where no thread is to be had for checking peers.
   static Result<std::unique_ptr<RemoteSource>> Make(const std::vector<Address>& addresses,
@@ -119,8 +117,7 @@ class RemoteSource : public ExpertSource, public WeightsElsewhere {
   ExpertPlacement placement_;
   Clock::time_point placed_, refilled_;
   double allowance_bytes_ = 0;
-  std::vector<float> scores_;
-  std::vector<bool> resident_;
+  ExpertPlacement::Local cache_;
 
   std::mutex mutex_;  // of these
   std::condition_variable changed_;
