@@ -351,6 +351,7 @@ Status Peer::Session() {
     for (const ServedExpert& each : welcome.experts) served_.emplace(each.layer, each.expert);
     heard_ = Clock::now();
   }
+  for (Frame& frame : std::exchange(early_, {})) REMOE_RETURN_IF_ERROR(Take(std::move(frame)));
   return ServeUntilLost();
 }
 

@@ -36,9 +36,10 @@ Status Peer::Greet(FrameStream* stream, Welcome* welcome) {
     if (frames.empty()) REMOE_RETURN_IF_ERROR(status);
   }
   if (frames[0].kind == FrameKind::kRefused) {
-    Refuse(frames[0].text());
-    return Status(Code::kCancelled, frames[0].text());
+    Refuse(Printable(frames[0].text()));
+    return Status(Code::kCancelled, "refused");
   }
+  if (frames[0].kind == FrameKind::kBusy) return Status(Code::kIo, Printable(frames[0].text()));
   if (frames[0].kind != FrameKind::kWelcome) return Status(Code::kCorrupt, "no welcome");
   Result<Welcome> parsed = Welcome::Parse(frames[0].payload);
   if (!parsed.ok()) return parsed.status();
@@ -48,6 +49,7 @@ Status Peer::Greet(FrameStream* stream, Welcome* welcome) {
     return Status(Code::kCancelled, other);
   }
   *welcome = std::move(parsed.value());
+  early_.assign(std::make_move_iterator(frames.begin() + 1), std::make_move_iterator(frames.end()));
   return Status::Ok();
 }
 
