@@ -463,8 +463,8 @@ def tls_library() -> str:
 def checksum64(data: npt.NDArray[np.uint8]) -> int:
     """Return the sum that tells damaged weights from whole ones."""
 
-def take_peer_lines(model: StreamedModel) -> list[str]:
-    """Take the lines that peers have given cause for since the last call."""
+def take_peer_lines(model: StreamedModel) -> list[tuple[str, str]]:
+    """Take the lines that peers have given cause for since the last call: what about, and the line."""
 
 class ExpertWorker:
     """Some experts of a model in memory, computed for engines on other machines."""

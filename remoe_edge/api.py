@@ -115,7 +115,7 @@ class Engine(core.Engine):
             self.close()
             raise
         if choice.why:
-            self.notes.append(choice.why)
+            self._loaded.notes.append(choice.why)
 
     def _publish(self, where: bool | PathLike) -> None:
         from remoe_edge.telemetry.status import Status, default_folder
@@ -124,7 +124,7 @@ class Engine(core.Engine):
         try:
             self.add_observer(Status(folder))
         except OSError as error:
-            self.notes.append(f"not shown by `remoe-edge top`: {error}")
+            self._loaded.notes.append(f"not shown by `remoe-edge top`: {error}")
 
 
 def _check_files(inputs: Sequence[object], outputs: Sequence[object]) -> None:

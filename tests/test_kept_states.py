@@ -146,7 +146,7 @@ def running(models: dict[str, Path]) -> Iterator[Engine]:
 def reused_from(engine: Engine, folder: Path, turn: list[int]) -> tuple[int, list[str], list[int]]:
     """Go on with a conversation; tell what was not computed again, what was said, and the answer."""
     batch = engine.batch()
-    engine.notes.clear()
+    _, said_before = engine.notes_since(0)
     try:
         batch.keep_states(folder, 1 << 30)
         answer = join(batch, turn, N)[0]
@@ -155,7 +155,7 @@ def reused_from(engine: Engine, folder: Path, turn: list[int]) -> tuple[int, lis
         batch.close()
     return (
         answer.n_reused,
-        [each for each in engine.notes if "is not used" in each],
+        [each for each in engine.notes_since(said_before)[0] if "is not used" in each],
         answer.token_ids,
     )
 

@@ -35,6 +35,7 @@ def write(root: Path, files: dict[str, str]) -> Path:
         (sources.unkept, frozenset()),
         (sources.machine_paths, frozenset()),
         (sources.getenv, exceptions.GETENV),
+        (sources.raw_threads, frozenset()),
         (sources.source_tree_first, frozenset()),
         (sources.line_ends, frozenset()),
         (sources.file_names, frozenset()),
@@ -89,7 +90,8 @@ def test_checks_of_files_find_what_they_look_for(tmp_path: Path) -> None:
             "remoe_edge/file_utils.py": "class SlotManager:\n    pass  # TODO: later\n",
             "csrc/base/a.h": "// One line.\n",
             "csrc/base/b.h": "// What it is.\n" * 4 + "//  0  a table\n" * 20 + "// Thread-safe.\n",
-            "csrc/base/c.cc": 'const char* x = std::getenv("X");  // TODO(#7): as agreed\n',
+            "csrc/base/c.cc": 'const char* x = std::getenv("X");  // TODO(#7): as agreed\n'
+            "std::thread looking([] {});\nauto found = std::async(look);\nstd::thread later;\n",
             "docs/a b.md": "see /ho" + "me/me/model.gguf\r\n",
             "docs/c.md": "no end",
             "tools/a.py": "sys.path.append(str(ROOT / 'tests'))\nsys.path[:0] = [str(ROOT), 'x']\n",
@@ -106,6 +108,10 @@ def test_checks_of_files_find_what_they_look_for(tmp_path: Path) -> None:
     ]
     assert sources.unkept(tmp_path) == ["remoe_edge/file_utils.py:2: no issue"]
     assert sources.getenv(tmp_path) == ["csrc/base/c.cc:1: reads the environment"]
+    assert sources.raw_threads(tmp_path) == [
+        "csrc/base/c.cc:2: starts a thread without StartThread()",
+        "csrc/base/c.cc:3: starts a thread without StartThread()",
+    ]
     assert sources.machine_paths(tmp_path) == ["docs/a b.md:1: a path of one machine"]
     assert sources.line_ends(tmp_path) == ["docs/a b.md: CR", "docs/c.md: no line end at the end"]
     assert sources.file_names(tmp_path) == ["docs/a b.md"]

@@ -92,7 +92,7 @@ def one(options: argparse.Namespace) -> dict[str, Any]:
             raise InputError(
                 f"{options.text.name} has {len(tokens)} tokens to read, {n_ctx} are needed"
             )
-        begun = len(engine.notes)
+        notes, begun = engine.notes_since(0)
         found["begins_with"] = engine.native.n_slots if engine.native else 0
         found["why"] = engine.budget.why if engine.budget else ""
         engine.evaluate(tokens[: options.prompt])
@@ -110,8 +110,8 @@ def one(options: argparse.Namespace) -> dict[str, Any]:
             "share": stats["slots"] / (engine.native.total_experts if engine.native else 1),
             "budget_bytes": stats["budget_bytes"],
             "plan": stats["plan"],
-            "notes": list(engine.notes[:begun]),
-            "said": list(engine.notes[begun:]),
+            "notes": notes,
+            "said": engine.notes_since(begun)[0],
         }
     return found
 

@@ -141,7 +141,12 @@ void RegisterRemote(py::module_& module) {
   module.def("peer_counts", &CountsOf);
   module.def("take_peer_lines", [](const StreamedModel& model) {
     RemoteSource* peers = FindPeers(model);
-    return Readable(peers == nullptr ? std::vector<std::string>() : peers->TakeLines());
+    py::list lines;
+    if (peers == nullptr) return lines;
+    for (const PeerLine& line : peers->TakeLines()) {
+      lines.append(py::make_tuple(Readable(line.about), Readable(line.text)));
+    }
+    return lines;
   });
 
   py::class_<ExpertWorker>(module, "ExpertWorker")

@@ -82,20 +82,22 @@ Status ConnectPeers(StreamedModel* model, const PeerOptions& options) {
     local.expert_bytes.push_back(layer.expert_bytes());
   }
   local.n_experts = model->sizes().n_experts();
-  local.n_slots = model->store()->cache().geometry().n_slots;
-  local.look = [model](std::vector<float>* scores, std::vector<bool>* here) {
+  local.look = [model](ExpertPlacement::Local* now) {
     const ExpertStore& store = *model->store();
     const Geometry& geometry = store.cache().geometry();
-    store.Scores(scores);
-    here->resize(static_cast<size_t>(geometry.total()));
+    store.Scores(&now->scores);
+    now->n_slots = static_cast<size_t>(geometry.n_slots);
+    now->held.resize(static_cast<size_t>(geometry.total()));
     for (int id = 0; id < geometry.total(); id++) {
-      (*here)[id] =
+      now->held[id] =
           store.cache().SlotOf(id / geometry.n_experts, id % geometry.n_experts) != kNoSlot;
     }
   };
-  model->AddSource(std::make_unique<RemoteSource>(
+  Result<std::unique_ptr<RemoteSource>> source = RemoteSource::Make(
       addresses, std::move(keys), IdentityOf(*model, options.engine, options.fingerprint),
-      std::move(checking.value()), std::move(local), options.source));
+      std::move(checking.value()), std::move(local), options.source);
+  if (!source.ok()) return source.status();
+  model->AddSource(std::move(source.value()));
   return Status::Ok();
 }
 

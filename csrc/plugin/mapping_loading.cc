@@ -68,7 +68,7 @@ class MappedTensors : public BufferTensors {
     if (model_ == nullptr) return;
     const uintptr_t address = mapped_.AddressOf(*model_->file().Find(tensor.name));
     if (address == reinterpret_cast<uintptr_t>(data)) return;
-    model_->Detach();
+    loading_->budget_.Detach(model_.get());
     model_->failure().Keep(Status(
         Code::kNotSupported,
         Format("%s of %s was loaded from elsewhere: load one model at a time, mapped into memory",

@@ -124,11 +124,24 @@ Status ProcessBudget::Join(StreamedModel* model, const AttachOptions& options) {
   return Status::Ok();
 }
 
+bool ProcessBudget::Forget(const StreamedModel* model) {
+  const auto left = std::find(models_.begin(), models_.end(), model);
+  if (left == models_.end()) return false;
+  models_.erase(left);
+  return true;
+}
+
+// Under the lock: a model that joins meanwhile, in another thread, looks at the caches of all.
+void ProcessBudget::Detach(StreamedModel* model) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  const bool joined = Forget(model);
+  model->Detach();
+  if (joined && !models_.empty()) Resize(Slots(models_, Total(models_)));
+}
+
 void ProcessBudget::Leave(std::unique_ptr<StreamedModel> model) {
   const std::lock_guard<std::mutex> lock(mutex_);
-  const auto left = std::find(models_.begin(), models_.end(), model.get());
-  if (left == models_.end()) return;
-  models_.erase(left);
+  if (!Forget(model.get())) return;
   model.reset();  // under the lock: a model that joins meanwhile must not find half of it
   if (!models_.empty()) Resize(Slots(models_, Total(models_)));
 }

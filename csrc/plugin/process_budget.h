@@ -36,6 +36,8 @@ class ProcessBudget {
   // Gives the model its cache; `options` says all but its size. kBudgetTooSmall where the floors of
   // all models together do not fit: then nothing has changed.
   Status Join(StreamedModel* model, const AttachOptions& options);
+  // Has the model give its cache up: it is not to be used any more. The others grow.
+  void Detach(StreamedModel* model);
   // Ends the model, if it has joined or not; the others grow.
   void Leave(std::unique_ptr<StreamedModel> model);
   // Bytes of all caches.
@@ -47,6 +49,8 @@ class ProcessBudget {
   // Slots for each of them.
   std::vector<int> Slots(const Models& models, uint64_t budget_bytes) const;
   Status CheckFloors(const Models& models, uint64_t budget_bytes) const;
+  // RETURNS: whether it had joined. REQUIRES: the lock.
+  bool Forget(const StreamedModel* model);
   // Those who give go first, so that memory never holds both.
   void Resize(const std::vector<int>& slots);
 

@@ -2,7 +2,9 @@
 #include "plugin/process_budget.h"
 
 #include <numeric>
+#include <thread>
 
+#include "device/testing/small_moe.h"
 #include "testing/check.h"
 
 namespace remoe::plugin {
@@ -30,6 +32,33 @@ TEST(SharesNeverExceedTheBudget) {
     CHECK(std::accumulate(shares.begin(), shares.end(), uint64_t{0}) <= budget);
     CHECK(shares[0] >= 10 && shares[1] >= 20 && shares[2] == 30);
   }
+}
+
+// As programs do that load two models at a time, each in a thread: one turns out to be of another file.
+TEST(AModelGivesItsCacheUpWhileAnotherJoins) {
+  CacheAmount amount;
+  amount.kind = CacheAmount::Kind::kShare;
+  amount.share = 0.5;
+  ProcessBudget budget(amount);
+  AttachOptions attach;
+  attach.policy = "lru";
+  constexpr int kTimes = 20;
+  testing::SmallMoe one{testing::SmallMoe::Shape()}, another{testing::SmallMoe::Shape()};
+  int n_joined = 0;
+  std::thread other([&] {
+    for (int i = 0; i < kTimes; i++) {
+      n_joined += budget.Join(another.model.get(), attach).ok() ? 1 : 0;
+      budget.Detach(another.model.get());
+    }
+  });
+  for (int i = 0; i < kTimes; i++) {
+    CHECK_OK(budget.Join(one.model.get(), attach));
+    CHECK(budget.n_bytes() > 0);
+    budget.Detach(one.model.get());
+  }
+  other.join();
+  CHECK_EQ(n_joined, kTimes);
+  CHECK_EQ(budget.n_bytes(), 0u);
 }
 
 }  // namespace

@@ -11,10 +11,10 @@
 #include <deque>
 #include <new>
 #include <random>
-#include <system_error>
 #include <thread>
 
 #include "base/format.h"
+#include "base/thread.h"
 #include "plugin/log.h"
 
 namespace remoe::plugin {
@@ -243,12 +243,13 @@ void StatusFiles::Join(StreamedModel* model) {
     birthplace_ = Birthplace();
   }
   if (!looking_) {
-    try {
-      std::thread([this] { LookOn(); }).detach();
-    } catch (const std::system_error&) {
-      LogInfo("`remoe-edge top` will not show this program: no thread can be started");
+    std::thread looking;
+    const Status started = StartThread("looks", [this] { LookOn(); }, &looking);
+    if (!started.ok()) {
+      LogInfo("`remoe-edge top` will not show this program: " + started.message());
       return;
     }
+    looking.detach();
     looking_ = true;
   }
   shown_.push_back(std::move(shown));

@@ -50,6 +50,10 @@ Result<Address> Address::Parse(const std::string& text) {
   return Address{host, static_cast<uint16_t>(number)};
 }
 
+bool Address::is_number() const {
+  return IsNumber(host);
+}
+
 bool Address::on_this_machine() const {
   return IsLoopback(host);
 }

@@ -24,6 +24,7 @@ struct Address {
   // kNotSupported beyond this machine without keys.
   Status CheckKeys(bool has_keys) const;
   bool on_this_machine() const;
+  bool is_number() const;  // and no name that has to be looked up
   std::string text() const;
 };
 

@@ -7,12 +7,14 @@
 #ifndef REMOE_REMOTE_CHANNEL_H_
 #define REMOE_REMOTE_CHANNEL_H_
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 
 #include "base/status.h"
 #include "remote/address.h"
+#include "remote/wake.h"
 
 namespace remoe {
 
@@ -42,8 +44,14 @@ class Listener {
 // Of a name with several addresses: at the first that this machine has.
 Result<std::unique_ptr<Listener>> ListenTcp(const Address& address);
 // Waits at most that long for the connection, to the first of a name's addresses that takes it. Looking
-// the name up comes before that.
-Result<std::unique_ptr<Channel>> ConnectTcp(const Address& address, int timeout_ms);
+// the name up comes before that. kCancelled once `stop` was raised; it may be null.
+Result<std::unique_ptr<Channel>> ConnectTcp(const Address& address, int timeout_ms,
+                                            const Wake* stop = nullptr);
+// Waits for poll()'s events on a channel; a signal cuts no wait short. kIo with the text `late` after
+// `until`, kCancelled once `stop` was raised; it may be null.
+Status AwaitChannel(const Channel& channel, short events,
+                    std::chrono::steady_clock::time_point until, const Wake* stop,
+                    const char* late);
 
 }  // namespace remoe
 

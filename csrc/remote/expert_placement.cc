@@ -13,21 +13,21 @@ constexpr float kStays = 1.25f;  // what is somewhere already is worth so many t
 
 }  // namespace
 
-ExpertPlacement::ExpertPlacement(int n_layers, int n_experts, int n_local)
+ExpertPlacement::ExpertPlacement(int n_layers, int n_experts)
     : n_experts_(n_experts),
-      n_local_(static_cast<size_t>(n_local)),
       worth_(static_cast<size_t>(n_layers) * n_experts),
       hot_(worth_.size()),
       ranked_(worth_.size()) {
   std::iota(ranked_.begin(), ranked_.end(), 0u);
 }
 
-void ExpertPlacement::Update(const std::vector<float>& scores, const std::vector<bool>& local) {
+void ExpertPlacement::Update(const Local& local) {
+  n_local_ = local.n_slots;
   std::vector<float> here(worth_.size());
   for (size_t id = 0; id < worth_.size(); id++) {
-    const float now = 1 / (1 + std::exp(-scores[id]));
+    const float now = 1 / (1 + std::exp(-local.scores[id]));
     worth_[id] = first_ ? now : kKept * worth_[id] + (1 - kKept) * now;
-    here[id] = worth_[id] * (local[id] ? kStays : 1);
+    here[id] = worth_[id] * (local.held[id] ? kStays : 1);
   }
   first_ = false;
   std::sort(ranked_.begin(), ranked_.end(),

@@ -1,6 +1,7 @@
 // ExpertPlacement: which experts belong into this machine's cache, and which into peers' memory.
 //
-//     hot    the best n_local by worth: the local cache reads them itself when they are next used
+//     hot    the best by worth, as many as the local cache has slots: it reads them itself when they
+//            are next used
 //     warm   the next ones, as many as peers let engines choose: wished for, each from one peer
 //     cold   the rest: storage
 //
@@ -28,10 +29,16 @@ class ExpertPlacement {
     int capacity = 0;  // experts that engines may choose; 0: what it holds never changes
     std::set<std::pair<int, int>> held;
   };
-  ExpertPlacement(int n_layers, int n_experts, int n_local);
+  // What this machine's cache is like now. `scores`: [n_layers][n_experts], logits for being used soon;
+  // `held`: whether each is in the cache; `n_slots`: how many it has room for.
+  struct Local {
+    std::vector<float> scores;
+    std::vector<bool> held;
+    size_t n_slots = 0;
+  };
+  ExpertPlacement(int n_layers, int n_experts);
 
-  // scores: [n_layers][n_experts], logits for being used soon; local: whether it is in the cache.
-  void Update(const std::vector<float>& scores, const std::vector<bool>& local);
+  void Update(const Local& local);
   // What to wish from each peer, best first.
   std::vector<std::vector<WishedExpert>> Wishes(const std::vector<Offer>& offers) const;
   bool hot(int layer, int expert) const {
@@ -40,7 +47,7 @@ class ExpertPlacement {
 
  private:
   const int n_experts_;
-  const size_t n_local_;
+  size_t n_local_ = 0;  // at the last update
   bool first_ = true;
   std::vector<float> worth_;  // from 0 to 1
   std::vector<bool> hot_;

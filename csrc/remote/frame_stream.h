@@ -25,6 +25,7 @@ class FrameStream {
   Status Send(const Frame& frame, const float* rows);
   Status Flush();
   size_t n_unsent() const { return unsent_.size() - sent_; }
+  size_t n_unfinished() const { return parser_.n_unfinished(); }
   // Appends the frames that have come.
   Status Receive(std::vector<Frame>* frames);
   // See Channel::Discard().

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "base/format.h"
+#include "base/thread.h"
 
 namespace remoe {
 
@@ -32,14 +33,20 @@ int64_t Microseconds(std::chrono::steady_clock::duration duration) {
 
 }  // namespace
 
-Peer::Peer(Address address, Links links) : address_(std::move(address)), links_(std::move(links)) {
-  thread_ = std::thread([this] { Run(); });
+void Peer::Start() {
+  const Status status = StartThread("asks it", [this] { Run(); }, &thread_);
+  if (!status.ok()) Refuse(status.message());
+}
+
+void Peer::Stop() {
+  stopping_ = true;
+  stop_.Raise();
+  wake_.Raise();
 }
 
 Peer::~Peer() {
-  stopping_ = true;
-  wake_.Raise();
-  thread_.join();
+  Stop();
+  if (thread_.joinable()) thread_.join();
 }
 
 int Peer::Load(int recipe, int layer, uint16_t expert, int n_rows) const {
@@ -147,7 +154,8 @@ void Peer::Refuse(const std::string& why) {
   }
   SetState(State::kRefused, why);
   LoseAll(why);
-  links_.tell(Format("peer %s is not used: %s", address_.text().c_str(), why.c_str()));
+  const std::string name = "peer " + address_.text();
+  links_.tell({name, Format("%s is not used: %s", name.c_str(), why.c_str())});
   wake_.Raise();
 }
 
@@ -195,14 +203,17 @@ void Peer::Bad(Troubles::Kind kind) {
   const char* instead = links_.has_copy ? ": their experts come from storage" : "";
   switch (kind) {
     case Troubles::kLate:
-      links_.tell(Format("%s is late with most answers%s", name.c_str(), instead));
+      links_.tell(
+          {name + " late", Format("%s is late with most answers%s", name.c_str(), instead)});
       break;
     case Troubles::kBusy:
-      links_.tell(Format("%s is busy and turns most asks away%s", name.c_str(), instead));
+      links_.tell(
+          {name + " busy", Format("%s is busy and turns most asks away%s", name.c_str(), instead)});
       break;
     case Troubles::kSlow:
-      links_.tell(Format("%s takes %.0f ms for an answer, longer than storage: it is hardly asked",
-                         name.c_str(), static_cast<double>(middle_us) / 1000));
+      links_.tell({name + " slow",
+                   Format("%s takes %.0f ms for an answer, longer than storage: it is hardly asked",
+                          name.c_str(), static_cast<double>(middle_us) / 1000)});
       break;
   }
 }
@@ -280,7 +291,6 @@ void Peer::Pause(int ms) {
 
 void Peer::Run() {
   int pause_ms = kFirstPauseMs;
-  bool told = false;
   while (!stopping_) {
     const Status status = Session();
     if (status.code() == Code::kRefused) Refuse(status.message());
@@ -303,20 +313,27 @@ void Peer::Run() {
     }
     LoseAll(status.message());
     if (stopping_ || seen().state == "refused") return;
-    if (served || !told) {
-      links_.tell(Format("peer %s does not answer (%s)%s", address_.text().c_str(),
-                         status.message().c_str(),
-                         links_.has_copy ? ": its experts come from storage" : ""));
-      told = true;
-    }
+    standing_ = Format("does not answer (%s)%s", status.message().c_str(),
+                       links_.has_copy ? ": its experts come from storage" : "");
+    comings_.Went(served);
+    TellStanding();
     pause_ms = served ? kFirstPauseMs : std::min(2 * pause_ms, kLongestPauseMs);
     Pause(pause_ms);
   }
 }
 
+void Peer::TellStanding() {
+  if (!comings_.Due(Clock::now())) return;
+  const auto n_lost = static_cast<unsigned long long>(comings_.n_lost());
+  const std::string name = "peer " + address_.text();
+  links_.tell({name, Format("%s %s%s", name.c_str(), standing_.c_str(),
+                            n_lost > 1 ? Format("; it was lost %llu times", n_lost).c_str() : "")});
+}
+
 // RETURNS: why it is over.
 Status Peer::Session() {
-  Result<std::unique_ptr<Channel>> channel = Connect(address_, links_.keys.get(), kConnectMs);
+  Result<std::unique_ptr<Channel>> channel =
+      Connect(address_, links_.keys.get(), kConnectMs, &stop_);
   if (!channel.ok()) return channel.status();
   auto stream = std::make_unique<FrameStream>(std::move(channel.value()), AnswerLimits());
   Welcome welcome;
@@ -334,6 +351,7 @@ Status Peer::Session() {
     for (const ServedExpert& each : welcome.experts) served_.emplace(each.layer, each.expert);
     heard_ = Clock::now();
   }
+  for (Frame& frame : std::exchange(early_, {})) REMOE_RETURN_IF_ERROR(Take(std::move(frame)));
   return ServeUntilLost();
 }
 
@@ -346,11 +364,13 @@ Status Peer::ServeUntilLost() {
       const std::lock_guard<std::mutex> lock(mutex_);
       if (state_ == State::kRefused) return Status(Code::kCancelled, why_);
       if (state_ == State::kChecking) {
-        links_.tell(Format("peer %s serves %zu experts%s", address_.text().c_str(), served_.size(),
-                           capacity_ > 0 ? Format(" and has room for %u", capacity_).c_str() : ""));
+        standing_ = Format("serves %zu experts%s", served_.size(),
+                           capacity_ > 0 ? Format(" and has room for %u", capacity_).c_str() : "");
+        comings_.Came();
         state_ = State::kServing;
       }
     }
+    TellStanding();
     // A canary's polls may have taken the wake that came with another recipe, or with the end.
     if (!woken_) REMOE_RETURN_IF_ERROR(Poll(PollTimeoutMs()));
   }

@@ -23,8 +23,10 @@
 #include <utility>
 #include <vector>
 
+#include "remote/comings.h"
 #include "remote/frame_stream.h"
 #include "remote/latency.h"
+#include "remote/peer_lines.h"
 #include "remote/proof.h"
 #include "remote/remote_counts.h"
 #include "remote/tls.h"
@@ -52,14 +54,18 @@ class Peer : public std::enable_shared_from_this<Peer> {
     std::shared_ptr<const TlsKeys> keys;  // null where nothing is encrypted
     bool has_copy = true;                 // storage has what a peer does not answer
     bool hedge = true;  // and stands in for an answer that is late; without, only for a lost one
-    std::function<void(const std::string&)> tell;  // a line for the user
+    std::function<void(PeerLine)> tell;  // the user
     std::function<void(std::weak_ptr<Peer>, Audit)> audit;
     std::function<void(std::weak_ptr<Peer>, ServedExpert)>
         check;  // what it holds from now on: Admit() or Refuse()
   };
-  // All outlive this.
-  Peer(Address address, Links links);
+  // All outlive this. It does nothing before Start().
+  Peer(Address address, Links links) : address_(std::move(address)), links_(std::move(links)) {}
   ~Peer();
+  // Where no thread is to be had for it, it is as good as refused, and says so.
+  void Start();
+  // Has it end soon, of which the destructor waits for the rest.
+  void Stop();
 
   struct Wanted {
     int recipe = 0;
@@ -141,6 +147,7 @@ class Peer : public std::enable_shared_from_this<Peer> {
   void Pause(int ms);
   void SetState(State state, const std::string& why);
   void Bad(Troubles::Kind kind);
+  void TellStanding();
   std::string NameOf(int layer, int expert) const;
   // --- peer_proof.cc ---
   Status Greet(FrameStream* stream, Welcome* welcome);
@@ -161,8 +168,12 @@ class Peer : public std::enable_shared_from_this<Peer> {
 
   const Address address_;
   const Links links_;
-  Wake wake_;
-  bool woken_ = false;  // since it last looked what is to be done; its thread's alone
+  Wake wake_, stop_;  // stop_: raised once, with stopping_
+  // Its thread's alone:
+  bool woken_ = false;        // since it last looked what is to be done
+  std::vector<Frame> early_;  // that came with the welcome
+  Comings comings_;
+  std::string standing_;  // a line: whether it is there
   std::atomic<bool> stopping_{false};
   TransferRate rate_;
 

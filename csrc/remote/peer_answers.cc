@@ -102,7 +102,7 @@ Status Peer::Take(Frame frame) {
   if (frame.kind == FrameKind::kHolds) return TakeChange(frame);
   if (frame.kind == FrameKind::kWeights) return TakeWeights(frame);
   if (frame.kind == FrameKind::kFailed && frame.request == 0) {
-    return Status(Code::kIo, "it cannot compute a layer: " + frame.text());
+    return Status(Code::kIo, "it cannot compute a layer: " + Printable(frame.text()));
   }
   Pending pending;
   bool fetch;
@@ -124,7 +124,8 @@ Status Peer::Take(Frame frame) {
   }
   if (fetch && (frame.kind == FrameKind::kBusy || frame.kind == FrameKind::kFailed)) {
     EndFetch(frame.request,
-             Status(Code::kIo, frame.kind == FrameKind::kBusy ? "the peer is busy" : frame.text()));
+             Status(Code::kIo,
+                    frame.kind == FrameKind::kBusy ? "the peer is busy" : Printable(frame.text())));
     return Status::Ok();
   }
   if (fetch) return Status(Code::kCorrupt, "a frame that no worker sends");
@@ -138,7 +139,7 @@ Status Peer::Take(Frame frame) {
       return Status::Ok();
     case FrameKind::kFailed:
       links_.tallies->lost++;
-      if (!pending.given_up) PostFailed(pending.wanted, frame.text());
+      if (!pending.given_up) PostFailed(pending.wanted, Printable(frame.text()));
       return Status::Ok();
     default:
       if (!pending.given_up) PostFailed(pending.wanted, "a frame that no worker sends");

@@ -3,9 +3,9 @@
 
 #include <algorithm>
 #include <cstring>
-#include <future>
 
 #include "base/format.h"
+#include "base/thread.h"
 #include "remote/peer.h"
 
 namespace remoe {
@@ -36,9 +36,10 @@ Status Peer::Greet(FrameStream* stream, Welcome* welcome) {
     if (frames.empty()) REMOE_RETURN_IF_ERROR(status);
   }
   if (frames[0].kind == FrameKind::kRefused) {
-    Refuse(frames[0].text());
-    return Status(Code::kCancelled, frames[0].text());
+    Refuse(Printable(frames[0].text()));
+    return Status(Code::kCancelled, "refused");
   }
+  if (frames[0].kind == FrameKind::kBusy) return Status(Code::kIo, Printable(frames[0].text()));
   if (frames[0].kind != FrameKind::kWelcome) return Status(Code::kCorrupt, "no welcome");
   Result<Welcome> parsed = Welcome::Parse(frames[0].payload);
   if (!parsed.ok()) return parsed.status();
@@ -48,6 +49,7 @@ Status Peer::Greet(FrameStream* stream, Welcome* welcome) {
     return Status(Code::kCancelled, other);
   }
   *welcome = std::move(parsed.value());
+  early_.assign(std::make_move_iterator(frames.begin() + 1), std::make_move_iterator(frames.end()));
   return Status::Ok();
 }
 
@@ -115,10 +117,12 @@ Status Peer::Canary(const KnownRecipe& recipe, int number, uint16_t expert, int 
   const std::vector<float> rows = Proof::CanaryRows(n_rows, recipe.learned.n_in);
   std::vector<float> ours, its;
   // Beside this thread, which has to answer for the weights that this may need.
-  std::future<Status> computed = std::async(std::launch::async, [&] {
+  Result<std::future<Status>> started = StartTask("proves it", [&] {
     return links_.proof->computer()->Compute(recipe.learned.recipe, expert, n_rows, rows.data(),
                                              &ours);
   });
+  if (!started.ok()) return started.status();
+  std::future<Status>& computed = started.value();
   Frame frame;
   frame.kind = FrameKind::kAsk;
   frame.layer = static_cast<uint32_t>(recipe.layer);

@@ -16,69 +16,23 @@
 #include <thread>
 
 #include "remote/remote_source.h"
-#include "remote/worker_server.h"
+#include "remote/testing/ends.h"
 #include "testing/check.h"
 #include "testing/fuzz_main.h"
 
 namespace remoe {
 namespace {
 
-constexpr int kIn = 8, kOut = 6, kLayers = 2, kExperts = 4;
+using testing::Expected;
+using testing::Fake;
+using testing::kExperts;
+using testing::kIn;
+using testing::kLayers;
+using testing::SomeWelcome;
+using testing::StepRows;
+using testing::WriteAll;
 constexpr auto kLong = std::chrono::seconds(120);
 using Clock = std::chrono::steady_clock;
-
-std::vector<float> Expected(int expert, int n_rows, const float* rows) {
-  std::vector<float> out(static_cast<size_t>(n_rows) * kOut);
-  for (int r = 0; r < n_rows; r++) {
-    for (int i = 0; i < kOut; i++) out[r * kOut + i] = 2 * rows[r * kIn + i] + expert;
-  }
-  return out;
-}
-
-// Two numbers and a sum stand for an expert.
-class Fake : public RowComputer, public HeldExperts {
- public:
-  Result<Learned> Learn(int layer, const std::string& recipe) override {
-    if (layer < 0 || layer >= kLayers || recipe != "how")
-      return Status(Code::kCorrupt, "no recipe");
-    return Learned{layer, "kind", kIn, kOut};
-  }
-  Status Compute(int, uint16_t expert, int n_rows, const float* rows,
-                 std::vector<float>* out) override {
-    *out = Expected(expert, n_rows, rows);
-    return Status::Ok();
-  }
-  Result<ExpertSums> Sums(int layer, uint16_t expert) override {
-    ExpertSums sums;
-    sums.whole = 1000 + layer * 10 + expert;
-    return sums;
-  }
-  Status CopyWeights(int, uint16_t, int, uint64_t begin, size_t n, uint8_t* dest) override {
-    for (size_t i = 0; i < n; i++) dest[i] = static_cast<uint8_t>(begin + i);
-    return Status::Ok();
-  }
-  uint64_t MatrixBytes(int layer, int matrix) const override {
-    return layer >= 0 && layer < kLayers && matrix == 0 ? 3000 : 0;
-  }
-  std::string Name(int, int) const override { return "an expert"; }
-  Status Hold(int, uint16_t) override { return Status::Ok(); }
-  void Drop(int, uint16_t) override {}
-  bool Exists(uint32_t layer, uint32_t expert) const override {
-    return layer < kLayers && expert < kExperts;
-  }
-  uint64_t ExpertBytes(int) const override { return 3000; }
-};
-
-Welcome SomeWelcome() {
-  Welcome welcome;
-  welcome.identity.engine = "fuzz";
-  welcome.credits = 16;
-  welcome.max_rows = 16;
-  welcome.capacity = 4;
-  welcome.sends_weights = true;
-  for (uint32_t e = 0; e < 2; e++) welcome.experts.push_back({0, e, 1000 + e});
-  return welcome;
-}
 
 class Random {
  public:
@@ -131,32 +85,13 @@ void Spoil(Random* random, std::vector<uint8_t>* bytes) {
   }
 }
 
-void WriteAll(Channel* channel, const std::vector<uint8_t>& bytes) {
-  for (size_t at = 0; at < bytes.size();) {
-    const Result<size_t> sent = channel->Write(bytes.data() + at, bytes.size() - at);
-    if (!sent.ok()) return;
-    at += sent.value();
-    if (sent.value() == 0) {
-      if (!channel->Discard().ok()) return;
-      std::this_thread::sleep_for(std::chrono::microseconds(200));
-    }
-  }
-}
-
 // --- the worker ---
 
 class Honest {
  public:
-  explicit Honest(const Address& address)
-      : stream_(std::move(Connect(address, nullptr, 10000).value()), FrameLimits{}) {
-    Frame hello;
-    hello.payload = SomeWelcome().identity.Bytes();
-    CHECK_OK(stream_.Send(hello));
-    Frame recipe;
-    recipe.kind = FrameKind::kRecipe;
-    recipe.payload = {'h', 'o', 'w'};
-    CHECK_OK(stream_.Send(recipe));
-    CHECK(Next().kind == FrameKind::kWelcome);
+  explicit Honest(const Address& address) : caller_(address) {
+    CHECK(caller_.Next().kind == FrameKind::kWelcome);
+    caller_.Teach(0, 0);
   }
   void Ask(Random* random) {
     Frame ask;
@@ -167,9 +102,9 @@ class Honest {
     ask.time_us = UINT32_MAX;
     std::vector<float> rows(ask.rows * kIn);
     for (float& value : rows) value = static_cast<float>(random->Below(100));
-    CHECK_OK(stream_.Send(ask, rows.data()));
-    Frame answer = Next();
-    while (answer.kind == FrameKind::kHolds) answer = Next();
+    caller_.Say(ask, rows.data());
+    Frame answer = caller_.Next();
+    while (answer.kind == FrameKind::kHolds) answer = caller_.Next();
     // Engines beside it may have had the expert dropped, or the memory for asks may be full.
     if (answer.kind == FrameKind::kFailed || answer.kind == FrameKind::kBusy) return;
     CHECK(answer.kind == FrameKind::kAnswer);
@@ -182,20 +117,7 @@ class Honest {
   int n_answers() const { return n_answers_; }
 
  private:
-  Frame Next() {
-    const auto until = Clock::now() + kLong;
-    while (frames_.empty() && Clock::now() < until && testing::Failures() == 0) {
-      CHECK_OK(stream_.Receive(&frames_));
-      std::this_thread::sleep_for(std::chrono::microseconds(100));
-    }
-    CHECK(!frames_.empty());
-    if (frames_.empty()) return Frame();
-    const Frame first = frames_.front();
-    frames_.erase(frames_.begin());
-    return first;
-  }
-  FrameStream stream_;
-  std::vector<Frame> frames_;
+  testing::Caller caller_;
   uint64_t request_ = 0;
   int n_answers_ = 0;
 };
@@ -208,12 +130,8 @@ void FuzzWorker(uint64_t seed) {
   limits.waiting_bytes = 4096;
   limits.columns = 64;
   limits.drain_ms = 200;
-  auto made = WorkerServer::Make({"127.0.0.1", 0}, nullptr, SomeWelcome(), &fake,
-                                 random.OneIn(2) ? &fake : nullptr, limits);
-  CHECK_OK(made.status());
-  WorkerServer* server = made.value().get();
-  std::thread serving([server] { (void)server->Run(); });
-  const Address address{"127.0.0.1", server->port()};
+  testing::Serving serving(SomeWelcome(), &fake, random.OneIn(2) ? &fake : nullptr, limits);
+  const Address address = serving.address();
   {
     Honest honest(address);
     for (int round = 0; round < 12 && testing::Failures() == 0; round++) {
@@ -233,76 +151,28 @@ void FuzzWorker(uint64_t seed) {
     }
   }
   const auto until = Clock::now() + kLong;
-  while (server->counts().clients > 0 && Clock::now() < until) {
+  while (serving->counts().clients > 0 && Clock::now() < until) {
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
-  CHECK_EQ(server->counts().clients, 0u);
-  server->Stop();
-  serving.join();
+  CHECK_EQ(serving->counts().clients, 0u);
 }
 
 // --- the engine ---
 
 // Answers as a worker does, and spoils what it says once in a while.
-class Rogue {
+class Rogue : public testing::RawWorker {
  public:
-  explicit Rogue(uint64_t seed) : random_(seed) {
-    listener_ = std::move(ListenTcp({"127.0.0.1", 0}).value());
-    thread_ = std::thread([this] { Run(); });
-  }
-  ~Rogue() {
-    ending_ = true;
-    thread_.join();
-  }
-  Address address() const { return {"127.0.0.1", listener_->port()}; }
+  explicit Rogue(uint64_t seed) : random_(seed) { Start(); }
+  ~Rogue() override { End(); }
 
  private:
-  void Run() {
-    while (!ending_) {
-      auto channel = listener_->Accept();
-      if (channel.ok() && channel.value() != nullptr) Serve(channel.value().get());
-      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  bool Answer(Channel* channel, const Frame& frame) override {
+    if (frame.kind != FrameKind::kAsk || n_answers_++ < 8 || !random_.OneIn(3)) {
+      return RawWorker::Answer(channel, frame);  // the canaries are answered
     }
-  }
-  void Serve(Channel* channel) {
-    FrameParser parser{FrameLimits{}};
-    std::vector<uint8_t> bytes(1 << 16);
-    while (!ending_) {
-      const Result<size_t> got = channel->Read(bytes.data(), bytes.size());
-      if (!got.ok()) return;
-      parser.Feed(bytes.data(), got.value());
-      Frame frame;
-      bool found = false;
-      while (parser.Next(&frame, &found).ok() && found) {
-        if (!Answer(channel, frame)) return;
-      }
-      if (got.value() == 0) std::this_thread::sleep_for(std::chrono::microseconds(200));
-    }
-  }
-  bool Answer(Channel* channel, const Frame& frame) {
-    std::vector<uint8_t> said;
-    Frame reply;
-    reply.request = frame.request;
-    reply.layer = frame.layer;
-    reply.expert = frame.expert;
-    if (frame.kind == FrameKind::kHello) {
-      reply.kind = FrameKind::kWelcome;
-      reply.payload = SomeWelcome().Bytes();
-      AppendFrame(reply, &said);
-    } else if (frame.kind == FrameKind::kAsk) {
-      reply.kind = FrameKind::kAnswer;
-      reply.rows = frame.rows;
-      reply.columns = kOut;
-      const std::vector<float> rows =
-          Expected(static_cast<int>(frame.expert), static_cast<int>(frame.rows), frame.values());
-      const bool honest = n_answers_++ < 8 || !random_.OneIn(3);  // the canaries are answered
-      if (!honest) return Mischief(channel, reply, rows);
-      AppendFrame(reply, rows.data(), &said);
-    } else {
-      return true;
-    }
-    WriteAll(channel, said);
-    return true;
+    const std::vector<float> rows =
+        Expected(static_cast<int>(frame.expert), static_cast<int>(frame.rows), frame.values());
+    return Mischief(channel, AnswerTo(frame), rows);
   }
   // RETURNS: whether the connection goes on.
   bool Mischief(Channel* channel, Frame reply, const std::vector<float>& rows) {
@@ -338,29 +208,6 @@ class Rogue {
   }
   Random random_;
   int n_answers_ = 0;
-  std::unique_ptr<Listener> listener_;
-  std::atomic<bool> ending_{false};
-  std::thread thread_;
-};
-
-// The rows of one step.
-class StepRows : public ExpertRows {
- public:
-  explicit StepRows(Random* random) : n_rows_(1 + static_cast<int>(random->Below(4))) {
-    for (int i = 0; i < n_rows_ * kIn; i++) rows_.push_back(static_cast<float>(random->Below(99)));
-  }
-  int n_rows(uint16_t) const override { return n_rows_; }
-  int64_t n_in() const override { return kIn; }
-  int64_t n_out() const override { return kOut; }
-  void Gather(uint16_t, float* rows) const override {
-    std::memcpy(rows, rows_.data(), rows_.size() * sizeof(float));
-  }
-  void Describe(std::string* recipe) const override { *recipe += "how"; }
-  std::vector<float> expected(int expert) const { return Expected(expert, n_rows_, rows_.data()); }
-
- private:
-  const int n_rows_;
-  std::vector<float> rows_;
 };
 
 void FuzzEngine(uint64_t seed) {
@@ -369,12 +216,15 @@ void FuzzEngine(uint64_t seed) {
   RemoteSource::Local local;
   local.expert_bytes.assign(kLayers, 3000);
   local.n_experts = kExperts;
-  local.n_slots = 1;
-  RemoteSource source({rogue.address()}, nullptr, SomeWelcome().identity, std::make_unique<Fake>(),
-                      local, RemoteSource::Settings());
+  auto made = RemoteSource::Make({rogue.address()}, nullptr, SomeWelcome().identity,
+                                 std::make_unique<Fake>(), local, RemoteSource::Settings());
+  CHECK_OK(made.status());
+  RemoteSource& source = *made.value();
   Arrivals arrivals;
   for (int step = 0; step < 40 && testing::Failures() == 0; step++) {
-    const StepRows rows(&random);
+    std::vector<float> values(kIn * (1 + random.Below(4)));
+    for (float& value : values) value = static_cast<float>(random.Below(99));
+    const StepRows rows(values);
     std::vector<Placement> experts(2);
     experts[1].expert = 1;
     std::vector<bool> taken(2);

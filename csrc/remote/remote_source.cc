@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "base/format.h"
+#include "base/thread.h"
 #include "wire/checksum.h"
 
 namespace remoe {
@@ -18,23 +19,32 @@ constexpr uint64_t kTryEvery = 16;
 
 }  // namespace
 
-RemoteSource::RemoteSource(const std::vector<Address>& addresses,
-                           std::shared_ptr<const TlsKeys> keys, Identity identity,
+Result<std::unique_ptr<RemoteSource>> RemoteSource::Make(const std::vector<Address>& addresses,
+                                                         std::shared_ptr<const TlsKeys> keys,
+                                                         Identity identity,
+                                                         std::unique_ptr<RowComputer> computer,
+                                                         Local local, const Settings& settings) {
+  std::unique_ptr<RemoteSource> made(new RemoteSource(
+      std::move(keys), std::move(identity), std::move(computer), std::move(local), settings));
+  REMOE_RETURN_IF_ERROR(
+      StartThread("checks peers", [source = made.get()] { source->CheckAll(); }, &made->checker_));
+  made->SetPeers(addresses);
+  for (PeerReader* reader : {made->local_.reader, made->local_.checking}) {
+    if (reader != nullptr) reader->SetPeers(made.get());
+  }
+  return made;
+}
+
+RemoteSource::RemoteSource(std::shared_ptr<const TlsKeys> keys, Identity identity,
                            std::unique_ptr<RowComputer> computer, Local local,
                            const Settings& settings)
     : settings_(settings),
       local_(std::move(local)),
       keys_(std::move(keys)),
       proof_(std::move(identity), std::move(computer)),
-      placement_(static_cast<int>(local_.expert_bytes.size()), local_.n_experts, local_.n_slots),
+      placement_(static_cast<int>(local_.expert_bytes.size()), local_.n_experts),
       placed_(Clock::now()),
-      refilled_(placed_) {
-  SetPeers(addresses);
-  checker_ = std::thread([this] { CheckAll(); });
-  for (PeerReader* reader : {local_.reader, local_.checking}) {
-    if (reader != nullptr) reader->SetPeers(this);
-  }
-}
+      refilled_(placed_) {}
 
 RemoteSource::~RemoteSource() {
   for (PeerReader* reader : {local_.reader, local_.checking}) {
@@ -45,8 +55,8 @@ RemoteSource::~RemoteSource() {
     ending_ = true;
   }
   changed_.notify_one();
-  checker_.join();
-  peers_.clear();
+  if (checker_.joinable()) checker_.join();
+  End(&peers_);
 }
 
 RemoteSource::Linked RemoteSource::Link(const Address& address) {
@@ -59,9 +69,9 @@ RemoteSource::Linked RemoteSource::Link(const Address& address) {
   links.keys = keys_;
   links.has_copy = local_.has_experts;
   links.hedge = settings_.hedge;
-  links.tell = [this](const std::string& line) {
+  links.tell = [this](PeerLine line) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    lines_.push_back(line);
+    lines_.Add(std::move(line));
   };
   links.audit = [this](std::weak_ptr<Peer> peer, Audit audit) {
     {
@@ -79,6 +89,7 @@ RemoteSource::Linked RemoteSource::Link(const Address& address) {
     changed_.notify_one();
   };
   linked.peer = std::make_shared<Peer>(address, links);
+  linked.peer->Start();
   return linked;
 }
 
@@ -101,7 +112,12 @@ void RemoteSource::SetPeers(const std::vector<Address>& addresses) {
     gone = std::exchange(peers_, std::move(kept));
   }
   // Ending a peer waits for its thread, which a step must not wait for.
-  for (Linked& linked : gone) {
+  End(&gone);
+}
+
+void RemoteSource::End(std::vector<Linked>* gone) {
+  for (const Linked& linked : *gone) linked.peer->Stop();  // one need not wait for another's end
+  for (Linked& linked : *gone) {
     linked.peer.reset();
     const std::lock_guard<std::mutex> lock(peers_mutex_);
     tallies_.Add(linked.tallies->Read());
@@ -182,8 +198,8 @@ void RemoteSource::Place() {
   const auto now = Clock::now();
   if (now - placed_ < kPlaceEvery || !local_.look) return;
   placed_ = now;
-  local_.look(&scores_, &resident_);
-  placement_.Update(scores_, resident_);
+  local_.look(&cache_);
+  placement_.Update(cache_);
   std::vector<ExpertPlacement::Offer> offers;
   for (const Linked& linked : peers_) {
     offers.push_back({linked.peer->seen().capacity, linked.peer->served()});
@@ -312,9 +328,9 @@ int RemoteSource::n_unserved() const {
   return static_cast<int>(total - std::min(total, served.size()));
 }
 
-std::vector<std::string> RemoteSource::TakeLines() {
+std::vector<PeerLine> RemoteSource::TakeLines() {
   const std::lock_guard<std::mutex> lock(mutex_);
-  return std::exchange(lines_, {});
+  return lines_.Take();
 }
 
 void RemoteSource::CheckAll() {

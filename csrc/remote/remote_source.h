@@ -45,14 +45,15 @@ class RemoteSource : public ExpertSource, public WeightsElsewhere {
     bool has_experts = true;             // on storage
     std::vector<uint64_t> expert_bytes;  // by layer
     int n_experts = 0;                   // of a layer
-    int n_slots = 0;
-    // [layers][n_experts] the policy's scores, and whether each is resident. From the thread that
-    // runs steps.
-    std::function<void(std::vector<float>* scores, std::vector<bool>* local)> look;
+    // How the cache is now: it may have grown or shrunk since. From the thread that runs steps.
+    std::function<void(ExpertPlacement::Local*)> look;
   };
-  RemoteSource(const std::vector<Address>& addresses, std::shared_ptr<const TlsKeys> keys,
-               Identity identity, std::unique_ptr<RowComputer> computer, Local local,
-               const Settings& settings);
+  // kOutOfMemory where no thread is to be had for checking peers.
+  static Result<std::unique_ptr<RemoteSource>> Make(const std::vector<Address>& addresses,
+                                                    std::shared_ptr<const TlsKeys> keys,
+                                                    Identity identity,
+                                                    std::unique_ptr<RowComputer> computer,
+                                                    Local local, const Settings& settings);
   ~RemoteSource() override;
 
   const char* name() const override { return "remote"; }
@@ -78,7 +79,7 @@ class RemoteSource : public ExpertSource, public WeightsElsewhere {
   // Experts of all layers that no peer serves.
   int n_unserved() const;
   // Lines for the user since the last call.
-  std::vector<std::string> TakeLines();
+  std::vector<PeerLine> TakeLines();
   // Of all peers, those that are gone included.
   RemoteCounts counts() const;
 
@@ -89,7 +90,10 @@ class RemoteSource : public ExpertSource, public WeightsElsewhere {
     std::shared_ptr<RemoteTallies> tallies;
     std::shared_ptr<Peer> peer;
   };
+  RemoteSource(std::shared_ptr<const TlsKeys> keys, Identity identity,
+               std::unique_ptr<RowComputer> computer, Local local, const Settings& settings);
   Linked Link(const Address& address);
+  void End(std::vector<Linked>* gone);
   int RecipeOf(const Demand& demand, bool* is_new);
   bool RowsPay(const Demand& demand, const Peer& peer, int n_rows) const;
   // Whether storage would long have the expert when the peer answers.
@@ -113,12 +117,11 @@ class RemoteSource : public ExpertSource, public WeightsElsewhere {
   ExpertPlacement placement_;
   Clock::time_point placed_, refilled_;
   double allowance_bytes_ = 0;
-  std::vector<float> scores_;
-  std::vector<bool> resident_;
+  ExpertPlacement::Local cache_;
 
   std::mutex mutex_;  // of these
   std::condition_variable changed_;
-  std::vector<std::string> lines_;
+  PeerLines lines_;
   // One at a time; others meanwhile are left out.
   std::optional<std::pair<std::weak_ptr<Peer>, Audit>> audit_;
   std::deque<std::pair<std::weak_ptr<Peer>, ServedExpert>> announced_;

@@ -1,6 +1,5 @@
 #include <arpa/inet.h>
 #include <fcntl.h>
-#include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -10,18 +9,17 @@
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
-#include <cstring>
 #include <vector>
 
 #include "base/format.h"
 #include "remote/channel.h"
+#include "remote/name_lookup.h"
 
 namespace remoe {
 
 namespace {
 
 constexpr int kBacklog = 128;
-constexpr size_t kMostAddresses = 8;  // of a name that are tried
 
 class File {
  public:
@@ -36,35 +34,6 @@ class File {
  private:
   const int fd_;
 };
-
-struct SocketAddress {
-  const sockaddr* get() const { return reinterpret_cast<const sockaddr*>(&storage); }
-  sockaddr_storage storage{};
-  socklen_t n_bytes = 0;
-};
-
-// Looks a name up, which may wait for a name server. RETURNS: all that it stands for, at least one: a
-// board's name has an address of each kind, and its worker may listen on one of them alone.
-Result<std::vector<SocketAddress>> LookUp(const Address& address) {
-  addrinfo hints{};
-  hints.ai_socktype = SOCK_STREAM;
-  hints.ai_flags = AI_NUMERICSERV;
-  addrinfo* found = nullptr;
-  const std::string port = std::to_string(address.port);
-  const int error = getaddrinfo(address.host.c_str(), port.c_str(), &hints, &found);
-  if (error != 0) {
-    return Status(Code::kIo, Format("no host %s (%s)", address.host.c_str(), gai_strerror(error)));
-  }
-  std::vector<SocketAddress> all;
-  for (const addrinfo* each = found; each != nullptr && all.size() < kMostAddresses;
-       each = each->ai_next) {
-    SocketAddress& at = all.emplace_back();
-    at.n_bytes = each->ai_addrlen;
-    std::memcpy(&at.storage, each->ai_addr, at.n_bytes);
-  }
-  freeaddrinfo(found);
-  return all;
-}
 
 bool Again(int error) {
   return error == EAGAIN || error == EWOULDBLOCK || error == EINTR;
@@ -154,25 +123,15 @@ Result<std::unique_ptr<Listener>> ListenAt(SocketAddress at, const Address& addr
   return std::unique_ptr<Listener>(std::move(listener));
 }
 
-// RETURNS: whether the socket can be written to before that; a signal cuts no wait short.
-bool AwaitWritable(int fd, Clock::time_point until) {
-  while (true) {
-    const auto left = std::chrono::ceil<std::chrono::milliseconds>(until - Clock::now()).count();
-    pollfd waited{fd, POLLOUT, 0};
-    const int n = poll(&waited, 1, static_cast<int>(std::max<int64_t>(0, left)));
-    if (n > 0) return true;
-    if (n == 0 || errno != EINTR) return false;
-  }
-}
-
 Result<std::unique_ptr<Channel>> ConnectAt(const SocketAddress& at, const Address& address,
-                                           Clock::time_point until) {
+                                           Clock::time_point until, const Wake* stop) {
   const int fd = NewSocket(at);
   if (fd < 0) return Status::Io("no socket for " + address.text(), errno);
   std::unique_ptr<Channel> channel(new TcpChannel(fd));
   if (connect(fd, at.get(), at.n_bytes) == 0) return channel;
   if (errno != EINPROGRESS) return Status::Io("no connection", errno);
-  if (!AwaitWritable(fd, until)) return Status(Code::kIo, "no connection: it took too long");
+  REMOE_RETURN_IF_ERROR(
+      AwaitChannel(*channel, POLLOUT, until, stop, "no connection: it took too long"));
   int error = 0;
   socklen_t n_bytes = sizeof(error);
   getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &n_bytes);
@@ -182,8 +141,22 @@ Result<std::unique_ptr<Channel>> ConnectAt(const SocketAddress& at, const Addres
 
 }  // namespace
 
+Status AwaitChannel(const Channel& channel, short events, Clock::time_point until, const Wake* stop,
+                    const char* late) {
+  while (true) {
+    const auto left = std::chrono::ceil<std::chrono::milliseconds>(until - Clock::now()).count();
+    if (left <= 0) return Status(Code::kIo, late);  // however much comes, a little at a time
+    // Of a negative descriptor nothing is heard.
+    pollfd waited[] = {{channel.fd(), events, 0}, {stop == nullptr ? -1 : stop->fd(), POLLIN, 0}};
+    const int n = poll(waited, 2, static_cast<int>(left));
+    if (n > 0 && waited[1].revents != 0) return Status(Code::kCancelled, "stopped");
+    if (n > 0) return Status::Ok();
+    if (n == 0 || errno != EINTR) return Status(Code::kIo, late);
+  }
+}
+
 Result<std::unique_ptr<Listener>> ListenTcp(const Address& address) {
-  const Result<std::vector<SocketAddress>> found = LookUp(address);
+  const Result<std::vector<SocketAddress>> found = LookUp(address, nullptr);
   if (!found.ok()) return found.status();
   Status failed;
   for (const SocketAddress& at : found.value()) {
@@ -195,8 +168,9 @@ Result<std::unique_ptr<Listener>> ListenTcp(const Address& address) {
   return failed;
 }
 
-Result<std::unique_ptr<Channel>> ConnectTcp(const Address& address, int timeout_ms) {
-  const Result<std::vector<SocketAddress>> found = LookUp(address);
+Result<std::unique_ptr<Channel>> ConnectTcp(const Address& address, int timeout_ms,
+                                            const Wake* stop) {
+  const Result<std::vector<SocketAddress>> found = LookUp(address, stop);
   if (!found.ok()) return found.status();
   Status failed;
   auto n_left = static_cast<int>(found.value().size());
@@ -204,9 +178,9 @@ Result<std::unique_ptr<Channel>> ConnectTcp(const Address& address, int timeout_
   for (const SocketAddress& at : found.value()) {
     // One that does not answer leaves the others their part of the time.
     const auto now = Clock::now();
-    Result<std::unique_ptr<Channel>> channel =
-        ConnectAt(at, address, now + std::max(Clock::duration::zero(), until - now) / n_left--);
-    if (channel.ok()) return channel;
+    const auto its_end = now + std::max(Clock::duration::zero(), until - now) / n_left--;
+    Result<std::unique_ptr<Channel>> channel = ConnectAt(at, address, its_end, stop);
+    if (channel.ok() || channel.status().code() == Code::kCancelled) return channel;
     if (failed.ok()) failed = channel.status();
   }
   return failed;

@@ -4,12 +4,16 @@
 #include <poll.h>
 #include <sys/socket.h>
 
+#include <atomic>
+#include <chrono>
 #include <cstring>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "remote/channel.h"
-#include "testing/check.h"
+#include "remote/remote_source.h"
+#include "remote/testing/ends.h"
 
 namespace {
 
@@ -18,10 +22,16 @@ std::vector<std::string>& Stands() {
   return addresses;
 }
 
+std::atomic<bool> is_dead{false};  // the name server
+std::atomic<int> n_asking{0};
+
 }  // namespace
 
 extern "C" int getaddrinfo(const char*, const char* port, const addrinfo*, addrinfo** found) {
   *found = nullptr;
+  n_asking++;
+  while (is_dead) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  n_asking--;
   for (auto each = Stands().rbegin(); each != Stands().rend(); ++each) {
     auto* at = new sockaddr_in{};
     at->sin_family = AF_INET;
@@ -93,6 +103,31 @@ TEST(AWorkerListensAtAnAddressOfThisMachine) {
   // Where somebody listens already, no other address is taken instead: it would go unnoticed.
   Stands() = {"127.0.0.1", "127.0.0.2"};
   CHECK(!ListenTcp({"board", listener.value()->port()}).ok());
+}
+
+TEST(ADeadNameServerHoldsNobodysEndUp) {
+  Stands() = {};
+  is_dead = true;
+  std::atomic<bool> over{false};
+  std::thread ending([&] {
+    RemoteSource::Local local;
+    local.expert_bytes.assign(testing::kLayers, 3000);
+    local.n_experts = testing::kExperts;
+    auto made = RemoteSource::Make({{"board", 1}, {"other-board", 1}}, nullptr, Identity(),
+                                   std::make_unique<testing::Fake>(), local, {});
+    (void)testing::Eventually([] { return n_asking == 2; });
+    made.value().reset();
+    over = true;
+  });
+  // What works needs no time at all; what waits for the server, for ever.
+  for (int i = 0; i < kWaitMs && !over; i++) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  CHECK(over);
+  CHECK_EQ(n_asking.load(), 2);
+  is_dead = false;
+  ending.join();
+  CHECK(testing::Eventually([] { return n_asking == 0; }));
 }
 
 }  // namespace

@@ -203,8 +203,8 @@ Result<std::unique_ptr<Channel>> TlsKeys::Wrap(std::unique_ptr<Channel> inside) 
 }
 
 Result<std::unique_ptr<Channel>> Connect(const Address& address, const TlsKeys* keys,
-                                         int timeout_ms) {
-  Result<std::unique_ptr<Channel>> plain = ConnectTcp(address, timeout_ms);
+                                         int timeout_ms, const Wake* stop) {
+  Result<std::unique_ptr<Channel>> plain = ConnectTcp(address, timeout_ms, stop);
   if (!plain.ok() || keys == nullptr) return plain;
   Result<std::unique_ptr<Channel>> wrapped = keys->Wrap(std::move(plain.value()));
   if (!wrapped.ok()) return wrapped;
@@ -215,12 +215,7 @@ Result<std::unique_ptr<Channel>> Connect(const Address& address, const TlsKeys* 
     const Result<bool> shaken = channel->Shake(&wants);
     if (!shaken.ok()) return shaken.status();
     if (shaken.value()) return wrapped;
-    const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(
-        until - std::chrono::steady_clock::now());
-    pollfd waited{channel->fd(), wants, 0};
-    if (left.count() <= 0 || poll(&waited, 1, static_cast<int>(left.count())) == 0) {
-      return Status(Code::kIo, "no answer to the handshake");
-    }
+    REMOE_RETURN_IF_ERROR(AwaitChannel(*channel, wants, until, stop, "no answer to the handshake"));
   }
 }
 

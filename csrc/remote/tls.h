@@ -35,9 +35,10 @@ class TlsKeys {
   void* context_ = nullptr;
 };
 
-// Connects, and shakes hands where there are keys; they may be null. Waits at most that long.
+// Connects as ConnectTcp() does, and shakes hands where there are keys; they may be null. Waits at most
+// that long for each.
 Result<std::unique_ptr<Channel>> Connect(const Address& address, const TlsKeys* keys,
-                                         int timeout_ms);
+                                         int timeout_ms, const Wake* stop = nullptr);
 
 }  // namespace remoe
 

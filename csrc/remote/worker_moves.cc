@@ -12,6 +12,7 @@ namespace {
 // What is held is worth that much more: two experts of one worth must not take turns.
 constexpr float kKept = 1.25f;
 constexpr size_t kMostLines = 100;
+constexpr auto kUnreadFor = std::chrono::minutes(1);  // an expert that storage does not give
 
 }  // namespace
 
@@ -46,7 +47,9 @@ WorkerServer::Move WorkerServer::NextMove() const {
   Move move;
   float best = 0;
   for (const auto& [key, value] : worth) {
-    if (value <= best || held_.count(key) > 0) continue;
+    const auto failed = unreadable_.find(key);
+    const bool again = failed == unreadable_.end() || Clock::now() >= failed->second;
+    if (value <= best || held_.count(key) > 0 || !again) continue;
     best = value;
     move.added = key;
     move.any = true;
@@ -108,13 +111,19 @@ void WorkerServer::MoveAll() {
     const uint64_t n_bytes = held_experts_->ExpertBytes(layer);
     if (sums.ok()) {
       held_[move.added] = sums.value().whole;
+      unreadable_.erase(move.added);
       counts_.moved_bytes += n_bytes;
       HeldChange change;
       change.added.push_back({move.added.first, move.added.second, sums.value().whole});
       Announce(change);
-    } else if (lines_.size() < kMostLines) {
-      lines_.push_back(Format("%s was not read: %s", computer_->Name(layer, expert).c_str(),
-                              sums.status().message().c_str()));
+    } else {
+      // Others that are wished for have their turn meanwhile.
+      const bool first = unreadable_.count(move.added) == 0;
+      unreadable_[move.added] = Clock::now() + kUnreadFor;
+      if (first && lines_.size() < kMostLines) {
+        lines_.push_back(Format("%s was not read: %s", computer_->Name(layer, expert).c_str(),
+                                sums.status().message().c_str()));
+      }
     }
     // The allowance: so long may reading that much take, at the least.
     const auto until =

@@ -3,9 +3,9 @@
 #include <poll.h>
 
 #include <algorithm>
-#include <thread>
 
 #include "base/format.h"
+#include "base/thread.h"
 #include "remote/worker_frames.h"
 
 namespace remoe {
@@ -17,6 +17,7 @@ constexpr size_t kMostRecipes = 4096;
 constexpr uint64_t kGreetingBytes = 64 << 10;
 constexpr size_t kMostLines = 100;
 constexpr size_t kMostUnsentBytes = 1 << 20;
+constexpr uint64_t kUnfinished = 4;  // frames that have not come yet may take so many waiting_bytes
 
 }  // namespace
 
@@ -78,9 +79,28 @@ std::vector<std::string> WorkerServer::TakeLines() {
 }
 
 Status WorkerServer::Run() {
-  std::thread computing([this] { ComputeAll(); });
-  std::thread moving;
-  if (held_experts_ != nullptr) moving = std::thread([this] { MoveAll(); });
+  std::thread computing, moving;
+  Status status = StartThread("computes", [this] { ComputeAll(); }, &computing);
+  if (status.ok() && held_experts_ != nullptr) {
+    status = StartThread("reads what engines wish for", [this] { MoveAll(); }, &moving);
+  }
+  if (status.ok()) ServeAll();
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    ending_ = true;
+  }
+  changed_.notify_all();
+  wished_.notify_all();
+  if (computing.joinable()) computing.join();
+  if (moving.joinable()) moving.join();
+  listener_.reset();  // nobody is to wait for a worker that has stopped
+  const std::lock_guard<std::mutex> lock(mutex_);
+  clients_.clear();
+  return status;
+}
+
+// Until Stop().
+void WorkerServer::ServeAll() {
   Clock::time_point give_up{};
   std::vector<pollfd> polled;
   std::vector<std::shared_ptr<Client>> clients;
@@ -91,7 +111,7 @@ Status WorkerServer::Run() {
     polled.assign({{wake_.fd(), POLLIN, 0}});
     {
       const std::lock_guard<std::mutex> lock(mutex_);
-      if (stopping_ && (Drained() || Clock::now() > give_up)) break;
+      if (stopping_ && (Drained() || Clock::now() > give_up)) return;
       CloseGone();
       if (!stopping_ && Clock::now() >= accepts_again_) {
         polled.push_back({listener_->fd(), POLLIN, 0});
@@ -111,18 +131,6 @@ Status WorkerServer::Run() {
     }
     if (first == 2 && polled[1].revents != 0) Accept();
   }
-  {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    ending_ = true;
-  }
-  changed_.notify_all();
-  wished_.notify_all();
-  computing.join();
-  if (moving.joinable()) moving.join();
-  listener_.reset();  // nobody is to wait for a worker that has stopped
-  const std::lock_guard<std::mutex> lock(mutex_);
-  clients_.clear();
-  return Status::Ok();
 }
 
 // REQUIRES: the lock.
@@ -178,7 +186,7 @@ void WorkerServer::Accept() {
   const std::lock_guard<std::mutex> lock(mutex_);
   if (!MakeRoom()) {
     (void)client->stream.Send(
-        Said(FrameKind::kRefused, Format("it has %d engines already", limits_.clients)));
+        Said(FrameKind::kBusy, Format("it has %d engines already", limits_.clients)));
     counts_.refused++;
     return;
   }
@@ -202,7 +210,23 @@ void WorkerServer::Serve(Client* client) {
     return;
   }
   client->gone |= !status.ok();
+  if (client->stream.n_unfinished() > kGreetingBytes / 2) BoundUnfinished();
   if (!client->fetches.empty()) changed_.notify_one();  // there may be room for a piece again
+}
+
+// REQUIRES: the lock. Frames that come a little at a time, or never as a whole, may not take all memory:
+// who has most of it goes.
+void WorkerServer::BoundUnfinished() {
+  uint64_t n_bytes = 0;
+  Client* most = nullptr;
+  for (const auto& client : clients_) {
+    if (client->gone) continue;
+    n_bytes += client->stream.n_unfinished();
+    if (most == nullptr || client->stream.n_unfinished() > most->stream.n_unfinished()) {
+      most = client.get();
+    }
+  }
+  if (most != nullptr && n_bytes > kUnfinished * limits_.waiting_bytes) most->gone = true;
 }
 
 // REQUIRES: the lock. The other end has to read why before the connection is closed.
@@ -244,8 +268,8 @@ Status WorkerServer::Greet(Client* client, const Frame& hello) {
     client->closing = true;
     client->since = Clock::now();
     counts_.refused++;
-    return client->stream.Send(
-        Said(FrameKind::kRefused, other.empty() ? "it is being stopped" : other));
+    return client->stream.Send(other.empty() ? Said(FrameKind::kBusy, "it is being stopped")
+                                             : Said(FrameKind::kRefused, other));
   }
   Welcome welcome = welcome_;
   welcome.experts.clear();
@@ -289,7 +313,7 @@ Status WorkerServer::Queue(Client* client, Frame frame) {
   client->under_way++;
   waiting_bytes_ += frame.payload.size();
   const auto patience = std::chrono::microseconds(frame.time_us);
-  client->asks.push_back({std::move(frame), Clock::now() + patience});
+  client->asks.push_back({std::move(frame), Clock::now() + patience, recipe->second});
   changed_.notify_one();
   return Status::Ok();
 }
@@ -337,7 +361,7 @@ void WorkerServer::ComputeNext(Client* client, std::unique_lock<std::mutex>* loc
     client->gone |= !client->stream.Send(Reply(ask.frame, FrameKind::kBusy)).ok();
     return;
   }
-  const RowComputer::Learned recipe = client->recipes[ask.frame.recipe];
+  const RowComputer::Learned& recipe = ask.recipe;
   computing_ = key;
   lock->unlock();
   std::vector<float> out;

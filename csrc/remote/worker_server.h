@@ -7,7 +7,8 @@
 // answered kBusy at once. Who sends a bad frame loses its connection and nobody else's.
 //
 // Run() in one thread until Stop(), which may come from a signal handler: asks that wait are still
-// answered, new ones are not. The rest from any thread.
+// answered, new ones are not. Where its threads are not to be had, it says so at once. The rest from any
+// thread.
 #ifndef REMOE_REMOTE_WORKER_SERVER_H_
 #define REMOE_REMOTE_WORKER_SERVER_H_
 
@@ -77,7 +78,8 @@ class WorkerServer {
   struct Ask {
     Frame frame;
     Clock::time_point expires;
-    uint64_t sent = 0;  // of a fetch: bytes
+    RowComputer::Learned recipe;  // as it was when this was asked
+    uint64_t sent = 0;            // of a fetch: bytes
   };
   struct Client {
     Client(std::unique_ptr<Channel> channel, const FrameLimits& limits)
@@ -97,9 +99,11 @@ class WorkerServer {
                Welcome welcome, RowComputer* computer, HeldExperts* held, const Limits& limits);
   FrameLimits StrangerLimits() const;
   FrameLimits EngineLimits() const;
+  void ServeAll();
   void Accept();
   bool MakeRoom();
   void Serve(Client* client);
+  void BoundUnfinished();
   void Refuse(Client* client, const std::string& why);
   Status Take(Client* client, Frame frame);
   Status Greet(Client* client, const Frame& hello);
@@ -138,7 +142,8 @@ class WorkerServer {
   mutable std::mutex mutex_;  // of all below
   std::condition_variable changed_, wished_, idle_;
   std::vector<std::shared_ptr<Client>> clients_;
-  std::map<Key, uint64_t> held_;  // with its sum
+  std::map<Key, uint64_t> held_;                 // with its sum
+  std::map<Key, Clock::time_point> unreadable_;  // not tried again before that
   Key computing_{UINT32_MAX, 0};
   size_t turn_ = 0;
   uint64_t waiting_bytes_ = 0;

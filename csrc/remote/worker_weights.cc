@@ -28,7 +28,7 @@ Status WorkerServer::QueueFetch(Client* client, Frame frame) {
     return client->stream.Send(Reply(frame, FrameKind::kBusy));
   }
   client->under_way++;
-  client->fetches.push_back({std::move(frame), Clock::time_point::max()});
+  client->fetches.push_back({std::move(frame), Clock::time_point::max(), {}});
   changed_.notify_one();
   return Status::Ok();
 }

@@ -4,10 +4,10 @@
 #include <sys/mman.h>
 
 #include <algorithm>
-#include <system_error>
 
 #include "base/memory_page.h"
 #include "base/rounding.h"
+#include "base/thread.h"
 
 namespace remoe {
 
@@ -24,11 +24,8 @@ constexpr uint64_t kStepBytes = 8u << 20;
 
 Populator::Populator(uint8_t* data, uint64_t n_bytes, uint64_t next_bytes)
     : data_(data), next_bytes_(next_bytes), limit_(n_bytes) {
-  try {
-    thread_ = std::thread([this] { Run(); });
-  } catch (const std::system_error&) {
-    // No thread is to be had: reads wait for their pages, as they do on an older kernel.
-  }
+  // Without a thread reads wait for their pages, as they do on an older kernel.
+  (void)StartThread("populates the cache's memory", [this] { Run(); }, &thread_);
 }
 
 Populator::~Populator() {

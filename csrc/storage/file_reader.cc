@@ -11,12 +11,6 @@ FileReader::FileReader(std::vector<OpenFile> files, const ReaderOptions& options
       faults_(options.faults),
       queue_(depth, options.background_depth) {}
 
-Status NoThread(const std::system_error& error) {
-  return Status(Code::kOutOfMemory,
-                "cannot start a thread that reads: " + error.code().message() +
-                    " (a limit on threads or memory: ulimit -u, ulimit -v, or the container's)");
-}
-
 void FileReader::Submit(const Read* reads, int n, const ReadDone& done) {
   if (n <= 0) return;
   auto batch = std::make_shared<Batch>();

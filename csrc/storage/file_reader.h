@@ -7,7 +7,6 @@
 #define REMOE_STORAGE_FILE_READER_H_
 
 #include <string>
-#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -17,9 +16,6 @@
 #include "storage/reader.h"
 
 namespace remoe {
-
-// Why a reader has not the threads it needs.
-Status NoThread(const std::system_error& error);
 
 class FileReader : public Reader {
  public:

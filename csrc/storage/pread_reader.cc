@@ -5,10 +5,10 @@
 #include <algorithm>
 #include <cerrno>
 #include <memory>
-#include <system_error>
 #include <utility>
 
 #include "base/format.h"
+#include "base/thread.h"
 
 namespace remoe {
 namespace {
@@ -31,10 +31,10 @@ Status PreadReader::StartLanes() {
   const int n_wanted = queue().depth() + queue().background_depth();
   lanes_.reserve(static_cast<size_t>(n_wanted));
   Status refusal;
-  try {
-    for (int i = 0; i < n_wanted; ++i) lanes_.emplace_back([this] { RunLane(); });
-  } catch (const std::system_error& error) {
-    refusal = NoThread(error);
+  while (refusal.ok() && static_cast<int>(lanes_.size()) < n_wanted) {
+    std::thread lane;
+    refusal = StartThread("reads", [this] { RunLane(); }, &lane);
+    if (refusal.ok()) lanes_.push_back(std::move(lane));
   }
   const int n_lanes = static_cast<int>(lanes_.size());
   if (refusal.ok() || n_lanes == 0) return refusal;

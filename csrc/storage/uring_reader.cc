@@ -22,10 +22,10 @@ Result<std::unique_ptr<Reader>> OpenUringReader(std::vector<OpenFile>*, const Re
 #include <cerrno>
 #include <chrono>
 #include <mutex>
-#include <system_error>
 #include <thread>
 #include <utility>
 
+#include "base/thread.h"
 #include "storage/file_reader.h"
 #include "storage/uring_ring.h"
 
@@ -72,7 +72,10 @@ class UringReader final : public FileReader {
     for (const OpenFile& file : this->files()) descriptors.push_back(file.fd());
     // Refused, every request names its descriptor: as fast on all but many-core machines.
     registered_ = ring_->RegisterFiles(descriptors) == 0;
-    completions_ = std::thread([this] { RunCompletions(); });
+  }
+
+  Status Start() {
+    return StartThread("reads", [this] { RunCompletions(); }, &completions_);
   }
 
   ~UringReader() override {
@@ -82,7 +85,7 @@ class UringReader final : public FileReader {
       stopping_ = true;
     }
     bell_->Ring();
-    completions_.join();
+    if (completions_.joinable()) completions_.join();
   }
 
   const char* backend() const override { return "io_uring"; }
@@ -211,12 +214,10 @@ Result<std::unique_ptr<Reader>> OpenUringReader(std::vector<OpenFile>* files,
         Code::kNotSupported,
         "io_uring refused: no descriptor for its bell (the limit on open files: ulimit -n)");
   }
-  try {
-    return std::unique_ptr<Reader>(std::make_unique<UringReader>(
-        std::move(*files), options, depth, std::move(ring.value()), std::move(bell)));
-  } catch (const std::system_error& error) {
-    return NoThread(error);
-  }
+  auto reader = std::make_unique<UringReader>(std::move(*files), options, depth,
+                                              std::move(ring.value()), std::move(bell));
+  REMOE_RETURN_IF_ERROR(reader->Start());
+  return std::unique_ptr<Reader>(std::move(reader));
 }
 
 }  // namespace remoe

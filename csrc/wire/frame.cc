@@ -65,6 +65,15 @@ void AppendFrame(Frame frame, const float* rows, std::vector<uint8_t>* bytes) {
   Append(frame, rows, sizeof(float) * frame.rows * frame.columns, bytes);
 }
 
+std::string Printable(const std::string& text) {
+  constexpr size_t kMost = 300;
+  std::string shown = text.substr(0, kMost);
+  for (char& each : shown) {
+    if (static_cast<unsigned char>(each) < 0x20 || each == 0x7f) each = ' ';
+  }
+  return text.size() > kMost ? shown + "..." : shown;
+}
+
 Status FrameParser::ReadHeader() {
   const uint8_t* at = bytes_.data() + begin_;
   if (Get<uint32_t>(at) != kMagic) return Status(Code::kCorrupt, "no frame begins there");

@@ -29,12 +29,12 @@ enum class FrameKind : uint16_t {
   kRecipe,     // how a layer's FFN is computed, under a number of the engine's
   kAsk,        // rows of an expert; time_us: after that nobody waits for it any more
   kAnswer,     // what they give; time_us: what computing took
-  kBusy,       // not now; nothing was computed
-  kFailed,     // not at all, as text
-  kFetch,      // a matrix of an expert, whose index is in `recipe`; rows: the bytes it has
-  kWeights,    // a piece of it; columns: where the piece begins, in bytes
-  kWish,       // what an engine would have the worker hold: a list of WishedExpert
-  kHolds,      // what the worker holds from now on, and no longer: a HeldChange
+  kBusy,     // not now; nothing was computed. To a greeting: with why, as text; the connection ends
+  kFailed,   // not at all, as text
+  kFetch,    // a matrix of an expert, whose index is in `recipe`; rows: the bytes it has
+  kWeights,  // a piece of it; columns: where the piece begins, in bytes
+  kWish,     // what an engine would have the worker hold: a list of WishedExpert
+  kHolds,    // what the worker holds from now on, and no longer: a HeldChange
 };
 constexpr uint16_t kLastFrameKind = static_cast<uint16_t>(FrameKind::kHolds);
 
@@ -52,6 +52,10 @@ struct Frame {
   std::string text() const { return std::string(payload.begin(), payload.end()); }
   const float* values() const { return reinterpret_cast<const float*>(payload.data()); }
 };
+
+// What the other end has said, as a line that a person may be shown: no longer than one, and without what
+// would move a terminal's cursor or begin another line of a log.
+std::string Printable(const std::string& text);
 
 struct FrameLimits {
   uint32_t rows = 64;
@@ -74,6 +78,8 @@ class FrameParser {
   // Takes the next whole frame. RETURNS: once something was wrong, from then on: kNotSupported for
   // another version of the protocol, else kCorrupt.
   Status Next(Frame* frame, bool* found);
+  // Bytes of a frame that has not come as a whole.
+  size_t n_unfinished() const { return bytes_.size() - begin_; }
 
  private:
   Status ReadHeader();

@@ -1,6 +1,9 @@
 #include "wire/handshake.h"
 
+#include <algorithm>
+
 #include "wire/bytes.h"
+#include "wire/frame.h"
 
 namespace remoe {
 
@@ -57,7 +60,7 @@ bool ReadServed(ByteReader* reader, std::vector<ServedExpert>* experts) {
 
 std::string Shown(const std::string& value) {
   constexpr size_t kMost = 60;
-  return "'" + (value.size() <= kMost ? value : value.substr(0, kMost) + "...") + "'";
+  return "'" + Printable(value.size() <= kMost ? value : value.substr(0, kMost) + "...") + "'";
 }
 
 }  // namespace
@@ -105,7 +108,8 @@ Result<Welcome> Welcome::Parse(const std::vector<uint8_t>& bytes) {
   welcome.max_rows = reader.Number<uint32_t>();
   welcome.capacity = reader.Number<uint32_t>();
   welcome.sends_weights = reader.Number<uint8_t>() != 0;
-  if (!ReadServed(&reader, &welcome.experts) || reader.left() != 0) {
+  const bool sane = std::max({welcome.credits, welcome.max_rows, welcome.capacity}) <= INT32_MAX;
+  if (!ReadServed(&reader, &welcome.experts) || reader.left() != 0 || !sane) {
     return Status(Code::kCorrupt, "a damaged welcome");
   }
   return welcome;

@@ -214,7 +214,7 @@ def _report(chat: Conversation) -> None:
     """Say in a line what the answer cost, and in others what happened or ended it early."""
     engine = chat.engine
     say(engine.answer.line(engine.streamed))
-    for note in chat.notes.take():
+    for note in chat.new_notes():
         say(note)
     if engine.answer.stop == "context":
         say(f"the answer ended at the context of {engine.n_ctx} tokens: raise --ctx")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from remoe_edge.engine.new_notes import NewNotes
 from remoe_edge.errors import InputError
 
 if TYPE_CHECKING:
@@ -36,10 +35,15 @@ class Conversation:
     system: str | None = None
     raw: bool = False
     turns: list[Turn] = field(default_factory=list)
-    notes: NewNotes = field(init=False)  # the engine's; it was said what there was at first
+    n_notes: int = field(init=False)  # the engine's, those that were said when it was opened
 
     def __post_init__(self) -> None:
-        self.notes = NewNotes(self.engine.notes)
+        _, self.n_notes = self.engine.notes_since(0)
+
+    def new_notes(self) -> list[str]:
+        """Take what the engine has noted since the last call."""
+        notes, self.n_notes = self.engine.notes_since(self.n_notes)
+        return notes
 
     def ask(self, text: str, *, max_tokens: int, **settings: Any) -> tuple[Answer, int]:
         """Return the answer's pieces, to be read once, and how many turns had to be forgotten.

@@ -168,7 +168,7 @@ class ContinuousBatch:
         with self._life.reading():
             key = state_key(loaded.path, loaded.settings, loaded.n_ctx)
             self._places.states = KeptStates(
-                loaded.llama, folder, key, most_bytes, loaded.notes.append
+                loaded.llama, folder, key, most_bytes, loaded.notes.again
             )
 
     def close(self) -> None:

@@ -97,8 +97,12 @@ class Engine:
 
     @property
     def notes(self) -> list[str]:
-        """List what the user should know: what is off, and why."""
-        return self._loaded.notes
+        """List what the user should know: what is off, and why. See `notes_since`."""
+        return list(self._loaded.notes)
+
+    def notes_since(self, number: int) -> tuple[list[str], int]:
+        """List what stands of the notes after the first `number` that were made; count all made."""
+        return self._loaded.notes.since(number)
 
     @property
     def threads(self) -> int:

@@ -16,6 +16,7 @@ from remoe_edge.engine.budget import Budget
 from remoe_edge.engine.finite import require_finite
 from remoe_edge.engine.interrupt import interruptible
 from remoe_edge.engine.llama import Buffers
+from remoe_edge.engine.notes import Notes
 from remoe_edge.engine.observers import Observers, Step
 from remoe_edge.engine.offload import Offload
 from remoe_edge.engine.stats import AnswerStats
@@ -54,7 +55,7 @@ class Loaded:
     def __init__(self, path: Path, settings: EngineSettings) -> None:
         self.path = path
         self.settings = settings
-        self.notes: list[str] = []
+        self.notes = Notes()
         self.life = lifecycle.Lifecycle()
         self.observers = Observers(self.notes.append, self._cache_now)
         self.buffers = Buffers()
@@ -210,8 +211,7 @@ class Loaded:
                 self._raise_failure(error)
             raise
         finally:
-            if self.asks_peers:
-                self._note_peers()
+            self.note_peers()
             if self.elastic is not None:
                 self.elastic.between_steps()
 
@@ -220,9 +220,11 @@ class Loaded:
         """Say whether experts may be computed elsewhere."""
         return bool(self.settings.peers) or self.functions is not None
 
-    def _note_peers(self) -> None:
-        if self.native is not None:
-            self.notes.extend(_core.take_peer_lines(self.native))
+    def note_peers(self) -> None:
+        """Take into the notes what peers have given cause for."""
+        if self.native is not None and self.asks_peers:
+            for about, text in _core.take_peer_lines(self.native):
+                self.notes.renew(about, text)
 
     def _raise_failure(self, error: RuntimeError) -> None:
         if "llama_decode" not in str(error):

@@ -64,16 +64,16 @@ def connect(loaded: Loaded) -> None:
             loaded.llama.eval([_ANY_TOKEN])
     loaded.empty()
     if loaded.functions is not None:
-        loaded.functions.open(native, list(settings.peers), loaded.notes.append)
+        loaded.functions.open(native, list(settings.peers), loaded.notes.again)
     if not _core.await_peers(native, PROOF_MS):
         loaded.notes.append("some peers are still being checked; they are used once that is over")
-    loaded.notes.extend(_core.take_peer_lines(native))
+    loaded.note_peers()
 
 
 def _without_copy(loaded: Loaded, native: StreamedModel) -> None:
     """Wait for the peers, and say what a file without experts means."""
     _core.await_peers(native, _WITHOUT_COPY_MS)
-    loaded.notes.extend(_core.take_peer_lines(native))
+    loaded.note_peers()
     loaded.notes.append(
         "no copy of the experts is here: what peers do not answer is waited for, and fails with them"
     )

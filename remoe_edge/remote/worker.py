@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from remoe_edge import __version__
 from remoe_edge.engine.settings import MAX_THREADS
-from remoe_edge.errors import InputError
+from remoe_edge.errors import InputError, RemoeError
 from remoe_edge.files.fingerprint import fingerprint
 from remoe_edge.files.keys_file import check_keys_file
 from remoe_edge.files.own_gguf import open_model
@@ -96,7 +96,12 @@ class Worker:
         self.address = f"{host}:{self._native.port}"
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="worker", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            raise RemoeError(
+                f"no thread to serve in: {error} (a limit on threads: ulimit -u, or the container's)"
+            ) from None
 
     def _run(self) -> None:
         try:

@@ -8,7 +8,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from remoe_edge.engine.new_notes import NewNotes
 from remoe_edge.errors import RemoeError
 from remoe_edge.serve.conversations import Ask, Load, NotReady, QueueFull
 from remoe_edge.serve.events import Failed
@@ -42,7 +41,7 @@ class EngineThread(ABC):
         self._queue_limit = queue_limit
         self._figures = figures
         self._note = note
-        self._new_notes: NewNotes | None = None
+        self._n_noted = 0
         self._changed = threading.Condition()
         self._queue: deque[RequestStream] = deque()
         self._engine: Engine | None = None
@@ -143,10 +142,11 @@ class EngineThread(ABC):
     def _prepare(self, engine: Engine) -> None:  # noqa: B027 - not everybody has to
         """Make what answering takes, in the engine's thread; what it raises is a failure to load."""
 
-    def _tell(self) -> None:
+    def _tell(self, engine: Engine) -> None:
         """Pass on what the engine has noted since."""
-        for line in () if self._new_notes is None else self._new_notes.take():
-            self._note(line)
+        notes, self._n_noted = engine.notes_since(self._n_noted)
+        for note in notes:
+            self._note(note)
 
     def _took(self, seconds: float) -> None:
         self._request_s += 0.3 * (seconds - self._request_s)
@@ -155,14 +155,14 @@ class EngineThread(ABC):
         engine = None
         try:
             engine = self._load_engine()
-            self._new_notes = NewNotes(engine.notes)  # whoever loads it says those so far
+            _, self._n_noted = engine.notes_since(0)  # whoever loads it says those
             self._prepare(engine)
         except Exception as error:
             self._failure, self._state = error, "failed"
             if engine is not None:
                 engine.close()
             return
-        self._tell()
+        self._tell(engine)
         with self._changed:
             self._engine = engine
             if self._state == "loading":
@@ -174,4 +174,4 @@ class EngineThread(ABC):
                 engine.close()
             except RemoeError as error:  # a profile that could not be written
                 self._failure = error
-            self._tell()
+            self._tell(engine)

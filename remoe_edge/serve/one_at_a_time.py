@@ -53,7 +53,7 @@ class OneAtATime(EngineThread):
         while (request := self._next()) is not None:
             begun_s = time.monotonic()
             self._answer(engine, request)
-            self._tell()
+            self._tell(engine)
             with self._changed:
                 self._running = None
                 self._took(time.monotonic() - begun_s)

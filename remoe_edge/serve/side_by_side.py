@@ -93,7 +93,7 @@ class SideBySide(EngineThread):
                     self._fail_all(RemoeError("the step was interrupted"))
                 except Exception as error:
                     self._fail_all(error)
-                self._tell()
+                self._tell(engine)
         finally:
             self._fail_all(RemoeError("the server is stopping"))
             batch.close()

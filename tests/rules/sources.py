@@ -87,6 +87,18 @@ def getenv(root: Path) -> list[str]:
     ]
 
 
+def raw_threads(root: Path) -> list[str]:
+    """Report C++ that starts a thread by itself, tests aside: where none is to be had, that throws."""
+    starts = re.compile(r"\bstd::(?:j?thread(?:\s+\w+)?\s*[({]|async\b)|\bpthread_create\(")
+    found = _lines(root, {".c", ".cc", ".h"}, starts, "starts a thread without StartThread()")
+    return [
+        line
+        for line in found
+        if line.startswith("csrc/")
+        and not re.search(r"_test\.cc:|/testing/|^csrc/base/thread\.h:", line)
+    ]
+
+
 def source_tree_first(root: Path) -> list[str]:
     """Report modules that put the source tree on the path of whoever imports them.
 

@@ -114,12 +114,12 @@ struct Client {
     RemoteSource::Local local;
     local.expert_bytes.assign(shape.n_layers, moe.model->layers()[0].expert_bytes());
     local.n_experts = shape.n_experts;
-    local.n_slots = n_slots;
-    auto made = std::make_unique<RemoteSource>(
-        addresses, nullptr, IdentityOf(*moe.model, engine, "m"),
-        std::make_unique<RecipeRunner>(checking.model.get(), 1), local, settings);
-    source = made.get();
-    moe.model->AddSource(std::move(made));
+    auto made = RemoteSource::Make(addresses, nullptr, IdentityOf(*moe.model, engine, "m"),
+                                   std::make_unique<RecipeRunner>(checking.model.get(), 1), local,
+                                   settings);
+    CHECK_OK(made.status());
+    source = made.value().get();
+    moe.model->AddSource(std::move(made.value()));
   }
   // A step over all layers; its bits are the CPU backend's.
   void Step(int n_tokens) {
@@ -139,7 +139,7 @@ struct Client {
   std::string state() const { return source->peers()[0].peer.state; }
   std::string lines() {
     std::string all;
-    for (const std::string& line : source->TakeLines()) all += line + "\n";
+    for (const PeerLine& line : source->TakeLines()) all += line.text + "\n";
     return all;
   }
 
