@@ -176,6 +176,18 @@ def test_named_means_are_measured_alone(measured: tuple[Path, Path], tmp_path: P
     assert "remoe-edge convert coarse" in done.output
 
 
+@pytest.mark.parametrize("cache", ["auto", "plan:5ms"])
+def test_a_cache_that_may_change_is_not_measured(
+    measured: tuple[Path, Path], tmp_path: Path, cache: str
+) -> None:
+    model, text = measured
+    output = tmp_path / "one.json"
+    done = run("price", str(model), "--text", str(text), "--cache", cache, "-o", str(output))
+    assert done.exit_code == 2
+    assert "give a size, such as 25%" in " ".join(done.output.split())
+    assert not output.exists()
+
+
 def test_a_smaller_cache_than_the_measured_is_refused(
     measured: tuple[Path, Path], tmp_path: Path
 ) -> None:

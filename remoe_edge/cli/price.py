@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @options.model
 @text_option.text(more="A loss is that of the text that suffers most.", required=True)
 @options.routers()
-@options.cache(default="25%")
+@options.cache(default="25%", more="It stays as it is while it is measured.")
 @options.policy()
 @options.window(default=256)
 @options.data_tokens(default=2048)
@@ -62,6 +62,7 @@ def command(
 
     If you name means, such as --skip-cold 0.1, that one setting is measured, and nothing else.
     """
+    from remoe_edge.engine import budget
     from remoe_edge.engine.engine import Engine
     from remoe_edge.engine.settings import EngineSettings
     from remoe_edge.files import coarse as coarse_files
@@ -74,6 +75,9 @@ def command(
     from remoe_edge.quality.setting import Setting
     from remoe_edge.quality.survey import survey
 
+    budget.check(cache)
+    if budget.is_followed(cache):
+        raise click.UsageError(f"--cache {cache} may change meanwhile: give a size, such as 25%")
     overlay = None if routers == "off" else Path(routers)
     if routers in ("default", "on"):
         overlay = shipped_routers(model)
