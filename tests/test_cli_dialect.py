@@ -170,6 +170,13 @@ def test_help_has_one_voice() -> None:
         assert "  " not in text, (name, each.opts, text)
 
 
+def test_a_cache_that_follows_is_offered_where_it_follows() -> None:
+    offered = {
+        name for name, each in visible() if long_name(each) == "--cache" and "plan:" in each.help
+    }
+    assert offered == {"chat", "serve", "trace", "bench run"}
+
+
 def test_defaults_are_those_of_what_runs() -> None:
     plain = EngineSettings()
     defaults = {each.name: each.default for each in COMMANDS["chat"].params}

@@ -105,15 +105,23 @@ def problem(line: Line) -> str | None:
             assert found is not None
             command = found
             context = click.Context(command, info_name=name, parent=context)
-        with command.make_context(context.info_name, words, parent=context.parent):
-            return None
+        with command.make_context(context.info_name, list(words), parent=context.parent):
+            return _no_file(command, words, line)
     except click.exceptions.Exit:
         return None  # --help
     except (click.MissingParameter, click.BadOptionUsage) as error:
         # A mention may leave out what a command needs; what it has must exist.
-        return error.format_message() if line.whole else None
+        return error.format_message() if line.whole else _no_file(command, words, line)
     except click.UsageError as error:
         return error.format_message()
+
+
+def _no_file(command: click.Command, words: list[str], line: Line) -> str | None:
+    """Tell a mention of `profile fit` from one of `profile x.trace`: a bare word is no file's name."""
+    first = next(iter(words), "")
+    if line.whole or not re.fullmatch("[a-z]{2,}", first):
+        return None
+    return f"'{first}' is no command of {command.name}"
 
 
 LINES = [
@@ -152,6 +160,7 @@ def test_there_are_command_lines_to_check() -> None:
         ("Type `remoe-edge\nsimulate t --polciy lru`.", "No such option"),
         ("With `chat --proflie FILE` it is kept.", "No such option"),
         ("With `bench compar a b`", "unexpected extra arguments"),
+        ("What `remoe-edge profile fit` made.", "'fit' is no command of profile"),
     ],
 )
 def test_what_does_not_exist_is_found(text: str, said: str) -> None:

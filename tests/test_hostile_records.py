@@ -1,4 +1,4 @@
-"""Price tables, placements, deployments and times that anybody may have written: refused, or sound.
+"""Price tables and lists, placements, deployments and times, whoever wrote them: refused, or sound.
 
 Every value of a record that is right is replaced by each of many that nobody means, or taken away.
 """
@@ -10,6 +10,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,12 @@ from functions import deployment_of
 from remoe_edge.cli.deploy import _lines
 from remoe_edge.deploy import local_ray, record
 from remoe_edge.deploy.record import Ray
+from remoe_edge.engine.settings import EngineSettings
 from remoe_edge.errors import InputError
 from remoe_edge.placement import placement_file, price, times_file
+from remoe_edge.quality import price_list
+from remoe_edge.quality.choose import Choice, choose_for
+from remoe_edge.quality.setting import Setting
 from rewriting import rewrite
 
 VALUES: tuple[Any, ...] = (
@@ -98,6 +103,30 @@ def test_price_tables() -> None:
 
     for name in price.shipped():
         check(price.load(name).as_dict(), price.from_dict, use)
+
+
+def test_price_lists(model: Path, tmp_path: Path) -> None:
+    """What `--quality-loss` reads beside a model and chooses from."""
+    own, _ = price_list.identity(model, None)
+    by_text = {"prose": 0.01}
+    points = [
+        price_list.Price(setting, n_bytes, 2.0, *[by_text] * 5, *[0.9, 0.05, 0.1])
+        for setting, n_bytes in ((Setting(), 100.0), (Setting(skip_cold=0.1, swap_near=0.2), 70.0))
+    ]
+    texts = ({"name": "prose", "sha256": "0" * 64, "tokens": 48},)
+    right = price_list.PriceList("m", own, None, 0.25, "lru", 16, texts, tuple(points)).to_dict()
+    path = tmp_path / "m.price.json"
+
+    def read(held: Any) -> Choice:
+        rewrite(path, json.dumps(held).encode())
+        return choose_for(model, None, 0.99, reproducible=False, path=path)
+
+    def use(found: Choice) -> None:
+        assert found.why
+        EngineSettings(**asdict(found.setting))
+        price_list.read_any(path).to_dict()
+
+    check(right, read, use)
 
 
 def test_deployments(model: Path, tmp_path: Path) -> None:

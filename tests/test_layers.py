@@ -77,6 +77,14 @@ def test_every_imported_package_is_declared() -> None:
     assert undeclared == {}
 
 
+def test_the_picture_shows_every_room() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    picture = page.partition("```\n")[2].partition("```")[0]
+    folders = [*(ROOT / "remoe_edge").iterdir(), *(ROOT / "csrc").iterdir()]
+    rooms = {each.name for each in folders if each.is_dir() and not each.name.startswith("_")}
+    assert sorted(room for room in rooms - {"testing"} if f"{room}/" not in picture) == []
+
+
 def test_includes_point_downwards() -> None:
     assert unexcused(cpp_includes.violations(ROOT), exceptions.INCLUDES) == []
 

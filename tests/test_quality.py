@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+import tiny_dense
 import tiny_moe
 from remoe_edge import Engine
 from remoe_edge.cli import cli
@@ -174,6 +175,27 @@ def test_named_means_are_measured_alone(measured: tuple[Path, Path], tmp_path: P
     done = run("price", str(model), "--text", str(text), "--coarse-below", "0.4", "-o", str(output))
     assert done.exit_code == 1
     assert "remoe-edge convert coarse" in done.output
+
+
+@pytest.mark.parametrize("cache", ["auto", "plan:5ms"])
+def test_a_cache_that_may_change_is_not_measured(
+    measured: tuple[Path, Path], tmp_path: Path, cache: str
+) -> None:
+    model, text = measured
+    output = tmp_path / "one.json"
+    done = run("price", str(model), "--text", str(text), "--cache", cache, "-o", str(output))
+    assert done.exit_code == 2
+    assert "give a size, such as 25%" in " ".join(done.output.split())
+    assert not output.exists()
+
+
+def test_a_model_without_experts_has_no_prices(tmp_path: Path) -> None:
+    model = tiny_dense.make(tmp_path / "dense.gguf")
+    text = tmp_path / "words.txt"
+    text.write_text("a few words of a text. " * 4)
+    done = run("price", str(model), "--text", str(text), "--window", "12", "-t", "1")
+    assert done.exit_code == 1
+    assert "has no experts: there is nothing to do without" in " ".join(done.output.split())
 
 
 def test_a_smaller_cache_than_the_measured_is_refused(

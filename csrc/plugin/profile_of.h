@@ -1,4 +1,4 @@
-// The user's profile for a model, from a file that `remoe-edge profile fit` made.
+// The user's profile for a model, from a file that `remoe-edge profile` made.
 //
 // Read whole and checked. A profile of another model is refused, and so is one that is damaged; one
 // that holds weights of the policy alone serves any model.

@@ -24,7 +24,7 @@ struct Settings {
   std::string policy = "reuse-biased";          // REMOE_POLICY
   PrefetchMode prefetch = PrefetchMode::kAuto;  // REMOE_PREFETCH: auto, on or off
   std::string routers;                          // REMOE_ROUTERS: an overlay, or default
-  std::string profile;                          // REMOE_PROFILE: a file that `profile fit` made
+  std::string profile;                          // REMOE_PROFILE: a file that `profile` made
   Repack repack = Repack::kAsProgram;           // REMOE_REPACK: auto, on or off
   std::string status = "on";                    // REMOE_STATUS: on, off or a folder
   std::string runtime_folder;                   // XDG_RUNTIME_DIR, for the status

@@ -106,8 +106,6 @@ class ExpertStore {
   void CancelPrefetch() { prefetcher_->Cancel(); }
   // Waits until a plan for the start has been read, and makes its experts resident.
   void FinishStart();
-  // Experts that may be prefetched for one layer's decode event without taking a resident's place.
-  int prefetch_room() const { return prefetcher_->room(); }
   // Waits until nothing is being read. From any thread.
   void AwaitReads() { storage_->AwaitReads(); }
   // Empties the slot of a resident. REQUIRES: no event is open.

@@ -133,7 +133,6 @@ class StorageSource : public ExpertSource {
   void SubmitDemandLocked(SlotId slot, uint32_t matrices, std::vector<Read>* reads);
   void TakeStagedLocked(std::vector<Read>* reads);
   void TakePrefetchLocked(std::vector<Read>* reads);
-  void StartPrefetch();
   void Fill(const Read& read, const Status& status, int layer, int matrix, SlotId slot);
   void OnRead(const Read& read, const Status& status);
   void AnnounceLocked(SlotLoad* load);

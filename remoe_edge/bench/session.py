@@ -64,7 +64,7 @@ class Session:
         disk = disk_of(self.path)
         with boxed(self.settings.limits, disk):
             pass  # rather refused now than after the probe
-        self.record.update(self._head(file, disk))
+        self.record.update(self._head(disk))
         arms = [arm for arm in self.arms if self._fits(arm, file)]
         if not arms:
             raise InputError("; ".join(self.record["skipped"].values()))
@@ -184,7 +184,7 @@ class Session:
         self.say(self.record["skipped"][arm.name])
         return False
 
-    def _head(self, file: _core.ModelFile, disk: Any) -> dict[str, Any]:
+    def _head(self, disk: Any) -> dict[str, Any]:
         return {
             "format": FORMAT,
             "version": VERSION,

@@ -180,18 +180,18 @@ def base(*, required: bool) -> Decorator:
 # --- how a model is run ---
 
 
-def cache(
-    *, default: str, several: bool = False, more: str = "Several may be given, as in 10%,25%."
-) -> Decorator:
-    """Add --cache."""
+FOLLOWED = (
+    "With auto it is what is free, followed as it changes; with plan:250ms what meets a time per "
+    "token, followed too."
+)
+
+
+def cache(*, default: str, several: bool = False, more: str = FOLLOWED) -> Decorator:
+    """Add --cache; `more` says what else than a size the command takes."""
     return option(
         "--cache", type=Several(click.STRING) if several else None, default=default,
         show_default=True, metavar="SIZE[,...]" if several else "SIZE",
-        help=_text(
-            "Memory for experts: 1500MiB, 30% (of all experts), auto (what is free, followed as it "
-            "changes), or plan:250ms (what meets a time per token, followed too).",
-            more if several else "",
-        ),
+        help=_text("Memory for experts: 1500MiB, or 30% (of all experts).", more),
     )  # fmt: skip
 
 
@@ -218,7 +218,7 @@ def profile() -> Decorator:
     return option(
         "--profile", type=KEPT_FILE, metavar="FILE",
         help="The model's profile: what `remoe-edge profile` fitted, and which experts are hot. "
-        "chat and trace also keep it up to date.",
+        "chat, serve and trace also keep it up to date.",
     )  # fmt: skip
 
 

@@ -67,7 +67,10 @@ def _settings(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that become REMOE_* variables."""
     for add in reversed(
         [
-            options.cache(default="auto"),
+            options.cache(
+                default="auto",
+                more="With auto it is three quarters of what memory leaves after the dense weights.",
+            ),
             options.policy(),
             options.prefetch(),
             options.routers(),

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,13 +15,14 @@ from remoe_edge.cli.terminal import say, show_progress
 
 if TYPE_CHECKING:
     from remoe_edge.quality.price_list import Price, PriceList
+    from remoe_edge.quality.setting import Setting
 
 
 @click.command(name="price")
 @options.model
 @text_option.text(more="A loss is that of the text that suffers most.", required=True)
 @options.routers()
-@options.cache(default="25%")
+@options.cache(default="25%", more="It stays as it is while it is measured.")
 @options.policy()
 @options.window(default=256)
 @options.data_tokens(default=2048)
@@ -62,7 +62,7 @@ def command(
 
     If you name means, such as --skip-cold 0.1, that one setting is measured, and nothing else.
     """
-    from remoe_edge.engine.engine import Engine
+    from remoe_edge.engine import budget
     from remoe_edge.engine.settings import EngineSettings
     from remoe_edge.files import coarse as coarse_files
     from remoe_edge.files.atomic import check_output
@@ -70,10 +70,13 @@ def command(
     from remoe_edge.native import _core
     from remoe_edge.quality import price_list
     from remoe_edge.quality.choose import parse_loss
-    from remoe_edge.quality.measure import Measured, load_text, measure
+    from remoe_edge.quality.pricing import Pricing
     from remoe_edge.quality.setting import Setting
     from remoe_edge.quality.survey import survey
 
+    budget.check(cache)
+    if budget.is_followed(cache):
+        raise click.UsageError(f"--cache {cache} may change meanwhile: give a size, such as 25%")
     overlay = None if routers == "off" else Path(routers)
     if routers in ("default", "on"):
         overlay = shipped_routers(model)
@@ -92,56 +95,21 @@ def command(
         cache=cache, routers=overlay, policy=policy, prefetch="off", n_ctx=window, threads=threads,
         coarse=coarse,
     )  # fmt: skip
-    loaded: list[Any] = []
 
-    def run(setting: Setting) -> Measured:
-        with Engine(model, settings.replace(**asdict(setting))) as engine:
-            if not loaded:
-                loaded.append([load_text(t, engine.tokenize, window, data_tokens) for t in texts])
-            native = engine.native
-            if native is None:
-                raise click.UsageError(f"{model} has no experts: there is nothing to do without")
-            share.append((native.n_slots / native.total_experts, native.n_experts_used))
-            return measure(
-                engine, loaded[0], lambda n: show_progress(f"{setting}: {n} tokens"), *base
-            )
-
-    share: list[tuple[float, int]] = []
-    base: list[Measured] = []
-    base.append(run(Setting()))
-    prices = [price_list.price(Setting(), base[0], base[0])]
-    rows = [_row(prices[0], prices[0])]
-
-    def priced(setting: Setting) -> Price:
-        return price_list.price(setting, run(setting), base[0])
-
+    pricing = Pricing(model, settings, texts, data_tokens, _progress)
+    prices = [pricing.lossless]
+    every = survey(pricing.price, pricing.top_k, most, coarse=record is not None)
     finished = True
     try:
-        every = survey(priced, share[0][1], most, coarse=record is not None)
-        for each in every if asked == Setting() else map(priced, [asked]):
+        for each in every if asked == Setting() else [pricing.price(asked)]:
             prices.append(each)
-            rows.append(_row(each, prices[0]))
             show_progress("")
-            say(rows[-1])
+            say(_row(each, pricing.lossless))
     except KeyboardInterrupt:
         finished = False
-    own, fingerprint = price_list.identity(model, overlay)
-    found = price_list.PriceList(
-        model=model.name,
-        fingerprint=own,
-        routers=fingerprint,
-        cache=share[0][0],
-        policy=policy,
-        window=window,
-        texts=tuple(
-            {"name": each.name, "sha256": each.sha256, "tokens": each.n_tokens}
-            for each in loaded[0]
-        ),
-        prices=tuple(prices),
-        coarse=None if record is None else {"type": record.type, "fingerprint": record.own},
-    )
     show_progress("")
-    table = "\n".join([_HEAD, *rows])
+    found = pricing.listed(prices, record)
+    table = "\n".join([_HEAD, *(_row(each, pricing.lossless) for each in prices)])
     try:
         if plot is not None:
             from remoe_edge.quality.plot import draw
@@ -152,6 +120,10 @@ def command(
     say(f"kept in {where}" if finished else f"stopped: {where} holds what was measured before")
     if not finished:
         context.exit(130)
+
+
+def _progress(setting: Setting, n_tokens: int) -> None:
+    show_progress(f"{setting}: {n_tokens} tokens")
 
 
 _HEAD = (

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @options.cache(
     default="10%,25%,50%",
     several=True,
-    more="Here it is a share, a size or a number of experts; several may be given, as in 10%,25%.",
+    more="A number alone counts experts; several may be given, as in 10%,25%.",
 )
 @options.profile()
 @options.warm(default=0)

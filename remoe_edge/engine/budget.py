@@ -50,6 +50,11 @@ def is_plan(spec: str) -> bool:
     return spec.strip().lower().startswith(PLAN)
 
 
+def is_followed(spec: str) -> bool:
+    """Say whether the cache changes while the engine runs, with free memory or a plan."""
+    return spec.strip().lower() == "auto" or is_plan(spec)
+
+
 def _fraction(text: str) -> float:
     try:
         fraction = float(text[:-1]) / 100

@@ -34,7 +34,7 @@ def pieces(loaded: Loaded, request: Request, produced: Produced) -> Generator[st
             loaded.native.check_unchanged()
         produced.runs_with(loaded.interrupt)
         with _leased(loaded, request), _remembered(loaded, request):
-            yield from _texts(tokens, request, produced)
+            yield from _texts(tokens, produced)
     except (GeneratorExit, KeyboardInterrupt):
         stats.stop = "cancelled"
         raise
@@ -57,7 +57,7 @@ def _account(loaded: Loaded, tokens: _Tokens, stats: AnswerStats) -> None:
     loaded.observers.answer(stats)
 
 
-def _texts(tokens: _Tokens, request: Request, produced: Produced) -> Generator[str, None, None]:
+def _texts(tokens: _Tokens, produced: Produced) -> Generator[str, None, None]:
     stats, writer = produced.stats, tokens.writer
     while not stats.stop:
         token = _next(tokens, produced)

@@ -25,7 +25,7 @@ WARM_TOKENS, COUNTED_TOKENS = 256, 512
 ENOUGH_TOKENS = 384
 
 # Experts missing of those asked for, by share of the experts resident: LRU on Qwen3-30B-A3B (128
-# experts, top-8), mean of three kinds of text (docs/policies.md). Nothing is said of other models.
+# experts, top-8), mean of three kinds of text. Nothing is said of other models.
 PUBLISHED = "LRU on Qwen3-30B-A3B"
 _PUBLISHED = ((0.0, 1.0), (0.10, 0.495), (0.25, 0.201), (0.50, 0.0475), (1.0, 0.0))
 # The same, as far as a model is like it up to an exponent: never 0, so that it has a logarithm.

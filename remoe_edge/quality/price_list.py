@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 from collections.abc import Mapping
@@ -170,11 +171,14 @@ def _parse(plain: Mapping[str, Any]) -> PriceList:
     prices = [_price(each) for each in plain["prices"]]
     if not prices or prices[0].setting != Setting():
         raise ValueError("its first price is not of no loss")
-    names = ("model", "fingerprint", "routers", "policy", "window")
     return PriceList(
-        **{name: plain[name] for name in names},
+        model=_words(plain["model"]),
+        fingerprint=_words(plain["fingerprint"]),
+        routers=None if plain["routers"] is None else _words(plain["routers"]),
         cache=_number(plain["cache"]),
-        texts=tuple(plain["texts"]),
+        policy=_words(plain["policy"]),
+        window=int(_number(plain["window"])),
+        texts=tuple({**each, "name": _words(each["name"])} for each in plain["texts"]),
         prices=tuple(prices),
         coarse=_coarse(plain.get("coarse")),
     )
@@ -192,7 +196,7 @@ def _price(plain: Mapping[str, Any]) -> Price:
         return found
 
     return Price(
-        setting=Setting(**{name: _number(value) for name, value in plain["setting"].items()}),
+        setting=Setting(**{name: _share(value) for name, value in plain["setting"].items()}),
         bytes_per_token=_number(plain["bytes_per_token"]),
         misses_per_token=_number(plain["misses_per_token"]),
         perplexity=by_text("perplexity"),
@@ -213,6 +217,21 @@ def _bounds(plain: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _number(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"{value!r} is no number")
-    return float(value)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        with contextlib.suppress(OverflowError):  # of an integer that no float holds
+            if math.isfinite(value):
+                return float(value)
+    raise ValueError(f"{str(value)[:40]!r} is no number")
+
+
+def _share(value: object) -> float:
+    share = _number(value)
+    if not 0 <= share < 1:
+        raise ValueError(f"{share:g} is no share below 1")
+    return share
+
+
+def _words(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{str(value)[:40]!r} is no text")
+    return value

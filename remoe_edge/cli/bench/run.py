@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 @options.cache(
     default="auto",
     several=True,
-    more="It holds for the stream arms; several may be given, as in 10%,25%.",
+    more=f"{options.FOLLOWED} It holds for the stream arms; several may be given, as in 10%,25%.",
 )
 @options.routers(
     several=True, more="They are for the stream arms; several may be given, as in off,default."
