@@ -199,5 +199,7 @@ def _check_messages(messages: Any) -> None:
     for each in messages:
         if not isinstance(each, Mapping):
             raise InputError(f"a message is {{role, content}}, not {type(each).__name__}")
+        if not isinstance(each.get("role", ""), str):
+            raise InputError(f"a message's role is a text, not {type(each['role']).__name__}")
     if not messages:
         raise InputError("there are no messages")

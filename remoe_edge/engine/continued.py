@@ -6,7 +6,7 @@ is how the model's own turn begins; what ends the turn, behind it, is left out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -48,9 +48,12 @@ class Continued:
 def is_begun(messages: Sequence[Mapping[str, Any]]) -> bool:
     """Say whether the assistant has begun to answer. Raises InputError where it has called tools."""
     last = messages[-1]
-    if last.get("role") == "assistant" and last.get("tool_calls"):
+    if last.get("role") != "assistant":
+        return False
+    calls = last.get("tool_calls")
+    if isinstance(calls, Sized) and len(calls):
         raise InputError("the last message calls tools: their results have to follow it")
-    return last.get("role") == "assistant"
+    return True
 
 
 def begun(
@@ -64,13 +67,15 @@ def begun(
     if not is_begun(messages):
         return messages, Continued()
     last = messages[-1]
-    text = last.get("content") or ""
+    text = last.get("content")
+    text = "" if text is None else text
     if not isinstance(text, str):
         raise InputError(
             "the answer goes on from the last message only where its content is a text"
         )
     if not text.strip():
-        if any(last.get(name) for name in ("reasoning_content", "thinking")):
+        reasons = (last.get(name) for name in ("reasoning_content", "thinking"))
+        if any(isinstance(each, str) and each for each in reasons):
             raise InputError(
                 "the last message has reasoning and no text: the answer can go on from a text alone"
             )

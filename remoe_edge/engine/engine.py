@@ -328,9 +328,8 @@ class Engine:
     def chat(self, messages: Sequence[Message], **settings: Any) -> Answer:
         """Return the answer to a conversation of {"role", "content"} messages.
 
-        Where the last message is the assistant's, the answer goes on from it. Settings are those of
-        `generate`. Raises as `generate`, and UnsupportedError when the model has no chat template,
-        ModelError when that fails.
+        It goes on from a last message of the assistant's. Settings are those of `generate`. Raises as
+        that, and UnsupportedError when the model has no chat template, ModelError when it fails.
         """
         prompt, stop, bos = self.render(messages)
         settings.setdefault("stop", stop)
