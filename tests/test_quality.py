@@ -22,6 +22,7 @@ from remoe_edge.quality.choose import choose, parse_loss
 from remoe_edge.quality.measure import Heads, Measured, load_text
 from remoe_edge.quality.plot import frontier
 from remoe_edge.quality.price_list import Price, PriceList, price
+from remoe_edge.quality.pricing import Pricing
 from remoe_edge.quality.setting import Setting
 from remoe_edge.quality.survey import alone, survey
 
@@ -161,6 +162,26 @@ def test_a_list_is_kept_beside_the_model_and_chosen_from(measured: tuple[Path, P
     with Engine(model, quality_loss=0.99, reproducible=True, **settings) as engine:
         assert engine.settings.skip_small > 0
         assert engine.settings.swap_near == engine.settings.skip_cold == 0
+
+
+def test_what_was_measured_before_a_failure_is_kept(
+    measured: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, text = measured
+    whole, left = Pricing.price, [Setting()]
+
+    def fails_soon(self: Pricing, setting: Setting) -> Price:
+        if len(left) == 3:
+            raise MemoryError
+        left.append(setting)
+        return whole(self, setting)
+
+    monkeypatch.setattr(Pricing, "price", fails_soon)
+    output = tmp_path / "some.json"
+    done = run("price", str(model), "--text", str(text), "--window", "12", "--data-tokens", "24",
+               "--cache", "30%", "-t", "1", "-o", str(output))  # fmt: skip
+    assert done.exit_code == 1, done.output
+    assert [each.setting for each in price_list.read(output, model, None).prices] == left
 
 
 def test_named_means_are_measured_alone(measured: tuple[Path, Path], tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,8 +11,9 @@ import click
 
 from remoe_edge.cli import lossy_options, options, text_option
 from remoe_edge.cli.old_spellings import option
-from remoe_edge.cli.results import give
+from remoe_edge.cli.results import give, write_json
 from remoe_edge.cli.terminal import say, show_progress
+from remoe_edge.errors import ReadError
 
 if TYPE_CHECKING:
     from remoe_edge.quality.price_list import Price, PriceList
@@ -58,14 +60,14 @@ def command(
 
     Every means is measured over its range (docs/quality.md): perplexity and bytes read per token, each
     token decoded by itself; coarser experts where there is a file of them. `--quality-loss` of other
-    commands then chooses from the result. Ctrl-C keeps what was measured until then.
+    commands then chooses from the result. What is measured is kept as it goes.
 
     If you name means, such as --skip-cold 0.1, that one setting is measured, and nothing else.
     """
     from remoe_edge.engine import budget
     from remoe_edge.engine.settings import EngineSettings
     from remoe_edge.files import coarse as coarse_files
-    from remoe_edge.files.atomic import check_output
+    from remoe_edge.files.atomic import check_output, is_stream
     from remoe_edge.files.models import shipped_routers
     from remoe_edge.native import _core
     from remoe_edge.quality import price_list
@@ -96,6 +98,12 @@ def command(
         coarse=coarse,
     )  # fmt: skip
 
+    def keep() -> None:
+        # A run takes hours, and may be killed. What cannot be written now is said at the end.
+        if not is_stream(where):
+            with suppress(ReadError):
+                write_json(pricing.listed(prices, record).to_dict(), where)
+
     pricing = Pricing(model, settings, texts, data_tokens, _progress)
     prices = [pricing.lossless]
     every = survey(pricing.price, pricing.top_k, most, coarse=record is not None)
@@ -103,6 +111,7 @@ def command(
     try:
         for each in every if asked == Setting() else [pricing.price(asked)]:
             prices.append(each)
+            keep()
             show_progress("")
             say(_row(each, pricing.lossless))
     except KeyboardInterrupt:
