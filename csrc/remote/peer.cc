@@ -248,11 +248,6 @@ int64_t Peer::answer_us() {
   return latency_.middle_us();
 }
 
-bool Peer::Serves(int layer, uint16_t expert) const {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  return state_ == State::kServing && served_.count({layer, expert}) > 0;
-}
-
 std::set<std::pair<int, int>> Peer::served() const {
   const std::lock_guard<std::mutex> lock(mutex_);
   return state_ == State::kServing ? served_ : std::set<std::pair<int, int>>();

@@ -120,7 +120,6 @@ class Peer : public std::enable_shared_from_this<Peer> {
     bool sends_weights = false;
   };
   Seen seen() const;
-  bool Serves(int layer, uint16_t expert) const;
   // Layers and experts.
   std::set<std::pair<int, int>> served() const;
 

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 _DEFAULT_TOKENS = 16  # OpenAI's
 _MOST_TOP = 5
-_LONGEST_LIST = 1 << 20
 
 
 @dataclass(frozen=True)
