@@ -17,6 +17,7 @@ import stock
 import tiny_adapter
 import tiny_moe
 from plugged import ARCHS, BUDGETS, FORMATS, N_GREEDY, PROMPT
+from remoe_edge.machine.disk import disk_of
 from remoe_edge.machine.gpu import gpus
 
 
@@ -100,7 +101,7 @@ def test_shards_that_are_links_to_other_names(
 
 
 def test_loading_reads_no_expert(folder: Path) -> None:
-    path = tiny_moe.make(folder / "big.gguf", "qwen3moe", "Q8_0", n_expert=32, n_ff_exp=256)
+    path = tiny_moe.make(folder / "big.gguf", "qwen3moe", "Q8_0", n_expert=64, n_ff_exp=256)
     begin = plugged.experts_last(path, folder / "last.gguf")
     path = folder / "last.gguf"
     drop(path)
@@ -114,9 +115,14 @@ def test_loading_reads_no_expert(folder: Path) -> None:
     )  # fmt: skip
     resident = resident_pages(path)
     in_experts = sum(resident[-(-begin // mmap.PAGESIZE) :]) * mmap.PAGESIZE
-    assert path.stat().st_size - begin > 8 << 20
-    # What the kernel reads around the last dense page, and nothing else.
-    assert in_experts <= 1 << 20, plugged.said(done)
+    # What the kernel reads around the last dense page, by the disk's read-ahead, and nothing else.
+    disk = disk_of(path)
+    ahead = 0 if disk is None else int(disk.read_ahead_file.read_text()) << 10
+    most = ahead + (1 << 20)
+    if most > 9 << 20:
+        pytest.skip("the disk's read-ahead is as large as the experts of a small model")
+    assert path.stat().st_size - begin > 2 * most
+    assert in_experts <= most, plugged.said(done)
 
 
 def drop(path: Path) -> None:
