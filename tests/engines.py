@@ -69,6 +69,7 @@ CALLS: dict[str, Callable[[Engine], Any]] = {
 }
 HARMLESS = {
     "close": lambda e: e.close(),
+    "notes_since": lambda e: e.notes_since(0),
     "remove_observer": lambda e: e.remove_observer(Onlooker()),
 }
 

@@ -19,7 +19,7 @@ from remoe_edge.errors import ReadError, UnsupportedError
 from remoe_edge.native import _core, llama_cpp
 from remoe_edge.routing.trace import read_trace
 
-QUANTS = {"glm4moe": "Q6_K", "deepseek2-v3": "Q8_0", "cohere2moe": "Q8_0", "hy_v3": "Q8_0"}
+QUANTS = {"glm4moe": "Q4_0", "deepseek2-v3": "Q8_0", "cohere2moe": "Q8_0", "hy_v3": "Q8_0"}
 LONG = [(7 * i * i + 3 * i) % 300 for i in range(90)]  # repeats nothing, and fills experts' tiles
 
 

@@ -21,7 +21,7 @@ from remoe_edge.errors import InputError, ReadError, UnsupportedError
 from remoe_edge.native import _core
 
 QUANTS = {
-    "qwen3moe": "Q8_0", "gpt-oss": "MXFP4", "gemma4": "Q4_0", "glm4moe": "Q6_K", "deepseek2": "Q4_K",
+    "qwen3moe": "Q8_0", "gpt-oss": "MXFP4", "gemma4": "Q4_0", "glm4moe": "Q4_0", "deepseek2": "Q4_K",
     "phimoe": "Q8_0",
 }  # fmt: skip
 # Formats whose kernels compute a token of a small step as they compute it alone.

@@ -59,10 +59,11 @@ inline int RunAll() {
     }                                                                   \
   } while (false)
 
+// Of both sides a copy: a reference into what the expression makes, as f().g, would outlive it.
 #define CHECK_EQ(left, right)                                                            \
   do {                                                                                   \
-    const auto& left_ = (left);                                                          \
-    const auto& right_ = (right);                                                        \
+    const auto left_ = (left);                                                           \
+    const auto right_ = (right);                                                         \
     if (!(left_ == right_)) {                                                            \
       ::remoe::testing::Failures()++;                                                    \
       std::cerr << __FILE__ << ":" << __LINE__ << ": " #left " == " #right ": " << left_ \
