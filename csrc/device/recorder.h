@@ -21,8 +21,8 @@ namespace remoe {
 class Recorder {
  public:
   Status Start(const std::string& path, const TraceHeader& header);
-  // Completes the file; without a step there is none. RETURNS: what cut the recording short, if anything did; the steps before it
-  // are in the file.
+  // Completes the file; without a step there is none. RETURNS: what cut the recording short, if anything
+  // did; the steps before it are in the file.
   Status Stop();
   bool on() const { return trace_ != nullptr; }
   uint64_t n_events() const { return trace_ != nullptr ? trace_->n_events() : 0; }

@@ -22,8 +22,8 @@ struct PeerLine {
 
 class PeerLines {
  public:
-  static constexpr size_t kMost =
-      256;  // addresses of functions change, so that there is no end of them
+  // Addresses of functions change, so that there is no end of them.
+  static constexpr size_t kMost = 256;
 
   void Add(PeerLine line) {
     lines_.erase(std::remove_if(lines_.begin(), lines_.end(),

@@ -10,9 +10,8 @@ import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-MOST_RENEWED = (
-    256  # functions and files have other names each time, so that there is no end of them
-)
+# Functions and files have other names each time, so that there is no end of them.
+MOST_RENEWED = 256
 _LEFT_OUT = "left out"
 
 

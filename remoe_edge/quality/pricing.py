@@ -30,6 +30,8 @@ class Pricing:
         progress: Callable[[Setting, int], None],
     ) -> None:  # fmt: skip
         self._model, self._settings, self._progress = model, settings, progress
+        routers = settings.routers
+        self._identity = price_list.identity(model, None if routers is None else Path(routers))
         with Engine(model, settings) as engine:
             native = engine.native
             if native is None:
@@ -50,8 +52,7 @@ class Pricing:
 
     def listed(self, prices: Sequence[Price], coarse: CoarseRecord | None) -> PriceList:
         """Put prices into this model's list; `coarse` tells of the coarser experts that there were."""
-        routers = self._settings.routers
-        own, overlay = price_list.identity(self._model, None if routers is None else Path(routers))
+        own, overlay = self._identity
         return PriceList(
             model=self._model.name,
             fingerprint=own,
