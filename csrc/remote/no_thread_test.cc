@@ -26,6 +26,7 @@ extern "C" __attribute__((visibility("default"))) int pthread_create(
 namespace remoe {
 namespace {
 
+using testing::Engine;
 using testing::Eventually;
 using testing::Fake;
 using testing::RawWorker;
@@ -37,14 +38,6 @@ class Only {
   explicit Only(int n) { n_left = n; }
   ~Only() { n_left = -1; }
 };
-
-Result<std::unique_ptr<RemoteSource>> Engine(const Address& address) {
-  RemoteSource::Local local;
-  local.expert_bytes.assign(testing::kLayers, 3000);
-  local.n_experts = testing::kExperts;
-  return RemoteSource::Make({address}, nullptr, SomeWelcome().identity, std::make_unique<Fake>(),
-                            local, RemoteSource::Settings());
-}
 
 bool Says(const std::string& text, const char* what) {
   return text.find("cannot start a thread that ") != std::string::npos &&
@@ -65,14 +58,14 @@ TEST(AWorkerEndsWithAnError) {
 
 TEST(AnEngineThatCannotCheckItsPeersHasNone) {
   const Only only(0);
-  const auto made = Engine({"127.0.0.1", 1});
+  const auto made = Engine({{"127.0.0.1", 1}});
   CHECK(made.status().code() == Code::kOutOfMemory &&
         Says(made.status().message(), "checks peers"));
 }
 
 TEST(APeerWithoutAThreadIsNotUsed) {
   const Only only(1);
-  auto made = Engine({"127.0.0.1", 1});
+  auto made = Engine({{"127.0.0.1", 1}});
   CHECK_OK(made.status());
   CHECK(made.value()->Await(0));
   CHECK_EQ(made.value()->peers()[0].peer.state, std::string("refused"));
@@ -83,7 +76,7 @@ TEST(APeerWithoutAThreadIsNotUsed) {
 TEST(APeerIsProvenOnceThreadsAreToBeHadAgain) {
   RawWorker worker;
   worker.Start();
-  auto made = Engine(worker.address());
+  auto made = Engine({worker.address()});
   CHECK_OK(made.status());
   RemoteSource& source = *made.value();
   CHECK(source.Await(120000));
@@ -109,7 +102,7 @@ TEST(APeerIsProvenOnceThreadsAreToBeHadAgain) {
 
 TEST(ANameIsNotLookedUp) {
   const Only only(2);
-  auto made = Engine({"board", 1});
+  auto made = Engine({{"board", 1}});
   CHECK_OK(made.status());
   CHECK(made.value()->Await(120000));
   CHECK(Says(made.value()->peers()[0].peer.why, "looks a name up"));

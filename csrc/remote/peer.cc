@@ -154,7 +154,7 @@ void Peer::Refuse(const std::string& why) {
   }
   SetState(State::kRefused, why);
   LoseAll(why);
-  const std::string name = "peer " + address_.text();
+  const std::string name = Name();
   links_.tell({name, Format("%s is not used: %s", name.c_str(), why.c_str())});
   wake_.Raise();
 }
@@ -199,7 +199,7 @@ void Peer::Bad(Troubles::Kind kind) {
     if (!troubles_.Bad(kind, Clock::now())) return;
     middle_us = latency_.middle_us();
   }
-  const std::string name = "peer " + address_.text();
+  const std::string name = Name();
   const char* instead = links_.has_copy ? ": their experts come from storage" : "";
   switch (kind) {
     case Troubles::kLate:
@@ -317,10 +317,14 @@ void Peer::Run() {
   }
 }
 
+std::string Peer::Name() const {
+  return "peer " + address_.text();
+}
+
 void Peer::TellStanding() {
   if (!comings_.Due(Clock::now())) return;
   const auto n_lost = static_cast<unsigned long long>(comings_.n_lost());
-  const std::string name = "peer " + address_.text();
+  const std::string name = Name();
   links_.tell({name, Format("%s %s%s", name.c_str(), standing_.c_str(),
                             n_lost > 1 ? Format("; it was lost %llu times", n_lost).c_str() : "")});
 }

@@ -147,6 +147,7 @@ class Peer : public std::enable_shared_from_this<Peer> {
   void SetState(State state, const std::string& why);
   void Bad(Troubles::Kind kind);
   void TellStanding();
+  std::string Name() const;
   std::string NameOf(int layer, int expert) const;
   // --- peer_proof.cc ---
   Status Greet(FrameStream* stream, Welcome* welcome);

@@ -8,16 +8,11 @@ namespace remoe {
 namespace {
 
 using testing::Eventually;
-using testing::Fake;
 using testing::RawWorker;
 using testing::SomeWelcome;
 
-std::unique_ptr<RemoteSource> Engine(const Address& address) {
-  RemoteSource::Local local;
-  local.expert_bytes.assign(testing::kLayers, 3000);
-  local.n_experts = testing::kExperts;
-  auto made = RemoteSource::Make({address}, nullptr, SomeWelcome().identity,
-                                 std::make_unique<Fake>(), local, RemoteSource::Settings());
+std::unique_ptr<RemoteSource> EngineOf(const RawWorker& worker) {
+  auto made = testing::Engine({worker.address()});
   CHECK_OK(made.status());
   return std::move(made.value());
 }
@@ -53,7 +48,7 @@ TEST(WhatComesWithTheWelcomeIsHeard) {
   holds.kind = FrameKind::kHolds;
   holds.payload = change.Bytes();
   Hasty hasty({WelcomeFrame(SomeWelcome()), holds});
-  const auto source = Engine(hasty.address());
+  const auto source = EngineOf(hasty);
   CHECK(source->Await(120000));
   CHECK_EQ(source->peers()[0].peer.state, std::string("serving"));
   CHECK_EQ(source->peers()[0].peer.n_experts, 1);
@@ -63,7 +58,7 @@ TEST(NumbersThatNoWorkerHasAreDamage) {
   Welcome welcome = SomeWelcome();
   welcome.capacity = UINT32_MAX;
   Hasty hasty({WelcomeFrame(welcome)});
-  const auto source = Engine(hasty.address());
+  const auto source = EngineOf(hasty);
   CHECK(source->Await(120000));
   CHECK_EQ(source->peers()[0].peer.state, std::string("connecting"));
   CHECK(source->peers()[0].peer.why.find("damaged welcome") != std::string::npos);
@@ -76,7 +71,7 @@ TEST(WhatAPeerSaysIsOneLine) {
   refused.payload[3] = '\n';
   refused.payload[4] = 0x1b;
   Hasty hasty({refused});
-  const auto source = Engine(hasty.address());
+  const auto source = EngineOf(hasty);
   CHECK(source->Await(120000));
   const std::vector<PeerLine> lines = source->TakeLines();
   CHECK_EQ(lines.size(), 1u);
@@ -98,7 +93,7 @@ class Flapping : public RawWorker {
 
 TEST(APeerThatComesAndGoesIsOneLine) {
   Flapping flapping;
-  const auto source = Engine(flapping.address());
+  const auto source = EngineOf(flapping);
   CHECK(Eventually([&] { return flapping.n_connections() >= 4; }));
   const std::vector<PeerLine> lines = source->TakeLines();
   CHECK_EQ(lines.size(), 1u);

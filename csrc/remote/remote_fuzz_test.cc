@@ -213,11 +213,7 @@ class Rogue : public testing::RawWorker {
 void FuzzEngine(uint64_t seed) {
   Random random(seed);
   Rogue rogue(seed + 1);
-  RemoteSource::Local local;
-  local.expert_bytes.assign(kLayers, 3000);
-  local.n_experts = kExperts;
-  auto made = RemoteSource::Make({rogue.address()}, nullptr, SomeWelcome().identity,
-                                 std::make_unique<Fake>(), local, RemoteSource::Settings());
+  const auto made = testing::Engine({rogue.address()});
   CHECK_OK(made.status());
   RemoteSource& source = *made.value();
   Arrivals arrivals;

@@ -110,11 +110,7 @@ TEST(ADeadNameServerHoldsNobodysEndUp) {
   is_dead = true;
   std::atomic<bool> over{false};
   std::thread ending([&] {
-    RemoteSource::Local local;
-    local.expert_bytes.assign(testing::kLayers, 3000);
-    local.n_experts = testing::kExperts;
-    auto made = RemoteSource::Make({{"board", 1}, {"other-board", 1}}, nullptr, Identity(),
-                                   std::make_unique<testing::Fake>(), local, {});
+    auto made = testing::Engine({{"board", 1}, {"other-board", 1}});
     (void)testing::Eventually([] { return n_asking == 2; });
     made.value().reset();
     over = true;

@@ -83,11 +83,7 @@ TEST(AWorkerThatIsFullIsTriedAgain) {
   Serving serving(SomeWelcome(), &fake, nullptr, limits);
   auto first = std::make_unique<Caller>(serving.address());
   CHECK(first->Next().kind == FrameKind::kWelcome);
-  RemoteSource::Local local;
-  local.expert_bytes.assign(testing::kLayers, 3000);
-  local.n_experts = testing::kExperts;
-  auto made = RemoteSource::Make({serving.address()}, nullptr, SomeWelcome().identity,
-                                 std::make_unique<Fake>(), local, RemoteSource::Settings());
+  const auto made = testing::Engine({serving.address()});
   CHECK_OK(made.status());
   const RemoteSource& source = *made.value();
   CHECK(Eventually([&] { return serving->counts().refused > 0; }));

@@ -5,6 +5,7 @@
 //     Caller     an engine as a worker sees it
 //     RawWorker  a worker as an engine sees it; whoever wants a fault overrides Answer()
 //     Serving    a real worker over fake experts, from here on until it goes
+//     Engine()   a real engine's end, which has fake experts of its own
 //
 // Used in a test's thread; Answer() is called in the RawWorker's own thread.
 #ifndef REMOE_REMOTE_TESTING_ENDS_H_
@@ -17,6 +18,7 @@
 #include <utility>
 #include <vector>
 
+#include "remote/remote_source.h"
 #include "remote/testing/fake_experts.h"
 #include "remote/worker_server.h"
 #include "testing/check.h"
@@ -83,6 +85,14 @@ class Caller {
   FrameStream stream_;
   std::vector<Frame> frames_;
 };
+
+inline Result<std::unique_ptr<RemoteSource>> Engine(const std::vector<Address>& workers) {
+  RemoteSource::Local local;
+  local.expert_bytes.assign(kLayers, 3000);
+  local.n_experts = kExperts;
+  return RemoteSource::Make(workers, nullptr, SomeWelcome().identity, std::make_unique<Fake>(),
+                            local, RemoteSource::Settings());
+}
 
 class RawWorker {
  public:
