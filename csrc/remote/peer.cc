@@ -151,11 +151,12 @@ void Peer::Refuse(const std::string& why) {
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (state_ == State::kRefused) return;
+    state_ = State::kRefused;
+    why_ = why;
+    const std::string name = Name();
+    links_.tell({name, Format("%s is not used: %s", name.c_str(), why.c_str())});
   }
-  SetState(State::kRefused, why);
   LoseAll(why);
-  const std::string name = Name();
-  links_.tell({name, Format("%s is not used: %s", name.c_str(), why.c_str())});
   wake_.Raise();
 }
 
@@ -182,14 +183,6 @@ void Peer::Wish(const std::vector<WishedExpert>& wish) {
   frame.payload = WishBytes(wish);
   (void)stream_->Send(frame);  // a lost connection is seen by its thread
   wake_.Raise();
-}
-
-void Peer::SetState(State state, const std::string& why) {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  if (state_ == State::kRefused) return;
-  state_ = state;
-  why_ = why;
-  unreachable_ = false;
 }
 
 void Peer::Bad(Troubles::Kind kind) {
@@ -304,14 +297,14 @@ void Peer::Run() {
       if (state_ != State::kRefused) {
         state_ = State::kConnecting;
         why_ = status.message();
+        standing_ = Format("does not answer (%s)%s", why_.c_str(),
+                           links_.has_copy ? ": its experts come from storage" : "");
+        comings_.Went(served);
+        if (!stopping_) TellStandingLocked();
       }
     }
     LoseAll(status.message());
     if (stopping_ || seen().state == "refused") return;
-    standing_ = Format("does not answer (%s)%s", status.message().c_str(),
-                       links_.has_copy ? ": its experts come from storage" : "");
-    comings_.Went(served);
-    TellStanding();
     pause_ms = served ? kFirstPauseMs : std::min(2 * pause_ms, kLongestPauseMs);
     Pause(pause_ms);
   }
@@ -321,7 +314,8 @@ std::string Peer::Name() const {
   return "peer " + address_.text();
 }
 
-void Peer::TellStanding() {
+// REQUIRES: the lock, under which the state changes too: whoever sees how it stands finds the line.
+void Peer::TellStandingLocked() {
   if (!comings_.Due(Clock::now())) return;
   const auto n_lost = static_cast<unsigned long long>(comings_.n_lost());
   const std::string name = Name();
@@ -337,7 +331,13 @@ Status Peer::Session() {
   auto stream = std::make_unique<FrameStream>(std::move(channel.value()), AnswerLimits());
   Welcome welcome;
   REMOE_RETURN_IF_ERROR(Greet(stream.get(), &welcome));
-  SetState(State::kChecking, "");
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (state_ == State::kRefused) return Status(Code::kCancelled, why_);
+    state_ = State::kChecking;
+    why_.clear();
+    unreachable_ = false;
+  }
   REMOE_RETURN_IF_ERROR(CheckSums(welcome));
   {
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -368,8 +368,8 @@ Status Peer::ServeUntilLost() {
         comings_.Came();
         state_ = State::kServing;
       }
+      TellStandingLocked();
     }
-    TellStanding();
     // A canary's polls may have taken the wake that came with another recipe, or with the end.
     if (!woken_) REMOE_RETURN_IF_ERROR(Poll(PollTimeoutMs()));
   }

@@ -54,7 +54,7 @@ class Peer : public std::enable_shared_from_this<Peer> {
     std::shared_ptr<const TlsKeys> keys;  // null where nothing is encrypted
     bool has_copy = true;                 // storage has what a peer does not answer
     bool hedge = true;  // and stands in for an answer that is late; without, only for a lost one
-    std::function<void(PeerLine)> tell;  // the user
+    std::function<void(PeerLine)> tell;  // the user; called with a lock held, so it calls no peer
     std::function<void(std::weak_ptr<Peer>, Audit)> audit;
     std::function<void(std::weak_ptr<Peer>, ServedExpert)>
         check;  // what it holds from now on: Admit() or Refuse()
@@ -144,9 +144,8 @@ class Peer : public std::enable_shared_from_this<Peer> {
   int PollTimeoutMs() const;
   void LoseAll(const std::string& why);
   void Pause(int ms);
-  void SetState(State state, const std::string& why);
   void Bad(Troubles::Kind kind);
-  void TellStanding();
+  void TellStandingLocked();
   std::string Name() const;
   std::string NameOf(int layer, int expert) const;
   // --- peer_proof.cc ---
