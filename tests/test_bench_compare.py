@@ -174,6 +174,25 @@ def test_a_bench_is_run_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert tokens[0] == tokens[1]
 
 
+def test_an_output_is_refused_before_any_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It was found out when its turn came, hours after the first run."""
+    (tmp_path / "made-up.gguf").touch()
+    records = [tmp_path / name for name in ("a.json", "b.json")]
+    for path in records:
+        record.write(made_up(("stream:lru",)), path)
+    before = [path.read_bytes() for path in records]
+    (tmp_path / "new" / "b.json").mkdir(parents=True)
+    for folder, why in (("new", "b.json is a folder"), (".", "a.json is the input")):
+        again = run(
+            capsys, "bench", "again", *records, "--models", tmp_path, "-o", tmp_path / folder
+        )
+        assert why in again.error()
+        assert "remoe-edge bench" not in again.err
+    assert [path.read_bytes() for path in records] == before
+
+
 def test_files_in_arms_and_routers_are_looked_for(tmp_path: Path) -> None:
     for name in (
         "made-up.gguf", "a.routers.gguf", "hot.profile", "a=b.txt", "[c].gguf", "k.pem", "p.json",

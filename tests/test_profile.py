@@ -251,3 +251,34 @@ def test_the_command(tmp_path: Path) -> None:
     run = CliRunner().invoke(cli, ["simulate", str(tmp_path / "1.npz"), "--profile", str(target)])
     assert run.exit_code == 1
     assert str(target) in run.stderr
+
+
+@pytest.mark.parametrize("links", [[], ["--no-links"]])
+@pytest.mark.parametrize("n_experts", [N_EXPERTS, N_EXPERTS + 1])
+def test_fitting_anew_keeps_what_engines_counted(
+    tmp_path: Path, links: list[str], n_experts: int
+) -> None:
+    np.savez(tmp_path / "1.npz", experts=chained(1, 420), meta='{"num_experts": 16}')
+    nothing = np.zeros(0, np.float32)
+    counted = np.arange(N_LAYERS * n_experts, dtype=np.float32)
+    target = tmp_path / "m.profile"
+    target.write_bytes(
+        _core.make_profile(
+            N_LAYERS, n_experts, "of a model", "{}", nothing, nothing, nothing, np.zeros(0, np.int8),
+            counted,
+        )
+    )  # fmt: skip
+    run = CliRunner().invoke(
+        cli, ["profile", str(tmp_path / "1.npz"), "-o", str(target), "--epochs", "1", *links]
+    )
+    assert run.exit_code == 0, run.output
+    parts = _core.parse_profile(read_profile(target), "it")
+    assert len(parts["weights"]) > 0
+    assert (len(parts["links"]) == 0) == bool(links)
+    same = n_experts == N_EXPERTS
+    assert (parts["fingerprint"] == "of a model") == same
+    assert ("in past runs" in run.output) == same
+    if same:
+        np.testing.assert_array_equal(parts["uses"], counted)
+    else:
+        assert len(parts["uses"]) == 0

@@ -36,6 +36,7 @@ def command(
     """Fit the reuse-biased policy to TRACES of one model: recorded ones, or .npz files.
 
     Give traces of different kinds of text. Each is used to judge what was learned from the others.
+    Where the output is a profile of the same model, its hot experts are kept.
     """
     import os
 
@@ -43,19 +44,20 @@ def command(
     # comes in, and left alone where somebody chose otherwise.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from remoe_edge.files.atomic import check_output
-    from remoe_edge.profile import fit_profile, save_profile
+    from remoe_edge.profile import fit_profile
+    from remoe_edge.profile.kept_profile import renew
     from remoe_edge.routing.trace import read_trace
 
     check_output(output, traces)
-    fitted = fit_profile(
-        [read_trace(path) for path in traces], links=links, epochs=epochs, progress=show_progress
-    )
+    routed = [read_trace(path) for path in traces]
+    fitted = fit_profile(routed, links=links, epochs=epochs, progress=show_progress)
     show_progress("")
-    save_profile(fitted.data, output)
+    n_hot = renew(fitted.data, output, (routed[0].n_layers, routed[0].n_experts))
     if as_json:
         report = {
             "profile": str(output),
-            "bytes": len(fitted.data),
+            "bytes": output.stat().st_size,
+            "hot_experts": n_hot,
             "judged": fitted.gap_shares,
             "searched": fitted.searched,
         }
@@ -66,4 +68,6 @@ def command(
             f"{row['cache_share']:>4.0%} of experts: {row['gap_share']:6.1%} of the LRU→Belady gap"
             f" on the last part of {Path(row['trace']).name}, with links of the others"
         )
-    click.echo(f"{output}: {len(fitted.data) / 2**20:.2f} MiB")
+    click.echo(f"{output}: {output.stat().st_size / 2**20:.2f} MiB")
+    if n_hot:
+        click.echo(f"It keeps how much {n_hot} experts were used in past runs.")

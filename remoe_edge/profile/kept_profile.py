@@ -108,5 +108,29 @@ class KeptProfile:
         )  # fmt: skip
 
 
+def renew(data: bytes, path: Path, shape: tuple[int, int]) -> int:
+    """Save a newly fitted profile of a model of `shape`: its layers, and the experts in each.
+
+    What engines counted in a profile of the same model at `path` goes on in the new one. Gives the
+    number of experts in it that were used. Raises InputError where the file cannot be written.
+    """
+    with taking_turns(path):
+        fitted, uses = _core.parse_profile(data, "the new profile"), np.zeros(0, np.float32)
+        try:
+            old = _core.parse_profile(read_profile(path), str(path))
+        except (InputError, ModelError):  # none is there, or none that an engine could go on with
+            old = None
+        if old is not None and (old["n_layers"], old["n_experts"]) == shape:
+            known = {old["fingerprint"], fitted["fingerprint"]} - {""}
+            if len(known) <= 1 and len(old["uses"]):
+                uses = old["uses"]
+                data = _core.make_profile(
+                    *shape, next(iter(known), ""), fitted["meta"], fitted["shares"], fitted["weights"],
+                    fitted["scales"], fitted["links"], uses,
+                )  # fmt: skip
+        save_profile(data, path)
+    return int(np.count_nonzero(uses))
+
+
 def _meta(parts: dict[str, Any]) -> dict[str, Any]:
     return json_object(parts.get("meta", "{}"))

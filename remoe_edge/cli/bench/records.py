@@ -62,6 +62,7 @@ def again(
     from remoe_edge.bench import record
     from remoe_edge.bench.again import arguments
     from remoe_edge.bench.compare import compare as compare_records
+    from remoe_edge.files.atomic import check_output
 
     twice = named_twice(path.name for path in records)
     if twice is not None and output is not None:
@@ -71,6 +72,8 @@ def again(
     with contextlib.ExitStack() as stack:
         folder = output or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         folder.mkdir(parents=True, exist_ok=True)
+        for path in records:  # each is found out now, and not after the hours of those before it
+            check_output(folder / path.name, records)
         for path, line in lines.items():
             say(f"{path.name}: remoe-edge bench {shlex.join(line)}")
             new = folder / path.name
