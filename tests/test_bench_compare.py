@@ -182,15 +182,10 @@ def test_an_output_is_refused_before_any_run(
     records = [tmp_path / name for name in ("a.json", "b.json")]
     for path in records:
         record.write(made_up(("stream:lru",)), path)
-    before = [path.read_bytes() for path in records]
     (tmp_path / "new" / "b.json").mkdir(parents=True)
-    for folder, why in (("new", "b.json is a folder"), (".", "a.json is the input")):
-        again = run(
-            capsys, "bench", "again", *records, "--models", tmp_path, "-o", tmp_path / folder
-        )
-        assert why in again.error()
-        assert "remoe-edge bench" not in again.err
-    assert [path.read_bytes() for path in records] == before
+    again = run(capsys, "bench", "again", *records, "--models", tmp_path, "-o", tmp_path / "new")
+    assert "b.json is a folder" in again.error()
+    assert "remoe-edge bench" not in again.err
 
 
 def test_files_in_arms_and_routers_are_looked_for(tmp_path: Path) -> None:
