@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+import math
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from remoe_edge.cli.price import _row
 from remoe_edge.errors import InputError
 from remoe_edge.quality import price_list
 from remoe_edge.quality.choose import choose, parse_loss
+from remoe_edge.quality.closer import closer
 from remoe_edge.quality.measure import Heads, Measured, load_text
 from remoe_edge.quality.plot import frontier
 from remoe_edge.quality.price_list import Price, PriceList, price
@@ -118,6 +120,35 @@ def test_a_survey_stops_where_a_means_costs_too_much() -> None:
     assert {each.swap_near for each in together} == {0.1, 0.2, 0.3}
 
 
+def bent(setting: Setting) -> Price:
+    """Price a setting as real ones are: what it saves grows evenly, and what it costs faster."""
+    on = 0.3 * setting.swap_near, setting.skip_cold, 0.4 * setting.coarse_below
+    costs = sum(share * each**2 for share, each in zip((0.5, 0.4, 0.3), on, strict=True))
+    rough = 1 + 0.1 * math.sin(40 * sum(on))
+    return point(setting, 100 * math.prod(1 - each for each in on), a=rough * costs, b=0.01 * on[0])
+
+
+@pytest.mark.parametrize("loss", [0.005, 0.01, 0.03])
+def test_looking_closer_finds_what_reads_less(loss: float) -> None:
+    known = [BASE, *survey(bent, 6, 0.05, coarse=True)]
+    found = list(closer(bent, known, loss))
+    before = choose(list_of(*known), loss)
+    after = choose(list_of(*known, *found), loss)
+    assert 1 <= len(found) <= 8
+    assert after.bytes_per_token < before.bytes_per_token - 0.5
+    assert loss * 0.9 < after.worst_loss <= loss
+    settings = [each.setting for each in (*known, *found)]
+    assert len(set(settings)) == len(settings)
+
+
+def test_there_is_nothing_between_what_all_costs_little_or_too_much() -> None:
+    mild, strong = (point(Setting(skip_cold=each), 90, a=each) for each in (0.01, 0.3))
+    assert list(closer(bent, [BASE, mild], 0.02)) == []
+    assert list(closer(bent, [strong], 0.02)) == []
+    # What costs more and reads more is no way to fewer bytes.
+    assert list(closer(bent, [BASE, mild, replace(strong, bytes_per_token=95)], 0.02)) == []
+
+
 def test_texts_are_cut_evenly(tmp_path: Path) -> None:
     path = tmp_path / "t.txt"
     path.write_text("x" * 100)
@@ -184,6 +215,59 @@ def test_what_was_measured_before_a_failure_is_kept(
     assert [each.setting for each in price_list.read(output, model, None).prices] == left
 
 
+def test_what_was_measured_is_gone_on_with(
+    measured: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, text = measured
+    anew: list[Setting] = []
+    whole = Pricing.price
+
+    def counted(self: Pricing, setting: Setting) -> Price:
+        anew.append(setting)
+        return whole(self, setting)
+
+    monkeypatch.setattr(Pricing, "price", counted)
+    output = tmp_path / "some.json"
+    few = ("price", str(model), "--text", str(text), "--data-tokens", "24", "--cache", "30%",
+           "-t", "1", "-o", str(output), "--resume")  # fmt: skip
+    kept = json.loads(price_list.place(model, None).read_text())
+    settings = [each["setting"] for each in kept["prices"]]
+    output.write_text(json.dumps({**kept, "prices": kept["prices"][:-1]}))
+    done = run(*few, "--window", "12", "--most-loss", "0%")
+    assert done.exit_code == 0, done.output
+    assert [asdict(each) for each in anew] == settings[-1:]
+    assert json.loads(output.read_text()) == kept
+    # A closer look at a list that is there.
+    dearest = max(each["divergence"][text.stem] for each in kept["prices"])
+    done = run(*few, "--window", "12", "--most-loss", "0%", "--around", f"{50 * dearest}%")
+    assert done.exit_code == 0, done.output
+    assert len(json.loads(output.read_text())["prices"]) == len(settings) + len(anew) - 1
+    assert len(anew) > 1
+    # Named means are added to it, unless they are in it.
+    for _ in range(2):
+        anew.clear()
+        done = run(*few, "--window", "12", "--skip-cold", "0.123")
+        assert done.exit_code == 0, done.output
+    assert anew == []
+    before = output.read_bytes()
+    refused = run(*few, "--window", "13")
+    assert "another window" in refused.output
+    other = json.loads(before)
+    other["prices"][0]["perplexity"][text.stem] += 1e-9
+    output.write_text(json.dumps(other))
+    refused = run(*few, "--window", "12")
+    assert refused.exit_code == 1
+    assert "another bits without loss" not in refused.output
+    assert "other bits" in refused.output
+    assert json.loads(output.read_text()) == other
+    output.write_text("{}")
+    assert "is no price list" in run(*few, "--window", "12").output
+    assert anew == []
+    output.unlink()
+    assert run(*few, "--window", "12", "--skip-cold", "0.1").exit_code == 0
+    assert len(anew) == 1
+
+
 def test_named_means_are_measured_alone(measured: tuple[Path, Path], tmp_path: Path) -> None:
     model, text = measured
     output = tmp_path / "one.json"
@@ -196,6 +280,9 @@ def test_named_means_are_measured_alone(measured: tuple[Path, Path], tmp_path: P
     done = run("price", str(model), "--text", str(text), "--coarse-below", "0.4", "-o", str(output))
     assert done.exit_code == 1
     assert "remoe-edge convert coarse" in done.output
+    done = run("price", str(model), "--text", str(text), "--skip-cold", "0.4", "--around", "1%")
+    assert done.exit_code == 2
+    assert "name no means" in done.output
 
 
 @pytest.mark.parametrize("cache", ["auto", "plan:5ms"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +33,14 @@ if TYPE_CHECKING:
     "--most-loss", default="5%", show_default=True, metavar="SHARE",
     help="Go on with a means until perplexity is worse by so much.",
 )  # fmt: skip
+@option(
+    "--around", metavar="SHARE",
+    help="Also look closer, between the settings that cost less than this and those that cost more.",
+)  # fmt: skip
+@option(
+    "--resume", is_flag=True,
+    help="Go on from the list that is there, if one is: what it holds is not measured again.",
+)  # fmt: skip
 @lossy_options.chosen
 @options.threads()
 @options.output("Without it, the result is kept beside the model, where --quality-loss finds it.")
@@ -49,6 +58,8 @@ def command(
     window: int,
     data_tokens: int,
     most_loss: str,
+    around: str | None,
+    resume: bool,
     coarse: Path | None,
     threads: int | None,
     output: Path | None,
@@ -72,6 +83,7 @@ def command(
     from remoe_edge.native import _core
     from remoe_edge.quality import price_list
     from remoe_edge.quality.choose import parse_loss
+    from remoe_edge.quality.closer import closer
     from remoe_edge.quality.pricing import Pricing
     from remoe_edge.quality.setting import Setting
     from remoe_edge.quality.survey import survey
@@ -83,8 +95,11 @@ def command(
     if routers in ("default", "on"):
         overlay = shipped_routers(model)
     most = parse_loss(most_loss)
+    near = None if around is None else parse_loss(around)
     where = output or price_list.place(model, overlay)
     asked = Setting(**means)
+    if near is not None and asked != Setting():
+        raise click.UsageError("--around looks between the settings of a whole list: name no means")
     beside = coarse_files.beside(model)
     if coarse is None and (asked.coarse_below or beside.is_file()):
         coarse = beside
@@ -102,23 +117,36 @@ def command(
         # A run takes hours, and may be killed. What cannot be written now is said at the end.
         if not is_stream(where):
             with suppress(ReadError):
-                write_json(pricing.listed(prices, record).to_dict(), where)
+                write_json(pricing.listed(tuple(prices.values()), record).to_dict(), where)
 
     pricing = Pricing(model, settings, texts, data_tokens, _progress)
-    prices = [pricing.lossless]
-    every = survey(pricing.price, pricing.top_k, most, coarse=record is not None)
+    prices = {Setting(): pricing.lossless}
+    if resume and where.exists():
+        prices |= {each.setting: each for each in pricing.known(where, record)}
+
+    def measured(setting: Setting) -> Price:
+        return prices[setting] if setting in prices else pricing.price(setting)
+
+    def every() -> Iterator[Price]:
+        if asked != Setting():
+            yield measured(asked)
+            return
+        yield from survey(measured, pricing.top_k, most, coarse=record is not None)
+        if near is not None:
+            yield from closer(measured, tuple(prices.values()), near)
+
     finished = True
     try:
-        for each in every if asked == Setting() else [pricing.price(asked)]:
-            prices.append(each)
+        for each in every():
+            prices[each.setting] = each
             keep()
             show_progress("")
             say(_row(each, pricing.lossless))
     except KeyboardInterrupt:
         finished = False
     show_progress("")
-    found = pricing.listed(prices, record)
-    table = "\n".join([_HEAD, *(_row(each, pricing.lossless) for each in prices)])
+    found = pricing.listed(tuple(prices.values()), record)
+    table = "\n".join([_HEAD, *(_row(each, pricing.lossless) for each in found.prices)])
     try:
         if plot is not None:
             from remoe_edge.quality.plot import draw

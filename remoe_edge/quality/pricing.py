@@ -50,6 +50,31 @@ class Pricing:
             found = measure(engine, self._texts, lambda n: self._progress(setting, n), self._base)
         return price_list.price(setting, found, self._base)
 
+    def known(self, path: Path, coarse: CoarseRecord | None) -> tuple[Price, ...]:
+        """Read what was measured before, to go on from it.
+
+        Raises InputError where the list at `path` was measured under other conditions, or gives other
+        numbers without loss, as another kind of processor does.
+        """
+        own = self.listed((self.lossless,), coarse)
+        found = price_list.read_any(path)
+        for what, then, now in (
+            ("another model", found.fingerprint, own.fingerprint),
+            ("other routers", found.routers, own.routers),
+            ("another cache", found.cache, own.cache),
+            ("another policy", found.policy, own.policy),
+            ("another window", found.window, own.window),
+            ("other texts", found.texts, own.texts),
+            ("another file of coarse experts", found.coarse, own.coarse),
+            ("other bits without loss", *(each.prices[0].perplexity for each in (found, own))),
+        ):
+            if then != now:
+                raise InputError(
+                    f"{path} was measured with {what}: give another output, or leave out --resume to "
+                    "measure all anew"
+                )
+        return found.prices
+
     def listed(self, prices: Sequence[Price], coarse: CoarseRecord | None) -> PriceList:
         """Put prices into this model's list; `coarse` tells of the coarser experts that there were."""
         own, overlay = self._identity
