@@ -234,7 +234,8 @@ void WorkerServer::Refuse(Client* client, const std::string& why) {
   client->refused = client->closing = true;
   client->since = Clock::now();
   counts_.refused++;
-  if (lines_.size() < kMostLines) lines_.push_back("an engine was refused: " + why);
+  const std::string line = refusals_.Line(why, client->since);
+  if (!line.empty() && lines_.size() < kMostLines) lines_.push_back(line);
 }
 
 Status WorkerServer::Take(Client* client, Frame frame) {

@@ -24,6 +24,7 @@
 #include <vector>
 
 #include "remote/frame_stream.h"
+#include "remote/refusals.h"
 #include "remote/row_computer.h"
 #include "remote/tls.h"
 #include "remote/wake.h"
@@ -149,6 +150,7 @@ class WorkerServer {
   uint64_t waiting_bytes_ = 0;
   bool ending_ = false;
   WorkerCounts counts_;
+  Refusals refusals_;
   std::vector<std::string> lines_;
 };
 

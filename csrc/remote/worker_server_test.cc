@@ -124,6 +124,21 @@ TEST(FramesThatNeverEndDoNotTakeAllMemory) {
   CHECK(honest.Next().kind == FrameKind::kAnswer);
 }
 
+TEST(WhoKnocksAgainAndAgainFillsNoLog) {
+  Refusals refusals;
+  Refusals::Clock::time_point now{};
+  std::vector<std::string> told;
+  constexpr int kTimes = 1000;
+  for (int i = 0; i < kTimes; i++) {
+    const std::string line = refusals.Line("no greeting", now);
+    if (!line.empty()) told.push_back(line);
+    now += std::chrono::seconds(1);
+  }
+  CHECK_EQ(told[0], std::string("an engine was refused: no greeting"));
+  CHECK(told.size() > kTimes / 60 && told.size() <= kTimes / 60 + Refusals::kFew);
+  CHECK(told.back().find(" (59 others since the last line)") != std::string::npos);
+}
+
 // Storage fails for one expert.
 class Damaged : public Fake {
  public:
