@@ -97,6 +97,7 @@ def command(
     most = parse_loss(most_loss)
     near = None if around is None else parse_loss(around)
     where = output or price_list.place(model, overlay)
+    earlier = price_list.read(where, model, overlay) if resume and where.exists() else None
     asked = Setting(**means)
     if near is not None and asked != Setting():
         raise click.UsageError("--around looks between the settings of a whole list: name no means")
@@ -121,8 +122,8 @@ def command(
 
     pricing = Pricing(model, settings, texts, data_tokens, _progress)
     prices = {Setting(): pricing.lossless}
-    if resume and where.exists():
-        prices |= {each.setting: each for each in pricing.known(where, record)}
+    if earlier is not None:
+        prices |= {each.setting: each for each in pricing.fitting(earlier, record, str(where))}
 
     def measured(setting: Setting) -> Price:
         return prices[setting] if setting in prices else pricing.price(setting)

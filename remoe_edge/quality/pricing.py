@@ -50,17 +50,16 @@ class Pricing:
             found = measure(engine, self._texts, lambda n: self._progress(setting, n), self._base)
         return price_list.price(setting, found, self._base)
 
-    def known(self, path: Path, coarse: CoarseRecord | None) -> tuple[Price, ...]:
-        """Read what was measured before, to go on from it.
+    def fitting(
+        self, found: PriceList, coarse: CoarseRecord | None, name: str
+    ) -> tuple[Price, ...]:
+        """Give the prices of this model's list that was kept as `name`, to go on from them.
 
-        Raises InputError where the list at `path` was measured under other conditions, or gives other
-        numbers without loss, as another kind of processor does.
+        Raises InputError where they were measured under other conditions, or where those without loss
+        are other numbers than now, as on another kind of processor.
         """
         own = self.listed((self.lossless,), coarse)
-        found = price_list.read_any(path)
         for what, then, now in (
-            ("another model", found.fingerprint, own.fingerprint),
-            ("other routers", found.routers, own.routers),
             ("another cache", found.cache, own.cache),
             ("another policy", found.policy, own.policy),
             ("another window", found.window, own.window),
@@ -70,7 +69,7 @@ class Pricing:
         ):
             if then != now:
                 raise InputError(
-                    f"{path} was measured with {what}: give another output, or leave out --resume to "
+                    f"{name} was measured with {what}: give another output, or leave out --resume to "
                     "measure all anew"
                 )
         return found.prices
