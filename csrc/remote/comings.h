@@ -7,16 +7,17 @@
 #ifndef REMOE_REMOTE_COMINGS_H_
 #define REMOE_REMOTE_COMINGS_H_
 
-#include <chrono>
 #include <cstdint>
+
+#include "remote/seldom.h"
 
 namespace remoe {
 
 class Comings {
  public:
-  using Clock = std::chrono::steady_clock;
-  static constexpr uint64_t kFew = 6;  // that are told of at once: three losses, as many returns
-  static constexpr auto kPause = std::chrono::minutes(1);
+  using Clock = Seldom::Clock;
+  static constexpr uint64_t kFew = Seldom::kFew;  // three losses, as many returns
+  static constexpr auto kPause = Seldom::kPause;
 
   void Came() { untold_ = true; }
   // `served`: it had come before.
@@ -28,17 +29,15 @@ class Comings {
   uint64_t n_lost() const { return n_lost_; }
   // RETURNS: whether the user should hear now how it stands.
   bool Due(Clock::time_point now) {
-    if (!untold_ || (n_told_ >= kFew && now - told_ < kPause)) return false;
+    if (!untold_ || !seldom_.Due(now)) return false;
     untold_ = false;
-    n_told_++;
-    told_ = now;
     return true;
   }
 
  private:
   bool untold_ = false, gone_told_ = false;
-  uint64_t n_lost_ = 0, n_told_ = 0;
-  Clock::time_point told_;
+  uint64_t n_lost_ = 0;
+  Seldom seldom_;
 };
 
 }  // namespace remoe

@@ -135,7 +135,7 @@ TEST(WhoKnocksAgainAndAgainFillsNoLog) {
     now += std::chrono::seconds(1);
   }
   CHECK_EQ(told[0], std::string("an engine was refused: no greeting"));
-  CHECK(told.size() > kTimes / 60 && told.size() <= kTimes / 60 + Refusals::kFew);
+  CHECK(told.size() > kTimes / 60 && told.size() <= kTimes / 60 + Seldom::kFew);
   CHECK(told.back().find(" (59 others since the last line)") != std::string::npos);
 }
 

@@ -52,11 +52,11 @@ def command(
     routed = [read_trace(path) for path in traces]
     fitted = fit_profile(routed, links=links, epochs=epochs, progress=show_progress)
     show_progress("")
-    n_hot = renew(fitted.data, output, (routed[0].n_layers, routed[0].n_experts))
+    data, n_hot = renew(fitted.data, output, (routed[0].n_layers, routed[0].n_experts))
     if as_json:
         report = {
             "profile": str(output),
-            "bytes": output.stat().st_size,
+            "bytes": len(data),
             "hot_experts": n_hot,
             "judged": fitted.gap_shares,
             "searched": fitted.searched,
@@ -68,6 +68,6 @@ def command(
             f"{row['cache_share']:>4.0%} of experts: {row['gap_share']:6.1%} of the LRU→Belady gap"
             f" on the last part of {Path(row['trace']).name}, with links of the others"
         )
-    click.echo(f"{output}: {output.stat().st_size / 2**20:.2f} MiB")
+    click.echo(f"{output}: {len(data) / 2**20:.2f} MiB")
     if n_hot:
         click.echo(f"It keeps how much {n_hot} experts were used in past runs.")

@@ -99,20 +99,15 @@ class KeptProfile:
         total = uses.astype(np.float32)
         if len(before):
             total = total + before * np.float32(0.5 ** (n_steps / HALF_LIFE))
-        nothing = np.zeros(0, np.float32)
-        return _core.make_profile(
-            n_layers, n_experts, self._fingerprint,
-            json.dumps({**_meta(parts), "model": self._model}),
-            parts.get("shares", nothing), parts.get("weights", nothing),
-            parts.get("scales", nothing), parts.get("links", np.zeros(0, np.int8)), total,
-        )  # fmt: skip
+        meta = json.dumps({**_meta(parts), "model": self._model})
+        return _made(parts, total, (n_layers, n_experts), self._fingerprint, meta)
 
 
-def renew(data: bytes, path: Path, shape: tuple[int, int]) -> int:
+def renew(data: bytes, path: Path, shape: tuple[int, int]) -> tuple[bytes, int]:
     """Save a newly fitted profile of a model of `shape`: its layers, and the experts in each.
 
-    What engines counted in a profile of the same model at `path` goes on in the new one. Gives the
-    number of experts in it that were used. Raises InputError where the file cannot be written.
+    What engines counted in a profile of the same model at `path` goes on in the new one. Gives what was
+    written, and how many experts in it were used. Raises InputError where the file cannot be written.
     """
     with taking_turns(path):
         fitted, uses = _core.parse_profile(data, "the new profile"), np.zeros(0, np.float32)
@@ -124,12 +119,24 @@ def renew(data: bytes, path: Path, shape: tuple[int, int]) -> int:
             known = {old["fingerprint"], fitted["fingerprint"]} - {""}
             if len(known) <= 1 and len(old["uses"]):
                 uses = old["uses"]
-                data = _core.make_profile(
-                    *shape, next(iter(known), ""), fitted["meta"], fitted["shares"], fitted["weights"],
-                    fitted["scales"], fitted["links"], uses,
-                )  # fmt: skip
+                data = _made(fitted, uses, shape, next(iter(known), ""), fitted["meta"])
         save_profile(data, path)
-    return int(np.count_nonzero(uses))
+    return data, int(np.count_nonzero(uses))
+
+
+def _made(
+    parts: dict[str, Any],
+    uses: npt.NDArray[Any],
+    shape: tuple[int, int],
+    fingerprint: str,
+    meta: str,
+) -> bytes:
+    """Make a profile of what was fitted in `parts`, which may have none of it, and of `uses`."""
+    nothing = np.zeros(0, np.float32)
+    return _core.make_profile(
+        *shape, fingerprint, meta, parts.get("shares", nothing), parts.get("weights", nothing),
+        parts.get("scales", nothing), parts.get("links", np.zeros(0, np.int8)), uses,
+    )  # fmt: skip
 
 
 def _meta(parts: dict[str, Any]) -> dict[str, Any]:
